@@ -1,0 +1,1 @@
+"""The batch stages on Ray, one module each, and the `crystalign` command."""

@@ -1,0 +1,284 @@
+"""The `crystalign` command: one verb per stage, in the order in which a dataset passes through them.
+
+Each verb is a module with a configuration class and a `main(config)`. The table below names them as
+text, so that `crystalign --help` imports nothing but this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from crystalign.config import Config
+
+
+class Verb(NamedTuple):
+    """One command and where it lives."""
+
+    name: str
+    """What the user types."""
+    module: str
+    """The module that holds the configuration class and `main(config)`."""
+    config: str
+    """The configuration class."""
+    help: str
+    """One line."""
+    presets: str | None = None
+    """The module whose `preset(name)` gives the settings that `--config NAME` stands for."""
+
+
+GROUPS: dict[str, tuple[Verb, ...]] = {
+    "Data": (
+        Verb("ingest", "crystalign_jobs.ingest", "Ingest", "read crystals from files or a table into a dataset"),
+        Verb("derive", "crystalign_jobs.derive", "Derive", "compute diffraction patterns, captions and compositions"),
+    ),
+    "Learning": (
+        Verb(
+            "pretrain",
+            "crystalign_jobs.pretrain",
+            "Pretrain",
+            "train the encoders contrastively",
+            presets="crystalign.training.presets",
+        ),
+        Verb("evaluate", "crystalign_jobs.evaluate", "Evaluate", "measure retrieval between all modalities"),
+    ),
+    "Screening": (
+        Verb("embed", "crystalign_jobs.embed", "Embed", "encode a dataset with a model"),
+        Verb("index", "crystalign_jobs.index", "BuildIndex", "build a search index from embeddings"),
+        Verb("serve", "crystalign_serve.launch", "Serve", "serve an index: HTTP API and web page"),
+        Verb("search", "crystalign_serve.search", "Search", "query a served index by DOS, XRD, CIF, text or formula"),
+        Verb("similar", "crystalign_serve.search", "Similar", "find the crystals most similar to one"),
+    ),
+    "More": (
+        Verb("demo", "crystalign_jobs.demo", "Demo", "the whole path on a small corpus, on this machine"),
+        Verb("encoders", "crystalign_jobs.encoders", "Encoders", "list the networks, by modality"),
+        Verb("submit", "crystalign_jobs.submit", "Submit", "send any of these to a running Ray cluster"),
+    ),
+}
+"""Every verb, grouped in the order of the pipeline."""
+
+VERBS: dict[str, Verb] = {verb.name: verb for group in GROUPS.values() for verb in group}
+"""Every verb by name."""
+
+COMMON_OPTIONS = """\
+Every command also takes
+  --config FILE.yaml|PRESET  settings that replace the defaults; flags override them
+  --debug                    show the traceback of an error"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0, 2 after a user's mistake, 130 after Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    try:
+        return _run([a for a in args if a != "--debug"])
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
+        return 141
+    except Exception as error:
+        from crystalign.errors import Error
+
+        cause = getattr(error, "cause", error)  # Ray wraps what a worker raised
+        if debug or not isinstance(cause, Error):
+            raise
+        print(_red(f"crystalign: {' '.join(str(cause).split())}"), file=sys.stderr)
+        return 2
+
+
+def _run(args: list[str]) -> int:
+    if not args or args[0] in {"-h", "--help", "help"}:
+        print(overview())
+        return 0
+    if args[0] in {"-V", "--version"}:
+        from crystalign import __version__
+
+        print(f"crystalign {__version__}")
+        return 0
+    verb = find_verb(args[0])
+    rest, source = _take_config(args[1:])
+    module = importlib.import_module(verb.module)
+    module.main(parse(verb, getattr(module, verb.config), rest, source))
+    return 0
+
+
+def overview() -> str:
+    """The help of the bare command."""
+    lines = ["usage: crystalign COMMAND [OPTIONS]", "", "Aligns what is known about crystals, and searches it."]
+    for title, verbs in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {verb.name:<10} {verb.help}" for verb in verbs)]
+    return "\n".join([*lines, "", COMMON_OPTIONS, "", "`crystalign COMMAND --help` explains each."])
+
+
+def find_verb(name: str) -> Verb:
+    """The verb of that name.
+
+    Raises:
+        ConfigError: there is none; the message names the nearest.
+    """
+    if name in VERBS:
+        return VERBS[name]
+    from crystalign.errors import ConfigError
+
+    raise ConfigError(f"no command {name!r}{_nearest(name, VERBS)}; `crystalign --help` lists all")
+
+
+def parse(verb: Verb, cls: type[Config], args: Sequence[str], source: str | None = None) -> Config:
+    """The configuration of a command: its defaults, replaced by `source`, overridden by the flags `args`.
+
+    Raises:
+        ConfigError: `source` does not exist or does not fit.
+        SystemExit: the flags do not fit (2), or ask for help (0).
+    """
+    import inspect
+
+    import tyro
+
+    default = None if source is None else settings(verb, cls, read_source(verb, source), origin=source)
+    description = f"{inspect.getdoc(cls)}\n\n{COMMON_OPTIONS}"
+    config: Config = tyro.cli(
+        cls,
+        args=list(args),
+        prog=f"crystalign {verb.name}",
+        description=description,
+        default=default,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    return config
+
+
+def read_source(verb: Verb, source: str) -> dict[str, Any]:
+    """The mapping that `--config` names: a YAML file, a job file of the same verb, or a preset.
+
+    An inline `{…}` mapping is read as what it is; that is how a submitted job carries its settings.
+
+    Raises:
+        ConfigError: no such file or preset, or a job file of another verb.
+    """
+    import yaml
+
+    from crystalign.config import read_yaml
+    from crystalign.errors import ConfigError
+
+    if source.startswith("{"):
+        values: dict[str, Any] = yaml.safe_load(source)
+        return values
+    if source.endswith((".yaml", ".yml")) or os.path.sep in source:
+        values = read_yaml(source)
+        if set(values) >= {"verb", "config"}:
+            if values["verb"] != verb.name:
+                raise ConfigError(f"{source} is a job for `crystalign {values['verb']}`, not for {verb.name!r}")
+            return dict(values["config"] or {})
+        return values
+    return _preset(verb, source)
+
+
+def settings(verb: Verb, cls: type[Config], values: dict[str, Any], *, origin: str) -> Config:
+    """`values` over the preset that they may name under `preset`, over the defaults of `cls`.
+
+    Raises:
+        ConfigError: the preset or a field does not exist, or a value does not fit.
+    """
+    name = values.get("preset") if "preset" not in cls.model_fields else None
+    base = None if name is None else with_defaults(cls, _preset(verb, name), origin=f"preset {name!r}")
+    own = {key: value for key, value in values.items() if name is None or key != "preset"}
+    return with_defaults(cls, own, origin=origin, base=base)
+
+
+def with_defaults(cls: type[Config], values: dict[str, Any], *, origin: str, base: Config | None = None) -> Config:
+    """`values` over the defaults of `cls`; what is required and not given stays `tyro.MISSING` for a flag to fill.
+
+    A nested section replaces only the fields it names, as flags do.
+
+    Raises:
+        ConfigError: a field does not exist or its value does not fit.
+    """
+    import tyro
+
+    from crystalign.config import Config
+    from crystalign.errors import ConfigError
+
+    for name in values:
+        if name not in cls.model_fields:
+            raise ConfigError(f"{origin}: {cls.__name__} has no field {name!r}{_nearest(name, cls.model_fields)}")
+    filled: dict[str, Any] = {}
+    for name, field in cls.model_fields.items():
+        kind = field.annotation
+        present = getattr(base, name) if base is not None else _field_default(field, tyro.MISSING)
+        given = values.get(name)
+        if name not in values:
+            filled[name] = present
+        elif isinstance(given, dict) and isinstance(kind, type) and issubclass(kind, Config):
+            inner = present if isinstance(present, Config) else None
+            filled[name] = with_defaults(kind, given, origin=f"{origin}: {name}", base=inner)
+        else:
+            filled[name] = _checked(name, field, given, origin)
+    return cls.model_construct(**filled)
+
+
+def _checked(name: str, field: Any, value: Any, origin: str) -> Any:
+    """One field's value, converted and held to the field's bounds."""
+    from typing import Annotated
+
+    from pydantic import TypeAdapter, ValidationError
+
+    from crystalign.errors import ConfigError
+
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        problems = "; ".join(".".join(map(str, (name, *e["loc"]))) + f": {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{origin}: {problems}") from error
+
+
+def _field_default(field: Any, missing: Any) -> Any:
+    return missing if field.is_required() else field.get_default(call_default_factory=True)
+
+
+def _preset(verb: Verb, name: str) -> dict[str, Any]:
+    from crystalign.errors import ConfigError
+
+    if verb.presets is None:
+        raise ConfigError(f"`crystalign {verb.name}` has no presets; --config takes a .yaml file, not {name!r}")
+    values: dict[str, Any] = importlib.import_module(verb.presets).preset(name)
+    return values
+
+
+def _take_config(args: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments without `--config X`, and X."""
+    rest: list[str] = []
+    source: str | None = None
+    remaining = iter(args)
+    for arg in remaining:
+        if arg == "--config":
+            source = next(remaining, "")
+        elif arg.startswith("--config="):
+            source = arg.removeprefix("--config=")
+        else:
+            rest.append(arg)
+    if source == "":
+        from crystalign.errors import ConfigError
+
+        raise ConfigError("--config needs a .yaml file or the name of a preset")
+    return rest, source
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; perhaps you meant {close[0]!r}" if close else ""
+
+
+def _red(text: str) -> str:
+    coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    return f"\033[31m{text}\033[0m" if coloured else text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

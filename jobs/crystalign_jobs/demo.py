@@ -1,0 +1,178 @@
+"""`crystalign demo`: ingest, derive, pretrain, evaluate, embed, index, serve and search, on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from crystalign import storage
+from crystalign.config import Config
+from crystalign.errors import Error
+
+PATIENCE = 180.0
+"""Seconds within which the service must answer."""
+
+
+class Demo(Config):
+    """The whole path on the embedded corpus: about 1,200 small crystals, 200 of them with a computed density of states.
+
+    The data are for demonstration: hypothetical prototypes, unrelaxed cells, a modest DFT setting.
+
+    Example: crystalign demo --folder demo --once
+    """
+
+    folder: str = "demo"
+    """Where everything is written; a folder or any URI."""
+    port: int = 8000
+    """Of the page; 0 picks a free one."""
+    once: bool = False
+    """Stop after the first answered query instead of serving until Ctrl-C."""
+    minutes: float = 2.0
+    """Time to train."""
+    seed: int = 0
+    """Of the corpus, the training and the bootstrap."""
+
+
+def main(config: Demo) -> None:
+    """Run every stage, then serve."""
+    began = time.perf_counter()
+    place = {name: storage.join(config.folder, name) for name in ("data", "run", "embeddings", "index")}
+    print(f"Crystalign demo → {config.folder}/\n├─ data\n├─ run\n├─ embeddings\n└─ index\n")
+    build(config, place)
+    port = config.port or _free_port()
+    url = f"http://127.0.0.1:{port}"
+    _title(f"serve and search ({time.perf_counter() - began:.0f} s so far)")
+    with service(place, port):
+        query = held_out_dos(place)
+        _search(url, query)
+        print(f"\nThe demo took {time.perf_counter() - began:.0f} s. The page is open at {url}  (API: {url}/docs)")
+        print(f"next:\n  crystalign search --dos {query} --url {url}")
+        print(f'  crystalign search --text "a cubic perovskite" --url {url}')
+        print(f"  crystalign search --formula NaCl --url {url}\n  crystalign ingest YOUR_FOLDER --out URI")
+        if not config.once:
+            print("Ctrl-C stops it.")
+            _until_stopped()
+
+
+def build(config: Demo, place: dict[str, str]) -> None:
+    """Everything up to the index, in one local Ray session."""
+    from crystalign.training.presets import tiny
+    from crystalign_jobs import derive, embed, evaluate, index, ingest, pretrain
+    from crystalign_jobs.session import session
+
+    model = storage.join(place["run"], "demo", "model")
+    for uri in place.values():
+        storage.delete(uri)
+    with session("local"):
+        _title("ingest")
+        ingest.main(ingest.Ingest(source="demo", out=place["data"], seed=config.seed))
+        _title("derive")
+        derive.main(derive.Derive(data=place["data"]))
+        _title("pretrain")
+        settings: dict[str, Any] = tiny() | {"max_minutes": config.minutes, "seed": config.seed}
+        pretrain.main(pretrain.Pretrain(data=place["data"], out=place["run"], name="demo", **settings))
+        _title("evaluate")
+        evaluate.main(evaluate.Evaluate(model=model, data=place["data"], seed=config.seed))
+        _title("embed")
+        embed.main(embed.Embed(model=model, data=place["data"], out=place["embeddings"]))
+        _title("index")
+        index.main(index.BuildIndex(embeddings=place["embeddings"], out=place["index"]))
+
+
+@contextlib.contextmanager
+def service(place: dict[str, str], port: int) -> Iterator[None]:
+    """`crystalign serve` in a process of its own, answering, and gone at the end."""
+    command = [sys.executable, "-m", "crystalign_jobs.cli", "serve", "--index", place["index"]]
+    command += ["--model", storage.join(place["run"], "demo", "model"), "--port", str(port)]
+    process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 (our own command line)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/api/health", process)
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def held_out_dos(place: dict[str, str]) -> str:
+    """Write the density of states of a crystal that the model never saw as a two-column CSV.
+
+    Returns:
+        The file's path.
+    """
+    from crystalign.shards.dataset import Dataset
+
+    from crystalign.model import load
+    from crystalign_jobs.evaluate import split_of
+
+    rule = split_of(load(storage.join(place["run"], "demo", "model")))
+    dataset = Dataset.open(place["data"])
+    light = dataset.table([rule.column])
+    unseen = rule.mask(light, "test")
+    for row, (shard, position) in enumerate(
+        zip(light.column("shard").to_pylist(), light.column("row").to_pylist(), strict=True)
+    ):
+        if not unseen[row]:
+            continue
+        material = dataset.material(shard, position)
+        dos = material.value("dos")
+        if dos is not None and len(material.crystal) > 1:
+            path = (
+                Path("held_out_dos.csv") if "://" in place["data"] else Path(place["data"]).parent / "held_out_dos.csv"
+            )
+            rows = zip(dos.energies, dos.densities.sum(axis=0), strict=True)
+            text = "energy_eV,dos_states_per_eV_per_atom\n" + "".join(f"{e:.4f},{d:.6g}\n" for e, d in rows)
+            path.write_text(text, encoding="utf-8")
+            print(f"the query: the density of states of {material.crystal.formula} ({material.id}), unseen in training")
+            return str(path)
+    raise Error("the demo corpus holds no unseen density of states; use another --seed")
+
+
+def _search(url: str, query: str) -> None:
+    command = [sys.executable, "-m", "crystalign_jobs.cli", "search", "--dos", query, "--url", url, "--k", "8"]
+    done = subprocess.run(command, check=False)  # noqa: S603 (our own command line)
+    if done.returncode != 0:
+        raise Error(f"the search ended with exit code {done.returncode}; its message stands above")
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Error(f"the service stopped with exit code {process.returncode} before it answered")
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (loopback)
+            if answer.status == 200:
+                return
+        time.sleep(0.5)
+    raise Error(f"no answer from {url} within {PATIENCE:.0f} s")
+
+
+def _until_stopped() -> None:
+    """Sleep until Ctrl-C or a polite termination."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(3600)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _title(text: str) -> None:
+    print(f"\n━━ {text} ━━")

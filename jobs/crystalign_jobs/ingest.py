@@ -1,0 +1,241 @@
+"""`crystalign ingest`: crystals from files, tables or the demo corpus into a dataset.
+
+The driver lists work items, shares them out in chunks, and Ray tasks read one chunk each and write its shards;
+nothing but names and counts comes back. What cannot be used goes to quarantine with its reason. The manifest is
+written last: without it there is no dataset.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from tyro.conf import Positional
+
+from crystalign import storage
+from crystalign.config import Config
+from crystalign.errors import ConfigError
+from crystalign.sources import Item, Limits, Source, open_source
+from crystalign.sources.source import sample
+
+if TYPE_CHECKING:
+    from crystalign.material import Material
+    from crystalign.properties import PropertySpec
+    from crystalign.shards.manifest import Manifest
+    from crystalign.shards.writer import Reject
+
+HEAVY_ROWS = 512
+"""Rows with a charge density after which a shard is closed: 512 of them fill about 130 MB of memory."""
+LEAST_ROWS = 128
+"""Small datasets are shared out in at least this many rows, so that all cores have work."""
+CHUNKS = 8
+"""Into how many chunks a small dataset is shared out; a constant, so that shards do not depend on the machine."""
+PARTS = ("shards", "charge_density", "quarantine", "selections", "derive")
+"""What a dataset consists of beside its manifest."""
+
+
+class Ingest(Config):
+    """Read crystals into a dataset.
+
+    SOURCE is a folder, zip or tar of CIF, POSCAR and VASP output, pymatgen JSON, a Parquet table
+    (with --mapping), `demo` or `prototypes`. What cannot be used is quarantined with its reason.
+
+    Example: crystalign ingest crystals.parquet --mapping materials_project --out s3://bucket/mp --limit 20000
+    """
+
+    source: Positional[str]
+    """What to read: a path, a URI, `demo` or `prototypes`."""
+    out: str
+    """Where the dataset goes, any URI."""
+    mapping: str | None = None
+    """For a Parquet table: the YAML that says what its columns are, or the name of a shipped one."""
+    name: str = ""
+    """Of the source, for provenance; default: the last part of its path."""
+    licence: str = ""
+    """SPDX identifier of files and JSON, e.g. CC-BY-4.0; it follows the rows everywhere."""
+    vintage: str = ""
+    """Release of the source, for files and JSON."""
+    limit: int | None = Field(default=None, ge=1)
+    """Take a random sample of this many crystals."""
+    seed: int = 0
+    """Of the sample and of the demo's substitutions."""
+    rows_per_shard: int = Field(default=4096, ge=1)
+    """At most this many rows in one shard."""
+    overwrite: bool = False
+    """Replace the dataset at `out`."""
+    limits: Limits = Limits()
+    """What one file may cost."""
+    address: str | None = None
+    """Ray cluster; default: RAY_ADDRESS, or this machine."""
+
+
+def main(config: Ingest) -> Manifest:
+    """Ingest, print what became of every entry, and return the manifest."""
+    from crystalign_jobs.progress import Meter
+    from crystalign_jobs.session import session
+
+    _refuse_existing(config)
+    source = open_source(
+        config.source,
+        mapping=config.mapping,
+        licence=config.licence,
+        name=config.name,
+        vintage=config.vintage,
+        seed=config.seed,
+        limits=config.limits,
+    )
+    items = sample(source.items(), config.limit, config.seed)
+    expected = sum(item.count for item in items)
+    chunks = share_out(items, min(config.rows_per_shard, max(LEAST_ROWS, -(-expected // CHUNKS))))
+    print(f"ingesting {config.source} ({expected:,} entries, {len(chunks)} tasks) into {config.out}/")
+    print("├─ shards/        one row per crystal\n├─ quarantine/    what was refused, and why\n└─ manifest.json  last")
+    _clear(config.out)
+    results = []
+    with session(config.address), Meter("ingest", total=expected, unit="crystals") as meter:
+        for result in _run(source, chunks, config):
+            results.append(result)
+            meter.advance(result["entries"])
+    manifest = _commit(config.out, source.properties(), results)
+    _report(config, manifest, results)
+    return manifest
+
+
+def _refuse_existing(config: Ingest) -> None:
+    """Leave a dataset alone unless told otherwise.
+
+    Raises:
+        ConfigError: there is a dataset and `overwrite` was not asked for.
+    """
+    if storage.exists(storage.join(config.out, "manifest.json")) and not config.overwrite:
+        message = f"{config.out} holds a dataset already; give --overwrite to replace it, or another --out"
+        raise ConfigError(message)
+
+
+def _clear(out: str) -> None:
+    """Remove the dataset that is replaced, or what an interrupted ingest left; nothing else in that folder."""
+    manifest = storage.join(out, "manifest.json")
+    if storage.exists(manifest):
+        storage.delete(manifest)  # first: from here on there is no dataset
+    for part in PARTS:
+        if storage.list_files(storage.join(out, part)):
+            storage.delete(storage.join(out, part))
+
+
+def share_out(items: Sequence[Item], rows: int) -> list[list[Item]]:
+    """Consecutive items in chunks of about `rows` materials; an item is never cut, so its file is read once."""
+    chunks: list[list[Item]] = [[]]
+    filled = 0
+    for item in items:
+        if filled and filled + item.count > rows:
+            chunks.append([])
+            filled = 0
+        chunks[-1].append(item)
+        filled += item.count
+    return [chunk for chunk in chunks if chunk]
+
+
+def _run(source: Source, chunks: list[list[Item]], config: Ingest) -> Iterator[dict[str, Any]]:
+    """One task per chunk; results in the order in which they finish."""
+    import json
+
+    import ray.data
+
+    rows = [
+        {"name": f"{number:05d}", "items": [item.model_dump_json() for item in chunk]}
+        for number, chunk in enumerate(chunks)
+    ]
+    if not rows:
+        return
+    reader = ChunkReader(source, config.out, config.rows_per_shard)
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(reader)
+    for row in dataset.iter_rows():
+        yield json.loads(row["result"])
+
+
+class ChunkReader:
+    """Reads the items of a chunk and writes what they hold; runs inside a task."""
+
+    def __init__(self, source: Source, out: str, rows_per_shard: int) -> None:
+        self.source = source
+        self.out = out
+        self.rows_per_shard = rows_per_shard
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        """A chunk in, the JSON of its shard entries and of its quarantine out."""
+        import json
+
+        from crystalign.shards.writer import write_quarantine
+
+        items = [Item.model_validate_json(text) for text in row["items"]]
+        rejects: list[Reject] = []
+        shards = []
+        for number, materials in enumerate(self._batches(items, rejects)):
+            shards.append(self._write(f"{row['name']}-{number:03d}", materials).model_dump(mode="json"))
+        quarantine = None
+        if rejects:
+            quarantine = write_quarantine(self.out, row["name"], rejects).model_dump(mode="json")
+        reasons = dict(Counter(f"{reject.stage}: {reject.reason}" for reject in rejects))
+        entries = sum(item.count for item in items)
+        return {
+            "result": json.dumps({"shards": shards, "quarantine": quarantine, "reasons": reasons, "entries": entries})
+        }
+
+    def _batches(self, items: Sequence[Item], rejects: list[Reject]) -> Iterator[list[Material]]:
+        """Materials in lists that make one shard each; rejects are collected on the way."""
+        from crystalign.shards.writer import Reject
+
+        batch: list[Material] = []
+        heavy = 0
+        seen: set[str] = set()
+        for item in items:
+            for found in self.source.read(item):
+                if isinstance(found, Reject):
+                    rejects.append(found)
+                elif found.id in seen:
+                    message = f"the id {found.id!r} stands for an earlier entry"
+                    rejects.append(Reject(found.id, "list", "duplicate-id", message, found.provenance.reference))
+                else:
+                    seen.add(found.id)
+                    batch.append(found)
+                    heavy += "charge_density" in found.modalities
+                if len(batch) >= self.rows_per_shard or heavy >= HEAVY_ROWS:
+                    yield batch
+                    batch, heavy = [], 0
+        if batch:
+            yield batch
+
+    def _write(self, name: str, materials: list[Material]) -> Any:
+        from crystalign.shards.writer import write_shard
+
+        return write_shard(self.out, name, materials, self.source.properties())
+
+
+def _commit(out: str, properties: Sequence[PropertySpec], results: list[dict[str, Any]]) -> Manifest:
+    """The manifest of everything that the tasks wrote."""
+    from crystalign.shards.manifest import ShardEntry
+    from crystalign.shards.writer import commit_manifest
+
+    shards = [ShardEntry.model_validate(shard) for result in results for shard in result["shards"]]
+    quarantine = [storage.FileEntry.model_validate(r["quarantine"]) for r in results if r["quarantine"]]
+    return commit_manifest(
+        out,
+        sorted(shards, key=lambda entry: entry.path),
+        properties,
+        quarantine=sorted(quarantine, key=lambda entry: entry.path),
+        quarantined=sum(sum(result["reasons"].values()) for result in results),
+    )
+
+
+def _report(config: Ingest, manifest: Manifest, results: list[dict[str, Any]]) -> None:
+    """What was made, what was refused, and the next command."""
+    reasons: Counter[str] = Counter()
+    for result in results:
+        reasons.update(result["reasons"])
+    print(f"{manifest.rows:,} crystals in {len(manifest.shards)} shards at {config.out}")
+    print("  " + ", ".join(f"{name} {count:,}" for name, count in manifest.modalities.items()))
+    print(f"{manifest.quarantined:,} quarantined" + (":" if reasons else ""))
+    for reason, count in reasons.most_common():
+        print(f"  {count:>7,}  {reason}")
+    print(f"next: crystalign derive {config.out}")

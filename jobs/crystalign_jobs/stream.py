@@ -1,0 +1,143 @@
+"""The feed of a training run through Ray Data: exactly once, in order, resumable, for any world size.
+
+A few tasks read windows and cut them into portions; many tasks turn portions into batches; order
+is preserved from end to end and a strict repartition keeps one batch per block, so that the split
+hands row `step × W + rank` to `rank`. Every rank asserts that this is so. Resuming is not asked of
+Ray, which cannot do it: a stream is built for a start step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from crystalign.resources import parallel_tasks
+from crystalign.training.batch import Batch
+from crystalign.training.feed import Fed, FeedPlan, Portion, StepRange, featurise, ranges, read_window
+
+if TYPE_CHECKING:
+    from ray.data import DataIterator, Dataset
+
+READ_TASKS = 2
+"""Windows read at the same time: the one in use and the next. More would hold more memory and feed no faster."""
+READ_CPUS = 0.5
+"""Logical CPUs of a task that reads: it waits for storage most of the time."""
+ROWS_PER_TASK = 256
+"""Samples that one task featurises: small batches travel in groups, for a task costs some ten milliseconds."""
+PREFETCH = 4
+"""Batches that wait at each rank."""
+_PORTIONS = pa.list_(pa.struct({"step": pa.int64(), "rank": pa.int32(), "rows": pa.large_binary()}))
+_FED = pa.schema({"step": pa.int64(), "rank": pa.int32(), "ids": pa.list_(pa.string()), "batch": pa.large_binary()})
+
+
+def stream(plan: FeedPlan, *, start_step: int = 0, tasks: int | None = None) -> Dataset:
+    """One row per (step, rank) in order: `step`, `rank`, `ids` and `batch` (`Batch.to_bytes()`).
+
+    Memory is bounded by two windows of undecoded rows and Ray's buffers between the stages, each of
+    which holds a few batches.
+
+    Args:
+        plan: what the batches are.
+        start_step: the first step, counted over all epochs.
+        tasks: how many tasks featurise at the same time; by default what the cluster has beside the ranks.
+    """
+    tasks = tasks or parallel_tasks(ray.cluster_resources(), reserved=plan.world_size)
+    windows = [{"window": window.model_dump_json()} for window in ranges(plan, start_step)]
+    dataset = ray.data.from_items(windows, override_num_blocks=len(windows))
+    dataset.context.target_max_block_size = 1  # byte: a row leaves its task as soon as it is made
+    dataset.context.execution_options.preserve_order = True
+    return (
+        dataset.map_batches(
+            _read,
+            fn_kwargs={"plan": plan},
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=READ_CPUS,
+            compute=ray.data.TaskPoolStrategy(size=READ_TASKS),
+        )
+        .map_batches(
+            _featurise,
+            fn_kwargs={"plan": plan},
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=1,
+            compute=ray.data.TaskPoolStrategy(size=tasks),
+        )
+        .repartition(target_num_rows_per_block=1, strict=True)
+    )
+
+
+def split(dataset: Dataset, world_size: int) -> list[DataIterator]:
+    """One iterator per rank."""
+    iterators: list[DataIterator] = dataset.streaming_split(world_size, equal=True)
+    return iterators
+
+
+class RankFeed:
+    """What one rank takes from its iterator, step after step, and how long it waited for it."""
+
+    def __init__(self, iterator: DataIterator, *, rank: int, start_step: int) -> None:
+        self._iterator = iterator
+        self._rank = rank
+        self._next_step = start_step
+        self._first: Fed | None = None
+        self._rows: Iterator[pa.Table] | None = None
+        self.waited = 0.0
+        """Seconds spent waiting for batches since the first."""
+
+    def start(self) -> None:
+        """Wait for the first batch, so that the start of the stream is nobody's training time."""
+        assert self._rows is None, "a feed is used once"
+        self._rows = iter(self._iterator.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=PREFETCH))
+        self._first = self._take()
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[Fed]:
+        if self._rows is None:
+            self.start()
+        first = () if self._first is None else (self._first,)
+        self._first = None
+        yield from chain(first, iter(self._take, None))
+
+    def _take(self) -> Fed | None:
+        assert self._rows is not None
+        began = time.perf_counter()
+        table = next(self._rows, None)
+        self.waited += time.perf_counter() - began
+        if table is None:
+            return None
+        (row,) = table.to_pylist()
+        assert (row["step"], row["rank"]) == (self._next_step, self._rank), (
+            f"rank {self._rank} expected step {self._next_step} but was given step {row['step']} of rank {row['rank']}"
+        )
+        self._next_step += 1
+        return Fed(row["step"], row["rank"], row["ids"], Batch.from_bytes(row["batch"]))
+
+
+def _read(table: pa.Table, plan: FeedPlan) -> Iterator[pa.Table]:
+    """Windows in, groups of portions out, one group per row."""
+    size = max(1, ROWS_PER_TASK // plan.rows_per_rank)
+    for text in table.column("window").to_pylist():
+        group: list[dict[str, Any]] = []
+        for portion in read_window(plan, StepRange.model_validate_json(text)):
+            group.append(portion._asdict())
+            if len(group) == size:
+                yield pa.table({"portions": pa.array([group], _PORTIONS)})
+                group = []
+        if group:
+            yield pa.table({"portions": pa.array([group], _PORTIONS)})
+
+
+def _featurise(table: pa.Table, plan: FeedPlan) -> Iterator[pa.Table]:
+    """Groups of portions in, one batch per row out."""
+    for group in table.column("portions").to_pylist():
+        for portion in group:
+            fed = featurise(plan, Portion(**portion))
+            row = {"step": fed.step, "rank": fed.rank, "ids": fed.ids, "batch": fed.batch.to_bytes()}
+            yield pa.Table.from_pylist([row], _FED)

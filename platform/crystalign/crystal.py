@@ -1,0 +1,269 @@
+"""`Crystal`: one immutable periodic structure, the type everything else speaks.
+
+Convention, stated here once: the **rows** of `lattice` are the lattice vectors a, b, c in Å, so
+Cartesian positions are `frac_coords @ lattice`. Fractional coordinates are wrapped to [0, 1).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalign.errors import CrystalError
+
+if TYPE_CHECKING:
+    import ase
+    from pymatgen.core import Structure
+
+MAX_ATOMIC_NUMBER = 118
+_PERIODIC_TABLE = """
+X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr
+Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu
+Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr
+Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
+"""
+SYMBOLS = tuple(_PERIODIC_TABLE.split())
+"""Element symbols by atomic number; index 0 is no element."""
+
+Occupancy = tuple[tuple[int, float], ...]
+"""What sits on one site: (atomic number, fraction) pairs whose fractions sum to at most 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Crystal:
+    """A periodic structure.
+
+    Raises:
+        CrystalError: an array has the wrong shape, holds NaN, spans no volume or names no element.
+    """
+
+    lattice: NDArray[np.float64]
+    """(3, 3), Å; the rows are the lattice vectors."""
+    frac_coords: NDArray[np.float64]
+    """(N, 3), in units of the lattice vectors, wrapped to [0, 1)."""
+    atomic_numbers: NDArray[np.uint8]
+    """(N,), 1 to 118; on a site of mixed occupancy the most abundant species."""
+    occupancies: tuple[Occupancy, ...] | None = None
+    """Per site, where any site is mixed or partly empty; None for an ordered crystal."""
+
+    def __post_init__(self) -> None:
+        """Normalise types, wrap positions, freeze the arrays, refuse nonsense."""
+        lattice = np.array(self.lattice, dtype=np.float64)
+        frac = np.array(self.frac_coords, dtype=np.float64)
+        numbers = np.array(self.atomic_numbers)
+        if lattice.shape != (3, 3):
+            message = f"lattice has shape {lattice.shape}, expected (3, 3) with rows as vectors in Å"
+            raise CrystalError(message, reason="bad-lattice")
+        if not np.isfinite(lattice).all() or abs(np.linalg.det(lattice)) < 1e-3:
+            message = f"lattice {lattice.round(4).tolist()} is not finite or spans no volume"
+            raise CrystalError(message, reason="bad-lattice")
+        if numbers.ndim != 1 or len(numbers) == 0 or frac.shape != (len(numbers), 3):
+            message = f"{frac.shape} coordinates for {numbers.shape} atoms; expected (N, 3) and (N,) with N >= 1"
+            raise CrystalError(message, reason="bad-sites")
+        if not np.isfinite(frac).all():
+            message = "a fractional coordinate is not a finite number"
+            raise CrystalError(message, reason="bad-sites")
+        if not np.issubdtype(numbers.dtype, np.integer) or numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER:
+            message = f"atomic numbers {sorted(set(numbers.tolist()))[:5]} outside 1..{MAX_ATOMIC_NUMBER}"
+            raise CrystalError(message, reason="unknown-element")
+        frac -= np.floor(frac)
+        frac[frac >= 1.0] = 0.0  # floor(-1e-17) wraps to exactly 1.0
+        if self.occupancies is not None and len(self.occupancies) != len(numbers):
+            message = f"{len(self.occupancies)} occupancies for {len(numbers)} sites"
+            raise CrystalError(message, reason="bad-sites")
+        for name, array in (("lattice", lattice), ("frac_coords", frac), ("atomic_numbers", numbers.astype(np.uint8))):
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """The number of sites N."""
+        return len(self.atomic_numbers)
+
+    def __repr__(self) -> str:
+        """Formula, size and cell, short enough for a log line."""
+        return f"Crystal({self.formula}, {len(self)} sites, {self.volume:.1f} Å³)"
+
+    @property
+    def volume(self) -> float:
+        """Cell volume, Å³."""
+        return float(abs(np.linalg.det(self.lattice)))
+
+    @property
+    def cart_coords(self) -> NDArray[np.float64]:
+        """(N, 3) positions in Å."""
+        return self.frac_coords @ self.lattice
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether every site holds exactly one atom."""
+        return self.occupancies is None
+
+    @property
+    def composition(self) -> dict[int, float]:
+        """Atoms per cell by atomic number, mixed occupancies weighted."""
+        counts: Counter[int] = Counter()
+        if self.occupancies is None:
+            counts.update(int(z) for z in self.atomic_numbers)
+            return dict(sorted(counts.items()))
+        amounts: dict[int, float] = {}
+        for site in self.occupancies:
+            for z, fraction in site:
+                amounts[z] = amounts.get(z, 0.0) + fraction
+        return dict(sorted(amounts.items()))
+
+    @property
+    def formula(self) -> str:
+        """Reduced formula with symbols in alphabetical order (OPTIMADE's `chemical_formula_reduced`)."""
+        return reduced_formula(self.composition)
+
+    @property
+    def chemsys(self) -> str:
+        """Elements in alphabetical order, joined by dashes."""
+        return "-".join(sorted(SYMBOLS[z] for z in self.composition))
+
+    def check(self, *, max_sites: int = 1000, min_distance: float = 0.5) -> Crystal:
+        """Return the crystal itself if it is one that Crystalign works with.
+
+        Args:
+            max_sites: more sites than this are refused.
+            min_distance: two ordered sites closer than this (Å), images included, overlap.
+
+        Raises:
+            CrystalError: too many sites, or overlapping atoms.
+        """
+        if len(self) > max_sites:
+            message = f"{len(self)} sites; the limit is {max_sites}. Use a smaller cell, or raise the limit"
+            raise CrystalError(message, reason="too-many-sites")
+        closest = self.closest_distance(min_distance)
+        if closest < min_distance:
+            message = f"two sites of {self.formula} are {closest:.3f} Å apart; below {min_distance} Å atoms overlap"
+            raise CrystalError(message, reason="overlapping-atoms")
+        return self
+
+    def closest_distance(self, cutoff: float) -> float:
+        """The shortest distance between two sites, periodic images included, Å; infinity beyond `cutoff`."""
+        import vesin
+
+        pairs = vesin.NeighborList(cutoff=cutoff, full_list=False)
+        (distances,) = pairs.compute(points=self.cart_coords, box=self.lattice, periodic=True, quantities="d")
+        return float(distances.min()) if len(distances) else math.inf
+
+    # --- from and to other libraries --------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pymatgen(cls, structure: Structure) -> Crystal:
+        """From pymatgen; oxidation states are dropped, mixed occupancies kept."""
+        species = [[(_atomic_number(s), float(x)) for s, x in site.species.items()] for site in structure]
+        mixed = any(len(site) != 1 or abs(site[0][1] - 1.0) > 1e-6 for site in species)
+        numbers = [max(site, key=lambda pair: (pair[1], -pair[0]))[0] for site in species]
+        occupancies = tuple(tuple(sorted(site)) for site in species) if mixed else None
+        return cls(np.asarray(structure.lattice.matrix), structure.frac_coords, np.array(numbers, int), occupancies)
+
+    def to_pymatgen(self) -> Structure:
+        """To pymatgen, mixed occupancies included."""
+        from pymatgen.core import Lattice, Structure
+
+        species: list[Any] = [SYMBOLS[z] for z in self.atomic_numbers]
+        if self.occupancies is not None:
+            species = [{SYMBOLS[z]: x for z, x in site} for site in self.occupancies]
+        return Structure(Lattice(self.lattice), species, self.frac_coords)
+
+    @classmethod
+    def from_ase(cls, atoms: ase.Atoms) -> Crystal:
+        """From ASE; the three directions must be periodic."""
+        if not all(atoms.pbc):
+            message = f"atoms.pbc is {atoms.pbc.tolist()}; a crystal repeats along all three vectors"
+            raise CrystalError(message, reason="not-periodic")
+        return cls(atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers.astype(int))
+
+    def to_ase(self) -> ase.Atoms:
+        """To ASE; an ordered crystal only.
+
+        Raises:
+            CrystalError: a site is mixed, which ASE cannot hold.
+        """
+        import ase
+
+        if not self.is_ordered:
+            message = f"{self.formula} has mixed occupancies, which ASE cannot hold"
+            raise CrystalError(message, reason="disordered")
+        return ase.Atoms(numbers=self.atomic_numbers, scaled_positions=self.frac_coords, cell=self.lattice, pbc=True)
+
+    @classmethod
+    def from_cif(cls, text: str) -> Crystal:
+        """The first structure of a CIF.
+
+        Raises:
+            CrystalError: there is none, or it is broken.
+        """
+        return _parse(text, "cif")
+
+    def to_cif(self) -> str:
+        """A CIF in P 1."""
+        return str(self.to_pymatgen().to(fmt="cif"))
+
+    @classmethod
+    def from_poscar(cls, text: str) -> Crystal:
+        """A VASP POSCAR with element symbols.
+
+        Raises:
+            CrystalError: not a POSCAR.
+        """
+        return _parse(text, "poscar")
+
+    def to_poscar(self) -> str:
+        """A VASP POSCAR."""
+        return str(self.to_pymatgen().to(fmt="poscar"))
+
+
+def reduced_formula(composition: dict[int, float]) -> str:
+    """`{26: 4, 8: 6}` → `Fe2O3`; alphabetical symbols, amounts divided by their greatest common divisor.
+
+    Fractional amounts, of mixed sites, keep up to three decimals.
+    """
+    amounts = {SYMBOLS[z]: x for z, x in composition.items() if x > 1e-6}
+    if all(abs(x - round(x)) < 1e-3 for x in amounts.values()):
+        whole = {s: max(1, round(x)) for s, x in amounts.items()}
+        divisor = functools.reduce(math.gcd, whole.values())
+        return "".join(f"{s}{n // divisor if n != divisor else ''}" for s, n in sorted(whole.items()))
+    return "".join(f"{s}{x:.3f}".rstrip("0").rstrip(".") for s, x in sorted(amounts.items()))
+
+
+def _atomic_number(species: Any) -> int:
+    symbol = getattr(species, "symbol", str(species))
+    symbol = {"D": "H", "T": "H"}.get(symbol, symbol)
+    if symbol not in SYMBOLS[1:]:
+        message = f"{symbol!r} is not an element"
+        raise CrystalError(message, reason="unknown-element")
+    return SYMBOLS.index(symbol)
+
+
+def _parse(text: str, fmt: str) -> Crystal:
+    """Through pymatgen; whatever it raises on broken input becomes one clear error."""
+    import warnings
+
+    from pymatgen.core import Structure
+
+    # symmetry images of a site given to four decimals may lie 0.001 apart in a large cell: they are one site
+    options = {"site_tolerance": 1e-3} if fmt == "cif" else {}
+    with warnings.catch_warnings(record=True) as quirks:
+        warnings.simplefilter("always")  # pymatgen warns of what it repairs, and so says why it gave up
+        try:
+            structure = Structure.from_str(text, fmt=fmt, **options)  # type: ignore[arg-type]
+        except Exception as error:  # pymatgen raises whatever its parser met
+            causes = [str(q.message) for q in quirks if "No structure parsed" in str(q.message)]
+            said = " ".join(f"{type(error).__name__}: {error} {'; '.join(causes)}".split())
+            message = f"not a readable {fmt.upper()}: {said[:300]}"
+            raise CrystalError(message, reason=f"unreadable-{fmt}") from error
+    if not isinstance(structure, Structure) or len(structure) == 0:
+        message = f"the {fmt.upper()} holds no atoms"
+        raise CrystalError(message, reason=f"unreadable-{fmt}")
+    return Crystal.from_pymatgen(structure)

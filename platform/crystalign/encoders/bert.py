@@ -1,0 +1,179 @@
+"""Text: a small BERT with a tokenizer of its own, or any encoder that Hugging Face knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from crystalign.config import Config
+from crystalign.encoders.encoder import Encoder, Files
+from crystalign.errors import ConfigError
+from crystalign.modalities import Inputs
+from crystalign.modalities.text import decode
+
+TOKENIZER, NETWORK = "tokenizer.json", "network.json"
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PIECES = r"[A-Z][a-z]*|[a-z]+|\d+|[^\w\s]"
+"""Chemistry is case-sensitive and written without spaces: `Fe2O3` is Fe, 2, O, 3 and `CoO` is not `COO`."""
+
+
+class Bert(Encoder):
+    """BERT (Devlin et al., NAACL 2019, arXiv:1810.04805) over a description.
+
+    Without `pretrained`, a small network is made on the spot and its WordPiece tokenizer is trained
+    on the captions (`prepare`), so nothing is downloaded. With it, any encoder of the Hugging Face
+    hub or a local directory is used, in its published weights, frozen or not; code that comes with
+    such a model is never run. Tokenizer and network description travel in the model directory.
+    """
+
+    class Settings(Config):
+        """Which network, and its size where it is made on the spot."""
+
+        pretrained: str | None = None
+        """Hub name or path of a published encoder; None makes one."""
+        frozen: bool = False
+        """Whether the published weights stay as they are."""
+        pooling: Literal["cls", "mean"] = "mean"
+        """The text's vector: its first token's, or the mean over tokens."""
+        max_tokens: int = Field(default=48, ge=4)
+        """Longer texts are cut."""
+        vocabulary: int = Field(default=3000, ge=64)
+        """Largest size of the trained tokenizer."""
+        hidden: int = Field(default=96, ge=8)
+        """Channels of a token."""
+        layers: int = Field(default=2, ge=1)
+        """Transformer layers."""
+        heads: int = Field(default=4, ge=1)
+        """Attention heads; they divide `hidden`."""
+        expansion: int = Field(default=2, ge=1)
+        """Channels of the inner layer, in units of `hidden`."""
+        dropout: float = Field(default=0.0, ge=0, lt=1)
+        """Share of activations dropped in training."""
+
+    settings: Settings
+
+    def __init__(self, settings: Settings, files: Files | None = None, network: nn.Module | None = None) -> None:
+        super().__init__(settings)
+        missing = {TOKENIZER, NETWORK} - set(files or {})
+        if missing or files is None:
+            message = f"the text encoder lacks {', '.join(sorted(missing))}: make them with `crystalign.model.prepare`"
+            raise ConfigError(message)
+        from tokenizers import Tokenizer
+
+        self._files = {TOKENIZER: files[TOKENIZER], NETWORK: files[NETWORK]}
+        self._tokenizer: Any = Tokenizer.from_str(files[TOKENIZER].decode())
+        description = json.loads(files[NETWORK])
+        self.network: Any = _network(description) if network is None else network
+        self.width = int(description["hidden_size"])
+        if settings.frozen:
+            self.network.requires_grad_(False)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """(n, width) from `utf8` and `offsets` of n texts."""
+        encoded = self._tokenizer.encode_batch(decode(inputs))
+        device = inputs["utf8"].device
+        tokens = torch.tensor([e.ids for e in encoded], device=device)  # (n, T)
+        mask = torch.tensor([e.attention_mask for e in encoded], device=device)  # (n, T)
+        states: Tensor = self.network(input_ids=tokens, attention_mask=mask).last_hidden_state  # (n, T, C)
+        if self.settings.pooling == "cls":
+            return states[:, 0]
+        share = mask.to(states.dtype) / mask.sum(dim=1, keepdim=True)  # (n, T)
+        return (states * share[..., None]).sum(dim=1)  # (n, C)
+
+    def files(self) -> Files:
+        """The tokenizer and the network's description."""
+        return dict(self._files)
+
+    @classmethod
+    def prepare(cls, settings: Any, values: Sequence[Any]) -> Files:
+        """Train a tokenizer on the captions, or read a published encoder's.
+
+        Raises:
+            ConfigError: no captions to train on, or a published encoder that cannot be read.
+        """
+        if settings.pretrained is not None:
+            return _published_files(settings)
+        texts = [str(getattr(value, "description", value)) for value in values]
+        if not texts:
+            raise ConfigError("the text encoder's tokenizer is trained on captions, and the training rows have none")
+        tokenizer = train_tokenizer(texts, vocabulary=settings.vocabulary, max_tokens=settings.max_tokens)
+        description = {
+            "model_type": "bert",
+            "vocab_size": tokenizer.get_vocab_size(),
+            "hidden_size": settings.hidden,
+            "num_hidden_layers": settings.layers,
+            "num_attention_heads": settings.heads,
+            "intermediate_size": settings.expansion * settings.hidden,
+            "max_position_embeddings": settings.max_tokens,
+            "hidden_dropout_prob": settings.dropout,
+            "attention_probs_dropout_prob": settings.dropout,
+            "pad_token_id": 0,
+        }
+        return {TOKENIZER: tokenizer.to_str().encode(), NETWORK: json.dumps(description, indent=2).encode()}
+
+    @classmethod
+    def build(cls, settings: Any, files: Files) -> Self:
+        """Fresh weights, or the published ones."""
+        if settings.pretrained is None:
+            return cls(settings, files)
+        from transformers import AutoModel
+
+        return cls(settings, files, AutoModel.from_pretrained(settings.pretrained, trust_remote_code=False))
+
+    @classmethod
+    def restore(cls, settings: Any, files: Files) -> Self:
+        """The network without weights; nothing is read but `files`."""
+        return cls(settings, files)
+
+
+def train_tokenizer(texts: Sequence[str], *, vocabulary: int, max_tokens: int) -> Any:
+    """A WordPiece tokenizer (Wu et al., arXiv:1609.08144) that keeps case and splits formulas into elements."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer = normalizers.NFKC()  # subscripts become digits
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(PIECES), behavior="isolated")]
+    )
+    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    special = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
+    tokenizer.enable_truncation(max_tokens)
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id("[PAD]"), pad_token="[PAD]")  # noqa: S106
+    return tokenizer
+
+
+def _published_files(settings: Any) -> Files:
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        description = AutoConfig.from_pretrained(settings.pretrained, trust_remote_code=False)
+        fast = AutoTokenizer.from_pretrained(settings.pretrained, use_fast=True, trust_remote_code=False)
+        tokenizer = fast.backend_tokenizer
+    except (OSError, ValueError, AttributeError) as error:
+        message = f"no published text encoder {settings.pretrained!r} with a fast tokenizer: {error}"
+        raise ConfigError(message) from error
+    tokenizer.enable_truncation(settings.max_tokens)
+    tokenizer.enable_padding(pad_id=fast.pad_token_id or 0, pad_token=fast.pad_token or "[PAD]")
+    values = description.to_dict() | {"model_type": description.model_type}
+    values.pop("auto_map", None)  # names code of the model's own, which is never run
+    return {TOKENIZER: tokenizer.to_str().encode(), NETWORK: json.dumps(values, indent=2, default=str).encode()}
+
+
+def _network(description: dict[str, Any]) -> nn.Module:
+    from transformers import AutoConfig, AutoModel
+
+    known = {key: value for key, value in description.items() if key != "model_type"}
+    try:
+        config = AutoConfig.for_model(description["model_type"], **known)
+        network: nn.Module = AutoModel.from_config(config, trust_remote_code=False)
+    except (KeyError, ValueError) as error:
+        message = f"the text encoder's {NETWORK} describes no network that transformers knows: {error}"
+        raise ConfigError(message) from error
+    return network

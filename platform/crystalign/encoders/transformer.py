@@ -1,0 +1,35 @@
+"""The pre-norm transformer layers that several encoders stack."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+class TransformerLayer(nn.Module):
+    """x ← x + Attention(LN x); x ← x + MLP(LN x) (Xiong et al., ICML 2020, arXiv:2002.04745)."""
+
+    def __init__(self, hidden: int, heads: int, expansion: int = 2, dropout: float = 0.0) -> None:
+        super().__init__()
+        assert hidden % heads == 0, f"{heads} heads do not divide {hidden} channels"
+        self.heads = heads
+        self.dropout = dropout
+        self.norm_attention = nn.LayerNorm(hidden)
+        self.qkv = nn.Linear(hidden, 3 * hidden)
+        self.merge = nn.Linear(hidden, hidden)
+        self.norm_mlp = nn.LayerNorm(hidden)
+        self.mlp = nn.Sequential(
+            nn.Linear(hidden, expansion * hidden), nn.GELU(), nn.Linear(expansion * hidden, hidden), nn.Dropout(dropout)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(n, T, C) → (n, T, C); `mask` (n, T) bool, True where a token may be attended to."""
+        n, length, hidden = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(n, length, 3, self.heads, hidden // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (n, heads, T, C/heads) each
+        allowed = None if mask is None else mask[:, None, None, :]  # (n, 1, 1, T)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+        x = x + self.merge(attended.transpose(1, 2).reshape(n, length, hidden))  # (n, T, C)
+        out: Tensor = x + self.mlp(self.norm_mlp(x))
+        return out

@@ -1,0 +1,1 @@
+"""Retrieval between modalities, its shortcuts and the report."""

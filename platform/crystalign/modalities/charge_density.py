@@ -1,0 +1,187 @@
+"""The electron density on a voxel grid, in e/Å³."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crystalign.config import Config
+from crystalign.crystal import Crystal
+from crystalign.errors import DensityError
+from crystalign.modalities.modality import Features, Inputs, Modality
+from crystalign.physics.voxels import fourier_resample, random_placement
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from crystalign.material import Material
+
+POINTS = 32
+"""Points along each axis, on disk and in the network."""
+MAX_POINTS = 1024
+"""Along one axis of a user's grid."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChargeDensity:
+    """Electrons per volume, in fractional coordinates, the first point at the origin.
+
+    Raises:
+        DensityError: wrong shape, NaN, or no charge at all.
+    """
+
+    rho: NDArray[np.float64]
+    """(nx, ny, nz) e/Å³."""
+    lattice: NDArray[np.float64]
+    """(3, 3) Å, rows are vectors; the axes of `rho` run along them."""
+    pseudo: bool = False
+    """Whether it is a pseudo-density, which does not integrate to the number of electrons."""
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        rho, lattice = np.asarray(self.rho, np.float64), np.asarray(self.lattice, np.float64)
+        if rho.ndim != 3 or min(rho.shape) < 2 or max(rho.shape) > MAX_POINTS:
+            message = f"the grid is {rho.shape}; expected three axes of 2 to {MAX_POINTS} points"
+            raise DensityError(message, reason="bad-shape")
+        if lattice.shape != (3, 3) or not np.isfinite(lattice).all() or abs(np.linalg.det(lattice)) < 1e-3:
+            message = f"lattice {lattice.tolist()} is not (3, 3), not finite or spans no volume"
+            raise DensityError(message, reason="bad-lattice")
+        if not np.isfinite(rho).all():
+            message = f"{int((~np.isfinite(rho)).sum())} values of the density are not finite numbers"
+            raise DensityError(message, reason="nan")
+        if rho.mean() <= 0:
+            message = f"the mean density is {rho.mean():.3g} e/Å³; it must be positive"
+            raise DensityError(message, reason="no-charge")
+        object.__setattr__(self, "rho", rho)
+        object.__setattr__(self, "lattice", lattice)
+
+    @classmethod
+    def from_grid(
+        cls,
+        values: ArrayLike,
+        lattice: ArrayLike,
+        *,
+        convention: Literal["rho", "rho_times_volume"],
+        pseudo: bool = False,
+    ) -> Self:
+        """From either convention: ρ in e/Å³, or CHGCAR's ρ · V_cell in electrons.
+
+        Args:
+            values: (nx, ny, nz).
+            lattice: (3, 3) Å, rows are vectors.
+            convention: what `values` are.
+            pseudo: whether it is a pseudo-density.
+        """
+        cell = np.asarray(lattice, np.float64)
+        rho = np.asarray(values, np.float64)
+        if convention == "rho_times_volume":
+            rho = rho / abs(np.linalg.det(cell))
+        return cls(rho, cell, pseudo)
+
+    @property
+    def n_electrons(self) -> float:
+        """∫ρ dV over the cell: mean(ρ) · V."""
+        return float(self.rho.mean() * abs(np.linalg.det(self.lattice)))
+
+
+def parse_chgcar(source: Path | bytes) -> tuple[Crystal, ChargeDensity]:
+    """The structure and the total density of a VASP CHGCAR.
+
+    Raises:
+        DensityError: not a CHGCAR, or a truncated one.
+    """
+    import warnings
+
+    from pymatgen.io.vasp.outputs import Chgcar
+
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pymatgen warns of what it guesses
+            path = Path(folder) / "CHGCAR"
+            if isinstance(source, bytes):
+                path.write_bytes(source)
+            chgcar = Chgcar.from_file(str(path if isinstance(source, bytes) else source))
+            crystal, values = Crystal.from_pymatgen(chgcar.structure), chgcar.data["total"]
+    except Exception as error:  # pymatgen raises whatever its parser met
+        message = f"not a readable CHGCAR: {type(error).__name__}: {str(error)[:200]}"
+        raise DensityError(message, reason="unreadable-chgcar") from error
+    return crystal, ChargeDensity.from_grid(values, crystal.lattice, convention="rho_times_volume")
+
+
+class ChargeDensityModality(Modality[ChargeDensity]):
+    """A batch holds `rho` (n, 1, 32, 32, 32) float32, log(1 + ρ / mean ρ), and `lattice` (n, 3, 3) float32 in Å."""
+
+    name: ClassVar[str] = "charge_density"
+    label: ClassVar[str] = "Charge density"
+    sibling: ClassVar[bool] = True
+
+    class Settings(Config):
+        """What training may change about a density."""
+
+        random_placement: bool = True
+        """In training: random origin, order and direction of the axes."""
+
+    settings: Settings
+
+    @classmethod
+    def column_type(cls) -> pa.StructType:
+        """ρ / `scale` as half precision bytes (C order, 32³), `scale` in e/Å³, the lattice."""
+        import pyarrow as pa
+
+        return pa.struct(
+            [
+                ("rho", pa.binary()),
+                ("scale", pa.float64()),
+                ("lattice", pa.list_(pa.float64())),
+                ("pseudo", pa.bool_()),
+            ]
+        )
+
+    @classmethod
+    def to_column(cls, value: ChargeDensity) -> Mapping[str, Any]:
+        """Fourier-resampled to 32³ and scaled into the range of half precision."""
+        rho = fourier_resample(value.rho, POINTS)
+        scale = float(np.abs(rho).max())
+        return {
+            "rho": (rho / scale).astype("<f2").tobytes(),
+            "scale": scale,
+            "lattice": value.lattice.ravel(),
+            "pseudo": value.pseudo,
+        }
+
+    @classmethod
+    def from_column(cls, scalar: pa.StructScalar) -> ChargeDensity:
+        """The density at 32³, to three digits."""
+        half = np.frombuffer(scalar["rho"].as_py(), "<f2").reshape(POINTS, POINTS, POINTS)
+        lattice = scalar["lattice"].values.to_numpy(zero_copy_only=False).reshape(3, 3)
+        return ChargeDensity(half.astype(np.float64) * scalar["scale"].as_py(), lattice, scalar["pseudo"].as_py())
+
+    def featurise(self, value: ChargeDensity, *, rng: np.random.Generator | None = None) -> Features:
+        """One grid; with `rng` from another origin and with the axes renamed."""
+        rho, lattice = fourier_resample(value.rho, POINTS), value.lattice
+        if rng is not None and self.settings.random_placement:
+            rho, lattice = random_placement(rho, lattice, rng)
+        scaled = np.log1p(np.maximum(rho, 0.0) / rho.mean())
+        return {"rho": scaled.astype(np.float32)[None], "lattice": lattice.astype(np.float32)}
+
+    def collate(self, samples: Sequence[Features]) -> Inputs:
+        """Stack the grids."""
+        import torch
+
+        return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in ("rho", "lattice")}
+
+    def stand_in(self) -> Features:
+        """A uniform gas."""
+        cube = ChargeDensity(np.ones((POINTS, POINTS, POINTS)), 4.0 * np.eye(3))
+        return self.featurise(cube)
+
+    @classmethod
+    def equivalence(cls, material: Material) -> str:
+        """Every material has its own."""
+        return material.id

@@ -1,0 +1,142 @@
+"""Which elements, in which proportion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalign.config import Config
+from crystalign.crystal import MAX_ATOMIC_NUMBER, SYMBOLS, Crystal
+from crystalign.errors import InputError
+from crystalign.modalities.modality import Features, Inputs, Modality
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from crystalign.material import Material
+
+MAX_FORMULA = 200
+"""Characters; a longer formula is not a formula."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Composition:
+    """Atomic fractions by element, in order of atomic number.
+
+    Raises:
+        InputError: an unknown element, a fraction that is not positive, or none at all.
+    """
+
+    atomic_numbers: NDArray[np.uint8]
+    """(M,) 1 to 118, ascending, each once."""
+    fractions: NDArray[np.float64]
+    """(M,), summing to 1."""
+
+    def __post_init__(self) -> None:
+        """Sort, normalise, refuse nonsense."""
+        z, x = np.array(self.atomic_numbers), np.array(self.fractions, np.float64)
+        if z.ndim != 1 or z.shape != x.shape or len(z) == 0 or len(np.unique(z)) != len(z):
+            message = f"{z.tolist()} with fractions {x.tolist()} is not a list of different elements"
+            raise InputError(message, reason="bad-composition")
+        if not np.isfinite(x).all() or x.min() <= 0 or z.min() < 1 or z.max() > MAX_ATOMIC_NUMBER:
+            message = f"elements {z.tolist()} with fractions {x.tolist()}: 1..{MAX_ATOMIC_NUMBER} and above zero, please"
+            raise InputError(message, reason="bad-composition")
+        order = np.argsort(z)
+        object.__setattr__(self, "atomic_numbers", z[order].astype(np.uint8))
+        object.__setattr__(self, "fractions", x[order] / x.sum())
+
+    @classmethod
+    def of(cls, crystal: Crystal) -> Composition:
+        """Of a crystal, mixed sites weighted."""
+        amounts = {z: x for z, x in crystal.composition.items() if x > 0}
+        return cls(np.array(list(amounts), np.uint8), np.array(list(amounts.values())))
+
+
+def parse_formula(formula: str) -> Composition:
+    """`Fe2O3`, `Ca(OH)2`, `Li0.5CoO2` → fractions.
+
+    Raises:
+        InputError: not a chemical formula, or an element that does not exist.
+    """
+    import warnings
+
+    from pymatgen.core import Composition as Formula
+
+    text = formula.strip()
+    if not text or len(text) > MAX_FORMULA:
+        message = f"a formula has 1 to {MAX_FORMULA} characters, this one {len(text)}; write for instance Fe2O3"
+        raise InputError(message, reason="bad-formula")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pymatgen warns of elements without an electronegativity
+            amounts = {element.symbol: float(x) for element, x in Formula(text, strict=True).items()}
+    except Exception as error:  # pymatgen raises whatever its parser met
+        message = f"{text!r} is not a chemical formula; write for instance Fe2O3 or Ca(OH)2"
+        raise InputError(message, reason="bad-formula") from error
+    merged: dict[int, float] = {}
+    for symbol, amount in amounts.items():
+        real = {"D": "H", "T": "H"}.get(symbol, symbol)
+        if real not in SYMBOLS[1:]:
+            message = f"{symbol!r} in {text!r} is not an element"
+            raise InputError(message, reason="unknown-element")
+        merged[SYMBOLS.index(real)] = merged.get(SYMBOLS.index(real), 0.0) + amount
+    return Composition(np.array(list(merged)), np.array(list(merged.values())))
+
+
+class CompositionModality(Modality[Composition]):
+    """A batch holds `z` (n, M) int64, padded with zeros, and `fraction` (n, M) float32."""
+
+    name: ClassVar[str] = "composition"
+    label: ClassVar[str] = "Composition"
+
+    class Settings(Config):
+        """Nothing to set."""
+
+    @classmethod
+    def column_type(cls) -> pa.StructType:
+        """Elements and fractions."""
+        import pyarrow as pa
+
+        return pa.struct([("atomic_numbers", pa.list_(pa.uint8())), ("fractions", pa.list_(pa.float64()))])
+
+    @classmethod
+    def to_column(cls, value: Composition) -> Mapping[str, Any]:
+        """As they are."""
+        return {"atomic_numbers": value.atomic_numbers, "fractions": value.fractions}
+
+    @classmethod
+    def from_column(cls, scalar: pa.StructScalar) -> Composition:
+        """As they were."""
+        return Composition(
+            scalar["atomic_numbers"].values.to_numpy(zero_copy_only=False),
+            scalar["fractions"].values.to_numpy(zero_copy_only=False),
+        )
+
+    def featurise(self, value: Composition, *, rng: np.random.Generator | None = None) -> Features:
+        """Elements and fractions; `rng` changes nothing."""
+        return {"z": value.atomic_numbers.astype(np.int64), "fraction": value.fractions.astype(np.float32)}
+
+    def collate(self, samples: Sequence[Features]) -> Inputs:
+        """Pad to the richest composition."""
+        import torch
+
+        width = max(len(s["z"]) for s in samples)
+        z = np.zeros((len(samples), width), np.int64)
+        fraction = np.zeros((len(samples), width), np.float32)
+        for row, sample in enumerate(samples):
+            z[row, : len(sample["z"])] = sample["z"]
+            fraction[row, : len(sample["z"])] = sample["fraction"]
+        return {"z": torch.from_numpy(z), "fraction": torch.from_numpy(fraction)}
+
+    def stand_in(self) -> Features:
+        """Pure copper."""
+        return self.featurise(Composition(np.array([29]), np.array([1.0])))
+
+    @classmethod
+    def equivalence(cls, material: Material) -> str:
+        """The reduced formula: polymorphs share a composition."""
+        return material.crystal.formula

@@ -1,0 +1,160 @@
+"""The crystal itself, as a graph of atoms and periodic edges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from crystalign.config import Config
+from crystalign.crystal import Crystal, Occupancy
+from crystalign.errors import CrystalError
+from crystalign.modalities.modality import Features, Inputs, Modality
+from crystalign.physics.neighbours import neighbours
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from crystalign.material import Material
+
+
+class CrystalModality(Modality[Crystal]):
+    """A structure becomes atoms, edges to the nearest periodic images and a cell.
+
+    A batch holds, for n crystals with A atoms and E edges in all (names as in PyTorch Geometric):
+
+    - `x` (A,) int64: atomic numbers, of the most abundant species where a site is mixed
+    - `edge_index` (2, E) int64: sender and receiver of each edge
+    - `edge_length` (E,) and `edge_vector` (E, 3) float32: Å, the vector from receiver to sender
+    - `batch` (A,) int64: the crystal each atom belongs to
+    - `lattice` (n, 3, 3) float32: Å, rows are vectors; `volume` (n,) float32: Å³; `n_atoms` (n,) int64
+    - only if a site is mixed or partly empty: `species_site`, `species_z` (S,) int64 and
+      `species_weight` (S,) float32, every species of every atom with its occupancy
+    """
+
+    name: ClassVar[str] = "crystal"
+    label: ClassVar[str] = "Crystal structure"
+
+    class Settings(Config):
+        """Which edges the graph has."""
+
+        cutoff: float = 8.0
+        """Å; no edge is longer, unless a site has no neighbour at all within it."""
+        k: int = 12
+        """Nearest neighbours per site; shells are never cut, so there may be more."""
+        max_sites: int = 500
+        """Larger cells are refused."""
+
+    settings: Settings
+
+    @classmethod
+    def column_type(cls) -> pa.StructType:
+        """Lattice (9, rows), fractional coordinates (3N), atomic numbers (N), occupancies where mixed."""
+        import pyarrow as pa
+
+        species = pa.struct([("z", pa.uint8()), ("fraction", pa.float64())])
+        return pa.struct(
+            [
+                ("lattice", pa.list_(pa.float64())),
+                ("frac_coords", pa.list_(pa.float64())),
+                ("atomic_numbers", pa.list_(pa.uint8())),
+                ("occupancies", pa.list_(pa.list_(species))),
+            ]
+        )
+
+    @classmethod
+    def to_column(cls, value: Crystal) -> Mapping[str, Any]:
+        """Flat arrays."""
+        occupancies = None
+        if value.occupancies is not None:
+            occupancies = [[{"z": z, "fraction": x} for z, x in site] for site in value.occupancies]
+        return {
+            "lattice": value.lattice.ravel(),
+            "frac_coords": value.frac_coords.ravel(),
+            "atomic_numbers": value.atomic_numbers,
+            "occupancies": occupancies,
+        }
+
+    @classmethod
+    def from_column(cls, scalar: pa.StructScalar) -> Crystal:
+        """The crystal back, bit for bit."""
+        lattice, frac, numbers = (
+            scalar[name].values.to_numpy(zero_copy_only=False) for name in ("lattice", "frac_coords", "atomic_numbers")
+        )
+        sites = scalar["occupancies"].as_py()
+        occupancies: tuple[Occupancy, ...] | None = None
+        if sites is not None:
+            occupancies = tuple(tuple((s["z"], s["fraction"]) for s in site) for site in sites)
+        return Crystal(lattice.reshape(3, 3), frac.reshape(-1, 3), numbers, occupancies)
+
+    def featurise(self, value: Crystal, *, rng: np.random.Generator | None = None) -> Features:
+        """The graph of one crystal; it is exact, so `rng` changes nothing.
+
+        Raises:
+            CrystalError: more than `max_sites` sites.
+        """
+        if len(value) > self.settings.max_sites:
+            message = f"{value.formula} has {len(value)} sites; at most {self.settings.max_sites} are encoded"
+            raise CrystalError(message, reason="too-many-sites")
+        edges = neighbours(value, cutoff=self.settings.cutoff, k=self.settings.k)
+        features: Features = {
+            "x": value.atomic_numbers.astype(np.int64),
+            "edge_index": np.stack([edges.senders, edges.receivers]),
+            "edge_length": edges.distances.astype(np.float32),
+            "edge_vector": edges.vectors.astype(np.float32),
+            "lattice": value.lattice.astype(np.float32),
+            "volume": np.float32(value.volume).reshape(()),
+        }
+        if value.occupancies is not None:
+            species = [(i, z, x) for i, site in enumerate(value.occupancies) for z, x in site]
+            features["species_site"] = np.array([s[0] for s in species], np.int64)
+            features["species_z"] = np.array([s[1] for s in species], np.int64)
+            features["species_weight"] = np.array([s[2] for s in species], np.float32)
+        return features
+
+    def collate(self, samples: Sequence[Features]) -> Inputs:
+        """One graph of n unconnected parts."""
+        sizes = np.array([len(s["x"]) for s in samples])
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        joined: Features = {
+            "x": np.concatenate([s["x"] for s in samples]),
+            "edge_index": np.concatenate([s["edge_index"] + o for s, o in zip(samples, starts, strict=True)], axis=1),
+            "edge_length": np.concatenate([s["edge_length"] for s in samples]),
+            "edge_vector": np.concatenate([s["edge_vector"] for s in samples]),
+            "batch": np.repeat(np.arange(len(samples)), sizes),
+            "lattice": np.stack([s["lattice"] for s in samples]),
+            "volume": np.stack([s["volume"] for s in samples]),
+            "n_atoms": sizes.astype(np.int64),
+        }
+        if any("species_z" in s for s in samples):
+            full = [_species(s) for s in samples]
+            joined["species_site"] = np.concatenate([f[0] + o for f, o in zip(full, starts, strict=True)])
+            joined["species_z"] = np.concatenate([f[1] for f in full])
+            joined["species_weight"] = np.concatenate([f[2] for f in full])
+        return _tensors(joined)
+
+    def stand_in(self) -> Features:
+        """Primitive fcc copper."""
+        a = 3.61
+        half = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]]) * a
+        return self.featurise(Crystal(half, np.zeros((1, 3)), np.array([29])))
+
+    @classmethod
+    def equivalence(cls, material: Material) -> str:
+        """Every material is its own crystal."""
+        return material.id
+
+
+def _species(sample: Features) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Site, atomic number and weight of every species; an ordered site has one of weight 1."""
+    if "species_z" in sample:
+        return sample["species_site"], sample["species_z"], sample["species_weight"]
+    n = len(sample["x"])
+    return np.arange(n), sample["x"], np.ones(n, np.float32)
+
+
+def _tensors(arrays: Features) -> Inputs:
+    import torch
+
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

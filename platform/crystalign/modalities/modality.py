@@ -1,0 +1,98 @@
+"""What a modality is: a column on disk, a way to read a file, and a way to become tensors.
+
+A modality has a *value* (a frozen dataclass such as `DensityOfStates`), a *column* (an Arrow
+struct on disk), *features* (a dictionary of NumPy arrays, made in CPU workers) and a *batch* (a
+dictionary of tensors, which is all that training and serving ever move between processes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+
+from crystalign.config import Config
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+    from crystalign.material import Material
+
+Value = TypeVar("Value")
+Features = dict[str, np.ndarray[Any, Any]]
+"""One sample: named arrays, ready to be concatenated or stacked."""
+Inputs = dict[str, "torch.Tensor"]
+"""A batch of samples: what an encoder's `forward` takes."""
+
+
+class Modality(ABC, Generic[Value]):
+    """One way of looking at a material.
+
+    An instance holds the settings by which values become tensors; they travel in the model
+    directory, so that a served model sees what it was trained on.
+    """
+
+    name: ClassVar[str]
+    """Key of the modality in datasets, models, the API and on the page."""
+    label: ClassVar[str]
+    """For people."""
+    sibling: ClassVar[bool] = False
+    """Heavy columns live in files of their own, so that readers of other modalities never pay for them."""
+
+    class Settings(Config):
+        """How values become tensors; each modality extends it."""
+
+    def __init__(self, settings: Config | None = None) -> None:
+        self.settings = settings if settings is not None else self.Settings()
+
+    # --- on disk ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def column_type(cls) -> pa.StructType:
+        """The Arrow type of the nullable column."""
+
+    @classmethod
+    @abstractmethod
+    def to_column(cls, value: Value) -> Mapping[str, Any]:
+        """The value as a mapping that `column_type` accepts."""
+
+    @classmethod
+    @abstractmethod
+    def from_column(cls, scalar: pa.StructScalar) -> Value:
+        """The value back from one cell of the column."""
+
+    # --- to the network --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def featurise(self, value: Value, *, rng: np.random.Generator | None = None) -> Features:
+        """Arrays of one sample; with `rng` augmented, without it deterministic."""
+
+    @abstractmethod
+    def collate(self, samples: Sequence[Features]) -> Inputs:
+        """Tensors of a batch of at least one sample, in the order given."""
+
+    @abstractmethod
+    def stand_in(self) -> Features:
+        """A harmless sample for a rank that has none: it keeps the graph and the collectives alike
+        on all ranks, enters no statistic and is never stored.
+        """
+
+    # --- which materials look alike --------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def equivalence(cls, material: Material) -> str:
+        """Two materials with equal keys cannot be told apart in this modality.
+
+        Such pairs are neither negatives in training nor misses in evaluation.
+        """
+
+
+def stable_hash(text: str) -> int:
+    """A signed 64-bit integer that depends on `text` alone, on any machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)

@@ -1,0 +1,103 @@
+"""A description in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from crystalign.config import Config
+from crystalign.errors import InputError
+from crystalign.modalities.modality import Features, Inputs, Modality
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from crystalign.material import Material
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Words about a material.
+
+    Raises:
+        InputError: there are none.
+    """
+
+    description: str
+    """Unicode, any length; the encoder cuts what it cannot read."""
+    generated: bool = False
+    """Whether `crystalign.physics.caption` wrote it, rather than a person."""
+
+    def __post_init__(self) -> None:
+        """Refuse emptiness."""
+        if not self.description.strip():
+            message = "the description is empty; write a few words about the material"
+            raise InputError(message, reason="empty-text")
+
+
+class TextModality(Modality[Text]):
+    """Text travels as UTF-8 bytes; the encoder that reads it brings its own tokenizer.
+
+    A batch holds `utf8` (bytes of all texts, joined) uint8 and `offsets` (n + 1,) int64.
+    """
+
+    name: ClassVar[str] = "text"
+    label: ClassVar[str] = "Text"
+
+    class Settings(Config):
+        """How much is sent."""
+
+        max_bytes: int = 16384
+        """Longer texts are cut here."""
+
+    settings: Settings
+
+    @classmethod
+    def column_type(cls) -> pa.StructType:
+        """The words and who wrote them."""
+        import pyarrow as pa
+
+        return pa.struct([("description", pa.string()), ("generated", pa.bool_())])
+
+    @classmethod
+    def to_column(cls, value: Text) -> Mapping[str, Any]:
+        """As they are."""
+        return {"description": value.description, "generated": value.generated}
+
+    @classmethod
+    def from_column(cls, scalar: pa.StructScalar) -> Text:
+        """As they were."""
+        return Text(scalar["description"].as_py(), scalar["generated"].as_py())
+
+    def featurise(self, value: Text | str, *, rng: np.random.Generator | None = None) -> Features:
+        """UTF-8 bytes, whole characters only; `rng` changes nothing."""
+        text = value if isinstance(value, Text) else Text(value)
+        cut = text.description.encode()[: self.settings.max_bytes].decode(errors="ignore")
+        return {"utf8": np.frombuffer(cut.encode(), np.uint8)}
+
+    def collate(self, samples: Sequence[Features]) -> Inputs:
+        """Join the bytes."""
+        import torch
+
+        offsets = np.concatenate([[0], np.cumsum([len(s["utf8"]) for s in samples])]).astype(np.int64)
+        joined = np.concatenate([s["utf8"] for s in samples])
+        return {"utf8": torch.from_numpy(joined), "offsets": torch.from_numpy(offsets)}
+
+    def stand_in(self) -> Features:
+        """One word."""
+        return self.featurise(Text("crystal"))
+
+    @classmethod
+    def equivalence(cls, material: Material) -> str:
+        """The words themselves: many crystals may share a caption."""
+        text: Text | None = material.value("text")
+        return "" if text is None else text.description
+
+
+def decode(inputs: Inputs) -> list[str]:
+    """The texts of a batch, in order."""
+    blob, offsets = bytes(inputs["utf8"].cpu().numpy()), inputs["offsets"].tolist()
+    return [blob[start:stop].decode() for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]

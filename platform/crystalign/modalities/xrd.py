@@ -1,0 +1,264 @@
+"""Powder X-ray diffraction: peaks on disk, a pattern on one grid of Q in the network.
+
+A simulated and a measured pattern meet on that grid: both carry the Lorentz–polarisation factor
+of the reference instrument, both pass through the same removal of the background, both are scaled
+to a maximum of 1. What still differs (strain, widths, texture, noise, range) is what training draws.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalign.config import Config
+from crystalign.errors import SpectrumError
+from crystalign.modalities.modality import Features, Inputs, Modality
+from crystalign.physics.diffraction import (
+    REFERENCE_WAVELENGTH,
+    PowderPattern,
+    lorentz_polarisation,
+    parse_wavelength,
+    remove_background,
+)
+from crystalign.physics.rendering import Augmentation, Instrument, render
+from crystalign.physics.spectra import resample
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from crystalign.material import Material
+
+Array = NDArray[np.float64]
+MIN_POINTS, MAX_POINTS = 50, 500_000
+
+__all__ = ["MeasuredPattern", "PowderPattern", "XrdModality", "parse_wavelength", "parse_xrd"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeasuredPattern:
+    """Counts against angle, as an instrument writes them.
+
+    Raises:
+        SpectrumError: NaN, angles that do not ascend or are no angles, too few points, no signal.
+    """
+
+    two_theta: Array
+    """(M,) degrees, ascending."""
+    intensities: Array
+    """(M,) counts, background included or not; zeros that pad the ends count as not measured."""
+    wavelength: float
+    """Å; of a tube whose Kα₂ was not removed, the weighted mean (1.54184 for copper)."""
+
+    def __post_init__(self) -> None:
+        """Cut the padding, refuse nonsense."""
+        angle, counts = np.asarray(self.two_theta, np.float64), np.asarray(self.intensities, np.float64)
+        if angle.ndim != 1 or angle.shape != counts.shape or not MIN_POINTS <= len(angle) <= MAX_POINTS:
+            message = f"{angle.shape} angles with {counts.shape} intensities; expected (M,), {MIN_POINTS} to {MAX_POINTS}"
+            raise SpectrumError(message, reason="bad-shape")
+        if not (np.isfinite(angle).all() and np.isfinite(counts).all()):
+            raise SpectrumError("an angle or an intensity is not a finite number; remove those rows", reason="nan")
+        if not (np.diff(angle) > 0).all():
+            where = int(np.argmin(np.diff(angle)))
+            message = f"2θ must ascend; rows {where + 1} and {where + 2} are {angle[where]}° and {angle[where + 1]}°"
+            raise SpectrumError(message, reason="non-monotonic")
+        if angle[0] < 0 or angle[-1] > 180:
+            message = f"2θ runs from {angle[0]}° to {angle[-1]}°; it must lie between 0° and 180°"
+            raise SpectrumError(message, reason="bad-angles")
+        signal = np.flatnonzero(counts != 0)
+        if len(signal) < MIN_POINTS // 2 or counts.max() <= counts.min():
+            raise SpectrumError("the pattern is flat or almost empty; there is nothing to search for", reason="no-signal")
+        measured = slice(signal[0], signal[-1] + 1)
+        object.__setattr__(self, "two_theta", angle[measured])
+        object.__setattr__(self, "intensities", counts[measured])
+        object.__setattr__(self, "wavelength", parse_wavelength(self.wavelength))
+
+    @property
+    def q(self) -> Array:
+        """(M,) Q = 4π sin θ / λ, Å⁻¹."""
+        return 4.0 * np.pi * np.sin(np.radians(self.two_theta / 2.0)) / self.wavelength
+
+    def on_grid(self, edges: Array) -> tuple[Array, slice]:
+        """The pattern per Q as the reference instrument would have recorded it.
+
+        I(Q) = I(2θ) · d(2θ)/dQ · LP_reference / LP_measured, then averaged over bins.
+
+        Args:
+            edges: (G + 1,) bin edges in Å⁻¹.
+
+        Returns:
+            (G,) intensities and the bins that the measurement covers entirely.
+        """
+        q = self.q
+        near = (q > 0.5 * edges[0]) & (q < edges[-1] + 0.1) & (self.two_theta < 170.0)
+        q, theta, counts = q[near], np.radians(self.two_theta[near] / 2.0), self.intensities[near]
+        if len(q) < 2:
+            return np.zeros(len(edges) - 1), slice(0, 0)
+        weight = self.wavelength / np.cos(theta) / REFERENCE_WAVELENGTH
+        weight *= lorentz_polarisation(q, REFERENCE_WAVELENGTH) / lorentz_polarisation(q, self.wavelength)
+        first, last = np.searchsorted(edges, q[0]), np.searchsorted(edges, q[-1], side="right") - 1
+        return resample(q, counts * weight, edges), slice(int(first), max(int(last), int(first)))
+
+
+class XrdModality(Modality[PowderPattern]):
+    """A batch holds `pattern` (n, G) float32 in [0, 1] and `mask` (n, G) float32, 1 where measured."""
+
+    name: ClassVar[str] = "xrd"
+    label: ClassVar[str] = "X-ray diffraction"
+
+    class Settings(Config):
+        """The grid, and what training may do to a pattern."""
+
+        q_min: float = 0.4
+        """Å⁻¹; 5.6° at Cu Kα, d = 15.7 Å."""
+        q_max: float = 5.7
+        """Å⁻¹; 88.8° at Cu Kα, d = 1.10 Å."""
+        n_points: int = 1024
+        """Bins of the grid, G."""
+        scale: Literal["linear", "sqrt"] = "sqrt"
+        """Function applied to the intensity after the maximum was set to 1; the root shows weak peaks."""
+        background_half_width: float = 0.16
+        """Å⁻¹; what is broader than twice this is background (4.5° at Cu Kα)."""
+        min_coverage: float = 0.3
+        """A measurement that covers less of the grid than this share is refused."""
+        augmentation: Augmentation = Augmentation()
+        """What training draws."""
+
+    settings: Settings
+
+    @classmethod
+    def column_type(cls) -> pa.StructType:
+        """Peaks, d descending."""
+        import pyarrow as pa
+
+        return pa.struct([("d_spacings", pa.list_(pa.float64())), ("intensities", pa.list_(pa.float32()))])
+
+    @classmethod
+    def to_column(cls, value: PowderPattern) -> Mapping[str, Any]:
+        """Peaks; a measurement is a query, never a row."""
+        return {"d_spacings": value.d_spacings, "intensities": value.intensities.astype(np.float32)}
+
+    @classmethod
+    def from_column(cls, scalar: pa.StructScalar) -> PowderPattern:
+        """The peaks."""
+        d, strength = (scalar[n].values.to_numpy(zero_copy_only=False) for n in ("d_spacings", "intensities"))
+        return PowderPattern(d, strength)
+
+    @property
+    def edges(self) -> Array:
+        """(G + 1,) bin edges, Å⁻¹."""
+        return _edges(self.settings.q_min, self.settings.q_max, self.settings.n_points)
+
+    @property
+    def grid(self) -> Array:
+        """(G,) bin centres, Å⁻¹."""
+        return 0.5 * (self.edges[1:] + self.edges[:-1])
+
+    def featurise(
+        self, value: PowderPattern | MeasuredPattern, *, rng: np.random.Generator | None = None
+    ) -> Features:
+        """A pattern on the grid: rendered from peaks (with `rng` as some instrument would see them), or measured.
+
+        Raises:
+            SpectrumError: the measurement covers too little of the grid, or nothing rises above its background.
+        """
+        if isinstance(value, MeasuredPattern):
+            raw, covered = value.on_grid(self.edges)
+            self._check_coverage(value, covered)
+        elif rng is None:
+            raw, covered = render(value, self.grid, Instrument()), slice(0, self.settings.n_points)
+        else:
+            raw, covered = self.settings.augmentation.measure(value, self.grid, rng)
+        return self._finish(raw, covered)
+
+    def _finish(self, raw: Array, covered: slice) -> Features:
+        """Background off, maximum to 1, scaled; zero where nothing was measured."""
+        step = (self.settings.q_max - self.settings.q_min) / self.settings.n_points
+        rest = remove_background(raw[covered], round(self.settings.background_half_width / step))
+        rest = rest / max(rest.max(), 1e-300)
+        pattern, mask = np.zeros((2, self.settings.n_points), np.float32)
+        pattern[covered] = np.sqrt(rest) if self.settings.scale == "sqrt" else rest
+        mask[covered] = 1.0
+        return {"pattern": pattern, "mask": mask}
+
+    def _check_coverage(self, value: MeasuredPattern, covered: slice) -> None:
+        """Refuse a range that training has never seen."""
+        share = (covered.stop - covered.start) / self.settings.n_points
+        if share >= self.settings.min_coverage:
+            return
+        sine = np.array([self.settings.q_min, self.settings.q_max]) * value.wavelength / (4.0 * np.pi)
+        low, high = np.degrees(2.0 * np.arcsin(np.minimum(sine, 1.0)))
+        raise SpectrumError(
+            f"2θ from {value.two_theta[0]:.2f}° to {value.two_theta[-1]:.2f}° at {value.wavelength:.5f} Å covers "
+            f"{share:.0%} of what the model reads; at this wavelength measure most of {low:.1f}° … {high:.1f}°, "
+            "or correct the wavelength",
+            reason="range-not-covered",
+        )
+
+    def collate(self, samples: Sequence[Features]) -> Inputs:
+        """Stack the patterns."""
+        import torch
+
+        return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in ("pattern", "mask")}
+
+    def stand_in(self) -> Features:
+        """One peak."""
+        return self.featurise(PowderPattern(np.array([2.5]), np.array([1.0])))
+
+    @classmethod
+    def equivalence(cls, material: Material) -> str:
+        """The peaks: what scatters alike, an enantiomorph or a duplicate, shares them.
+
+        Rule: two patterns are one if their peaks of at least 5 % of the strongest |F|² m agree in
+        d to 0.001 Å and in intensity to 0.01, both rounded. Duplicates agree far better than that;
+        the same phase from another calculation, with another cell, is told apart.
+        """
+        pattern: PowderPattern | None = material.value("xrd")
+        if pattern is None:
+            return material.id
+        strong = pattern.intensities >= 0.05
+        # an irrational offset keeps exact values, such as 1 or a/2, away from the edges of rounding
+        d = np.floor(pattern.d_spacings[strong] / 0.001 + 0.31831).astype(np.int64)
+        height = np.floor(pattern.intensities[strong] / 0.01 + 0.31831).astype(np.int64)
+        return hashlib.blake2b(np.stack([d, height]).tobytes(), digest_size=16).hexdigest()
+
+
+@functools.cache
+def _edges(q_min: float, q_max: float, n_points: int) -> Array:
+    edges = np.linspace(q_min, q_max, n_points + 1)
+    edges.flags.writeable = False
+    return edges
+
+
+def parse_xrd(
+    source: Path | bytes, *, name: str = "", wavelength: str | float | None = None
+) -> MeasuredPattern:
+    """A measured pattern from `.xy`, `.xye`, `.csv`, `.txt`, `.dat` or `.xrdml`.
+
+    Args:
+        source: the file, or its bytes.
+        name: the file's name, where `source` is bytes; its ending tells the format.
+        wavelength: `CuKa`, `MoKa1`, … or Å; overrides what the file says.
+
+    Raises:
+        SpectrumError: no wavelength in the file and none given, or values that are no pattern.
+        FileFormatError: not such a file.
+    """
+    from crystalign.sources.patterns import read_pattern
+
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    two_theta, counts, stated = read_pattern(data, name or (source.name if isinstance(source, Path) else ""))
+    if wavelength is None and stated is None:
+        raise SpectrumError(
+            "the file does not say which wavelength it was measured with; give one, e.g. CuKa, MoKa, CoKa or 1.5406",
+            reason="wavelength-missing",
+        )
+    chosen = stated if wavelength is None else parse_wavelength(wavelength)
+    assert chosen is not None
+    return MeasuredPattern(two_theta, counts, chosen)

@@ -1,0 +1,1 @@
+"""Numerics without learning: periodic neighbours, symmetry, diffraction, spectra and voxel grids."""

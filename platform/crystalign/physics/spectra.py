@@ -1,0 +1,90 @@
+"""Spectra on one grid: exact rebinning, and where the valence band ends."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def resample(energies: Array, densities: Array, edges: Array) -> Array:
+    """Bin averages of the piecewise linear function through the points; zero beyond its ends.
+
+    With F(E) = ∫ g dE, exact because g is piecewise linear, bin b holds
+    (F(e_{b+1}) − F(e_b)) / (e_{b+1} − e_b), so the integral over the bins is that of g.
+
+    Args:
+        energies: (M,) ascending, M >= 2.
+        densities: (..., M).
+        edges: (B + 1,) ascending bin edges, in the unit of `energies`.
+
+    Returns:
+        (..., B), in the unit of `densities`.
+    """
+    assert energies.ndim == 1 and len(energies) >= 2 and densities.shape[-1] == len(energies)
+    steps = np.diff(energies)
+    area = 0.5 * (densities[..., 1:] + densities[..., :-1]) * steps
+    total = np.concatenate([np.zeros((*densities.shape[:-1], 1)), np.cumsum(area, axis=-1)], axis=-1)
+    inside = np.clip(edges, energies[0], energies[-1])
+    cell = np.clip(np.searchsorted(energies, inside, side="right") - 1, 0, len(steps) - 1)
+    t = inside - energies[cell]
+    slope = (densities[..., cell + 1] - densities[..., cell]) / steps[cell]
+    cumulative = total[..., cell] + t * (densities[..., cell] + 0.5 * slope * t)
+    averages: Array = np.diff(cumulative, axis=-1) / np.diff(edges)
+    return averages
+
+
+def valence_band_maximum(
+    energies: Array,
+    density: Array,
+    *,
+    efermi: float = 0.0,
+    threshold: float = 0.01,
+    tolerance: float = 0.1,
+    min_gap: float = 0.1,
+) -> tuple[float, float]:
+    """Where the occupied states end, if there is a gap.
+
+    A gap is an interval around the Fermi level in which the density stays below `threshold`. Of a
+    broadened density of states it is narrower than the true one, by about twice 2.5 widths.
+
+    Args:
+        energies: (M,) eV, ascending.
+        density: (M,) states/eV/atom, both spins.
+        efermi: eV, on the same scale.
+        threshold: states/eV/atom; less counts as no states.
+        tolerance: eV; codes may report a Fermi level this far inside a band edge.
+        min_gap: eV; a narrower interval is not a gap.
+
+    Returns:
+        (VBM, gap) in eV, or (`efermi`, 0.0) for a metal or where no states lie below the gap.
+    """
+    empty = np.concatenate([[False], density < threshold, [False]])
+    change = np.flatnonzero(np.diff(empty.astype(np.int8)))
+    best = (efermi, 0.0)
+    for first, stop in zip(change[::2], change[1::2], strict=True):
+        if first == 0:
+            continue  # below it there is nothing: not a gap but the end of the data
+        low = _crossing(energies, density, first - 1, threshold)
+        high = energies[-1] if stop == len(energies) else _crossing(energies, density, stop - 1, threshold)
+        near = low - tolerance <= efermi <= high + tolerance
+        if near and high - low >= max(min_gap, best[1]):
+            best = (float(low), float(high - low))
+    return best
+
+
+def _crossing(energies: Array, density: Array, left: int, threshold: float) -> float:
+    """Where the line between points `left` and `left + 1` passes `threshold`."""
+    a, b = density[left], density[left + 1]
+    return float(energies[left] + (threshold - a) / (b - a) * (energies[left + 1] - energies[left]))
+
+
+def broaden(values: Array, step: float, width: float) -> Array:
+    """Convolve with a normalised Gaussian of standard deviation `width`; the ends repeat (values: (..., B))."""
+    if width < 0.1 * step:
+        return values
+    from scipy.ndimage import gaussian_filter1d
+
+    smooth: Array = gaussian_filter1d(values, width / step, axis=-1, mode="nearest")
+    return smooth

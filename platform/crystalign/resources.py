@@ -1,0 +1,121 @@
+"""What a machine has and what a job needs: planned before the start, not hoped for.
+
+Nothing here knows Ray; the sums are the same for any scheduler that counts CPUs and GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import crystalign
+from crystalign.config import Config
+from crystalign.errors import ConfigError
+
+LEAST_LOGICAL_CPUS = 8
+"""Fewer and two training workers leave no room for the tasks that feed them."""
+LARGEST_OBJECT_STORE = 2 * 2**30
+"""Bytes; batches are small and consumed at once, so a laptop's memory stays the user's."""
+_PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class Demand(Config):
+    """One line of a job's resource plan."""
+
+    name: str
+    """Who needs it, for the message: `training workers`."""
+    count: int
+    """How many of them run at the same time."""
+    cpus: float = 1.0
+    """Logical CPUs of each."""
+    gpus: float = 0.0
+    """GPUs of each."""
+
+
+def local_cluster() -> dict[str, Any]:
+    """Keyword arguments that start a cluster on this machine.
+
+    Logical CPUs are max(8, 2 × cores): they are slots for processes that mostly wait for each
+    other, so each process computes with one thread. Workers find the packages where this process
+    found them, installed or not, and S3 uploads carry no trailing checksums, which several servers
+    drop silently.
+    """
+    return {
+        "num_cpus": max(LEAST_LOGICAL_CPUS, 2 * (os.cpu_count() or 1)),
+        "object_store_memory": _object_store_bytes(),
+        "include_dashboard": False,
+        "runtime_env": {"env_vars": worker_environment(local=True)},
+    }
+
+
+def worker_environment(*, local: bool) -> dict[str, str]:
+    """Environment variables of every worker process.
+
+    Args:
+        local: the workers share this machine: one thread each, and the packages are found by path.
+            Elsewhere the scheduler sets the threads and the packages are installed or shipped.
+    """
+    from crystalign.storage import S3_ENVIRONMENT
+
+    environment = dict(S3_ENVIRONMENT)
+    environment["TOKENIZERS_PARALLELISM"] = "false"
+    if local:
+        environment.update(dict.fromkeys(_PINNED, "1"))
+        environment["PYTHONPATH"] = _python_path()
+    return environment
+
+
+def check_fits(demands: Sequence[Demand], available: Mapping[str, float], *, free_cpus: float = 1.0) -> None:
+    """Compare a plan with what a cluster has, before anything waits for it.
+
+    Args:
+        demands: what runs at the same time.
+        available: `{"CPU": …, "GPU": …}` of the whole cluster.
+        free_cpus: logical CPUs that must remain for the tasks that read and prepare data.
+
+    Raises:
+        ConfigError: the plan does not fit; the message holds the sum, line by line.
+    """
+    cpus = sum(d.count * d.cpus for d in demands) + free_cpus
+    gpus = sum(d.count * d.gpus for d in demands)
+    has_cpus, has_gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
+    if cpus <= has_cpus and gpus <= has_gpus:
+        return
+    lines = [f"{d.count} {d.name} × ({d.cpus:g} CPU, {d.gpus:g} GPU)" for d in demands]
+    lines.append(f"{free_cpus:g} CPU for data tasks")
+    raise ConfigError(
+        f"the plan needs {cpus:g} CPUs and {gpus:g} GPUs but the cluster has {has_cpus:g} and {has_gpus:g}: "
+        + " + ".join(lines)
+        + "; lower num_workers, or use a larger cluster"
+    )
+
+
+def parallel_tasks(available: Mapping[str, float], *, reserved: float) -> int:
+    """How many tasks that compute can run beside what is reserved without slowing each other down.
+
+    Half of the free logical CPUs: on a machine that starts its own cluster they are twice its cores.
+    """
+    return max(1, int((available.get("CPU", 0.0) - reserved) // 2))
+
+
+def _python_path() -> str:
+    """The folders of the `crystalign*` packages, then what this process was given."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(crystalign.__file__)))
+    house = os.path.dirname(root)
+    folders = [root]
+    if os.path.basename(root) == "platform":  # a checkout: the sister packages stand beside it
+        folders += [os.path.join(house, "jobs"), os.path.join(house, "serve")]
+    folders += [os.path.abspath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    return os.pathsep.join(dict.fromkeys(folders))
+
+
+def _object_store_bytes() -> int:
+    """A quarter of the memory, at most 2 GiB, and no more than fits into shared memory."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    budget = min(LARGEST_OBJECT_STORE, total // 4)
+    try:
+        shared = os.statvfs("/dev/shm")  # noqa: S108 (a size is read, nothing is written)
+    except OSError:
+        return budget
+    return max(100 * 2**20, min(budget, int(shared.f_bavail * shared.f_frsize * 0.8)))

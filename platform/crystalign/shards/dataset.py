@@ -1,0 +1,141 @@
+"""`Dataset`: reading what the manifest names, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crystalign import storage
+from crystalign.errors import DatasetError
+from crystalign.material import Material
+from crystalign.shards.manifest import Manifest, ShardEntry
+from crystalign.shards.schema import (
+    DESCRIPTION,
+    main_modalities,
+    sibling_modalities,
+    table_to_materials,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset at a URI, opened by its manifest."""
+
+    uri: str
+    """Any URI that `crystalign.storage` speaks."""
+    manifest: Manifest
+    """What it holds."""
+
+    @classmethod
+    def open(cls, uri: str) -> Dataset:
+        """Read the manifest.
+
+        Raises:
+            DatasetError: there is no dataset, or not one of this version.
+        """
+        return cls(uri, Manifest.read(uri))
+
+    def __len__(self) -> int:
+        """The number of materials."""
+        return self.manifest.rows
+
+    def read(
+        self,
+        shard: int,
+        row_group: int | None = None,
+        columns: Sequence[str] | None = None,
+        modalities: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Rows of one shard.
+
+        Args:
+            shard: its position in the manifest.
+            row_group: one row group of it; None reads all.
+            columns: exactly these, modalities included. None reads the description and the properties,
+                the crystal, and `modalities`.
+            modalities: beside the crystal; heavy ones are joined from their files, and one that the
+                dataset does not have is a column of nulls. None reads every light one.
+
+        Raises:
+            DatasetError: a file is missing or is not the one the manifest names.
+        """
+        entry = self.manifest.shards[shard]
+        if columns is None:
+            wanted = main_modalities() if modalities is None else tuple(dict.fromkeys(("crystal", *modalities)))
+            columns = [*DESCRIPTION.names, *wanted, *(p.column for p in self.manifest.properties)]
+        heavy = [c for c in columns if c in sibling_modalities()]
+        table = self._read_file(entry.path, entry, row_group, [c for c in columns if c not in heavy])
+        for name in heavy:
+            table = table.append_column(name, self._sibling(entry, name, row_group, table.num_rows))
+        return table
+
+    def materials(self, modalities: Sequence[str] | None = None) -> Iterator[Material]:
+        """Every material in order, one row group in memory at a time."""
+        for shard, entry in enumerate(self.manifest.shards):
+            for group in range(len(entry.row_groups)):
+                table = self.read(shard, group, modalities=modalities)
+                yield from table_to_materials(table, self.manifest.properties, modalities=modalities)
+
+    def material(self, shard: int, row: int, modalities: Sequence[str] | None = None) -> Material:
+        """One material by its place: `row` counts within the shard. None reads every modality."""
+        bounds = np.cumsum(self.manifest.shards[shard].row_groups)
+        group = int(np.searchsorted(bounds, row, side="right"))
+        first = int(bounds[group - 1]) if group else 0
+        everything = (*main_modalities(), *self.manifest.shards[shard].siblings)
+        table = self.read(shard, group, modalities=everything if modalities is None else modalities)
+        return table_to_materials(table.slice(row - first, 1), self.manifest.properties)[0]
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """Light columns of all rows, and where each row is: `shard` (int32) and `row` in it (int64)."""
+        pieces = []
+        for shard, entry in enumerate(self.manifest.shards):
+            piece = self.read(shard, columns=list(columns))
+            piece = piece.append_column("shard", pa.array(np.full(entry.rows, shard, np.int32)))
+            pieces.append(piece.append_column("row", pa.array(np.arange(entry.rows, dtype=np.int64))))
+        return pa.concat_tables(pieces)
+
+    def quarantine(self) -> pa.Table:
+        """What was refused: id, stage, reason, message, origin."""
+        names = ("id", "stage", "reason", "message", "origin")
+        pieces = [pa.table({name: pa.array([], pa.string()) for name in names})]
+        for entry in self.manifest.quarantine:
+            with storage.open_input(storage.join(self.uri, entry.path)) as source:
+                pieces.append(pq.read_table(source))
+        return pa.concat_tables(pieces)
+
+    def verify(self) -> None:
+        """Read every file and compare it with the manifest.
+
+        Raises:
+            VerificationError: one is missing or altered.
+        """
+        for shard in self.manifest.shards:
+            for entry in (shard, *shard.siblings.values()):
+                storage.verify(storage.join(self.uri, entry.path), entry)
+        for entry in self.manifest.quarantine:
+            storage.verify(storage.join(self.uri, entry.path), entry)
+
+    def _sibling(self, entry: ShardEntry, name: str, row_group: int | None, rows: int) -> pa.ChunkedArray[Any]:
+        from crystalign.modalities import modality_class
+
+        if name not in entry.siblings:
+            return pa.chunked_array([pa.nulls(rows, modality_class(name).column_type())])
+        return self._read_file(entry.siblings[name].path, entry, row_group, [name]).column(name)
+
+    def _read_file(self, path: str, entry: ShardEntry, row_group: int | None, columns: Sequence[str]) -> pa.Table:
+        uri = storage.join(self.uri, path)
+        try:
+            with storage.open_input(uri) as source:
+                file = pq.ParquetFile(source)
+                if file.metadata.num_rows != entry.rows or file.num_row_groups != len(entry.row_groups):
+                    raise DatasetError(f"{uri} has {file.metadata.num_rows} rows, its manifest says {entry.rows}")
+                if row_group is None:
+                    return file.read(columns=list(columns))
+                return file.read_row_group(row_group, columns=list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(f"{uri} cannot be read: {error}; `Dataset.verify` tells what else is broken") from error

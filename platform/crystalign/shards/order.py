@@ -1,0 +1,100 @@
+"""Which row is the k-th sample of epoch e: a pure function of (seed, epoch, selection), whatever the world size.
+
+Row groups are permuted and pooled into buckets that fit into memory; the rows of a bucket are
+shuffled together. Sample k belongs to step ⌊k/B⌋, so an epoch has ⌈N/B⌉ steps, the last one short.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalign.shards.selection import Selection
+
+
+class Window(NamedTuple):
+    """Consecutive steps whose samples come from one bucket (the last step may reach into the next)."""
+
+    first_step: int
+    """Counted within the epoch."""
+    last_step: int
+    """One past the last."""
+
+
+class EpochOrder:
+    """The order of samples in one epoch."""
+
+    def __init__(
+        self, selection: Selection, *, seed: int, epoch: int, batch_size: int, window_rows: int = 16384
+    ) -> None:
+        """Fix the order.
+
+        Args:
+            selection: the rows.
+            seed: of the run.
+            epoch: counted from 0.
+            batch_size: global, B.
+            window_rows: rows that are shuffled together, hence held in memory together; one row
+                group more may be.
+        """
+        self.selection, self.batch_size, self.window_rows = selection, batch_size, window_rows
+        self._seed = [seed, epoch, int(selection.sha256[:16], 16)]
+
+    @property
+    def steps(self) -> int:
+        """⌈N/B⌉."""
+        return -(-self.selection.n // self.batch_size)
+
+    @cached_property
+    def _buckets(self) -> list[NDArray[np.int64]]:
+        """Places of row groups, pooled; the buckets hold about equally many rows."""
+        rng = np.random.default_rng(self._seed)
+        filled = np.flatnonzero(self.selection.counts)
+        places = rng.permutation(filled)
+        ends = np.cumsum(self.selection.counts[places])
+        number = -(-self.selection.n // self.window_rows)
+        bucket = np.minimum((ends - 1) * number // self.selection.n, number - 1)
+        return [places[bucket == b] for b in range(number) if (bucket == b).any()]
+
+    @cached_property
+    def _bounds(self) -> NDArray[np.int64]:
+        """(buckets + 1,) position of the first sample of each bucket."""
+        sizes = [int(self.selection.counts[places].sum()) for places in self._buckets]
+        return np.cumsum([0, *sizes])
+
+    def windows(self) -> list[Window]:
+        """The steps of the epoch, cut where buckets end."""
+        edges = -(-self._bounds // self.batch_size)
+        return [Window(int(a), int(b)) for a, b in pairwise(edges) if b > a]
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """(≤ B, 3) shard, row group and row of the samples of a step, in order.
+
+        Raises:
+            IndexError: the epoch has no such step.
+        """
+        if not 0 <= step < self.steps:
+            raise IndexError(f"step {step} of an epoch of {self.steps} steps")
+        low, high = step * self.batch_size, min((step + 1) * self.batch_size, self.selection.n)
+        first = int(np.searchsorted(self._bounds, low, side="right")) - 1
+        last = int(np.searchsorted(self._bounds, high - 1, side="right")) - 1
+        pieces = []
+        for bucket in range(first, last + 1):
+            start = int(self._bounds[bucket])
+            pieces.append(self._shuffled(bucket)[max(0, low - start) : high - start])
+        return np.concatenate(pieces)
+
+    def _shuffled(self, bucket: int) -> NDArray[np.int64]:
+        """(rows, 3) the rows of a bucket in order; the latest two are kept."""
+        kept: dict[int, NDArray[np.int64]] = self.__dict__.setdefault("_kept", {})
+        if bucket not in kept:
+            rng = np.random.default_rng([*self._seed, bucket])
+            rows = np.concatenate([self.selection.rows(int(place)) for place in self._buckets[bucket]])
+            while len(kept) > 1:
+                kept.pop(next(iter(kept)))
+            kept[bucket] = rows[rng.permutation(len(rows))]
+        return kept[bucket]

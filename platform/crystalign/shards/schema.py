@@ -1,0 +1,158 @@
+"""What a shard holds: one row per material, one nullable column per modality and per property."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from crystalign.crystal import SYMBOLS, Crystal
+from crystalign.material import Material, Provenance
+from crystalign.modalities import NAMES, modality_class
+from crystalign.properties import PropertySpec
+from crystalign.shards.splits import fraction
+
+SCHEMA_VERSION = 1
+
+DESCRIPTION = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("licence", pa.string(), nullable=False),
+        pa.field("vintage", pa.string()),
+        pa.field("reference", pa.string()),
+        pa.field("formula", pa.string(), nullable=False),
+        pa.field("chemsys", pa.string(), nullable=False),
+        pa.field("elements", pa.list_(pa.string()), nullable=False),
+        pa.field("n_sites", pa.int32(), nullable=False),
+        pa.field("spacegroup_number", pa.int16()),
+        pa.field("prototype", pa.string()),
+        pa.field("structure_key", pa.string(), nullable=False),
+        pa.field("split_formula", pa.float64(), nullable=False),
+        pa.field("split_material", pa.float64(), nullable=False),
+        pa.field("split_chemsys", pa.float64(), nullable=False),
+        pa.field("split_prototype", pa.float64()),
+    ]
+)
+"""The columns that describe a material, light enough to read for a whole dataset."""
+
+
+def sibling_modalities() -> tuple[str, ...]:
+    """Modalities whose columns live in files of their own."""
+    return tuple(name for name in NAMES if modality_class(name).sibling)
+
+
+def main_modalities() -> tuple[str, ...]:
+    """Modalities whose columns live in the shard itself, the crystal first."""
+    return tuple(name for name in NAMES if not modality_class(name).sibling)
+
+
+def shard_schema(properties: Sequence[PropertySpec] = ()) -> pa.Schema:
+    """The schema of a shard with these property columns."""
+    modalities = [pa.field(name, modality_class(name).column_type()) for name in main_modalities()]
+    return pa.schema([*DESCRIPTION, *modalities, *(pa.field(p.column, pa.float64()) for p in properties)])
+
+
+def sibling_schema(modality: str) -> pa.Schema:
+    """The schema of the file beside a shard that holds one heavy modality: the same rows in the same order."""
+    return pa.schema([pa.field("id", pa.string(), nullable=False), (modality, modality_class(modality).column_type())])
+
+
+def structure_key(crystal: Crystal, prototype: str | None) -> str:
+    """Equal for crystals of one formula and one prototype; without a prototype, for equal sites only."""
+    if prototype is not None:
+        return f"{crystal.formula}|{prototype}"
+    content = b"".join(a.round(6).tobytes() for a in (crystal.lattice, crystal.frac_coords))
+    return f"{crystal.formula}|{hashlib.sha256(content + crystal.atomic_numbers.tobytes()).hexdigest()[:16]}"
+
+
+def materials_to_table(materials: Sequence[Material], properties: Sequence[PropertySpec] = ()) -> pa.Table:
+    """A table of `shard_schema(properties)`; heavy modalities are not in it (`sibling_table`)."""
+    rows = [_describe(m) for m in materials]
+    columns: dict[str, Any] = {
+        field.name: pa.array([row[field.name] for row in rows], field.type) for field in DESCRIPTION
+    }
+    for name in main_modalities():
+        columns[name] = _modality_column(name, materials)
+    for spec in properties:
+        columns[spec.column] = pa.array([m.properties.get(spec) for m in materials], pa.float64())
+    return pa.table(columns, schema=shard_schema(properties))
+
+
+def sibling_table(materials: Sequence[Material], modality: str) -> pa.Table:
+    """A table of `sibling_schema(modality)`."""
+    ids = pa.array([m.id for m in materials], pa.string())
+    return pa.table({"id": ids, modality: _modality_column(modality, materials)}, schema=sibling_schema(modality))
+
+
+def table_to_materials(
+    table: pa.Table, properties: Sequence[PropertySpec] = (), *, modalities: Sequence[str] | None = None
+) -> list[Material]:
+    """The materials of a table's rows.
+
+    Args:
+        table: description columns and `crystal`, and whatever modalities and properties it holds.
+        properties: those to read; a column that is not in the table is skipped.
+        modalities: those to read; None reads every one in the table.
+    """
+    wanted = [m for m in (NAMES if modalities is None else modalities) if m in table.column_names and m != "crystal"]
+    light = [f.name for f in DESCRIPTION if f.name in table.column_names and f.name != "elements"]
+    described = table.select(light).to_pylist()
+    cells = {name: _cells(table, name) for name in ("crystal", *wanted)}
+    values = {p: table.column(p.column).to_pylist() for p in properties if p.column in table.column_names}
+    materials = []
+    for i, row in enumerate(described):
+        materials.append(
+            Material(
+                id=row["id"],
+                crystal=cells["crystal"][i],
+                provenance=Provenance(
+                    row["source"], row["licence"], row.get("vintage") or "", row.get("reference") or ""
+                ),
+                modalities={name: cells[name][i] for name in wanted if cells[name][i] is not None},
+                properties={p: column[i] for p, column in values.items() if column[i] is not None},
+                spacegroup_number=row.get("spacegroup_number"),
+                prototype=row.get("prototype"),
+            )
+        )
+    return materials
+
+
+def _cells(table: pa.Table, name: str) -> list[Any]:
+    read = modality_class(name).from_column
+    return [read(cell) if cell.is_valid else None for cell in table.column(name)]
+
+
+def _modality_column(name: str, materials: Iterable[Material]) -> pa.Array[Any]:
+    cls = modality_class(name)
+    cells = [None if (value := m.value(name)) is None else cls.to_column(value) for m in materials]
+    return pa.array(cells, cls.column_type())
+
+
+def _describe(material: Material) -> dict[str, Any]:
+    crystal, formula, chemsys = material.crystal, material.crystal.formula, material.crystal.chemsys
+    return {
+        "id": material.id,
+        "source": material.provenance.source,
+        "licence": material.provenance.licence,
+        "vintage": material.provenance.vintage,
+        "reference": material.provenance.reference,
+        "formula": formula,
+        "chemsys": chemsys,
+        "elements": sorted(SYMBOLS[z] for z in crystal.composition),
+        "n_sites": len(crystal),
+        "spacegroup_number": material.spacegroup_number,
+        "prototype": material.prototype,
+        "structure_key": structure_key(crystal, material.prototype),
+        "split_formula": fraction(formula),
+        "split_material": fraction(material.id),
+        "split_chemsys": fraction(chemsys),
+        "split_prototype": None if material.prototype is None else fraction(material.prototype),
+    }
+
+
+def count_present(column: pa.ChunkedArray[Any]) -> int:
+    """How many cells hold a value."""
+    return int(len(column) - column.null_count)

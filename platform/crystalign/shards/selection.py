@@ -1,0 +1,130 @@
+"""Which rows a run trains on: split ∧ required modalities, worked out once and kept as bitmaps."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from crystalign import storage
+from crystalign.errors import DatasetError
+from crystalign.shards.dataset import Dataset
+from crystalign.shards.splits import SplitName, SplitRule
+
+LIMIT = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen rows of every row group of a dataset."""
+
+    dataset_sha256: str
+    """Of the manifest it was made for."""
+    shards: NDArray[np.int64]
+    """(G,) shard of each row group."""
+    groups: NDArray[np.int64]
+    """(G,) its number within the shard."""
+    masks: tuple[NDArray[np.bool_], ...]
+    """G arrays: which rows of the group are chosen."""
+
+    @classmethod
+    def build(cls, dataset: Dataset, rule: SplitRule, which: SplitName, require: Sequence[str] = ()) -> Selection:
+        """Choose the rows of one part of a split that have every required modality.
+
+        Args:
+            dataset: reads light columns only; heavy modalities are looked up by their validity.
+            rule: the split.
+            which: its part.
+            require: modality names; the crystal is always there.
+
+        Raises:
+            DatasetError: not one row is left.
+        """
+        shards, groups, masks = [], [], []
+        keys = [rule.column, rule.key]
+        for number, entry in enumerate(dataset.manifest.shards):
+            table = dataset.read(number, columns=[*dict.fromkeys([*keys, *require])])
+            mask = rule.mask(table, which)
+            for name in require:
+                mask &= table.column(name).is_valid().to_numpy()
+            edges = np.cumsum((0, *entry.row_groups))
+            for group in range(len(entry.row_groups)):
+                shards.append(number)
+                groups.append(group)
+                masks.append(mask[edges[group] : edges[group + 1]])
+        found = cls(dataset.manifest.sha256, np.array(shards, np.int64), np.array(groups, np.int64), tuple(masks))
+        if found.n == 0:
+            wanted = f" with {', '.join(require)}" if require else ""
+            raise DatasetError(f"the {which} part of {dataset.uri} has no material{wanted}; choose another split")
+        return found
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """(G,) chosen rows of each row group."""
+        return np.array([int(mask.sum()) for mask in self.masks], dtype=np.int64)
+
+    @property
+    def n(self) -> int:
+        """Chosen rows in all."""
+        return int(self.counts.sum())
+
+    @cached_property
+    def sha256(self) -> str:
+        """Identity: of the dataset and of every bit."""
+        digest = hashlib.sha256(self.dataset_sha256.encode())
+        for shard, group, mask in zip(self.shards, self.groups, self.masks, strict=True):
+            digest.update(f"{shard}/{group}/{len(mask)}:".encode() + np.packbits(mask).tobytes())
+        return digest.hexdigest()
+
+    def rows(self, place: int) -> NDArray[np.int64]:
+        """(c, 3) shard, row group and row of the chosen rows of the row group at `place`."""
+        chosen = np.flatnonzero(self.masks[place])
+        where = np.tile([self.shards[place], self.groups[place]], (len(chosen), 1))
+        return np.column_stack([where, chosen])
+
+    def save(self, uri: str) -> str:
+        """Write it under the dataset (or any folder) at `uri`, named by its content.
+
+        Returns:
+            The URI of the file.
+        """
+        target = storage.join(uri, "selections", f"{self.sha256}.parquet")
+        table = pa.table(
+            {
+                "shard": self.shards,
+                "group": self.groups,
+                "rows": pa.array([len(mask) for mask in self.masks], pa.int64()),
+                "bitmap": pa.array([np.packbits(mask).tobytes() for mask in self.masks], pa.binary()),
+            }
+        ).replace_schema_metadata({"dataset_sha256": self.dataset_sha256})
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        storage.write_bytes(target, sink.getvalue())
+        return target
+
+    @classmethod
+    def load(cls, uri: str) -> Selection:
+        """Read a selection back.
+
+        Raises:
+            DatasetError: the file is not the one its name says.
+        """
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri, limit=LIMIT)))
+        packed: list[Any] = table.column("bitmap").to_pylist()
+        masks = tuple(
+            np.unpackbits(np.frombuffer(bits, np.uint8), count=rows).astype(bool)
+            for bits, rows in zip(packed, table.column("rows").to_pylist(), strict=True)
+        )
+        sha256 = (table.schema.metadata or {}).get(b"dataset_sha256", b"").decode()
+        found = cls(sha256, table.column("shard").to_numpy(), table.column("group").to_numpy(), masks)
+        if found.sha256 not in uri:
+            raise DatasetError(f"{uri} holds the selection {found.sha256[:16]}…, not the one it is named after")
+        return found

@@ -1,0 +1,83 @@
+"""Which materials train and which are kept unseen: a pure function of a key and a salt, never a saved shuffle."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from crystalign.config import Config
+from crystalign.errors import ConfigError
+
+SplitName = Literal["train", "validation", "test"]
+SALT = "crystalign"
+"""One salt spans all sources and stages, so duplicates across sources fall into one fold."""
+
+
+def fraction(key: str, salt: str = SALT) -> float:
+    """Where a key falls in [0, 1): the top 53 bits of BLAKE2b(salt, key), the same on any machine."""
+    digest = hashlib.blake2b(f"{salt}\0{key}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
+
+
+class SplitRule(Config):
+    """A split: what must not straddle it, and how large its parts are."""
+
+    by: Literal["formula", "material", "chemsys", "prototype"] = "formula"
+    """What stays together. `formula`: polymorphs, and the same compound in two databases."""
+    salt: str = SALT
+    """Another salt is another split."""
+    train: float = Field(default=0.8, ge=0, le=1)
+    """Share of the keys that train."""
+    validation: float = Field(default=0.1, ge=0, le=1)
+    """Share of the keys that select; the rest is the test."""
+
+    @model_validator(mode="after")
+    def _sums(self) -> SplitRule:
+        if self.train + self.validation > 1.0 + 1e-9:
+            raise ValueError(f"train {self.train} + validation {self.validation} exceeds 1")
+        return self
+
+    @property
+    def column(self) -> str:
+        """The column of a shard that holds the fraction (at the default salt) of this rule's key."""
+        return f"split_{self.by}"
+
+    @property
+    def key(self) -> str:
+        """The column of a shard that holds the key itself."""
+        return "id" if self.by == "material" else self.by
+
+    def name_of(self, value: float) -> SplitName:
+        """The part into which a fraction falls."""
+        if value < self.train:
+            return "train"
+        return "validation" if value < self.train + self.validation else "test"
+
+    def mask(self, table: pa.Table, which: SplitName) -> NDArray[np.bool_]:
+        """(rows,) which rows of a table belong to a part.
+
+        Args:
+            table: holds `column`, or, where the salt is not the default, `key`.
+            which: the part.
+
+        Raises:
+            ConfigError: the table holds a key that is null, such as an undetermined prototype.
+        """
+        if self.salt == SALT:
+            values = table.column(self.column)
+        else:
+            values = pa.chunked_array([pa.array([fraction(k, self.salt) for k in table.column(self.key).to_pylist()])])
+        if values.null_count:
+            raise ConfigError(f"{values.null_count} rows have no {self.by}; split by formula, or derive it first")
+        numbers = values.to_numpy()
+        low, high = {
+            "train": (0.0, self.train),
+            "validation": (self.train, self.train + self.validation),
+            "test": (self.train + self.validation, 1.0),
+        }[which]
+        return np.asarray((numbers >= low) & (numbers < high))

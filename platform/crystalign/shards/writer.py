@@ -1,0 +1,159 @@
+"""Writing a dataset: shards in parallel, verified one by one; the manifest last, by one hand."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crystalign import storage
+from crystalign.errors import DatasetError
+from crystalign.material import Material
+from crystalign.properties import PropertySpec
+from crystalign.shards.manifest import Manifest, ShardEntry, SourceEntry
+from crystalign.shards.schema import (
+    count_present,
+    main_modalities,
+    materials_to_table,
+    sibling_modalities,
+    sibling_table,
+)
+from crystalign.storage import FileEntry
+
+ROWS_PER_GROUP = 512
+"""Small enough to read one, large enough to compress."""
+
+
+class Reject(NamedTuple):
+    """Something that could not become a row, and why."""
+
+    id: str
+    """Of the material, or of the file that held it."""
+    stage: str
+    """Where it failed: `read`, `check`, `derive`, …"""
+    reason: str
+    """A short, stable word to group by."""
+    message: str
+    """For people."""
+    origin: str
+    """The file or archive member."""
+
+
+def write_shard(
+    uri: str,
+    name: str,
+    materials: Sequence[Material],
+    properties: Sequence[PropertySpec] = (),
+    *,
+    rows_per_group: int = ROWS_PER_GROUP,
+) -> ShardEntry:
+    """Write `shards/<name>.parquet`, and its siblings where a material has a heavy modality.
+
+    Args:
+        uri: of the dataset.
+        name: the same name always holds the same rows, so that a repeated write is harmless.
+        materials: at least one.
+        properties: the dataset's property columns.
+        rows_per_group: rows of a Parquet row group, the unit of reading.
+
+    Raises:
+        VerificationError: the store does not return what was written.
+    """
+    assert materials, "a shard holds at least one material"
+    table = materials_to_table(materials, properties)
+    siblings = {
+        m: _write_table(uri, f"{m}/{name}.parquet", sibling_table(materials, m), rows_per_group)
+        for m in sibling_modalities()
+        if any(material.value(m) is not None for material in materials)
+    }
+    entry = _write_table(uri, f"shards/{name}.parquet", table, rows_per_group)
+    columns = (*main_modalities(), *(p.column for p in properties))
+    counts = {column: count_present(table.column(column)) for column in columns}
+    counts |= {m: sum(material.value(m) is not None for material in materials) for m in siblings}
+    provenance = Counter((m.provenance.source, m.provenance.licence, m.provenance.vintage) for m in materials)
+    return ShardEntry(
+        **entry.model_dump(),
+        rows=len(materials),
+        row_groups=tuple(
+            min(rows_per_group, len(materials) - start) for start in range(0, len(materials), rows_per_group)
+        ),
+        counts=counts,
+        sources=_sources(provenance),
+        siblings=siblings,
+    )
+
+
+def write_quarantine(uri: str, name: str, rejects: Sequence[Reject]) -> FileEntry:
+    """Write `quarantine/<name>.parquet`."""
+    columns = {field: pa.array([getattr(r, field) for r in rejects], pa.string()) for field in Reject._fields}
+    return _write_table(uri, f"quarantine/{name}.parquet", pa.table(columns), ROWS_PER_GROUP)
+
+
+def commit_manifest(
+    uri: str,
+    shards: Sequence[ShardEntry],
+    properties: Sequence[PropertySpec] = (),
+    *,
+    quarantine: Sequence[FileEntry] = (),
+    quarantined: int = 0,
+    derived: Sequence[str] = (),
+) -> Manifest:
+    """Make the dataset exist: check that ids are unique, sum up, write the manifest.
+
+    Raises:
+        DatasetError: no row at all, or an id that stands twice.
+    """
+    if not shards:
+        raise DatasetError(f"nothing to write to {uri}: no crystal could be used, {quarantined} were quarantined")
+    _check_unique(uri, shards)
+    counts: Counter[str] = Counter()
+    provenance: Counter[tuple[str, str, str]] = Counter()
+    for shard in shards:
+        counts.update(shard.counts)
+        for source in shard.sources:
+            provenance[source.name, source.licence, source.vintage] += source.rows
+    columns = {p.column for p in properties}
+    manifest = Manifest(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        shards=tuple(shards),
+        modalities={name: n for name, n in counts.items() if name not in columns and n},
+        properties=tuple(properties),
+        property_counts={name: n for name, n in counts.items() if name in columns},
+        sources=_sources(provenance),
+        quarantine=tuple(quarantine),
+        quarantined=quarantined,
+        derived=tuple(derived),
+    )
+    manifest.write(uri)
+    return manifest
+
+
+def _write_table(uri: str, path: str, table: pa.Table, rows_per_group: int) -> FileEntry:
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / "table.parquet"
+        pq.write_table(table, local, compression="zstd", row_group_size=rows_per_group)
+        return storage.upload(local, storage.join(uri, path)).model_copy(update={"path": path})
+
+
+def _sources(provenance: Counter[tuple[str, str, str]]) -> tuple[SourceEntry, ...]:
+    return tuple(
+        SourceEntry(name=name, licence=licence, vintage=vintage, rows=rows)
+        for (name, licence, vintage), rows in sorted(provenance.items())
+    )
+
+
+def _check_unique(uri: str, shards: Sequence[ShardEntry]) -> None:
+    seen: set[str] = set()
+    for shard in shards:
+        with storage.open_input(storage.join(uri, shard.path)) as source:
+            ids = [str(i) for i in pq.read_table(source, columns=["id"]).column("id").to_pylist()]
+        repeated = seen.intersection(ids) or {i for i, n in Counter(ids).items() if n > 1}
+        if repeated:
+            raise DatasetError(f"id {min(repeated)!r} stands twice in {uri}; ids must be unique in a dataset")
+        seen.update(ids)

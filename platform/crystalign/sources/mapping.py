@@ -1,0 +1,149 @@
+"""What the columns of a table mean: the YAML that turns any Parquet table of crystals into a source."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from crystalign.config import Config
+from crystalign.errors import ConfigError
+from crystalign.properties import PropertySpec, Quantity
+
+
+class CrystalColumns(Config):
+    """Where the structure is."""
+
+    lattice: str
+    """Column of the cell."""
+    lattice_format: Literal["parameters", "matrix"]
+    """`parameters`: a b c α β γ in Å and degrees. `matrix`: 9 numbers, rows are vectors, Å."""
+    frac_coords: str
+    """Column of 3N fractional coordinates."""
+    atomic_numbers: str
+    """Column of N atomic numbers."""
+    table: Literal["main", "join"] = "main"
+    """Which of the two tables holds these columns."""
+
+
+class DosColumns(Config):
+    """Where a density of states is, and in which convention."""
+
+    energies: str
+    """Column of M energies, eV."""
+    densities: str
+    """Column of M densities of the whole cell, states/eV."""
+    zero: Literal["fermi"] = "fermi"
+    """What the energies are relative to."""
+    spin: Literal["sum", "half"] = "sum"
+    """`sum`: both channels are in it. `half`: one channel, which is doubled (exact where spins are paired)."""
+
+
+class ChargeDensityColumns(Config):
+    """Where a charge density is, and in which convention."""
+
+    values: str
+    """Column of nx·ny·nz values in C order."""
+    shape: tuple[int, int, int]
+    """(nx, ny, nz) along a, b, c."""
+    convention: Literal["rho", "rho_times_volume"]
+    """`rho`: electrons/Å³. `rho_times_volume`: CHGCAR's ρ·V."""
+    pseudo: bool
+    """Whether augmentation charges are missing, so that it does not integrate to the electrons."""
+
+
+class PropertyColumn(Config):
+    """A column that is a property, and how its values were obtained."""
+
+    column: str
+    """Name in the table."""
+    quantity: Quantity
+    """What it is, in the unit of `Quantity`."""
+    method: str
+    """Functional or experiment, e.g. `pbe`."""
+    source: str = ""
+    """Database of the values; the table's own name without one."""
+    vintage: str = ""
+    """Release of the values; the table's own without one."""
+    divide_by_sites: bool = False
+    """The column holds a value per cell and the quantity is per atom."""
+    where: tuple[str, tuple[str, ...]] | None = None
+    """(column, values): only rows whose column has one of these values."""
+    table: Literal["main", "join"] = "main"
+    """Which of the two tables holds it."""
+
+
+class Join(Config):
+    """A second table about the same materials."""
+
+    table: str
+    """Its file, relative to the folder of the main table."""
+    id: str
+    """Its column of ids."""
+
+
+class TableMapping(Config):
+    """What the columns of a Parquet table mean."""
+
+    name: str
+    """`Provenance.source` of every row."""
+    licence: str
+    """SPDX identifier."""
+    vintage: str = ""
+    """Release of the geometries."""
+    reference: str = "{id}"
+    """Where to look an entry up; `{id}` is its id."""
+    id: str
+    """Column of ids."""
+    reference_columns: tuple[str, ...] = ()
+    """Columns whose values are appended to the reference, e.g. the family of a structure."""
+    where: tuple[str, tuple[str, ...]] | None = None
+    """(column, values): only rows whose column has one of these values are part of the source."""
+    crystal: CrystalColumns
+    """The structure."""
+    join: Join | None = None
+    """A second table, matched by id in any order."""
+    dos: DosColumns | None = None
+    """Density of states."""
+    charge_density: ChargeDensityColumns | None = None
+    """Charge density."""
+    properties: tuple[PropertyColumn, ...] = Field(default=())
+    """Property columns."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TableMapping:
+        """Columns of a second table need a second table, and no two columns mean the same."""
+        uses = [self.crystal.table, *(p.table for p in self.properties)]
+        if "join" in uses and self.join is None:
+            raise ValueError("a column says `table: join` but there is no `join`")
+        specs = [self.spec(p) for p in self.properties]
+        if len(set(specs)) != len(specs):
+            raise ValueError("two property columns have the same quantity, method, source and vintage")
+        return self
+
+    def spec(self, column: PropertyColumn) -> PropertySpec:
+        """The property that a column fills."""
+        source, vintage = column.source or self.name, column.vintage or self.vintage
+        return PropertySpec(quantity=column.quantity, method=column.method, source=source, vintage=vintage)
+
+
+def shipped_mappings() -> tuple[str, ...]:
+    """Names of the mappings that come with the library."""
+    folder = resources.files("crystalign.sources") / "tables"
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+
+
+def load_mapping(name: str) -> TableMapping:
+    """A shipped mapping by its name, or a YAML file by its path.
+
+    Raises:
+        ConfigError: neither, or not a valid mapping.
+    """
+    if name in shipped_mappings():
+        with resources.as_file(resources.files("crystalign.sources") / "tables" / f"{name}.yaml") as path:
+            return TableMapping.from_yaml(path)
+    if not Path(name).is_file():
+        raise ConfigError(f"no mapping {name!r}: neither a YAML file nor one of {', '.join(shipped_mappings())}")
+    return TableMapping.from_yaml(name)

@@ -1,0 +1,1 @@
+"""The training loop, schedule, checkpoints and metrics: plain torch under any launcher."""

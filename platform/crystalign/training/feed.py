@@ -1,0 +1,208 @@
+"""From a dataset on disk to the batch of each (step, rank), as plain functions.
+
+The work is cut in two so that any scheduler can run it in parallel and in order:
+
+1. `read_window` reads the row groups of one window of steps once and cuts them into *portions*:
+   the undecoded rows of one (step, rank). Reading is cheap and needs memory for one window.
+2. `featurise` turns one portion into a `Batch`: decoding, augmentation, neighbour search,
+   collation. It is the expensive half and needs memory for one batch.
+
+Both are pure functions of the plan, so that a killed run, or one that continues with a different
+number of ranks, sees exactly the batches it would have seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from crystalign.config import Config
+from crystalign.errors import DatasetError
+from crystalign.modalities import Modality, make_modality
+from crystalign.shards.dataset import Dataset
+from crystalign.shards.order import EpochOrder
+from crystalign.shards.schema import table_to_materials
+from crystalign.shards.selection import Selection
+from crystalign.training.batch import Batch, make_batch
+
+
+class FeedPlan(Config):
+    """Everything on which the content of a batch depends, and nothing else."""
+
+    data: str
+    """URI of the dataset."""
+    data_sha256: str
+    """Of its manifest: a dataset that changed under a run would change the order of its samples."""
+    selection: str
+    """URI of the saved selection."""
+    modalities: dict[str, dict[str, Any]]
+    """Modality → the settings by which values become tensors."""
+    seed: int
+    """Of the order and of the augmentation."""
+    augment: bool = True
+    """Whether the features are augmented."""
+    batch_size: int
+    """Global, over all ranks."""
+    window_rows: int
+    """Rows that are shuffled together, hence held together."""
+    world_size: int
+    """Number of ranks a step is cut into."""
+    epochs: int
+    """Length of the feed."""
+
+    @property
+    def rows_per_rank(self) -> int:
+        """⌈B / W⌉, the same on every rank; surplus rows are masked."""
+        return -(-self.batch_size // self.world_size)
+
+
+class StepRange(Config):
+    """Consecutive steps of one epoch that share their row groups."""
+
+    epoch: int
+    """Counted from 0."""
+    first: int
+    """First step, counted within the epoch."""
+    last: int
+    """One past the last step."""
+
+
+class Portion(NamedTuple):
+    """The undecoded rows of one rank at one step."""
+
+    step: int
+    """Counted over all epochs."""
+    rank: int
+    """Which rank trains on them."""
+    rows: bytes
+    """An Arrow IPC stream; row order is sample order."""
+
+
+class Fed(NamedTuple):
+    """What a rank trains on at one step."""
+
+    step: int
+    """Counted over all epochs."""
+    rank: int
+    """Which rank."""
+    ids: list[str]
+    """Of the real rows, in order."""
+    batch: Batch
+    """`FeedPlan.rows_per_rank` rows."""
+
+
+def steps_per_epoch(plan: FeedPlan) -> int:
+    """⌈N / B⌉; the last step of an epoch is short."""
+    return _order(plan, 0).steps
+
+
+def ranges(plan: FeedPlan, start_step: int = 0) -> list[StepRange]:
+    """The windows of all epochs in order, from the step `start_step` (counted over all epochs) on."""
+    per_epoch = steps_per_epoch(plan)
+    found: list[StepRange] = []
+    for epoch in range(start_step // per_epoch, plan.epochs):
+        begin = max(0, start_step - epoch * per_epoch)
+        found += [
+            StepRange(epoch=epoch, first=max(begin, window.first_step), last=window.last_step)
+            for window in _order(plan, epoch).windows()
+            if window.last_step > begin
+        ]
+    return found
+
+
+def read_window(plan: FeedPlan, window: StepRange) -> Iterator[Portion]:
+    """Read the row groups of a window once and yield its portions, step by step and rank by rank.
+
+    Raises:
+        DatasetError: the dataset is not the one the plan was made for.
+    """
+    order = _order(plan, window.epoch)
+    steps = [order.rows(step) for step in range(window.first, window.last)]
+    table = _read_rows(plan, np.concatenate(steps))
+    first, begin = window.epoch * order.steps + window.first, 0
+    for number, rows in enumerate(steps):
+        for rank, (low, high) in enumerate(_cuts(len(rows), plan.world_size)):
+            yield Portion(first + number, rank, _to_ipc(table.slice(begin + low, high - low)))
+        begin += len(rows)
+
+
+def featurise(plan: FeedPlan, portion: Portion) -> Fed:
+    """The batch of one portion; its randomness is a function of (seed, step, rank) alone."""
+    table = pa.ipc.open_stream(portion.rows).read_all()
+    properties = _dataset(plan.data, plan.data_sha256).manifest.properties
+    materials = table_to_materials(table, properties, modalities=tuple(plan.modalities))
+    surplus = [None] * (plan.rows_per_rank - len(materials))
+    rng = np.random.default_rng([plan.seed, portion.step, portion.rank]) if plan.augment else None
+    batch = make_batch([*materials, *surplus], _modalities(plan), rng)
+    return Fed(portion.step, portion.rank, [str(name) for name in table.column("id").to_pylist()], batch)
+
+
+def feed(plan: FeedPlan, *, rank: int = 0, start_step: int = 0) -> Iterator[Fed]:
+    """The same batches in this process alone: for a notebook, a test, or a rank under `torchrun`."""
+    for window in ranges(plan, start_step):
+        for portion in read_window(plan, window):
+            if portion.rank == rank:
+                yield featurise(plan, portion)
+
+
+def _cuts(n: int, parts: int) -> list[tuple[int, int]]:
+    """Contiguous shares of n rows whose lengths differ by at most one, the longer first."""
+    edges = np.cumsum([0] + [n // parts + (part < n % parts) for part in range(parts)])
+    return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
+
+
+def _read_rows(plan: FeedPlan, rows: NDArray[np.int64]) -> pa.Table:
+    """The rows (n, 3: shard, row group, row) in the order asked for, each row group read once."""
+    dataset = _dataset(plan.data, plan.data_sha256)
+    groups, member = np.unique(rows[:, :2], axis=0, return_inverse=True)
+    place = np.empty(len(rows), np.int64)
+    pieces, filled = [], 0
+    for number, (shard, group) in enumerate(groups.tolist()):
+        mine = np.flatnonzero(member == number)
+        table = dataset.read(shard, row_group=group, modalities=tuple(plan.modalities))
+        pieces.append(table.take(pa.array(rows[mine, 2], pa.int64())))
+        place[mine] = np.arange(filled, filled + len(mine))
+        filled += len(mine)
+    return pa.concat_tables(pieces).combine_chunks().take(pa.array(place, pa.int64()))
+
+
+def _to_ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+    return bytes(sink.getvalue())
+
+
+@functools.lru_cache(maxsize=4)
+def _dataset(uri: str, sha256: str) -> Dataset:
+    dataset = Dataset.open(uri)
+    if dataset.manifest.sha256 != sha256:
+        raise DatasetError(
+            f"the dataset {uri} changed since this run was planned (manifest {dataset.manifest.sha256[:12]}, planned "
+            f"with {sha256[:12]}); train on the dataset as it was, or start a new run"
+        )
+    return dataset
+
+
+@functools.lru_cache(maxsize=4)
+def _selection(uri: str) -> Selection:
+    return Selection.load(uri)
+
+
+@functools.lru_cache(maxsize=8)
+def _order_of(selection: str, seed: int, epoch: int, batch_size: int, window_rows: int) -> EpochOrder:
+    return EpochOrder(_selection(selection), seed=seed, epoch=epoch, batch_size=batch_size, window_rows=window_rows)
+
+
+def _order(plan: FeedPlan, epoch: int) -> EpochOrder:
+    return _order_of(plan.selection, plan.seed, epoch, plan.batch_size, plan.window_rows)
+
+
+def _modalities(plan: FeedPlan) -> dict[str, Modality[Any]]:
+    return {name: make_modality(name, settings) for name, settings in plan.modalities.items()}

@@ -1,0 +1,228 @@
+"""The training loop: plain torch, one process or any number of them under any launcher."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from crystalign.errors import ConfigError
+from crystalign.modalities import stable_hash
+from crystalign.model import Model
+from crystalign.objectives import Loss, contrastive_loss, sigmoid_loss
+from crystalign.training.batch import Batch
+from crystalign.training.config import PretrainConfig
+from crystalign.training.schedule import learning_rate, make_optimiser, optimiser_tensors, restore_optimiser
+
+
+@dataclass
+class TrainState:
+    """All that a run needs besides its weights to go on where it was."""
+
+    step: int = 0
+    """Optimiser steps done; the next batch is that of this step."""
+    samples: int = 0
+    """Samples seen by all ranks."""
+    seconds: float = 0.0
+    """Time spent in steps, restarts not counted."""
+    cursor: dict[str, Any] = field(default_factory=dict)
+    """Where the data stands, in the words of whoever feeds it."""
+    optimiser: dict[str, Tensor] = field(default_factory=dict)
+    """Named tensors of the optimiser; filled when a checkpoint is taken."""
+
+
+OnLog = Callable[[dict[str, float]], None]
+OnCheckpoint = Callable[[Model, TrainState], None]
+
+
+class Step(nn.Module):
+    """Batch in, loss out: one module, so that DDP sees the temperatures beside the encoders."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Loss]:
+        """The differentiable loss, and its parts for the log."""
+        model = self.model
+        embeddings = model(batch)  # modality → (b, D)
+        pairs = model.config.aligned
+        if model.config.objective == "siglip":
+            scales, biases = model.logit_scales(), model.pair_biases()
+            loss = sigmoid_loss(embeddings, batch.present, batch.keys, scales, biases, pairs)
+        else:
+            loss = contrastive_loss(embeddings, batch.present, batch.keys, model.logit_scales(), pairs)
+        return loss.total, Loss(loss.total.detach(), loss.pairs, loss.counts)
+
+
+def train(
+    config: PretrainConfig,
+    model: Model,
+    batches: Iterable[Batch],
+    *,
+    total_steps: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+    state: TrainState | None = None,
+    on_log: OnLog | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
+) -> TrainState:
+    """Train until the batches, the steps or the minutes end.
+
+    Args:
+        config: optimiser, objective, intervals.
+        model: trained in place.
+        batches: this rank's batches of steps `start_step`, `start_step + 1`, …, as many on every rank.
+        total_steps: length of the whole run, which the schedule spans.
+        start_step: the step of the first batch; `state.step` where a state is given.
+        rank: of this process.
+        world_size: W.
+        device: where to compute.
+        state: of the checkpoint from which the run goes on; changed in place.
+        on_log: called on rank 0 with flat metrics every `log_every_steps`, and after the last step.
+        on_checkpoint: called on *every* rank every `checkpoint_every_steps`, and after the last step.
+
+    Returns:
+        The state after the last step, with the optimiser's tensors.
+
+    Raises:
+        ConfigError: the state is of another step than `start_step`.
+        FloatingPointError: the gradient is not finite.
+    """
+    state = TrainState(step=start_step) if state is None else state
+    if state.step != start_step:
+        raise ConfigError(f"the state is of step {state.step}, but the batches start at step {start_step}")
+    device = torch.device(device)
+    model.to(device).train()
+    optimiser = make_optimiser(model, config.optimiser)
+    restore_optimiser(model, optimiser, state.optimiser)
+    runner = _Runner(config, model, optimiser, state, total_steps, rank, world_size, device)
+    finished = False
+    for batch in batches:
+        record = runner.step(batch.to(device))
+        finished = runner.finished()
+        last = finished or state.step >= total_steps
+        if record is not None and rank == 0 and on_log is not None:
+            on_log(record)
+        if on_checkpoint is not None and (last or state.step % config.checkpoint_every_steps == 0):
+            state.optimiser = optimiser_tensors(model, optimiser)
+            on_checkpoint(model, state)
+        if last:
+            break
+    state.optimiser = optimiser_tensors(model, optimiser)
+    return state
+
+
+class _Runner:
+    """One step after the other."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        model: Model,
+        optimiser: torch.optim.AdamW,
+        state: TrainState,
+        total_steps: int,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+    ) -> None:
+        self.config, self.model, self.optimiser, self.state = config, model, optimiser, state
+        self.total_steps, self.rank, self.world_size, self.device = total_steps, rank, world_size, device
+        self.module: nn.Module = Step(model)
+        if world_size > 1:
+            ids = [device.index or 0] if device.type == "cuda" else None
+            # Unused parameters are looked for so that the gradient buckets, and with them the order of
+            # floating-point sums, are the same before and after a restart.
+            self.module = nn.parallel.DistributedDataParallel(self.module, device_ids=ids, find_unused_parameters=True)
+        self.dtype = autocast_dtype(config, device)
+        self.mark = time.perf_counter()
+        self.progress = self._progress()
+        self.logged = (self.mark, state.samples)
+
+    def step(self, batch: Batch) -> dict[str, float] | None:
+        """One optimiser step; the metrics where they are due."""
+        state, config = self.state, self.config
+        torch.manual_seed(stable_hash(f"{config.seed}/{state.step}/{self.rank}"))  # dropout survives a restart
+        lr = learning_rate(config.optimiser, self.progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            total, parts = self.module(batch)
+        total.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip))
+        if not math.isfinite(norm):  # of the averaged gradient: all ranks see the same
+            raise FloatingPointError(f"the gradient is not finite at step {state.step}: lower the learning rate {lr:g}")
+        self.optimiser.step()
+        self.model.clamp_scales()
+        state.step += 1
+        state.samples += int(_total(batch.real.sum().double()[None], self.world_size)[0])
+        now = time.perf_counter()
+        state.seconds += now - self.mark
+        self.mark = now
+        self.progress = self._progress()
+        if state.step % config.log_every_steps and state.step < self.total_steps and self.progress < 1.0:
+            return None
+        return self._record(parts, norm, lr)
+
+    def finished(self) -> bool:
+        """Whether the minutes are over; all ranks agree."""
+        return self.config.max_minutes is not None and self.progress >= 1.0
+
+    def _progress(self) -> float:
+        """Share of the run that is done: of the steps, or of the minutes of rank 0 if they end sooner."""
+        done = self.state.step / max(1, self.total_steps)
+        if self.config.max_minutes is None:
+            return done
+        share = torch.tensor([self.state.seconds / (60.0 * self.config.max_minutes)], device=self.device)
+        if self.world_size > 1:
+            dist.broadcast(share, 0)
+        return max(done, float(share[0]))
+
+    def _record(self, parts: Loss, norm: float, lr: float) -> dict[str, float]:
+        """Flat metrics of this step, of the whole batch; the same call on all ranks."""
+        pairs = [pair for pair in self.model.config.aligned if pair in parts.pairs]
+        local = torch.stack([parts.total, *(parts.pairs[pair] for pair in pairs)]).double()
+        means = (_total(local, self.world_size) / self.world_size).tolist()
+        before, samples = self.logged
+        self.logged = (self.mark, self.state.samples)
+        record = {
+            "step": float(self.state.step),
+            "samples": float(self.state.samples),
+            "progress": self.progress,
+            "loss": means[0],
+            "lr": lr,
+            "grad_norm": norm,
+            "samples_per_second": (self.state.samples - samples) / max(1e-9, self.mark - before),
+            "seconds": self.state.seconds,
+        }
+        for pair, mean in zip(pairs, means[1:], strict=True):
+            record[f"loss/{pair[0]}-{pair[1]}"] = mean
+        for pair, scale in self.model.logit_scales().items():
+            record[f"temperature/{pair[0]}-{pair[1]}"] = 1.0 / float(scale)
+        return record
+
+
+def autocast_dtype(config: PretrainConfig, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where it is asked for, or where a GPU has it; None computes in the weights' own precision."""
+    if config.compute_dtype == "auto":
+        fits = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fits else None
+    return torch.bfloat16 if config.compute_dtype == "bfloat16" else None
+
+
+def _total(values: Tensor, world_size: int) -> Tensor:
+    """Sum over ranks."""
+    if world_size > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values

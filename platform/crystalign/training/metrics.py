@@ -1,0 +1,169 @@
+"""Where the numbers of a run go: CSV, TensorBoard, MLflow, Weights & Biases. Rank 0 alone writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+from pathlib import Path
+from typing import Any, Protocol
+
+from crystalign import storage
+from crystalign.errors import ConfigError
+from crystalign.training.config import PretrainConfig
+
+Record = dict[str, float]
+"""Flat metrics of one step, `step` among them."""
+
+
+class Writer(Protocol):
+    """One place that metrics go to."""
+
+    def write(self, record: Record) -> None:
+        """Take the metrics of a step."""
+
+    def publish(self) -> None:
+        """Make what was taken visible under the run's URI."""
+
+    def close(self) -> None:
+        """Publish and let go."""
+
+
+class MetricLog:
+    """All writers of a run, in one."""
+
+    def __init__(self, config: PretrainConfig, run_uri: str, *, start_step: int = 0) -> None:
+        """Open the writers that `config.loggers` names.
+
+        Args:
+            config: names the loggers and is recorded by those that record settings.
+            run_uri: of the run; `metrics.csv` and `tensorboard/` lie under it.
+            start_step: rows of later steps, of a run that was cut short, are dropped from the CSV.
+
+        Raises:
+            ConfigError: a logger whose package is not installed.
+        """
+        self.writers: list[Writer] = []
+        for name in config.loggers:
+            if name == "csv":
+                self.writers.append(CsvWriter(storage.join(run_uri, "metrics.csv"), start_step))
+            elif name == "tensorboard":
+                self.writers.append(TensorBoardWriter(storage.join(run_uri, "tensorboard")))
+            else:
+                self.writers.append(TrackerWriter(name, config))
+
+    def write(self, record: Record) -> None:
+        """To every writer."""
+        for writer in self.writers:
+            writer.write(record)
+
+    def publish(self) -> None:
+        """Make what was written visible; call it with each checkpoint."""
+        for writer in self.writers:
+            writer.publish()
+
+    def close(self) -> None:
+        """Publish and let go."""
+        for writer in self.writers:
+            writer.close()
+
+
+class CsvWriter:
+    """One row per logged step; a column appears when its metric first does."""
+
+    def __init__(self, uri: str, start_step: int) -> None:
+        self.uri = uri
+        self.rows: list[dict[str, str]] = []
+        if start_step and storage.exists(uri):
+            old = csv.DictReader(io.StringIO(storage.read_bytes(uri).decode()))
+            self.rows = [row for row in old if float(row["step"]) <= start_step]
+
+    def write(self, record: Record) -> None:
+        """One row."""
+        self.rows.append({key: f"{value:.8g}" for key, value in record.items()})
+
+    def publish(self) -> None:
+        """The whole table, small as it is."""
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        storage.write_bytes(self.uri, text.getvalue().encode())
+
+    def close(self) -> None:
+        """Publish."""
+        self.publish()
+
+
+class TensorBoardWriter:
+    """Event files, written locally and copied to the run."""
+
+    def __init__(self, uri: str) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise _missing("tensorboard") from error
+        self.uri = uri
+        self.folder = tempfile.TemporaryDirectory(prefix="crystalign-tensorboard-")
+        self.events: Any = SummaryWriter(self.folder.name)  # type: ignore[no-untyped-call]
+
+    def write(self, record: Record) -> None:
+        """One point per metric."""
+        for key, value in record.items():
+            if key != "step":
+                self.events.add_scalar(key, value, int(record["step"]))
+
+    def publish(self) -> None:
+        """Copy the event files."""
+        self.events.flush()
+        for path in sorted(Path(self.folder.name).iterdir()):
+            storage.write_bytes(storage.join(self.uri, path.name), path.read_bytes())
+
+    def close(self) -> None:
+        """Publish and delete the local copy."""
+        self.publish()
+        self.events.close()
+        self.folder.cleanup()
+
+
+class TrackerWriter:
+    """MLflow or Weights & Biases, configured by their own environment variables."""
+
+    def __init__(self, name: str, config: PretrainConfig) -> None:
+        self.name = name
+        settings = config.model_dump(mode="json")
+        try:
+            if name == "mlflow":
+                import mlflow  # type: ignore[import-not-found]
+
+                self.tracker: Any = mlflow
+                mlflow.start_run(run_name=config.name)
+                mlflow.log_dict(settings, "config.json")
+            else:
+                import wandb  # type: ignore[import-not-found]
+
+                self.tracker = wandb.init(project="crystalign", name=config.name, config=settings)
+        except ImportError as error:
+            raise _missing(name) from error
+
+    def write(self, record: Record) -> None:
+        """All metrics of the step."""
+        if self.name == "mlflow":
+            self.tracker.log_metrics({k: v for k, v in record.items() if k != "step"}, step=int(record["step"]))
+        else:
+            self.tracker.log(record, step=int(record["step"]))
+
+    def publish(self) -> None:
+        """Trackers publish by themselves."""
+
+    def close(self) -> None:
+        """End the run there."""
+        if self.name == "mlflow":
+            self.tracker.end_run()
+        else:
+            self.tracker.finish()
+
+
+def _missing(name: str) -> ConfigError:
+    return ConfigError(f"the logger {name!r} is not installed: pip install {name}, or leave it out of `loggers`")

@@ -1,0 +1,1 @@
+"""The encoders and the index as a service: deployments, HTTP API, client and web page."""

@@ -1,0 +1,265 @@
+"""The HTTP API over any `Backend`: routes, time limits and the page. No Ray in sight."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from fastapi import FastAPI, File, Form, Query, UploadFile
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from fastapi.staticfiles import StaticFiles
+from numpy.typing import NDArray
+
+import crystalign
+from crystalign.errors import QueryError
+from crystalign.index.filters import parse_filter
+from crystalign_serve import errors, queries
+from crystalign_serve.backend import Backend, Stored
+from crystalign_serve.curves import Curve, material_curve
+from crystalign_serve.errors import NotFoundError, UnavailableError
+from crystalign_serve.materials import describe, listed_result
+from crystalign_serve.queries import Part, Upload
+from crystalign_serve.requests import MAX_K, SearchOptions, SearchRequest
+from crystalign_serve.requests import Query as SearchQuery
+from crystalign_serve.service import Service, examples_for
+
+UI = Path(__file__).parent / "ui"
+READERS = 4
+"""Threads that parse and featurise what users send, apart from the event loop."""
+PARSE_SECONDS = 20.0
+ENCODE_SECONDS = 30.0
+MAX_FILES = 4
+
+T = TypeVar("T")
+
+
+class Api:
+    """The routes' work, in terms of a backend."""
+
+    def __init__(self, service: Service, backend: Backend) -> None:
+        self.service = service
+        self.backend = backend
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+
+    async def in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        """Blocking work, away from the event loop, for a limited time.
+
+        Raises:
+            QueryError: it took too long.
+        """
+        job = asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+        try:
+            return await asyncio.wait_for(job, PARSE_SECONDS)
+        except TimeoutError:
+            message = f"reading the query took more than {PARSE_SECONDS:g} s; send a smaller structure or spectrum"
+            raise QueryError(message, reason="too-slow") from None
+
+    async def search(self, request: SearchRequest) -> dict[str, Any]:
+        """Answer a JSON query."""
+        service = self.service
+        read = functools.partial(queries.parts_of, request.query, service.modalities, service.manifest.modality)
+        return await self.answer(read, request, request.query.id)
+
+    async def search_files(
+        self, uploads: list[Upload], query: SearchQuery | None, options: SearchOptions
+    ) -> dict[str, Any]:
+        """Answer a query made of files and, perhaps, of other parts."""
+        service = self.service
+
+        def read() -> list[Part]:
+            parts = [queries.part_of_file(upload, service.modalities) for upload in uploads]
+            if query is not None:
+                parts += queries.parts_of(query, service.modalities, service.manifest.modality)
+            return parts
+
+        return await self.answer(read, options, None if query is None else query.id)
+
+    async def answer(
+        self, read: Callable[[], list[Part]], options: SearchOptions, material_id: str | None
+    ) -> dict[str, Any]:
+        """Read, encode, fuse, search, and write the answer down."""
+        started = time.perf_counter()
+        if options.filter is not None:
+            await self.in_thread(parse_filter, options.filter, self.service.fields)
+        parts = await self.in_thread(read)
+        weights = _weights(parts, options.weights)
+        vectors = await asyncio.gather(*(self.vector(part, material_id) for part in parts))
+        found = await self.backend.search(queries.fuse(list(vectors), weights), options.k, options.filter)
+        if found.shards_ok == 0:
+            message = "no shard of the index answered in time; try again in a moment"
+            raise UnavailableError(message)
+        curves = [part.curve for part in parts if part.curve is not None]
+        ranked = enumerate(zip(found.scores, found.records, strict=True), start=1)
+        properties = self.service.manifest.properties
+        return {
+            "results": [listed_result(rank, score, record, properties) for rank, (score, record) in ranked],
+            "shards_ok": found.shards_ok,
+            "shards_total": found.shards_total,
+            "index_version": self.service.manifest.version,
+            "allowed": found.allowed,
+            "exhausted": len(found.scores) < options.k and found.shards_ok == found.shards_total,
+            "elapsed_ms": round((time.perf_counter() - started) * 1e3, 2),
+            "query": {
+                "modalities": [part.modality for part in parts],
+                "curve": curves[0].model_dump() if curves else None,
+            },
+        }
+
+    async def vector(self, part: Part, material_id: str | None) -> NDArray[np.float32]:
+        """(D,) of one part: encoded, or stored where the part is an id."""
+        if part.features is None:
+            assert material_id is not None
+            return (await self.find(material_id)).vector
+        try:
+            return await asyncio.wait_for(self.backend.encode(part.modality, part.features), ENCODE_SECONDS)
+        except TimeoutError:
+            message = f"the {part.modality} encoder did not answer within {ENCODE_SECONDS:g} s; try again in a moment"
+            raise UnavailableError(message) from None
+
+    async def find(self, material_id: str) -> Stored:
+        """The row of an id.
+
+        Raises:
+            NotFoundError: it is not in the index.
+        """
+        stored = await self.backend.find(material_id)
+        if stored is None:
+            message = f"no material {material_id!r} in this index"
+            raise NotFoundError(message)
+        return stored
+
+    async def material(self, material_id: str) -> tuple[Any, Stored]:
+        """A material of the dataset, and its row of the index."""
+        stored = await self.find(material_id)
+        place = (stored.record["shard"], stored.record["row"])
+        return await self.in_thread(self.service.materials.get, *place), stored
+
+    async def info(self) -> dict[str, Any]:
+        """What the service is, with queries that work."""
+        origin = np.zeros(self.service.manifest.dimension, dtype=np.float32)
+        first = await self.backend.search(origin, 1, None)
+        examples = examples_for(self.service, first.records[0]) if first.records else []
+        return self.service.info(examples)
+
+
+def _weights(parts: list[Part], given: dict[str, float]) -> list[float]:
+    """One weight per part, named by the part or by its modality."""
+    names = {name for part in parts for name in (part.name, part.modality)}
+    unknown = sorted(set(given) - names)
+    if unknown:
+        message = f"weights for {', '.join(unknown)}, but the query has {', '.join(sorted(names))}"
+        raise QueryError(message, reason="unknown-weight")
+    return [given.get(part.name, given.get(part.modality, 1.0)) for part in parts]
+
+
+def build_api(service: Service, backend: Backend) -> FastAPI:
+    """The application: JSON under `/api`, its description at `/docs`, the page at `/`."""
+    app = FastAPI(
+        title="Crystalign", version=crystalign.__version__, description=crystalign.__doc__ or "", redoc_url=None
+    )
+    api = Api(service, backend)
+    errors.install(app)
+    _add_search(app, api)
+    _add_materials(app, api)
+
+    @app.get("/api/info")
+    async def info() -> dict[str, Any]:
+        """What is served: index, model, modalities, fields to filter by."""
+        return await api.info()
+
+    @app.get("/api/health")
+    async def health() -> dict[str, Any]:
+        """Whether every shard answers."""
+        ok, total = await backend.shards()
+        status = "ok" if ok == total else "degraded" if ok else "down"
+        return {"status": status, "shards_ok": ok, "shards_total": total, "rows": service.manifest.rows}
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(UI / "index.html")
+
+    app.mount("/assets", StaticFiles(directory=UI / "assets"), name="assets")
+    return app
+
+
+def _add_search(app: FastAPI, api: Api) -> None:
+    @app.post("/api/search")
+    async def search(request: SearchRequest) -> dict[str, Any]:
+        """Search by any mixture of text, formula, id, structure, DOS and powder pattern."""
+        return await api.search(request)
+
+    @app.post("/api/search/file")
+    async def search_file(
+        file: Annotated[list[UploadFile], File(max_length=MAX_FILES)],
+        kind: Annotated[list[str] | None, Form()] = None,
+        wavelength: Annotated[str | None, Form()] = None,
+        k: Annotated[int, Form(ge=1, le=MAX_K)] = 10,
+        filter: Annotated[str | None, Form()] = None,  # noqa: A002 (the name of the field)
+        weights: Annotated[str | None, Form()] = None,
+        query: Annotated[str | None, Form()] = None,
+    ) -> dict[str, Any]:
+        """Search by files, one `kind` each; `query` and `weights` are JSON, as in `/api/search`."""
+        kinds = kind or ["auto"]
+        if len(kinds) not in {1, len(file)}:
+            message = f"{len(kinds)} kinds for {len(file)} files; give one, or one for each"
+            raise QueryError(message, reason="unknown-kind")
+        kinds = kinds * len(file) if len(kinds) == 1 else kinds
+        uploads = [Upload(f.filename or "", await f.read(), n, wavelength) for f, n in zip(file, kinds, strict=True)]
+        mapping = {"k": k, "filter": filter or None, "weights": _json(weights, "weights")}
+        options = SearchOptions.from_mapping(mapping, origin="the form")
+        parts = SearchQuery.from_mapping(_json(query, "query"), origin="`query`") if query else None
+        return await api.search_files(uploads, parts, options)
+
+
+def _json(text: str | None, name: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        message = f"{name} must be a JSON object"
+        raise QueryError(message, reason="bad-json")
+    return value
+
+
+def _add_materials(app: FastAPI, api: Api) -> None:
+    # Ids may hold slashes, so the longer paths come first.
+    @app.get("/api/materials/{material_id:path}/cif")
+    async def cif(material_id: str) -> Response:
+        """The structure, as a CIF."""
+        material, _ = await api.material(material_id)
+        return PlainTextResponse(await api.in_thread(material.crystal.to_cif), media_type="chemical/x-cif")
+
+    @app.get("/api/materials/{material_id:path}/curve/{kind}")
+    async def curve(material_id: str, kind: str, wavelength: str = "CuKa") -> Curve:
+        """Its density of states, or its powder pattern at a wavelength (a tube's name, or Å)."""
+        material, _ = await api.material(material_id)
+        return await api.in_thread(material_curve, material, kind, wavelength)
+
+    @app.get("/api/materials/{material_id:path}/similar")
+    async def similar(
+        material_id: str,
+        k: Annotated[int, Query(ge=1, le=MAX_K)] = 10,
+        filter: Annotated[str | None, Query()] = None,  # noqa: A002 (the name of the parameter)
+    ) -> dict[str, Any]:
+        """The materials nearest to this one, itself left out."""
+        quoted = material_id.replace("\\", "\\\\").replace('"', '\\"')
+        others = f'id != "{quoted}"' + (f" AND ({filter})" if filter else "")
+        if filter:
+            await api.in_thread(parse_filter, filter, api.service.fields)  # its errors speak of what was sent
+        return await api.search(SearchRequest(query=SearchQuery(id=material_id), k=k, filter=others))
+
+    @app.get("/api/materials/{material_id:path}")
+    async def material(material_id: str) -> dict[str, Any]:
+        """Everything known about a material but its curves."""
+        found, stored = await api.material(material_id)
+        return describe(found, stored.record, api.service.manifest.properties)

@@ -1,0 +1,258 @@
+"""The Python client.
+
+    from crystalign_serve.client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        for hit in client.search(dos="dos.csv", filter='elements HAS ALL "Li","O"', k=20):
+            print(hit.id, hit.formula, hit.score)
+
+Structures are whatever you have: a path, the text of a CIF, a `Crystal`, a pymatgen `Structure`
+or ASE `Atoms`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from urllib.parse import quote
+
+import httpx
+
+from crystalign.crystal import Crystal
+from crystalign.errors import Error, QueryError
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TIMEOUT_SECONDS = 60.0
+_MAX_PATH = 4096
+
+
+class ServiceError(Error):
+    """The service could not be reached, or answered with an error that is not the query's."""
+
+
+class Hit(NamedTuple):
+    """One result."""
+
+    rank: int
+    """1 is the best."""
+    id: str
+    score: float
+    """Cosine similarity."""
+    formula: str
+    spacegroup_number: int | None
+    n_sites: int
+    source: str
+    properties: dict[str, float]
+    """Column → value."""
+    raw: dict[str, Any]
+    """As the service sent it, with labels and units."""
+
+
+class Answer(Sequence[Hit]):
+    """The results of a search, best first."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self.raw = raw
+        self._hits = [_hit(result) for result in raw["results"]]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._hits[index]
+
+    def __len__(self) -> int:
+        """How many results there are."""
+        return len(self._hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        """Best first."""
+        return iter(self._hits)
+
+    def __repr__(self) -> str:
+        """How many, out of how many."""
+        return f"Answer({len(self)} of {self.allowed} allowed rows, {self.raw['elapsed_ms']} ms)"
+
+    @property
+    def allowed(self) -> int:
+        """Rows that the filter lets through."""
+        return int(self.raw["allowed"])
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether these are all that the filter allows, fewer than were asked for."""
+        return bool(self.raw["exhausted"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard answered."""
+        return bool(self.raw["shards_ok"] == self.raw["shards_total"])
+
+
+class Client:
+    """A connection to a Crystalign service.
+
+    Args:
+        url: of the service; default: the environment variable CRYSTALIGN_URL, else port 8000 of this machine.
+        transport: for tests and special networks, as in httpx.
+    """
+
+    def __init__(self, url: str | None = None, *, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = (url or os.environ.get("CRYSTALIGN_URL") or DEFAULT_URL).rstrip("/")
+        self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_SECONDS, transport=transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._http.close()
+
+    def search(
+        self,
+        *,
+        text: str | None = None,
+        formula: str | None = None,
+        id: str | None = None,  # noqa: A002 (the name of the part, as everywhere)
+        cif: Any = None,
+        dos: Any = None,
+        xrd: Any = None,
+        wavelength: str | float | None = None,
+        filter: str | None = None,  # noqa: A002 (the name of the option, as everywhere)
+        k: int = 10,
+        weights: Mapping[str, float] | None = None,
+    ) -> Answer:
+        """Search by any mixture of parts; the fused score is the weighted sum of the single ones.
+
+        Args:
+            text: a description.
+            formula: a chemical formula.
+            id: a material of the index.
+            cif: a structure: path, CIF text, `Crystal`, pymatgen `Structure` or ASE `Atoms`.
+            dos: path of a file, `DensityOfStates`, or a mapping with `energies` (eV) and `densities`.
+            xrd: path of a file, or a mapping with `two_theta` (degrees), `intensities` and `wavelength`.
+            wavelength: of an XRD file that does not say: `CuKa`, …, or Å.
+            filter: OPTIMADE filter, evaluated before the search.
+            k: results wanted, 1 to 1000.
+            weights: part → weight, 1 where none is given.
+
+        Raises:
+            QueryError: the service cannot use the query; the message says why.
+            ServiceError: the service cannot be reached, or broke.
+        """
+        query: dict[str, Any] = {"text": text, "formula": formula, "id": id}
+        query["cif"] = None if cif is None else _cif_text(cif)
+        files = []
+        for kind, value in (("dos", dos), ("xrd", xrd)):
+            if isinstance(value, str | Path):
+                files.append((kind, Path(value)))
+            elif value is not None:
+                query[kind] = _plain(value, wavelength if kind == "xrd" else None)
+        query = {name: value for name, value in query.items() if value is not None}
+        options = {"k": k, "filter": filter, "weights": dict(weights or {})}
+        if not files:
+            return Answer(self._call("POST", "/api/search", json={"query": query, **options}))
+        form = {"k": str(k), "filter": filter or "", "weights": json.dumps(options["weights"])}
+        form |= {"wavelength": str(wavelength or ""), "query": json.dumps(query) if query else ""}
+        parts = [("file", (path.name, _read(path))) for _, path in files]
+        data = {**form, "kind": [kind for kind, _ in files]}
+        return Answer(self._call("POST", "/api/search/file", data=data, files=parts))
+
+    def similar(self, material_id: str, *, k: int = 10, filter: str | None = None) -> Answer:  # noqa: A002
+        """The materials nearest to one of the index, itself left out."""
+        parameters: dict[str, Any] = {"k": k} | ({"filter": filter} if filter else {})
+        return Answer(self._call("GET", f"/api/materials/{_quoted(material_id)}/similar", params=parameters))
+
+    def find_similar(self, structure_or_id: Any, top: int = 50, *, filter: str | None = None) -> Answer:  # noqa: A002
+        """The `top` nearest materials to a structure or to an id, in the manner of mp-api."""
+        if isinstance(structure_or_id, str) and "\n" not in structure_or_id and not Path(structure_or_id).is_file():
+            return self.similar(structure_or_id, k=top, filter=filter)
+        return self.search(cif=structure_or_id, k=top, filter=filter)
+
+    def material(self, material_id: str) -> dict[str, Any]:
+        """Everything known about a material but its curves."""
+        return self._call("GET", f"/api/materials/{_quoted(material_id)}")
+
+    def crystal(self, material_id: str) -> Crystal:
+        """The structure of a material."""
+        return Crystal.from_cif(self._send("GET", f"/api/materials/{_quoted(material_id)}/cif").text)
+
+    def info(self) -> dict[str, Any]:
+        """What is served: index, model, modalities, fields to filter by."""
+        return self._call("GET", "/api/info")
+
+    def health(self) -> dict[str, Any]:
+        """Whether every shard answers."""
+        return self._call("GET", "/api/health")
+
+    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self._send(method, path, **options).json()
+        return answer
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            message = f"no answer from {self.url} ({error}); is `crystalign serve` running there?"
+            raise ServiceError(message) from error
+        except ValueError as error:  # NaN in a JSON body
+            message = f"the query cannot be sent: {error}"
+            raise QueryError(message, reason="bad-number") from error
+        if response.is_success:
+            return response
+        message = _detail(response)
+        if 400 <= response.status_code < 500:
+            raise QueryError(message, reason=f"http-{response.status_code}")
+        raise ServiceError(message)
+
+
+def _hit(raw: dict[str, Any]) -> Hit:
+    properties = {entry["key"]: entry["value"] for entry in raw["properties"]}
+    names = ("rank", "id", "score", "formula", "spacegroup_number", "n_sites", "source")
+    return Hit(*(raw[name] for name in names), properties=properties, raw=raw)
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        return "; ".join(entry["detail"] for entry in response.json()["errors"])
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.reason_phrase}: {response.text[:200]}"
+
+
+def _quoted(material_id: str) -> str:
+    return quote(material_id, safe="")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        message = f"cannot read {path}: {error.strerror}"
+        raise QueryError(message, reason="unreadable-file") from error
+
+
+def _cif_text(structure: Any) -> str:
+    """CIF text of a path, a CIF, a `Crystal`, a pymatgen `Structure` or ASE `Atoms`."""
+    if isinstance(structure, str) and ("\n" in structure or len(structure) > _MAX_PATH):
+        return structure
+    if isinstance(structure, str | Path):
+        text = _read(Path(structure)).decode("utf-8", errors="replace")
+        return text if "_cell_length_a" in text else Crystal.from_poscar(text).to_cif()
+    if isinstance(structure, Crystal):
+        return structure.to_cif()
+    from_other = Crystal.from_ase if hasattr(structure, "get_scaled_positions") else Crystal.from_pymatgen
+    return from_other(structure).to_cif()
+
+
+def _plain(value: Any, wavelength: str | float | None) -> dict[str, Any]:
+    """A spectrum as JSON can carry it."""
+    names = ("energies", "densities", "n_atoms", "zero", "two_theta", "intensities", "wavelength")
+    fields = value if isinstance(value, Mapping) else {n: getattr(value, n) for n in names if hasattr(value, n)}
+    plain = {name: field.tolist() if hasattr(field, "tolist") else field for name, field in fields.items()}
+    return plain if wavelength is None else {**plain, "wavelength": wavelength}

@@ -1,0 +1,86 @@
+"""The parts of the service that hold something heavy: encoders hold weights, shards hold vectors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray import serve
+
+from crystalign.errors import ModelError
+from crystalign.index.manifest import IndexManifest, SegmentEntry
+
+if TYPE_CHECKING:
+    from crystalign.modalities import Features
+    from crystalign_serve.backend import ShardAnswer, Stored
+
+MAX_BATCH = 16
+BATCH_WAIT_SECONDS = 0.005
+
+EncodeRequest = tuple[str, "Features"]
+"""Modality, and one sample of it."""
+
+
+class Encoders:
+    """Encoders of some modalities of a model, batching whatever arrives within a few milliseconds."""
+
+    def __init__(self, model_uri: str, model_sha256: str, modalities: Sequence[str]) -> None:
+        from crystalign import load
+
+        self._model = load(model_uri)
+        if self._model.sha256 != model_sha256:
+            message = f"the model at {model_uri} is not the one that made the index; give the model it was made with"
+            raise ModelError(message)
+        for name in set(self._model.modalities) - set(modalities):
+            del self._model.encoders[name], self._model.projections[name]  # another deployment holds them
+
+    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)
+    async def encode(self, requests: list[EncodeRequest]) -> list[NDArray[np.float32]]:
+        """(D,) unit vector of each sample."""
+        return await asyncio.to_thread(self._encode, requests)
+
+    def _encode(self, requests: list[EncodeRequest]) -> list[NDArray[np.float32]]:
+        """One forward pass per modality in the batch."""
+        from crystalign_serve.backend import encode_batch
+
+        vectors: list[Any] = [None] * len(requests)
+        for modality in dict.fromkeys(name for name, _ in requests):
+            places = [i for i, (name, _) in enumerate(requests) if name == modality]
+            for place, vector in zip(
+                places, encode_batch(self._model, modality, [requests[i][1] for i in places]), strict=True
+            ):
+                vectors[place] = vector
+        return vectors
+
+
+class Shard:
+    """Some segments of an index."""
+
+    def __init__(self, index_uri: str, version: str, entries: Sequence[SegmentEntry]) -> None:
+        from crystalign.errors import DatasetError
+        from crystalign.index.search import Segment
+
+        manifest = IndexManifest.read(index_uri)
+        if manifest.version != version:
+            message = f"the index at {index_uri} is {manifest.version[:12]}, expected {version[:12]}: start again"
+            raise DatasetError(message)
+        self._segment = Segment.load(index_uri, entries, manifest.properties)
+
+    async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> ShardAnswer:
+        """The k best rows here."""
+        from crystalign_serve.backend import search_shard
+
+        return await asyncio.to_thread(search_shard, self._segment, vector, k, filter_text)
+
+    async def find(self, material_id: str) -> Stored | None:
+        """The row of an id, if it is here."""
+        from crystalign_serve.backend import find_in_shard
+
+        return await asyncio.to_thread(find_in_shard, self._segment, material_id)
+
+    async def rows(self) -> int:
+        """How many rows are here."""
+        return len(self._segment)

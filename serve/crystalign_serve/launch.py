@@ -1,0 +1,235 @@
+"""`crystalign serve`: the index and its model as Ray Serve deployments, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from crystalign.config import Config
+from crystalign.errors import ConfigError, Error
+from crystalign.index.manifest import IndexManifest
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+APPLICATION = "crystalign"
+START_RETRIES = 2
+DEFAULT_SHARDS = 2
+
+
+class ServeArgs(Config):
+    """What is served, and how it is spread; also the arguments of `serve run crystalign_serve.launch:app`."""
+
+    index: str
+    """Index, any URI."""
+    model: str | None = None
+    """Model directory, any URI; default: where it was when the index was made. It must be the same model."""
+    dataset: str | None = None
+    """Dataset, any URI; default: where it was when the index was made. It must be the same data."""
+    shards: int = Field(default=DEFAULT_SHARDS, ge=1)
+    """Deployments that hold the vectors; never more than the index has segments."""
+    encoders: Literal["grouped", "separate"] = "grouped"
+    """`grouped`: one deployment holds all encoders. `separate`: one deployment each."""
+    replicas: int = Field(default=1, ge=1)
+    """Replicas of each deployment."""
+    encoder_cpus: float = Field(default=0.2, gt=0)
+    """Logical CPUs of an encoder replica."""
+    encoder_gpus: float = Field(default=0.0, ge=0)
+    """GPUs of an encoder replica."""
+    shard_cpus: float = Field(default=0.1, gt=0)
+    """Logical CPUs of a shard replica, and of the coordinator."""
+    shard_deadline: float = Field(default=5.0, gt=0)
+    """Seconds; a shard that has not answered by then is left out, and the answer says so."""
+
+
+class Serve(ServeArgs):
+    """Serve an index: an HTTP API with a description at /docs, and a web page.
+
+    Example: crystalign serve --index s3://bucket/index --model s3://bucket/runs/first/model
+    """
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 is every one of this machine, for whoever can reach it."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 chooses a free one."""
+    address: str | None = None
+    """Ray cluster; default: RAY_ADDRESS, and without it one on this machine that ends with the service."""
+
+
+def app(args: ServeArgs) -> Application:
+    """The application of an index, for `serve.run` or `serve run crystalign_serve.launch:app index=URI`.
+
+    Raises:
+        DatasetError: no index there.
+        ModelError: no model there.
+    """
+    from ray import serve
+
+    from crystalign_serve.backend import spread
+    from crystalign_serve.coordinator import Coordinator
+    from crystalign_serve.deployments import Encoders, Shard
+    from crystalign_serve.service import read_model
+
+    manifest = IndexManifest.read(args.index)
+    model_uri = args.model or manifest.model_uri
+    model, card = read_model(model_uri)
+    shards = [
+        serve.deployment(Shard)
+        .options(name=f"shard-{number}", **_options(args, args.shard_cpus))
+        .bind(args.index, manifest.version, entries)
+        for number, entries in enumerate(spread(manifest, args.shards))
+    ]
+    groups = {"encoders": list(model.modalities)}
+    if args.encoders == "separate":
+        groups = {f"encoder-{name}": [name] for name in model.modalities}
+    encoders = {}
+    for name, members in groups.items():
+        deployment = serve.deployment(Encoders).options(
+            name=name, **_options(args, args.encoder_cpus, args.encoder_gpus)
+        )
+        bound = deployment.bind(model_uri, manifest.model_sha256, members)
+        encoders |= dict.fromkeys(members, bound)
+    front = serve.deployment(Coordinator).options(name="coordinator", **_options(args, args.shard_cpus))
+    return front.bind(encoders, shards, manifest, model, card, dataset_uri=args.dataset, deadline=args.shard_deadline)
+
+
+def _options(args: ServeArgs, cpus: float, gpus: float = 0.0) -> dict[str, Any]:
+    return {
+        "num_replicas": args.replicas,
+        "max_ongoing_requests": 100,
+        "max_constructor_retry_count": START_RETRIES,
+        "graceful_shutdown_timeout_s": 5.0,
+        "graceful_shutdown_wait_loop_s": 0.1,
+        "ray_actor_options": {"num_cpus": cpus, "num_gpus": gpus},
+    }
+
+
+def main(config: Serve) -> None:
+    """Start, say where, wait for Ctrl-C or SIGTERM, and leave nothing behind."""
+    stop = threading.Event()
+    with running(config) as url, _stopping(stop):  # Ray sets its own handlers when it starts, ours come after
+        print(f"Crystalign answers at {url}  (API: {url}/docs)")
+        print("Next, in another terminal:")
+        print(f'  crystalign search --text "a cubic perovskite oxide" --url {url}')
+        print(f"  crystalign search --cif FILE.cif --filter 'elements HAS \"O\" AND nelements<=3' --url {url}")
+        print("Ctrl-C stops it.", flush=True)
+        stop.wait()
+        print("Stopping…", flush=True)
+
+
+@contextlib.contextmanager
+def running(config: Serve) -> Iterator[str]:
+    """The service for the length of a `with` block; gives its URL.
+
+    Raises:
+        ConfigError: the port is taken, or the cluster is too small.
+        Error: the index, the model or the dataset cannot be used.
+    """
+    port = config.port or _free_port(config.host)
+    _require_free(config.host, port)
+    application_args = ServeArgs(**{name: getattr(config, name) for name in ServeArgs.model_fields})
+    application = app(application_args)  # the user's mistakes come out before anything starts
+    print(f"Serving {config.index} on http://{config.host}:{port}", flush=True)
+    with _cluster(config.address) as ours:
+        from ray import serve
+
+        _check_resources(application_args)
+        try:
+            serve.start(http_options={"host": config.host, "port": port}, logging_config={"log_level": "WARNING"})
+            serve.run(application, name=APPLICATION, route_prefix="/")
+            yield f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{port}"  # noqa: S104 (compared)
+        except RuntimeError as error:
+            message = f"the service did not start: {error}"
+            raise Error(message) from error
+        finally:
+            serve.shutdown() if ours else serve.delete(APPLICATION)
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[bool]:
+    """Connect to a cluster, or start one here and stop it at the end; gives whether it is ours."""
+    import shutil
+
+    import ray
+
+    from crystalign.resources import local_cluster, worker_environment
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a tool for unpublished data reports to nobody
+    if ray.is_initialized():
+        yield True
+        return
+    folder = tempfile.mkdtemp(prefix="crystalign-") if address in (None, "local") else None
+    try:
+        if folder is not None:
+            # "local" rather than nothing: a cluster of somebody else on this machine is not ours to use
+            ray.init(address="local", _temp_dir=folder, **local_cluster(), **quiet)
+        else:
+            ray.init(address=address, runtime_env={"env_vars": worker_environment(local=False)}, **quiet)
+        yield folder is not None
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_resources(args: ServeArgs) -> None:
+    import ray
+
+    from crystalign.resources import Demand, check_fits
+    from crystalign_serve.service import read_model
+
+    manifest = IndexManifest.read(args.index)
+    modalities = len(read_model(args.model or manifest.model_uri)[0].modalities) if args.encoders == "separate" else 1
+    shards = min(args.shards, len(manifest.segments))
+    demands = (
+        Demand(name="encoders", count=modalities * args.replicas, cpus=args.encoder_cpus, gpus=args.encoder_gpus),
+        Demand(name="shards", count=shards * args.replicas, cpus=args.shard_cpus),
+        Demand(name="coordinators", count=args.replicas, cpus=args.shard_cpus),
+    )
+    check_fits(demands, ray.cluster_resources(), free_cpus=0.0)
+
+
+@contextlib.contextmanager
+def _stopping(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM set `stop`; a second Ctrl-C interrupts the shutdown itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, _frame: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _require_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            message = f"cannot listen on {host}:{port}: {error.strerror}; choose another --port, or 0 for a free one"
+            raise ConfigError(message) from error

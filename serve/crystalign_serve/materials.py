@@ -1,0 +1,131 @@
+"""One material, in full: read from the dataset by the pointer that its row of the index holds."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crystalign.errors import DatasetError, StorageError
+from crystalign.index.manifest import IndexManifest
+from crystalign.properties import PropertySpec
+from crystalign_serve.backend import Record
+
+if TYPE_CHECKING:
+    from crystalign.shards.dataset import Dataset
+
+    from crystalign.material import Material
+
+_KEPT = 256
+
+
+class Materials:
+    """The dataset behind an index, opened once, its last materials remembered.
+
+    Raises:
+        DatasetError: the dataset is not the one that was embedded.
+    """
+
+    def __init__(self, uri: str, sha256: str) -> None:
+        from crystalign.shards.dataset import Dataset
+
+        self._dataset: Dataset = Dataset.open(uri)
+        if self._dataset.manifest.sha256 != sha256:
+            message = f"the dataset at {uri} has changed since it was embedded: embed it and build the index again"
+            raise DatasetError(message)
+        self.get = functools.lru_cache(_KEPT)(self._dataset.material)
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Name, licence, vintage and number of rows of each source."""
+        return [source.model_dump(mode="json") for source in self._dataset.manifest.sources]
+
+
+def open_materials(manifest: IndexManifest, dataset_uri: str | None) -> Materials:
+    """The dataset of an index, at the place it records or at another.
+
+    Raises:
+        DatasetError: it is not there, or not the one that was embedded.
+    """
+    uri = dataset_uri or manifest.dataset_uri
+    try:
+        return Materials(uri, manifest.dataset_sha256)
+    except (DatasetError, StorageError) as error:
+        message = f"the dataset of this index cannot be used: {error}; say where it is with --dataset"
+        raise DatasetError(message) from error
+
+
+def describe(material: Material, record: Record, properties: Sequence[PropertySpec]) -> dict[str, Any]:
+    """Everything but the atoms and the curves."""
+    crystal = material.crystal
+    lengths = np.linalg.norm(crystal.lattice, axis=1)
+    text = material.value("text")
+    return {
+        "id": material.id,
+        "formula": crystal.formula,
+        "spacegroup_number": record["spacegroup_number"],
+        "spacegroup_symbol": spacegroup_symbol(record["spacegroup_number"]),
+        "prototype": record["prototype"],
+        "lattice": {
+            **dict(zip("abc", lengths.round(4).tolist(), strict=True)),
+            **dict(zip(("alpha", "beta", "gamma"), _angles(crystal.lattice), strict=True)),
+            "volume": round(crystal.volume, 3),
+        },
+        "n_sites": len(crystal),
+        "text": None if text is None else text.description,
+        "properties": listed_properties(record, properties),
+        "provenance": {
+            "source": material.provenance.source,
+            "licence": material.provenance.licence,
+            "vintage": material.provenance.vintage,
+            "reference": material.provenance.reference,
+        },
+        "modalities": ["crystal", *(name for name, value in material.modalities.items() if value is not None)],
+    }
+
+
+def listed_properties(record: Record, properties: Sequence[PropertySpec]) -> list[dict[str, Any]]:
+    """Known properties of a row, with label and unit."""
+    listed = []
+    for spec in properties:
+        value = record.get(spec.column)
+        if value is not None and math.isfinite(value):
+            label = f"{spec.quantity.label}, {spec.method.upper()}"
+            listed.append({"key": spec.column, "label": label, "unit": spec.quantity.unit, "value": value})
+    return listed
+
+
+def listed_result(rank: int, score: float, record: Record, properties: Sequence[PropertySpec]) -> dict[str, Any]:
+    """One row of an answer."""
+    return {
+        "rank": rank,
+        "id": record["id"],
+        "score": score,
+        "formula": record["formula"],
+        "spacegroup_number": record["spacegroup_number"],
+        "spacegroup_symbol": spacegroup_symbol(record["spacegroup_number"]),
+        "n_sites": record["n_sites"],
+        "source": record["source"],
+        "licence": record["licence"],
+        "properties": listed_properties(record, properties),
+    }
+
+
+@functools.cache
+def spacegroup_symbol(number: int | None) -> str | None:
+    """Hermann–Mauguin symbol, e.g. `Fm-3m` of 225."""
+    if number is None:
+        return None
+    from moyopy import SpaceGroupType
+
+    return str(SpaceGroupType(number).hm_short).replace(" ", "")
+
+
+def _angles(lattice: Any) -> list[float]:
+    """α, β, γ in degrees: between b and c, c and a, a and b."""
+    unit = lattice / np.linalg.norm(lattice, axis=1, keepdims=True)
+    cosines = [float(unit[i] @ unit[j]) for i, j in ((1, 2), (2, 0), (0, 1))]
+    return [round(math.degrees(math.acos(max(-1.0, min(1.0, c)))), 3) for c in cosines]

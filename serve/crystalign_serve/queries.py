@@ -1,0 +1,254 @@
+"""From what a user sent to what an encoder reads: parse, check, featurise, remember a curve to draw.
+
+Everything here is ordinary blocking code; the API runs it in threads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalign.crystal import Crystal
+from crystalign.errors import CrystalError, FileFormatError, QueryError, SpectrumError
+from crystalign.modalities import Features, Modality
+from crystalign_serve.curves import Curve, dos_curve, measured_curve
+from crystalign_serve.requests import DosQuery, Query, XrdQuery
+
+MAX_ATOM_LINES = 2000
+"""Lines of a structure file that may hold atoms: more cannot be encoded, and would take long to parse."""
+MAX_POSITIONS = 50_000
+"""Atom lines × symmetry operations of a CIF."""
+KINDS = ("auto", "cif", "poscar", "dos", "xrd")
+ACCEPTS: dict[str, tuple[str, ...]] = {
+    "crystal": ("file", "id"),
+    "dos": ("file",),
+    "xrd": ("file",),
+    "text": ("text",),
+    "composition": ("formula",),
+}
+"""How a query of each modality may be given; a modality that is not here cannot be asked for."""
+
+_ATOM_LINE = re.compile(r"^\s*[A-Za-z\"'][^\s]*(?:\s+\S+){3,}\s*$", re.MULTILINE)
+_OPERATION = re.compile(
+    r"^\s*(?:\d+\s+)?['\"]?\s*[-+xyz0-9/. ]*[xyz]\s*,[^,\n]+,[^,\n]+$", re.MULTILINE | re.IGNORECASE
+)
+
+
+class Part(NamedTuple):
+    """One part of a query, ready for its encoder."""
+
+    name: str
+    """As the request calls it."""
+    modality: str
+    """Which encoder reads it; the modality of the index for an id."""
+    features: Features | None
+    """None for an id, whose vector is stored."""
+    curve: Curve | None
+    """What to draw beside the results."""
+
+
+class Upload(NamedTuple):
+    """A file that a user sent."""
+
+    name: str
+    data: bytes
+    kind: str
+    """One of `KINDS`."""
+    wavelength: str | None
+
+
+def parts_of(query: Query, modalities: Mapping[str, Modality[Any]], index_modality: str) -> list[Part]:
+    """Every part of a JSON query, parsed and featurised.
+
+    Raises:
+        InputError: a part that cannot be used.
+        QueryError: the model lacks a modality that is asked for.
+    """
+    parts = []
+    for name, value in query.parts.items():
+        if name == "id":
+            parts.append(Part(name, index_modality, None, None))
+            continue
+        modality = _MODALITY[name]
+        _require(modality, modalities)
+        parsed = _READERS[name](value)
+        parts.append(_part(name, modality, parsed, modalities))
+    return parts
+
+
+def part_of_file(upload: Upload, modalities: Mapping[str, Modality[Any]]) -> Part:
+    """The query that a file is.
+
+    Raises:
+        InputError: a file that cannot be read as its kind.
+        QueryError: the model lacks the modality.
+    """
+    kind = upload.kind if upload.kind != "auto" else guess_kind(upload.name, upload.data)
+    if kind not in _FILE_READERS:
+        message = f"no kind of file {kind!r}; there are {', '.join(KINDS)}"
+        raise QueryError(message, reason="unknown-kind")
+    _require(_MODALITY[kind], modalities)
+    return _part(kind, _MODALITY[kind], _FILE_READERS[kind](upload), modalities)
+
+
+def _require(modality: str, modalities: Mapping[str, Modality[Any]]) -> None:
+    if modality not in modalities:
+        message = f"this model does not read {modality}; it reads {', '.join(modalities)}"
+        raise QueryError(message, reason="missing-modality")
+
+
+def _part(name: str, modality: str, value: Any, modalities: Mapping[str, Modality[Any]]) -> Part:
+    features = modalities[modality].featurise(value)
+    curve = _CURVES[modality](value) if modality in _CURVES else None
+    return Part(name, modality, features, curve)
+
+
+def fuse(vectors: list[NDArray[np.float32]], weights: list[float]) -> NDArray[np.float32]:
+    """The direction q = Σ_m w_m q_m / ‖Σ_m w_m q_m‖, so that q·c ranks like the weighted sum of the single scores.
+
+    Raises:
+        QueryError: the parts cancel each other.
+    """
+    total = np.sum([w * v.astype(np.float64) for v, w in zip(vectors, weights, strict=True)], axis=0)
+    length = float(np.linalg.norm(total))
+    if not np.isfinite(length) or length < 1e-6:
+        message = "the parts of the query cancel each other: no direction is left to search in"
+        raise QueryError(message, reason="empty-direction")
+    fused: NDArray[np.float32] = (total / length).astype(np.float32)
+    return fused
+
+
+# --- one reader per part ----------------------------------------------------------------------------------------------
+
+
+def _crystal(parse: Callable[[str], Crystal], text: str) -> Crystal:
+    """Refuse what is too large before parsing it, and what overlaps after."""
+    lines = sum(1 for _ in _ATOM_LINE.finditer(text)) if parse == Crystal.from_cif else text.count("\n")
+    operations = max(1, sum(1 for _ in _OPERATION.finditer(text))) if parse == Crystal.from_cif else 1
+    if lines > MAX_ATOM_LINES or lines * operations > MAX_POSITIONS:
+        message = (
+            f"the structure has about {lines} atom lines and {operations} symmetry operations; at most "
+            f"{MAX_ATOM_LINES} lines and {MAX_POSITIONS} positions are read. Send the primitive cell"
+        )
+        raise CrystalError(message, reason="too-many-sites")
+    return parse(text).check()
+
+
+def _text(value: str) -> Any:
+    from crystalign.modalities.text import Text
+
+    return Text(value)
+
+
+def _composition(value: str) -> Any:
+    from crystalign.modalities.composition import parse_formula
+
+    return parse_formula(value)
+
+
+def _dos(value: DosQuery) -> Any:
+    from crystalign.modalities.dos import DensityOfStates
+
+    densities = _array(value.densities, "densities")
+    return DensityOfStates(_array(value.energies, "energies"), densities, value.n_atoms, zero=value.zero)
+
+
+def _xrd(value: XrdQuery) -> Any:
+    from crystalign.modalities.xrd import MeasuredPattern, parse_wavelength
+
+    if value.wavelength is None:
+        message = "a powder pattern needs its wavelength: CuKa, MoKa, CoKa, … or a number in Å"
+        raise SpectrumError(message, reason="wavelength-missing")
+    wavelength = parse_wavelength(value.wavelength)
+    return MeasuredPattern(_array(value.two_theta, "two_theta"), _array(value.intensities, "intensities"), wavelength)
+
+
+def _array(values: Any, name: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except ValueError as error:
+        message = f"{name} holds lists of different lengths"
+        raise QueryError(message, reason="bad-shape") from error
+
+
+_MODALITY = {
+    "text": "text",
+    "formula": "composition",
+    "composition": "composition",
+    "cif": "crystal",
+    "poscar": "crystal",
+    "dos": "dos",
+    "xrd": "xrd",
+}
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "text": _text,
+    "formula": _composition,
+    "composition": _composition,
+    "cif": lambda text: _crystal(Crystal.from_cif, text),
+    "poscar": lambda text: _crystal(Crystal.from_poscar, text),
+    "dos": _dos,
+    "xrd": _xrd,
+}
+_CURVES: dict[str, Callable[[Any], Curve]] = {"dos": dos_curve, "xrd": measured_curve}
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def guess_kind(name: str, data: bytes) -> str:
+    """`cif`, `poscar`, `dos` or `xrd`, by the name of a file, then by its content.
+
+    Raises:
+        FileFormatError: neither tells.
+    """
+    from crystalign.sources.structures import file_kind
+
+    named = {"cif": "cif", "poscar": "poscar", "vasprun": "dos"}.get(file_kind(name))
+    suffix = name.lower().rsplit(".", 1)[-1]
+    named = named or {"xy": "xrd", "xye": "xrd", "xrdml": "xrd", "xml": "dos"}.get(suffix)
+    if named is not None:
+        return named
+    head = data[:4000].decode("utf-8", errors="replace").lower()
+    marks = {
+        "cif": ("_cell_length_a", "_atom_site"),
+        "xrd": ("theta", "wavelength"),
+        "dos": ("dos", "states/ev", "energ"),
+    }
+    for kind, words in marks.items():
+        if any(word in head for word in words):
+            return kind
+    first = re.findall(r"^\s*(-?\d+(?:\.\d*)?(?:e[-+]?\d+)?)[\s,;]", head, re.MULTILINE)
+    if any(number.startswith("-") for number in first):
+        return "dos"
+    message = f"cannot tell what {name!r} is; choose its kind: {', '.join(KINDS[1:])}"
+    raise FileFormatError(message, reason="unknown-kind")
+
+
+def _structure_file(upload: Upload, parse: Callable[[str], Crystal]) -> Crystal:
+    from crystalign.sources.structures import decode
+
+    return _crystal(parse, decode(upload.data, upload.name))
+
+
+def _dos_file(upload: Upload) -> Any:
+    from crystalign.modalities.dos import parse_dos
+
+    return parse_dos(upload.data, name=upload.name)
+
+
+def _xrd_file(upload: Upload) -> Any:
+    from crystalign.modalities.xrd import parse_xrd
+
+    return parse_xrd(upload.data, name=upload.name, wavelength=upload.wavelength or None)
+
+
+_FILE_READERS: dict[str, Callable[[Upload], Any]] = {
+    "cif": lambda upload: _structure_file(upload, Crystal.from_cif),
+    "poscar": lambda upload: _structure_file(upload, Crystal.from_poscar),
+    "dos": _dos_file,
+    "xrd": _xrd_file,
+}

@@ -1,0 +1,89 @@
+"""What a search request may say, validated; the same models document the API at `/docs`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from crystalign.config import Config
+
+MAX_K = 1000
+MAX_TEXT = 20_000
+MAX_POINTS = 100_000
+
+Numbers = Annotated[list[float], Field(max_length=MAX_POINTS)]
+
+
+class DosQuery(Config):
+    """A density of states to look for."""
+
+    energies: Numbers
+    """eV, ascending."""
+    densities: Numbers | Annotated[list[Numbers], Field(max_length=2)]
+    """states/eV, one value per energy; or two such lists, spin up and down (both positive)."""
+    n_atoms: int = Field(default=1, ge=1, le=100_000)
+    """Atoms that the densities belong to; 1 if they are per atom."""
+    zero: Literal["fermi", "vbm"] = "fermi"
+    """What the energies are counted from."""
+
+
+class XrdQuery(Config):
+    """A measured powder pattern to look for."""
+
+    two_theta: Numbers
+    """Degrees, ascending."""
+    intensities: Numbers
+    """Any unit, background included."""
+    wavelength: float | str | None = None
+    """Å, or `CuKa`, `CoKa`, `MoKa`, …; needed, because angles alone say nothing."""
+
+
+class Query(Config):
+    """What to look for; several parts make one fused query."""
+
+    text: str | None = Field(default=None, max_length=MAX_TEXT)
+    """A description."""
+    formula: str | None = Field(default=None, max_length=500)
+    """A chemical formula: a query by composition."""
+    composition: str | None = Field(default=None, max_length=500)
+    """The same."""
+    id: str | None = Field(default=None, max_length=500)
+    """A material of the index: its stored vector."""
+    cif: str | None = None
+    """The text of a CIF."""
+    poscar: str | None = None
+    """The text of a VASP POSCAR."""
+    dos: DosQuery | None = None
+    """A density of states."""
+    xrd: XrdQuery | None = None
+    """A measured powder pattern."""
+
+    @property
+    def parts(self) -> dict[str, object]:
+        """What is there, by name."""
+        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+
+
+class SearchOptions(Config):
+    """How many results, and among which rows."""
+
+    k: int = Field(default=10, ge=1, le=MAX_K)
+    """Results wanted."""
+    filter: str | None = None
+    """OPTIMADE filter, evaluated before the search."""
+    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    """Part or modality → weight in a fused query, 1 where none is given."""
+
+
+class SearchRequest(SearchOptions):
+    """A search."""
+
+    query: Query
+    """What to look for."""
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if not self.query.parts:
+            raise ValueError(f"the query is empty; give at least one of {', '.join(Query.model_fields)}")
+        return self

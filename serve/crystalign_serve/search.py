@@ -1,0 +1,131 @@
+"""`crystalign search` and `crystalign similar`: ask a running service, print a table."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from tyro.conf import Positional
+
+from crystalign.config import Config
+from crystalign.errors import ConfigError
+
+if TYPE_CHECKING:
+    from crystalign_serve.client import Answer
+
+MAX_PROPERTY_COLUMNS = 3
+
+
+class Asked(Config):
+    """What `search` and `similar` share."""
+
+    filter: str | None = None
+    """OPTIMADE filter, e.g. 'elements HAS "Li" AND _crystalign_band_gap>1'; evaluated before the search."""
+    k: int = Field(default=10, ge=1, le=1000)
+    """Results wanted."""
+    url: str | None = None
+    """The service; default: CRYSTALIGN_URL, else http://127.0.0.1:8000."""
+    json_output: bool = False
+    """Print the answer as JSON instead of a table."""
+
+
+class Search(Asked):
+    """Query a served index by DOS, XRD, CIF, text, formula or id, or by any mixture of them.
+
+    Example: crystalign search --dos dos.csv --filter 'elements HAS ALL "Li","O"'
+    """
+
+    dos: str | None = None
+    """File with a density of states: two or three columns, or vasprun.xml."""
+    xrd: str | None = None
+    """File with a measured powder pattern: .xy, .xye, .csv or .xrdml."""
+    wavelength: str | None = None
+    """Of the powder pattern, where its file does not say: CuKa, CoKa, MoKa, …, or Å."""
+    cif: str | None = None
+    """File with a structure: CIF or POSCAR."""
+    text: str | None = None
+    """A description."""
+    formula: str | None = None
+    """A chemical formula."""
+    id: str | None = None
+    """A material of the index."""
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Part and weight in a mixed query, e.g. --weights text 0.5 xrd 2; 1 where none is given."""
+
+
+class Similar(Asked):
+    """Find the crystals most similar to one of the index, or to the structure in a file.
+
+    Example: crystalign similar mp-149 --k 20
+    """
+
+    material: Positional[str]
+    """An id, or a file with a structure."""
+
+
+def main(config: Search | Similar) -> Answer:
+    """Ask and print.
+
+    Raises:
+        ConfigError: nothing is asked.
+        QueryError: the service cannot use the query.
+    """
+    from crystalign_serve.client import Client
+
+    with Client(config.url) as client:
+        if isinstance(config, Similar):
+            answer = client.find_similar(config.material, config.k, filter=config.filter)
+        else:
+            names = ("dos", "xrd", "cif", "text", "formula", "id")
+            asked = {name: value for name in names if (value := getattr(config, name)) is not None}
+            if not asked:
+                message = f"nothing to search for; give at least one of {', '.join('--' + name for name in names)}"
+                raise ConfigError(message)
+            answer = client.search(
+                **asked, wavelength=config.wavelength, filter=config.filter, k=config.k, weights=config.weights
+            )
+        if config.json_output:
+            print(json.dumps(answer.raw, indent=1))
+        else:
+            show(answer, client.url)
+    return answer
+
+
+def show(answer: Answer, url: str) -> None:
+    """Print the results as a table, and what to do with them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    columns = _property_columns(answer)
+    table = Table("#", "id", "score", "formula", "space group", "sites", "source")
+    for label in columns.values():
+        table.add_column(label, justify="right")
+    for hit in answer:
+        symbol = " ".join(str(x) for x in (hit.raw.get("spacegroup_symbol"), hit.spacegroup_number) if x is not None)
+        values = [_number(hit.properties.get(key)) for key in columns]
+        fixed = (str(hit.rank), hit.id, f"{hit.score:.4f}", hit.formula, symbol, str(hit.n_sites), hit.source)
+        table.add_row(*fixed, *values)
+    console.print(table)
+    shards = "" if answer.complete else f", {answer.raw['shards_ok']} of {answer.raw['shards_total']} shards answered"
+    everything = ", which is all that the filter allows" if answer.exhausted else ""
+    console.print(f"{len(answer)} of {answer.allowed:,} rows{everything}{shards}, {answer.raw['elapsed_ms']:.0f} ms")
+    if len(answer):
+        console.print(f"next: crystalign similar {answer[0].id}   or open {url}", highlight=False)
+
+
+def _property_columns(answer: Answer) -> dict[str, str]:
+    """The properties that most results have, with unit."""
+    counts: dict[str, int] = {}
+    labels: dict[str, str] = {}
+    for hit in answer:
+        for entry in hit.raw["properties"]:
+            counts[entry["key"]] = counts.get(entry["key"], 0) + 1
+            labels[entry["key"]] = f"{entry['label']} ({entry['unit']})" if entry["unit"] else entry["label"]
+    best = sorted(counts, key=lambda key: (-counts[key], key))[:MAX_PROPERTY_COLUMNS]
+    return {key: labels[key] for key in best}
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}"

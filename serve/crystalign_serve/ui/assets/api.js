@@ -1,0 +1,67 @@
+// The HTTP API, and its errors as one exception.
+
+const TIMEOUT_MS = 60_000;
+
+/** What went wrong, in the server's words where it had any. */
+export class ApiError extends Error {
+  constructor(title, detail, status) {
+    super(`${title}: ${detail}`);
+    Object.assign(this, { title, detail, status });
+  }
+}
+
+async function failure(response) {
+  const body = await response.json().catch(() => null);
+  const first = body?.errors?.[0];
+  if (first) return new ApiError(first.title ?? "Request refused", first.detail ?? "", response.status);
+  return new ApiError(`The server answered ${response.status}`, response.statusText || "It gave no reason.", response.status);
+}
+
+async function call(path, { signal, ...options } = {}) {
+  const limit = AbortSignal.timeout(TIMEOUT_MS);
+  let response;
+  try {
+    response = await fetch(path, { ...options, signal: signal ? AbortSignal.any([signal, limit]) : limit });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    const detail = limit.aborted ? `It took longer than ${TIMEOUT_MS / 1000} s.` : "Is it still running? Try again in a moment.";
+    throw new ApiError("The server did not answer", detail, 0);
+  }
+  if (!response.ok) throw await failure(response);
+  return response;
+}
+
+const json = async (path, options) => (await call(path, options)).json();
+const material = (id) => `/api/materials/${encodeURIComponent(id)}`;
+
+export const info = () => json("/api/info");
+export const health = () => json("/api/health");
+export const describe = (id, signal) => json(material(id), { signal });
+export const cifPath = (id) => `${material(id)}/cif`;
+export const cif = async (id, signal) => (await call(cifPath(id), { signal })).text();
+
+export function curve(id, kind, wavelength, signal) {
+  const query = kind === "xrd" ? `?wavelength=${encodeURIComponent(wavelength || "CuKa")}` : "";
+  return json(`${material(id)}/curve/${kind}${query}`, { signal });
+}
+
+/** Run a search: `{ body }` as JSON, or `{ form }` as an upload. */
+export function search({ body, form }, signal) {
+  if (form) {
+    const data = new FormData();
+    for (const { name, text, kind } of form.files) {
+      data.append("file", new Blob([text]), name);
+      data.append("kind", kind);
+    }
+    for (const [name, value] of Object.entries({ ...form, files: null })) {
+      if (value !== null && value !== undefined && value !== "") data.append(name, String(value));
+    }
+    return json("/api/search/file", { method: "POST", body: data, signal });
+  }
+  return json("/api/search", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+    signal,
+  });
+}

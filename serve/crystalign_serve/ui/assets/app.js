@@ -1,0 +1,210 @@
+// The page: one state (parts, filter, k, the open material), which the URL and the history hold and everything shows.
+
+import * as api from "./api.js";
+import { showDetail } from "./detail.js";
+import { $, el } from "./dom.js";
+import { makeForm, showExamples, showFields } from "./form.js";
+import { decode, encode } from "./link.js";
+import { toRequest } from "./query.js";
+import { arrowKeys, markOpen, showLoading, showResults } from "./results.js";
+
+const EMPTY = { parts: [], filter: "", k: 12, open: null };
+const REMEMBERED = 12;
+const answers = new Map();
+const running = { search: new AbortController(), detail: new AbortController() };
+let state = EMPTY;
+let shown = null;
+let complete = true;
+let index = null;
+
+const form = makeForm({ search: (how) => go({ ...form.read(), open: null }, how), fail: showError });
+const similar = ({ id }) => go({ ...EMPTY, k: state.k, parts: [{ kind: "id", value: id, weight: 1 }] });
+const open = ({ id }) => go({ ...state, open: id }, { replace: state.open !== null });
+const close = () => go({ ...state, open: null });
+
+/** Enter a state: write it into the URL and the history, then show it. */
+async function go(next, { replace = false } = {}) {
+  const { hash, complete: whole } = await encode(next);
+  history[replace ? "replaceState" : "pushState"]({ ...next, complete: whole }, "", hash ? `#${hash}` : location.pathname);
+  await enter(next, whole);
+}
+
+async function enter(next, whole) {
+  const sameSearch = shown !== null && shown === searchKey(next);
+  const from = state.open;
+  [state, complete] = [next, whole];
+  if (!sameSearch) form.write(next);
+  $("page").dataset.view = next.parts.length ? "results" : "start";
+  if (!next.parts.length) return showStart();
+  if (!sameSearch) await search();
+  if (state === next) showOpen(from);
+  return undefined;
+}
+
+/** Come from a link, a reload, or the back button. */
+async function arrive() {
+  const held = history.state;
+  try {
+    const next = held?.parts ? held : await decode(location.hash);
+    await enter(next, held?.complete ?? true);
+  } catch (error) {
+    form.write(EMPTY);
+    showError("This link cannot be opened", error.message);
+  }
+}
+
+const searchKey = ({ parts, filter, k }) => JSON.stringify([parts, filter, k]);
+
+function showStart() {
+  running.search.abort();
+  running.detail.abort();
+  shown = null;
+  document.title = "Crystalign";
+  $("status").replaceChildren();
+  $("results").replaceChildren();
+  $("detail").hidden = true;
+}
+
+async function search() {
+  running.search.abort();
+  const { signal } = (running.search = new AbortController());
+  const key = searchKey(state);
+  shown = key;
+  document.title = `${state.parts.map((part) => part.name ?? part.value).join(" + ").slice(0, 60)} – Crystalign`;
+  try {
+    if (!answers.has(key)) {
+      $("status").replaceChildren(el("p", { class: "muted" }, "Searching…"));
+      showLoading($("results"), state.k);
+      const answer = await api.search(toRequest(state), signal);
+      answers.set(key, answer);
+      if (answers.size > REMEMBERED) answers.delete(answers.keys().next().value);
+    }
+    showAnswer(answers.get(key));
+  } catch (error) {
+    if (!signal.aborted) showError(error.title ?? "This query cannot be sent", error.detail ?? error.message);
+    if (shown === key) shown = null;
+  }
+}
+
+function showAnswer(answer) {
+  const { results } = answer;
+  const number = (value) => Number(value).toLocaleString("en");
+  const summary = results.length
+    ? `${number(results.length)} of ${number(answer.allowed ?? index?.rows ?? results.length)} crystals${state.filter ? " that pass the filter" : ""}`
+    : "";
+  const partial = answer.shards_ok < answer.shards_total
+    ? el("p", { class: "warning" }, `Only ${answer.shards_ok} of ${answer.shards_total} shards answered; results may be missing.`)
+    : null;
+  const empty = results.length ? null : el("div", { class: "message" },
+    el("h2", null, "No crystal matches"),
+    el("p", null, state.filter ? "Nothing in the index passes this filter. Loosen it and search again." : "The index gave no result for this query."));
+  $("status").replaceChildren(...[partial, empty, results.length ? el("div", { class: "summary" }, el("p", null, summary), shareButton()) : null].filter(Boolean));
+  showResults($("results"), results, { onOpen: open, onSimilar: similar });
+  showIndex({ shards_ok: answer.shards_ok, shards_total: answer.shards_total, version: answer.index_version, elapsed: answer.elapsed_ms });
+}
+
+function shareButton() {
+  const says = el("output", { class: "muted" });
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(location.href);
+      says.replaceChildren("Copied");
+    } catch {
+      says.replaceChildren("Copy it from the address bar");
+    }
+  };
+  if (complete) return el("span", { class: "share" }, says, el("button", { type: "button", class: "quiet", onclick: copy }, "Copy link"));
+  return el("span", { class: "share muted" }, "The file is too large for a link: share the file with it.");
+}
+
+function showError(title, detail) {
+  running.detail.abort();
+  $("page").dataset.view = "results";
+  $("detail").hidden = true;
+  $("results").replaceChildren();
+  const asks = /wavelength/i.test(`${title} ${detail}`) && state.parts.some((part) => part.kind === "xrd" || part.kind === "auto");
+  $("status").replaceChildren(el("div", { class: "message error", role: "alert" },
+    el("h2", null, title), el("p", null, detail), asks ? askWavelength() : null));
+}
+
+function askWavelength() {
+  const lines = [["CuKa", "Cu Kα"], ["CoKa", "Co Kα"], ["MoKa", "Mo Kα"]];
+  const other = el("input", { type: "number", min: 0.1, max: 5, step: "any", placeholder: "Å", "aria-label": "Wavelength in ångström", id: "angstrom" });
+  const use = () => other.value && form.setWavelength(other.value);
+  return el("p", { class: "actions", id: "ask-wavelength" },
+    el("span", null, "Measured with"),
+    lines.map(([value, text]) => el("button", { type: "button", class: "quiet", onclick: () => form.setWavelength(value) }, text)),
+    other, el("button", { type: "button", class: "quiet", onclick: use }, "Use"));
+}
+
+function showOpen(from) {
+  running.detail.abort();
+  markOpen($("results"), state.open);
+  $("page").classList.toggle("opened", state.open !== null);
+  if (state.open === null) {
+    $("detail").hidden = true;
+    $("detail").replaceChildren();
+    if (from) $("results").querySelector(`[data-id="${CSS.escape(from)}"] .open`)?.focus();
+    return;
+  }
+  const { signal } = (running.detail = new AbortController());
+  const context = { query: answers.get(shown)?.query?.curve, wavelength: state.parts.find((part) => part.wavelength)?.wavelength };
+  showDetail($("detail"), state.open, context, { onSimilar: similar, onClose: close }, signal);
+  $("detail").scrollTop = 0;
+  if (!matchMedia("(max-width: 899px)").matches) return;
+  $("detail").focus({ preventScroll: true });
+  $("detail").scrollIntoView();
+}
+
+function showIndex(now) {
+  index = { ...index, ...now };
+  const ok = `${index.shards_ok ?? "–"}/${index.shards_total ?? "–"}`;
+  const entries = [
+    ["Crystals", index.rows?.toLocaleString("en")], ["Shards", ok], ["Index", index.version], ["Model", index.model],
+    ["Answered in", index.elapsed === undefined ? null : `${index.elapsed < 10 ? index.elapsed.toFixed(1) : Math.round(index.elapsed)} ms`],
+  ].filter(([, value]) => value !== undefined && value !== null);
+  const low = index.shards_ok < index.shards_total;
+  $("index").replaceChildren(...entries.map(([name, value]) => el("div", { class: name === "Shards" && low ? "warning" : null }, el("dt", null, name), el("dd", null, String(value)))));
+}
+
+async function showInfo() {
+  try {
+    const [info, health] = await Promise.all([api.info(), api.health().catch(() => ({}))]);
+    $("notice").hidden = !info.notice;
+    $("notice").replaceChildren(info.notice ?? "");
+    showFields(info.fields ?? []);
+    showExamples(info.example_queries ?? [], go);
+    showIndex({ rows: info.index?.rows, version: info.index?.version, model: info.model?.name, shards_ok: health.shards_ok, shards_total: health.shards_total });
+  } catch (error) {
+    $("index").replaceChildren(el("div", { class: "warning" }, el("dt", null, error.title ?? "Status unknown"), el("dd", null, error.detail ?? "")));
+  }
+}
+
+function listen() {
+  addEventListener("popstate", arrive);
+  $("home").addEventListener("click", (event) => {
+    event.preventDefault();
+    go(EMPTY).then(() => $("box").focus());
+  });
+  addEventListener("keydown", (event) => {
+    const writing = event.target.closest?.("input, textarea, select");
+    if (event.key === "/" && !writing && !event.ctrlKey && !event.metaKey) {
+      event.preventDefault();
+      $("box").select();
+    }
+    if (event.key === "ArrowDown" && event.target === $("box")) $("results").querySelector(".open")?.focus();
+    if (event.key === "Escape" && !writing && state.open) close();
+  });
+  const show = (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    $("drop").hidden = event.type === "drop";
+  };
+  for (const type of ["dragenter", "dragover", "drop"]) addEventListener(type, show);
+  addEventListener("dragleave", (event) => event.relatedTarget === null && ($("drop").hidden = true));
+  addEventListener("drop", (event) => event.dataTransfer?.files[0] && form.takeFile(event.dataTransfer.files[0]));
+  arrowKeys($("results"));
+}
+
+listen();
+await Promise.all([showInfo(), arrive()]);

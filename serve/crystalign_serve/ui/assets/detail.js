@@ -1,0 +1,110 @@
+// One material: its structure, lattice, curves over the query's, properties and where it comes from.
+
+import * as api from "./api.js";
+import { el, formula, quantity, spaceGroup } from "./dom.js";
+import { plot } from "./plot.js";
+import { properties } from "./results.js";
+import { showStructure } from "./structure.js";
+
+const DRAWN = { dos: "Density of states", xrd: "Powder diffraction" };
+
+function lattice(cell, sites) {
+  const length = (value) => [`${Number(value).toFixed(3)}`, el("small", null, "\u202fÅ")];
+  const angle = (value) => [`${Number(value).toFixed(2)}`, el("small", null, "°")];
+  const entries = [["a", length(cell.a)], ["b", length(cell.b)], ["c", length(cell.c)],
+    ["α", angle(cell.alpha)], ["β", angle(cell.beta)], ["γ", angle(cell.gamma)],
+    ["Volume", [quantity(cell.volume), el("small", null, "\u202fÅ³")]], ["Sites", [quantity(sites)]]];
+  return el("dl", { class: "properties lattice" }, entries.map(([name, value]) => el("div", { class: "property" }, el("dt", null, name), el("dd", null, value))));
+}
+
+function provenance(entries) {
+  const known = Object.entries(entries ?? {}).filter(([, value]) => value !== null && value !== "");
+  return el("dl", { class: "provenance" }, known.map(([key, value]) => [el("dt", null, key), el("dd", null, String(value))]));
+}
+
+const section = (title, ...children) => el("section", null, el("h3", null, title), ...children);
+const problem = (error) => el("p", { class: "muted" }, error instanceof api.ApiError ? `${error.title}. ${error.detail}` : error.message);
+
+function download(id) {
+  return el("a", { class: "quiet button", href: api.cifPath(id), download: `${id.replace(/[^\w.-]+/g, "_")}.cif` }, "Download CIF");
+}
+
+async function drawStructure(host, id, signal) {
+  const stage = el("div", { class: "stage", role: "img", "aria-label": `Crystal structure of ${id} in 3-D` });
+  host.replaceChildren(stage);
+  try {
+    const text = await api.cif(id, signal);
+    const controls = await showStructure(stage, text);
+    if (!signal.aborted) host.append(controls);
+  } catch (error) {
+    if (!signal.aborted) host.replaceChildren(el("p", { class: "stage muted" }, `No 3-D view: ${error.message}.`));
+  }
+}
+
+/** λ in Å of a pattern whose axis says it: the material's is drawn at the same. */
+const measuredAt = (curve) => /λ = ([\d.]+)/.exec(curve?.x_label ?? "")?.[1];
+
+/** Both curves in one figure, or in two where their axes mean different things. */
+function overlay(mine, asked) {
+  if (mine.x_label === asked.x_label) return [[mine, asked]];
+  if (mine.kind !== "dos") return [[mine], [asked]];
+  const fromZero = (curve) => ({ ...curve, name: `${curve.name}, from ${/E_\w+/.exec(curve.x_label)?.[0] ?? "its zero"}`, x_label: "Energy (eV)" });
+  return [[fromZero(mine), fromZero(asked)]];
+}
+
+async function drawCurve(host, id, kind, { query, wavelength }, signal) {
+  const title = DRAWN[kind];
+  try {
+    const mine = { ...(await api.curve(id, kind, measuredAt(query) ?? wavelength, signal)), kind, name: id, role: "match" };
+    const asked = query?.kind === kind ? { ...query, name: "query", role: "asked" } : null;
+    const figures = asked ? overlay(mine, asked) : [[mine]];
+    host.replaceChildren(...figures.map((curves) => plot(curves, { title: `${title} of ${id}` })));
+  } catch (error) {
+    if (!signal.aborted) host.replaceChildren(problem(error));
+  }
+}
+
+function curves(data, context, signal) {
+  const kinds = Object.keys(DRAWN).filter((kind) => data.modalities?.includes(kind));
+  kinds.sort((a, b) => (b === context.query?.kind) - (a === context.query?.kind));
+  const missing = context.query && !kinds.includes(context.query.kind)
+    ? section(DRAWN[context.query.kind] ?? "Query", plot([{ ...context.query, name: "query", role: "asked" }], { title: "The query" }),
+      el("p", { class: "muted" }, "This material has no such curve to lay over the query."))
+    : null;
+  return [missing, ...kinds.map((kind) => {
+    const host = el("div", { class: "plots" }, el("p", { class: "muted" }, "Loading…"));
+    drawCurve(host, data.id, kind, context, signal);
+    return section(DRAWN[kind], host);
+  })];
+}
+
+/**
+ * Fill `host` with material `id`. `context` holds the query's curve and wavelength; handlers hold onSimilar and onClose.
+ */
+export async function showDetail(host, id, context, { onSimilar, onClose }, signal) {
+  const close = el("button", { type: "button", class: "quiet close", onclick: onClose, "aria-label": "Close this material" }, "×");
+  host.replaceChildren(el("header", null, el("h2", null, id), close), el("p", { class: "muted" }, "Loading…"));
+  host.hidden = false;
+  let data;
+  try {
+    data = await api.describe(id, signal);
+  } catch (error) {
+    if (!signal.aborted) host.replaceChildren(el("header", null, el("h2", null, id), close), problem(error));
+    return;
+  }
+  const similar = el("button", { type: "button", class: "quiet", onclick: () => onSimilar(data) }, "Find similar");
+  const structure = el("div", { class: "structure" });
+  const table = properties(data.properties);
+  host.replaceChildren(
+    el("header", null, el("h2", null, formula(data.formula)), close),
+    el("p", { class: "facts" }, spaceGroup(data.spacegroup_symbol, data.spacegroup_number), el("span", { class: "id" }, data.id)),
+    el("div", { class: "overview" },
+      el("div", null, structure, el("p", { class: "actions" }, similar, download(data.id))),
+      el("div", null, section("Lattice", lattice(data.lattice, data.n_sites)), ...(table ? [section("Properties", table)] : [])),
+    ),
+    ...curves(data, context, signal).filter(Boolean),
+    ...(data.text ? [section("Description", el("p", { class: "prose" }, data.text))] : []),
+    section("Provenance", provenance(data.provenance)),
+  );
+  await drawStructure(structure, data.id, signal);
+}

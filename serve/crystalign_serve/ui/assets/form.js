@@ -1,0 +1,173 @@
+// The query form: the box and its guess, the parts with their weights, the filter and its help, the examples.
+
+import { $, el } from "./dom.js";
+import { fromRequest, guess, guessFile, isFile, KINDS, WAVELENGTHS } from "./query.js";
+import { DEFAULT_K } from "./link.js";
+
+const LARGEST = 8 * 2 ** 20;
+
+/** The form's own state is `parts`, the box and its kind; `search` is called when the query should run. */
+export function makeForm({ search, fail }) {
+  let parts = [];
+  let chosen = false;
+  let searched = "";
+
+  const typed = () => $("box").value.trim();
+  const boxPart = () => ({ kind: $("kind").value, value: typed(), weight: 1 });
+  const place = (part) => {
+    parts = [...parts.filter((other) => other.kind !== part.kind && !(isFile(part) && other.kind === "auto")), part];
+  };
+
+  function showGuess() {
+    const text = typed();
+    if (!text) chosen = false;
+    if (text && !chosen) $("kind").value = guess(text);
+    $("kind").hidden = $("add").hidden = !text;
+  }
+
+  function clearBox() {
+    $("box").value = "";
+    showGuess();
+  }
+
+  function pin() {
+    if (typed()) place(boxPart());
+    clearBox();
+    showParts();
+  }
+
+  function submit() {
+    if (parts.length && typed()) pin();
+    searched = typed();
+    search();
+  }
+
+  function wavelengthControl(part) {
+    const custom = part.wavelength && !WAVELENGTHS.some(([value]) => value === part.wavelength);
+    const known = custom ? [...WAVELENGTHS, [part.wavelength, `${part.wavelength} Å`]] : WAVELENGTHS;
+    const choices = known.map(([value, text]) => el("option", { value, selected: (part.wavelength ?? "") === value }, text));
+    return el("select", { class: "chip", "aria-label": "Wavelength", onchange: (event) => changed(part, { wavelength: event.target.value }) }, choices);
+  }
+
+  function weightControl(part) {
+    const shown = el("output", null, part.weight.toFixed(2));
+    const slider = el("input", {
+      type: "range", min: 0.05, max: 1, step: 0.05, value: part.weight, "aria-label": `Weight of ${KINDS[part.kind].label}`,
+      oninput: () => shown.replaceChildren(Number(slider.value).toFixed(2)),
+      onchange: () => changed(part, { weight: Number(slider.value) }),
+    });
+    return el("span", { class: "weight" }, slider, shown);
+  }
+
+  function changed(part, change) {
+    parts = parts.map((other) => (other === part ? { ...part, ...change } : other));
+    showParts();
+    search({ replace: true });
+  }
+
+  function kindControl(part) {
+    if (!isFile(part) || typeof part.value !== "string") return el("span", { class: "chip" }, KINDS[part.kind].label);
+    const kinds = Object.entries(KINDS).filter(([, entry]) => entry.file);
+    const choices = kinds.map(([kind, entry]) => el("option", { value: kind, selected: kind === part.kind }, entry.label));
+    return el("select", { class: "chip", "aria-label": "Read this file as", onchange: (event) => changed(part, { kind: event.target.value }) }, choices);
+  }
+
+  function showParts() {
+    $("parts").replaceChildren(...parts.map((part) => el("li", { class: "part" },
+      kindControl(part),
+      el("span", { class: "value", title: part.name ?? part.value }, part.name ?? part.value),
+      isFile(part) && (part.kind === "xrd" || part.kind === "auto") && typeof part.value === "string" ? wavelengthControl(part) : null,
+      parts.length > 1 && parts.every((other) => other.kind !== "auto") ? weightControl(part) : null,
+      el("button", { type: "button", class: "remove", "aria-label": `Remove ${part.name ?? part.value}`, onclick: () => {
+        parts = parts.filter((other) => other !== part);
+        showParts();
+        $("box").focus();
+      } }, "×"),
+    )));
+    $("box").placeholder = parts.length ? "Add a formula, description or id" : "Formula, description or id";
+  }
+
+  async function takeFile(file) {
+    if (file.size > LARGEST) return fail("The file is too large", `${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB; the server takes up to 8 MB.`);
+    if (file.size === 0) return fail("The file is empty", `${file.name} holds nothing to search with.`);
+    const value = await file.text();
+    if (typed() === searched) clearBox();
+    else pin();
+    place({ kind: guessFile(file.name, value), value, name: file.name, weight: 1 });
+    showParts();
+    return search();
+  }
+
+  $("box").addEventListener("input", showGuess);
+  $("kind").addEventListener("change", () => {
+    chosen = true;
+    if (typed() && typed() === searched) submit();
+  });
+  $("add").addEventListener("click", () => {
+    pin();
+    $("box").focus();
+  });
+  $("query").addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit();
+  });
+  $("pick").addEventListener("click", () => $("file").click());
+  $("file").addEventListener("change", () => {
+    const [file] = $("file").files;
+    if (file) takeFile(file);
+    $("file").value = "";
+  });
+
+  return {
+    takeFile,
+    /** What the form asks for. */
+    read: () => ({
+      parts: [...parts, ...(typed() ? [boxPart()] : [])],
+      filter: $("filter").value.trim(),
+      k: Number($("k").value || DEFAULT_K),
+    }),
+    /** Show a state: one typed part stands in the box, anything else as parts. */
+    write({ parts: given, filter, k }) {
+      const typedOnly = given.length === 1 && !isFile(given[0]);
+      parts = typedOnly ? [] : given;
+      $("box").value = searched = typedOnly ? given[0].value : "";
+      if (typedOnly) $("kind").value = given[0].kind;
+      chosen = typedOnly && given[0].kind !== guess(given[0].value);
+      showGuess();
+      showParts();
+      $("filter").value = filter;
+      $("k").value = k;
+    },
+    /** Set the wavelength of the pattern in the query and search again. */
+    setWavelength(wavelength) {
+      const part = parts.find((other) => other.kind === "xrd" || other.kind === "auto");
+      if (part) changed(part, { wavelength, kind: "xrd" });
+    },
+  };
+}
+
+/** The filter's help: its fields, each a button that writes it into the filter. */
+export function showFields(fields) {
+  const insert = (name) => {
+    const filter = $("filter");
+    filter.value = filter.value.trim() ? `${filter.value.trim()} AND ${name}` : name;
+    filter.focus();
+  };
+  const example = 'elements HAS ALL "Li","O" AND NOT elements HAS "Co" AND nsites<20';
+  $("fields").replaceChildren(
+    el("p", null, "The OPTIMADE language: comparisons, HAS, HAS ALL, HAS ANY, AND, OR, NOT. For example ", el("code", null, example)),
+    el("table", null, el("tbody", null, fields.map((field) => el("tr", null,
+      el("td", null, el("button", { type: "button", class: "link", onclick: () => insert(field.name) }, el("code", null, field.name))),
+      el("td", null, field.label, field.unit && !field.label.includes(`(${field.unit})`) ? ` (${field.unit})` : ""),
+      el("td", { class: "muted" }, field.type),
+    )))),
+  );
+}
+
+/** Example queries, each a button. */
+export function showExamples(examples, run) {
+  const button = ({ label, request }) => el("button", { type: "button", class: "example", onclick: () => run({
+    parts: fromRequest(request, label), filter: request.filter ?? "", k: request.k ?? DEFAULT_K, open: null,
+  }) }, label);
+  $("examples").replaceChildren(...(examples.length ? [el("span", { class: "muted" }, "Try")] : []), ...examples.map(button));
+}

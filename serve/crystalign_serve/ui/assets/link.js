@@ -1,0 +1,71 @@
+// A search as a URL and back. Files travel compressed; one that is too large is named and the page says so.
+
+import { isFile, KINDS } from "./query.js";
+
+const LONGEST_URL = 8000;
+const LARGEST_FILE = 8 * 2 ** 20;
+export const DEFAULT_K = 12;
+
+async function through(stream, bytes, limit = Infinity) {
+  const reader = new Blob([bytes]).stream().pipeThrough(stream).getReader();
+  const chunks = [];
+  for (let size = 0; ; ) {
+    const { done, value } = await reader.read();
+    if (done) return new Blob(chunks).arrayBuffer();
+    size += value.length;
+    if (size > limit) throw new Error("the file in this link is larger than 8 MB");
+    chunks.push(value);
+  }
+}
+
+async function pack(text) {
+  const packed = new Uint8Array(await through(new CompressionStream("deflate-raw"), new TextEncoder().encode(text)));
+  const binary = Array.from(packed, (byte) => String.fromCharCode(byte)).join("");
+  return btoa(binary).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+}
+
+async function unpack(text) {
+  const binary = atob(text.replaceAll("-", "+").replaceAll("_", "/"));
+  const bytes = Uint8Array.from(binary, (character) => character.charCodeAt(0));
+  return new TextDecoder().decode(await through(new DecompressionStream("deflate-raw"), bytes, LARGEST_FILE));
+}
+
+/** The fragment of a state, and whether it holds the whole query. */
+export async function encode(state) {
+  const write = async (withFiles) => {
+    const query = new URLSearchParams();
+    for (const part of state.parts) {
+      const content = isFile(part) ? JSON.stringify([part.value, part.wavelength ?? ""]) : null;
+      const packed = content && withFiles ? await pack(content) : "";
+      query.set(part.kind, content === null ? part.value : `${packed}~${part.name}`);
+      if (part.weight !== 1) query.set(`w.${part.kind}`, part.weight);
+    }
+    if (state.filter) query.set("filter", state.filter);
+    if (state.k !== DEFAULT_K) query.set("k", state.k);
+    if (state.open) query.set("open", state.open);
+    return query.toString();
+  };
+  const full = await write(true);
+  if (full.length <= LONGEST_URL) return { hash: full, complete: true };
+  return { hash: await write(false), complete: false };
+}
+
+/** The state of a fragment. Raises an Error that names the file where the link could not hold it. */
+export async function decode(hash) {
+  const query = new URLSearchParams(hash.replace(/^#/, ""));
+  const parts = [];
+  for (const kind of Object.keys(KINDS)) {
+    if (!query.get(kind)) continue;
+    const part = { kind, value: query.get(kind), weight: Number(query.get(`w.${kind}`) ?? 1) };
+    if (isFile(part)) {
+      const cut = part.value.indexOf("~");
+      const [packed, name] = [part.value.slice(0, cut), part.value.slice(cut + 1)];
+      if (!packed) throw new Error(`The file ${name} was too large for the link. Drop it here again to repeat the search.`);
+      const [value, wavelength] = JSON.parse(await unpack(packed));
+      Object.assign(part, { name, value, wavelength });
+    }
+    parts.push(part);
+  }
+  const k = Number(query.get("k") ?? DEFAULT_K);
+  return { parts, filter: query.get("filter") ?? "", k, open: query.get("open") };
+}

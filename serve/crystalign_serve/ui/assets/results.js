@@ -1,0 +1,74 @@
+// The list of answers: one card per material.
+
+import { el, formula, label, quantity, spaceGroup } from "./dom.js";
+
+const SHOWN = 3;
+
+function property(entry) {
+  const unit = entry.unit ? `\u202f${entry.unit}` : "";
+  return el("div", { class: "property" }, el("dt", null, label(entry)), el("dd", null, quantity(entry.value), el("small", null, unit)));
+}
+
+/** The properties that are known, as a definition list. */
+export function properties(entries, count = Infinity) {
+  const known = (entries ?? []).filter((entry) => entry.value !== null && entry.value !== undefined);
+  return known.length ? el("dl", { class: "properties" }, known.slice(0, count).map(property)) : null;
+}
+
+function card(result, top, { onOpen, onSimilar }) {
+  const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("i"));
+  bar.firstChild.style.width = `${Math.min(100, Math.max(0, (100 * result.score) / Math.max(1, top))).toFixed(1)}%`;
+  const open = el("button", { type: "button", class: "open", "aria-pressed": "false", onclick: () => onOpen(result) }, formula(result.formula));
+  return el("li", { class: "card", "data-id": result.id, onclick: (event) => event.target.closest("button") ?? onOpen(result) },
+    el("header", null,
+      el("span", { class: "rank" }, el("span", { class: "hidden" }, "Rank "), result.rank),
+      el("h3", null, open),
+      el("span", { class: "score", title: "Similarity to the query: weighted cosine" }, bar, Number(result.score).toFixed(3).replace("-", "−")),
+    ),
+    el("p", { class: "facts" },
+      spaceGroup(result.spacegroup_symbol, result.spacegroup_number),
+      result.n_sites ? el("span", null, `${result.n_sites} site${result.n_sites === 1 ? "" : "s"}`) : null,
+    ),
+    properties(result.properties, SHOWN),
+    el("footer", null,
+      el("span", { class: "id", title: `${result.id} · ${result.source ?? ""}` }, result.id, result.source ? el("span", { class: "muted" }, ` · ${result.source}`) : null),
+      el("button", { type: "button", class: "link", onclick: () => onSimilar(result) }, "Find similar"),
+    ),
+  );
+}
+
+/** Cards into the list; the arrow keys move among them. */
+export function showResults(list, results, handlers) {
+  list.replaceChildren(...results.map((result) => card(result, results[0].score, handlers)));
+}
+
+export function showLoading(list, count) {
+  const skeleton = () => el("li", { class: "card skeleton", "aria-hidden": "true" }, el("i"), el("i"), el("i"));
+  list.replaceChildren(...Array.from({ length: Math.min(count, 6) }, skeleton));
+}
+
+/** Mark which card is open. */
+export function markOpen(list, id) {
+  for (const item of list.children) {
+    const open = item.dataset.id === id && id !== null;
+    item.classList.toggle("current", open);
+    item.querySelector(".open")?.setAttribute("aria-pressed", String(open));
+    if (open) item.scrollIntoView({ block: "nearest" });
+  }
+}
+
+/** Arrow keys among cards: left and right by one, up and down by a row; Home and End. */
+export function arrowKeys(list) {
+  list.addEventListener("keydown", (event) => {
+    const buttons = [...list.querySelectorAll(".open")];
+    const at = buttons.indexOf(event.target);
+    if (at < 0) return;
+    const cards = [...list.children];
+    const columns = cards.filter((item) => item.offsetTop === cards[0].offsetTop).length;
+    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: buttons.length - 1 - at };
+    const step = steps[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    buttons[Math.min(buttons.length - 1, Math.max(0, at + step))].focus();
+  });
+}

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from crystalign import storage
+from crystalign.errors import ConfigError, DatasetError, VerificationError
+from crystalign.index.build import build_index
+from crystalign.index.embeddings import EmbeddingManifest, Making, embedding_table, write_embeddings
+from crystalign.index.manifest import IndexManifest
+from crystalign.index.search import Segment, merge
+
+FILES = 3
+
+
+def write(uri, rows, *, model="a" * 64, vectors=None):
+    """Embeddings of `rows` in three files, as `crystalign embed` writes them."""
+    making = Making(model_sha256=model, dataset_sha256="d" * 64, modality="crystal")
+    vectors = rows.vectors.astype(np.float32) if vectors is None else vectors
+    table = rows.table.append_column("split_formula", pa.array(np.linspace(0, 0.999, len(rows.ids))))
+    files = []
+    for number, part in enumerate(np.array_split(np.arange(len(rows.ids)), FILES)):
+        kept = table.take(pa.array(part))
+        written = embedding_table(kept, vectors[part], shard=number, positions=part, properties=rows.properties)
+        files.append(write_embeddings(uri, f"part-{number}", written, making))
+    manifest = EmbeddingManifest(
+        model_uri="runs/first/model",
+        model_sha256=model,
+        modality="crystal",
+        dimension=vectors.shape[1],
+        dataset_uri="data",
+        dataset_sha256="d" * 64,
+        rows=len(rows.ids),
+        properties=rows.properties,
+        licences=("CC-BY-4.0",),
+        files=tuple(files),
+    )
+    manifest.write(uri)
+    return uri
+
+
+@pytest.fixture
+def embeddings(rows, tmp_path):
+    return write(str(tmp_path / "embeddings"), rows)
+
+
+def test_an_index_holds_every_row_once_and_finds_it(rows, embeddings, tmp_path):
+    out = str(tmp_path / "index")
+    seen = []
+    manifest = build_index(embeddings, out, rows_per_segment=700, on_rows=seen.append)
+    assert [entry.rows for entry in manifest.segments] == seen == [700, 700, 700, 700, 200]
+    assert manifest == IndexManifest.read(out)
+    segments = [Segment.load(out, [entry], manifest.properties) for entry in manifest.segments]
+    assert sorted(i for s in segments for i in s.table["id"].to_pylist()) == sorted(rows.ids)
+    query = rows.vectors[11].astype(np.float32)
+    answers = [segment.search(query[None], 10, 'elements HAS "O"')[0] for segment in segments]
+    mask = np.array(["O" in e for e in rows.elements])
+    found = merge(answers, 10)
+    assert list(zip(found.ids, found.scores.tolist(), strict=True)) == rows.oracle(query, 10, mask)
+
+
+def test_a_row_points_back_at_its_place_in_the_dataset(rows, embeddings, tmp_path):
+    manifest = build_index(embeddings, str(tmp_path / "index"), rows_per_segment=1000)
+    segment = Segment.load(str(tmp_path / "index"), manifest.segments, manifest.properties)
+    place = rows.ids.index("m-1234")
+    record = segment.records(np.array([segment.row_of("m-1234")]))[0]
+    assert record["row"] == place
+    assert record["shard"] == place // (len(rows.ids) // FILES)
+
+
+def test_equal_embeddings_make_an_equal_version(embeddings, tmp_path):
+    first = build_index(embeddings, str(tmp_path / "one"))
+    second = build_index(embeddings, str(tmp_path / "two"))
+    assert first.version == second.version
+    assert build_index(embeddings, str(tmp_path / "one")).created == first.created  # and again: nothing happens
+
+
+def test_an_index_is_never_overwritten(rows, embeddings, tmp_path):
+    out = str(tmp_path / "index")
+    build_index(embeddings, out)
+    before = {path: storage.read_bytes(path) for path in storage.list_files(out)}
+    other = write(str(tmp_path / "other"), rows, vectors=-rows.vectors.astype(np.float32))
+    with pytest.raises(ConfigError, match="choose another --out"):
+        build_index(other, out)
+    assert {path: storage.read_bytes(path) for path in storage.list_files(out)} == before
+
+
+def test_a_changed_segment_is_not_searched(embeddings, tmp_path):
+    manifest = build_index(embeddings, str(tmp_path / "index"))
+    path = Path(tmp_path / "index" / manifest.segments[0].path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(VerificationError, match="manifest says"):
+        Segment.load(str(tmp_path / "index"), manifest.segments, manifest.properties)
+
+
+def test_an_index_without_a_manifest_does_not_exist(embeddings, tmp_path):
+    build_index(embeddings, str(tmp_path / "index"))
+    (tmp_path / "index" / "manifest.json").unlink()
+    with pytest.raises(DatasetError, match="crystalign index"):
+        IndexManifest.read(str(tmp_path / "index"))
+
+
+@pytest.mark.parametrize(("what", "says"), [("nan", "not finite"), ("long", "length")])
+def test_vectors_that_are_none_are_refused(rows, tmp_path, what, says):
+    vectors = rows.vectors.astype(np.float32)
+    vectors[7] = np.nan if what == "nan" else 3 * vectors[7]
+    broken = write(str(tmp_path / "embeddings"), rows, vectors=vectors)
+    with pytest.raises(DatasetError, match=says):
+        build_index(broken, str(tmp_path / "index"))
+    assert not storage.exists(str(tmp_path / "index" / "manifest.json"))
+
+
+def test_an_id_names_one_material(rows, tmp_path):
+    twice = rows._replace(table=rows.table.set_column(0, "id", pa.array(["same"] * len(rows.ids))))
+    with pytest.raises(DatasetError, match="twice"):
+        build_index(write(str(tmp_path / "embeddings"), twice), str(tmp_path / "index"))
+
+
+def test_unknown_numbers_are_not_compared(rows, tmp_path):
+    column = rows.properties[1].column
+    values = [float("nan")] * 10 + rows.table[column].to_pylist()[10:]
+    place = rows.table.column_names.index(column)
+    holed = rows._replace(table=rows.table.set_column(place, column, pa.array(values)))
+    manifest = build_index(write(str(tmp_path / "embeddings"), holed), str(tmp_path / "index"))
+    segment = Segment.load(str(tmp_path / "index"), manifest.segments, manifest.properties)
+    assert segment.allowed("_crystalign_band_gap_pbe IS UNKNOWN").count == 10
+    assert segment.allowed("NOT _crystalign_band_gap_pbe<0").count == len(rows.ids) - 10
