@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,49 @@ def real_data() -> Path:
     if not (folder / "README.md").is_file():
         pytest.skip(f"no real data at {folder}; set CRYSTALIGN_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    """An S3 server in this process."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(params=["local", "moto", "real"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh, empty place: a folder, a bucket on moto, and a bucket on a real S3 server where one is named."""
+    if request.param == "local":
+        return str(tmp_path / "store")
+    return request.getfixturevalue("s3" if request.param == "moto" else "real_s3") + "/store"
+
+
+@pytest.fixture
+def s3(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a fresh bucket on moto."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_endpoint)
+    return fresh_bucket(monkeypatch, "crystalign", "crystalign-secret")
+
+
+@pytest.fixture
+def real_s3(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a fresh bucket on a real server; `infra/s3_local.sh start` prints the variables that name one."""
+    if "CRYSTALIGN_S3_ENDPOINT" not in os.environ:
+        pytest.skip("no real S3 server: start one with infra/s3_local.sh and set CRYSTALIGN_S3_ENDPOINT")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ["CRYSTALIGN_S3_ENDPOINT"])
+    return fresh_bucket(monkeypatch, os.environ["CRYSTALIGN_S3_ACCESS_KEY"], os.environ["CRYSTALIGN_S3_SECRET_KEY"])
+
+
+def fresh_bucket(monkeypatch: pytest.MonkeyPatch, key: str, secret: str) -> str:
+    """Make a bucket on the server that `AWS_ENDPOINT_URL` names."""
+    import boto3
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    bucket = f"crystalign-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    return f"s3://{bucket}"

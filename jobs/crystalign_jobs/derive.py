@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -18,13 +19,16 @@ from tyro.conf import Positional
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import InputError
-from crystalign.sources import time_limit
+from crystalign.errors import InputError, VerificationError
+from crystalign.sources.source import time_limit, unforeseen
 
 if TYPE_CHECKING:
     from crystalign.crystal import Crystal
+    from crystalign.material import Material
+    from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest, ShardEntry
     from crystalign.shards.writer import Reject
+    from crystalign.storage import FileEntry
 
 Derivable = Literal["xrd", "text", "composition"]
 VERSION = 1
@@ -52,25 +56,187 @@ class Derive(Config):
 def main(config: Derive) -> Manifest:
     """Derive, swap the manifest, delete what it superseded, and return it."""
     from crystalign.shards.dataset import Dataset
+    from crystalign_jobs.pool import map_rows
     from crystalign_jobs.progress import Meter
     from crystalign_jobs.session import session
 
     dataset = Dataset.open(config.data)
-    manifest = dataset.manifest
-    plan = {number: _target(entry, config) for number, entry in enumerate(manifest.shards)}
-    print(f"deriving {', '.join(config.modalities)} of {manifest.rows:,} crystals\nwriting shards/ in {config.data}/")
-    done = {number: receipt for number, name in plan.items() if (receipt := _receipt(config.data, name))}
-    if done:
-        print(f"{len(done)} of {len(plan)} shards were derived before")
-    with Meter("derive", total=manifest.rows, unit="crystals") as meter:
-        meter.advance(sum(manifest.shards[number].rows for number in done), counted=False)
-        todo = {number: name for number, name in plan.items() if number not in done}
+    shards = dataset.manifest.shards
+    plan = {n: target(entry, config.modalities) for n, entry in enumerate(shards) if _lacks(entry, config.modalities)}
+    print(f"deriving {', '.join(config.modalities)} of {len(dataset):,} crystals\nwriting {config.data}/shards/")
+    receipts = {n: receipt for n, name in plan.items() if (receipt := _receipt(config.data, name))}
+    if receipts:
+        print(f"{len(receipts)} of {len(plan)} shards were derived before")
+    todo: list[dict[str, Any]] = [{"number": n, "name": name} for n, name in plan.items() if n not in receipts]
+    with Meter("derive", total=len(dataset), unit="crystals") as meter:
+        meter.advance(len(dataset) - sum(shards[row["number"]].rows for row in todo), counted=False)
         if todo:
             with session(config.address):
-                for receipt in _run(config, todo):
-                    done[receipt["number"]] = receipt
-                    meter.advance(manifest.shards[receipt["number"]].rows)
-    new = _commit(config, dataset.manifest, [done[number] for number in plan])
-    _clean(config.data, manifest, new)
-    _report(config, new, list(done.values()))
+                for receipt in map_rows(todo, ShardDeriver(config, dataset)):
+                    receipts[receipt["number"]] = receipt
+                    meter.advance(shards[receipt["number"]].rows)
+    manifest = _commit(config, dataset, receipts) if receipts else dataset.manifest
+    _report(config, manifest, receipts)
+    return manifest
+
+
+def target(entry: ShardEntry, modalities: Sequence[str]) -> str:
+    """The name of the shard that a shard becomes: its own, and a hash of its content and of what is asked."""
+    asked = json.dumps([entry.sha256, sorted(modalities), VERSION])
+    return f"{_stem(entry.path)}.{hashlib.sha256(asked.encode()).hexdigest()[:10]}"
+
+
+def _stem(path: str) -> str:
+    """The part of a file's name that all descendants of a shard share."""
+    return path.rpartition("/")[2].partition(".")[0]
+
+
+def _lacks(entry: ShardEntry, modalities: Sequence[str]) -> bool:
+    return any(entry.counts.get(name, 0) < entry.rows for name in modalities)
+
+
+def _receipt(uri: str, name: str) -> dict[str, Any] | None:
+    """What an earlier run wrote under this name, if all of it is still there."""
+    from crystalign.shards.manifest import ShardEntry
+
+    path = storage.join(uri, "derive", f"{name}.json")
+    if not storage.exists(path):
+        return None
+    receipt: dict[str, Any] = json.loads(storage.read_bytes(path))
+    entry = ShardEntry.model_validate(receipt["shard"])
+    try:
+        storage.verify(storage.join(uri, entry.path), entry)
+    except VerificationError:
+        return None
+    return receipt
+
+
+class ShardDeriver:
+    """Writes one shard again with more columns; runs inside a task."""
+
+    def __init__(self, config: Derive, dataset: Dataset) -> None:
+        self.config = config
+        self.dataset = dataset
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        """A shard's number and its new name in, the JSON of its receipt out; the receipt is stored too."""
+        from crystalign.shards.schema import table_to_materials
+        from crystalign.shards.writer import write_quarantine, write_shard
+
+        uri, number, name = self.config.data, int(row["number"]), str(row["name"])
+        old, properties = self.dataset.manifest.shards[number], self.dataset.manifest.properties
+        rejects: list[Reject] = []
+        materials = [
+            extended(material, self.config.modalities, self.config.max_seconds, rejects)
+            for material in table_to_materials(self.dataset.read(number), properties)
+        ]
+        new = write_shard(uri, name, materials, properties, rows_per_group=max(old.row_groups))
+        # heavy modalities stay in the files they are in: the rows are the same
+        heavy = {modality: old.counts[modality] for modality in old.siblings}
+        new = new.model_copy(update={"siblings": old.siblings, "counts": new.counts | heavy})
+        quarantine = write_quarantine(uri, f"derive-{name}", rejects).model_dump(mode="json") if rejects else None
+        reasons = dict(Counter(f"{reject.stage}: {reject.reason}" for reject in rejects))
+        result = json.dumps(
+            {"number": number, "shard": new.model_dump(mode="json"), "quarantine": quarantine, "reasons": reasons}
+        )
+        storage.write_bytes(storage.join(uri, "derive", f"{name}.json"), result.encode())
+        return {"result": result}
+
+
+def extended(material: Material, modalities: Sequence[str], max_seconds: float, rejects: list[Reject]) -> Material:
+    """The material with what it lacks of `modalities`; what fails is appended to `rejects`."""
+    from crystalign.shards.writer import Reject
+
+    found: dict[str, Any] = {}
+    for name in modalities:
+        if material.value(name) is not None:
+            continue
+        try:
+            with time_limit(max_seconds, f"{name} of {material.id}"):
+                found[name] = _DERIVATIONS[name](material.crystal)
+        except InputError as error:
+            reason, message = error.reason, str(error)
+        except Exception as error:  # noqa: BLE001 (one crystal must not stop the others)
+            reason, message = unforeseen(error)
+        else:
+            continue
+        rejects.append(Reject(material.id, f"derive {name}", reason, message, material.provenance.reference))
+    return replace(material, modalities={**material.modalities, **found})
+
+
+def _xrd(crystal: Crystal) -> Any:
+    from crystalign.physics.diffraction import powder_peaks
+
+    return powder_peaks(crystal)
+
+
+def _text(crystal: Crystal) -> Any:
+    from crystalign.modalities.text import Text
+    from crystalign.physics.caption import caption
+    from crystalign.physics.symmetry import symmetry
+
+    return Text(caption(crystal, symmetry(crystal)), generated=True)
+
+
+def _composition(crystal: Crystal) -> Any:
+    from crystalign.modalities.composition import Composition
+
+    return Composition.of(crystal)
+
+
+_DERIVATIONS: Mapping[str, Callable[[Crystal], Any]] = {"xrd": _xrd, "text": _text, "composition": _composition}
+
+
+def _commit(config: Derive, dataset: Dataset, receipts: Mapping[int, dict[str, Any]]) -> Manifest:
+    """Swap the manifest, then delete what it no longer names."""
+    from crystalign.shards.manifest import ShardEntry
+    from crystalign.shards.writer import commit_manifest
+
+    old = dataset.manifest
+    shards = [
+        ShardEntry.model_validate(receipts[n]["shard"]) if n in receipts else entry
+        for n, entry in enumerate(old.shards)
+    ]
+    renewed = {_stem(old.shards[n].path) for n in receipts}
+    quarantine = [q for q in old.quarantine if _derived_from(q) not in renewed]
+    quarantine += [storage.FileEntry.model_validate(r["quarantine"]) for r in receipts.values() if r["quarantine"]]
+    new = commit_manifest(
+        config.data,
+        shards,
+        old.properties,
+        quarantine=sorted(quarantine, key=lambda entry: entry.path),
+        quarantined=sum(_rows(config.data, entry) for entry in quarantine),
+        derived=sorted({*old.derived, *config.modalities}),
+    )
+    superseded = {e.path for e in (*old.shards, *old.quarantine)} - {e.path for e in (*new.shards, *new.quarantine)}
+    for path in sorted(superseded):
+        storage.delete(storage.join(config.data, path))
+    storage.delete(storage.join(config.data, "derive"))
     return new
+
+
+def _derived_from(entry: FileEntry) -> str:
+    """The stem of the shard whose derivation a quarantine file is about, or nothing."""
+    stem = _stem(entry.path)
+    return stem.removeprefix("derive-") if stem.startswith("derive-") else ""
+
+
+def _rows(uri: str, entry: FileEntry) -> int:
+    import pyarrow.parquet as pq
+
+    with storage.open_input(storage.join(uri, entry.path)) as source:
+        return int(pq.ParquetFile(source).metadata.num_rows)
+
+
+def _report(config: Derive, manifest: Manifest, receipts: Mapping[int, dict[str, Any]]) -> None:
+    """What there is now, what could not be computed, and the next command."""
+    print(
+        f"{manifest.rows:,} crystals at {config.data}: "
+        + ", ".join(f"{m} {n:,}" for m, n in manifest.modalities.items())
+    )
+    reasons: Counter[str] = Counter()
+    for receipt in receipts.values():
+        reasons.update(receipt["reasons"])
+    for reason, count in reasons.most_common():
+        print(f"  {count:>7,}  {reason}")
+    print(f"next: crystalign pretrain --data {config.data} --out RUNS")

@@ -24,9 +24,9 @@ from crystalign.index.embeddings import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from crystalign.shards.dataset import Dataset
 
     from crystalign.model import Model
+    from crystalign.shards.dataset import Dataset
 
 Part = Literal["train", "validation", "test"]
 
@@ -80,29 +80,37 @@ def embed(config: Embed) -> dict[str, EmbeddingManifest]:
         ConfigError: the model has no such modality, or other embeddings live at `out`.
         DatasetError: the dataset has no material with it.
     """
-    from crystalign.shards.dataset import Dataset
-
     from crystalign.model import load
+    from crystalign.shards.dataset import Dataset
     from crystalign_jobs.session import session
 
     model, dataset = load(config.model), Dataset.open(config.data)
     names = _modalities(config, model, dataset)
     print(f"embedding {', '.join(names)} of {config.data} with {config.model}")
     print("\n".join(f"writing to {_target(config, name)}/" for name in names))
-    with session(config.address):
-        return {name: _embed_one(config, model, dataset, name) for name in names}
+    whole = {
+        name: Making(model_sha256=model.sha256, dataset_sha256=dataset.manifest.sha256, modality=name, part=config.part)
+        for name in names
+    }
+    made = {name: _existing(_target(config, name), making) for name, making in whole.items()}
+    todo = [making for name, making in whole.items() if made[name] is None]
+    if todo:
+        with session(config.address):
+            files = _run(config, dataset, todo)
+        made |= {m.modality: _commit(config, model, dataset, m, files[m.modality]) for m in todo}
+    return {name: manifest for name, manifest in made.items() if manifest is not None}
 
 
 class Encoder:
     """What an actor does: holds the model, turns tasks into verified files."""
 
-    def __init__(self, config: Embed, target: str, modality: str) -> None:
+    def __init__(self, config: Embed) -> None:
         import torch
-        from crystalign.shards.dataset import Dataset
 
         from crystalign.model import load
+        from crystalign.shards.dataset import Dataset
 
-        self.config, self.target, self.modality = config, target, modality
+        self.config = config
         self.model = load(config.model)
         if config.use_gpu:
             self.model.to("cuda")
@@ -112,20 +120,21 @@ class Encoder:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One task: its file, made now or found whole from an earlier run."""
-        made = [self._one(Making.model_validate_json(text)) for text in batch["making"].tolist()]
+        makings = [Making.model_validate_json(text) for text in batch["making"].tolist()]
+        made = [self._one(making) for making in makings]
         return {
+            "modality": np.array([making.modality for making in makings]),
             "entry": np.array([entry.model_dump_json() for entry, _ in made]),
             "found": np.array([found for _, found in made]),
         }
 
     def _one(self, making: Making) -> tuple[EmbeddingFile, bool]:
         name = f"shard-{making.shard:05d}-{making.row_groups[0]:05d}"
-        known = existing_embeddings(self.target, name, making)
+        target = _target(self.config, making.modality)
+        known = existing_embeddings(target, name, making)
         if known is not None:
             return known, True
-        rows, positions = self._rows(making)
-        table = self._encode(rows, positions, making.shard)
-        return write_embeddings(self.target, name, table, making), False
+        return write_embeddings(target, name, self._encode(making), making), False
 
     def _rows(self, making: Making) -> tuple[pa.Table, np.ndarray[Any, Any]]:
         """The rows that have the modality and are in the part, and their positions in the shard."""
@@ -134,74 +143,66 @@ class Encoder:
         sizes = self.dataset.manifest.shards[making.shard].row_groups
         tables, positions = [], []
         for group in making.row_groups:
-            table = self.dataset.read(making.shard, row_group=group, modalities=(self.modality,))
-            keep = table.column(self.modality).is_valid().to_numpy(zero_copy_only=False)
+            table = self.dataset.read(making.shard, row_group=group, modalities=(making.modality,))
+            keep = table.column(making.modality).is_valid().to_numpy(zero_copy_only=False)
             if making.part is not None:
                 keep &= _rule(self.model).mask(table, making.part)
             tables.append(table.filter(pa.array(keep)))
             positions.append(sum(sizes[:group]) + np.flatnonzero(keep))
         return pa.concat_tables(tables), np.concatenate(positions)
 
-    def _encode(self, rows: pa.Table, positions: np.ndarray[Any, Any], shard: int) -> pa.Table:
+    def _encode(self, making: Making) -> pa.Table:
         from crystalign.shards.schema import table_to_materials
 
+        rows, positions = self._rows(making)
         properties = self.dataset.manifest.properties
-        materials = table_to_materials(rows, properties, modalities=(self.modality,))
-        values = [material.value(self.modality) for material in materials]
-        vectors = self.model.embed(self.modality, values, self.config.batch_size)
-        return embedding_table(rows, vectors, shard=shard, positions=positions, properties=properties)
+        materials = table_to_materials(rows, properties, modalities=(making.modality,))
+        values = [material.value(making.modality) for material in materials]
+        vectors = self.model.embed(making.modality, values, self.config.batch_size)
+        return embedding_table(rows, vectors, shard=making.shard, positions=positions.tolist(), properties=properties)
 
 
-def _embed_one(config: Embed, model: Model, dataset: Dataset, name: str) -> EmbeddingManifest:
-    """One modality: tasks through the actors, the manifest last."""
+def _run(config: Embed, dataset: Dataset, todo: list[Making]) -> dict[str, list[EmbeddingFile]]:
+    """All modalities through one set of actors, which load the model once."""
+    import ray
+
     from crystalign_jobs.progress import Meter
 
-    target = _target(config, name)
-    whole = Making(model_sha256=model.sha256, dataset_sha256=dataset.manifest.sha256, modality=name, part=config.part)
-    known = _existing(target, whole)
-    if known is not None:
-        return known
-    tasks = list(_tasks(dataset, whole, config.rows_per_file))
-    files = []
-    with Meter(
-        f"embed {name}", total=dataset.manifest.modalities.get(name, dataset.manifest.rows), unit="rows"
-    ) as meter:
-        for entry, found in _run(config, tasks, target, name):
-            files.append(entry)
-            meter.advance(entry.rows, counted=not found)
+    tasks = [task for whole in todo for task in _tasks(dataset, whole, config.rows_per_file)]
+    gpus = 1.0 if config.use_gpu else 0.0
+    items = [{"making": task.model_dump_json()} for task in tasks]
+    results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        Encoder,
+        fn_constructor_kwargs={"config": config},
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=_actors(config, len(tasks))),
+        num_cpus=1,
+        num_gpus=gpus,
+    )
+    files: dict[str, list[EmbeddingFile]] = {whole.modality: [] for whole in todo}
+    total = sum(dataset.manifest.modalities.get(whole.modality, dataset.manifest.rows) for whole in todo)
+    with Meter("embed", total=total, unit="rows") as meter:
+        for row in results.iter_rows():
+            entry = EmbeddingFile.model_validate_json(str(row["entry"]))
+            files[str(row["modality"])].append(entry)
+            meter.advance(entry.rows, counted=not row["found"])
         meter.reach(meter.done, total=meter.done)
-    files = sorted((entry for entry in files if entry.rows), key=lambda entry: entry.path)
-    if not files:
-        raise DatasetError(
-            f"no material of {config.data} ({config.part or 'all parts'}) has {name!r}; nothing to embed"
-        )
-    manifest = _manifest(config, model, dataset, whole, files)
-    manifest.write(target)
-    return manifest
+    return files
 
 
-def _run(config: Embed, tasks: list[Making], target: str, name: str) -> Iterator[tuple[EmbeddingFile, bool]]:
+def _actors(config: Embed, tasks: int) -> int:
+    """How many processes hold the model; checked against the cluster before anything waits for it."""
     import ray
 
     from crystalign.resources import Demand, check_fits, parallel_tasks
 
-    total = ray.cluster_resources()
-    actors = config.num_actors or int(total.get("GPU", 0)) if config.use_gpu else config.num_actors
-    actors = min(actors or parallel_tasks(total, reserved=0), len(tasks))
+    has = ray.cluster_resources()
+    usual = int(has.get("GPU", 0)) if config.use_gpu else parallel_tasks(has, reserved=0)
+    actors = max(1, min(config.num_actors or usual, tasks))
     gpus = 1.0 if config.use_gpu else 0.0
-    check_fits([Demand(name="embedding processes", count=max(actors, 1), gpus=gpus)], total, free_cpus=0)
-    items = [{"making": task.model_dump_json()} for task in tasks]
-    results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        Encoder,
-        fn_constructor_kwargs={"config": config, "target": target, "modality": name},
-        batch_size=1,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(actors, 1)),
-        num_cpus=1,
-        num_gpus=gpus,
-    )
-    for row in results.iter_rows():
-        yield EmbeddingFile.model_validate_json(str(row["entry"])), bool(row["found"])
+    check_fits([Demand(name="embedding processes", count=actors, gpus=gpus)], has, free_cpus=0)
+    return actors
 
 
 def _tasks(dataset: Dataset, whole: Making, rows_per_file: int) -> Iterator[Making]:
@@ -228,10 +229,15 @@ def _existing(target: str, whole: Making) -> EmbeddingManifest | None:
     return known
 
 
-def _manifest(
+def _commit(
     config: Embed, model: Model, dataset: Dataset, whole: Making, files: list[EmbeddingFile]
 ) -> EmbeddingManifest:
-    return EmbeddingManifest(
+    """The manifest, last."""
+    files = sorted((entry for entry in files if entry.rows), key=lambda entry: entry.path)
+    if not files:
+        part = config.part or "all parts"
+        raise DatasetError(f"no material of {config.data} ({part}) has {whole.modality!r}; nothing to embed")
+    manifest = EmbeddingManifest(
         model_uri=config.model,
         model_sha256=whole.model_sha256,
         modality=whole.modality,
@@ -245,6 +251,8 @@ def _manifest(
         licences=tuple(sorted({source.licence for source in dataset.manifest.sources})),
         files=tuple(files),
     )
+    manifest.write(_target(config, whole.modality))
+    return manifest
 
 
 def _modalities(config: Embed, model: Model, dataset: Dataset) -> list[str]:

@@ -138,20 +138,13 @@ def share_out(items: Sequence[Item], rows: int) -> list[list[Item]]:
 
 def _run(source: Source, chunks: list[list[Item]], config: Ingest) -> Iterator[dict[str, Any]]:
     """One task per chunk; results in the order in which they finish."""
-    import json
-
-    import ray.data
+    from crystalign_jobs.pool import map_rows
 
     rows = [
         {"name": f"{number:05d}", "items": [item.model_dump_json() for item in chunk]}
         for number, chunk in enumerate(chunks)
     ]
-    if not rows:
-        return
-    reader = ChunkReader(source, config.out, config.rows_per_shard)
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(reader)
-    for row in dataset.iter_rows():
-        yield json.loads(row["result"])
+    yield from map_rows(rows, ChunkReader(source, config.out, config.rows_per_shard))
 
 
 class ChunkReader:

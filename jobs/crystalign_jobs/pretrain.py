@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from crystalign import storage
-from crystalign.errors import ConfigError, DatasetError
+from crystalign.errors import ConfigError, DatasetError, Error
 from crystalign.training.config import PretrainConfig
 from crystalign_jobs.progress import Meter
 
 if TYPE_CHECKING:
-    from crystalign.shards.dataset import Dataset
-    from crystalign.shards.selection import Selection
-
     from crystalign.model import Model
     from crystalign.model_config import ModelCard
+    from crystalign.shards.dataset import Dataset
+    from crystalign.shards.selection import Selection
     from crystalign.training.batch import Batch
     from crystalign.training.feed import FeedPlan
     from crystalign.training.loop import TrainState
@@ -85,7 +84,6 @@ def pretrain(config: Pretrain, *, watch: Watch | None = None) -> str:
         DatasetError: no row to train on.
     """
     from crystalign.shards.dataset import Dataset
-
     from crystalign_jobs.session import session
 
     run = run_uri(config)
@@ -164,7 +162,9 @@ def _prepared(config: PretrainConfig, dataset: Dataset, selection: Selection, ru
     folder = storage.join(run, PREPARED)
     listing = storage.join(folder, "files.json")
     if storage.exists(listing):
-        return {path: storage.read_bytes(storage.join(folder, path)) for path in json.loads(storage.read_bytes(listing))}
+        return {
+            path: storage.read_bytes(storage.join(folder, path)) for path in json.loads(storage.read_bytes(listing))
+        }
     values = {"text": _captions(dataset, selection)} if "text" in config.model.modalities else {}
     files = prepare(config.model, values)
     for path, data in files.items():
@@ -235,7 +235,7 @@ def _check_resources(config: PretrainConfig) -> None:
 
 def _fit(config: Pretrain, job: dict[str, Any]) -> None:
     """Start the workers, show their progress, and leave nothing of Ray's own state behind."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     failures = FailureConfig(max_failures=config.max_failures, controller_failure_limit=_CONTROLLER_RETRIES)
@@ -250,7 +250,23 @@ def _fit(config: Pretrain, job: dict[str, Any]) -> None:
             ),
             run_config=RunConfig(name=config.name, storage_path=folder, failure_config=failures),
         )
-        trainer.fit()
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise _explained(error, job["run"]) from error
+
+
+def _explained(error: Exception, run: str) -> Error:
+    """Our own exception if a worker raised one, else what failed and how to go on."""
+    failures = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        cause = getattr(failure, "_base_exc", failure)
+        cause = getattr(cause, "cause", cause)  # of a task, wrapped once more
+        if isinstance(cause, Error):
+            return cause
+    ranks = ", ".join(str(rank) for rank in sorted(failures)) or "none"
+    last = str(error).strip().splitlines()[-1]
+    return Error(f"training stopped (ranks that failed: {ranks}): {last}; {run} keeps its checkpoints: use --resume")
 
 
 class Mailbox:

@@ -16,13 +16,14 @@ import ray
 
 import crystalign
 from crystalign.errors import ConfigError
-from crystalign.resources import local_cluster, worker_environment
+from crystalign.resources import LEAST_LOGICAL_CPUS, local_cluster, worker_environment
 
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # tasks without a GPU keep their view of the devices, without a warning
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the jobs draw their own
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_worker_maximum_startup_concurrency": str(LEAST_LOGICAL_CPUS),  # it warns of more processes than cores
     "RAY_USAGE_STATS_ENABLED": "0",  # a tool that runs beside unpublished data reports to nobody
 }
 

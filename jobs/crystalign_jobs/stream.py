@@ -18,7 +18,6 @@ import ray
 import ray.data
 
 from crystalign.resources import parallel_tasks
-from crystalign.training.batch import Batch
 from crystalign.training.feed import Fed, FeedPlan, Portion, StepRange, featurise, ranges, read_window
 
 if TYPE_CHECKING:
@@ -112,6 +111,8 @@ class RankFeed:
         self.waited += time.perf_counter() - began
         if table is None:
             return None
+        from crystalign.training.batch import Batch
+
         (row,) = table.to_pylist()
         assert (row["step"], row["rank"]) == (self._next_step, self._rank), (
             f"rank {self._rank} expected step {self._next_step} but was given step {row['step']} of rank {row['rank']}"

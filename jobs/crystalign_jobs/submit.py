@@ -9,8 +9,10 @@ import asyncio
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("crystalign", "crystalign_jobs", "crystalign_serve")
 TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
+PATIENCE = 60.0
+"""Seconds within which the agent that starts jobs must have registered with a new cluster."""
 _ADVICE = "put the cluster's token into RAY_AUTH_TOKEN, into the file RAY_AUTH_TOKEN_PATH or into ~/.ray/auth_token"
 
 
@@ -76,17 +80,7 @@ def main(config: Submit) -> None:
     client = connect(config.address)
     entrypoint = make_entrypoint(job)
     print(f"cluster     {client.get_address()}\nentrypoint  {entrypoint}", flush=True)
-    try:
-        job_id = client.submit_job(
-            entrypoint=entrypoint,
-            runtime_env=make_runtime_env(job),
-            entrypoint_num_cpus=job.num_cpus or None,
-            entrypoint_num_gpus=job.num_gpus or None,
-            entrypoint_resources=job.resources or None,
-            metadata={"crystalign_verb": job.verb},
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"the cluster did not accept the job: {error}") from error
+    job_id = send(client, job, entrypoint)
     print(f"job         {job_id}", flush=True)
     if not config.wait:
         print(f"next        ray job logs --follow --address {client.get_address()} {job_id}")
@@ -94,6 +88,38 @@ def main(config: Submit) -> None:
     code = follow(client, job_id)
     if code:
         raise SystemExit(code)
+
+
+def send(client: JobSubmissionClient, job: Job, entrypoint: str) -> str:
+    """Ship the code and submit the job; a cluster that has only just started is given a minute to be ready for it.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        ConfigError: the cluster does not accept it.
+    """
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # each package that it ships is a line otherwise
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return str(
+                client.submit_job(
+                    entrypoint=entrypoint,
+                    runtime_env=make_runtime_env(job),
+                    entrypoint_num_cpus=job.num_cpus or None,
+                    entrypoint_num_gpus=job.num_gpus or None,
+                    entrypoint_resources=job.resources or None,
+                    metadata={"crystalign_verb": job.verb},
+                )
+            )
+        except (RuntimeError, ValueError) as error:
+            starting = "No available agent" in str(error)
+            if not starting or time.monotonic() > deadline:
+                hint = "; does another Ray on the head node hold its agent's port (52365)?" if starting else ""
+                raise ConfigError(f"the cluster did not accept the job: {error}{hint}") from error
+            time.sleep(1)
 
 
 def read_job(path: Path) -> Job:

@@ -257,7 +257,7 @@ def _parse(text: str, fmt: str) -> Crystal:
     with warnings.catch_warnings(record=True) as quirks:
         warnings.simplefilter("always")  # pymatgen warns of what it repairs, and so says why it gave up
         try:
-            structure = Structure.from_str(text, fmt=fmt, **options)  # type: ignore[arg-type]
+            structure = Structure.from_str(text, fmt=fmt, **options)
         except Exception as error:  # pymatgen raises whatever its parser met
             causes = [str(q.message) for q in quirks if "No structure parsed" in str(q.message)]
             said = " ".join(f"{type(error).__name__}: {error} {'; '.join(causes)}".split())

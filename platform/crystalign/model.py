@@ -1,10 +1,10 @@
 """`Model`: encoders, projections into one space, and temperatures; a directory without pickle.
 
-    model/
-    ├── config.json         settings, model card, and the sha256 of every other file; written last
-    ├── model.safetensors   weights
-    ├── README.md           the card, for people
-    └── text/tokenizer.json whatever files an encoder needs, in a folder named after its modality
+model/
+├── config.json         settings, model card, and the sha256 of every other file; written last
+├── model.safetensors   weights
+├── README.md           the card, for people
+└── text/tokenizer.json whatever files an encoder needs, in a folder named after its modality
 """
 
 from __future__ import annotations

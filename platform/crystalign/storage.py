@@ -87,7 +87,7 @@ def _s3(environment: tuple[str, ...]) -> fs.S3FileSystem:
         "connect_timeout": CONNECT_TIMEOUT,
         "request_timeout": REQUEST_TIMEOUT,
         "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-        "check_directory_existence_before_creation": True,
+        "allow_delayed_open": True,  # a small file is one request, not a multipart upload
     }
     if endpoint:
         parts = urlsplit(endpoint)

@@ -71,13 +71,13 @@ def material_curve(material: Material, kind: str, wavelength: str) -> Curve:
         NotFoundError: no such kind, or the material does not have it.
         SpectrumError: an unknown wavelength.
     """
-    from crystalign.physics.diffraction import wavelength_of
+    from crystalign.physics.diffraction import parse_wavelength
 
     value = material.value(kind) if kind in {"dos", "xrd"} else None
     if value is None:
         message = f"{material.id} has no {kind}" if kind in {"dos", "xrd"} else f"no curve {kind!r}; there are dos, xrd"
         raise NotFoundError(message)
-    return dos_curve(value) if kind == "dos" else powder_curve(value, wavelength_of(wavelength))
+    return dos_curve(value) if kind == "dos" else powder_curve(value, parse_wavelength(wavelength))
 
 
 def _angle(wavelength: float) -> str:

@@ -18,10 +18,12 @@ from crystalign.modalities import Features, Modality
 from crystalign_serve.curves import Curve, dos_curve, measured_curve
 from crystalign_serve.requests import DosQuery, Query, XrdQuery
 
-MAX_ATOM_LINES = 2000
-"""Lines of a structure file that may hold atoms: more cannot be encoded, and would take long to parse."""
+MAX_ATOM_LINES = 600
+"""Atom sites that a structure file may list: more cannot be encoded, and would take long to parse."""
+MAX_LINES = 200_000
+"""Lines of a CIF that are looked at: the limit on the body allows few more."""
 MAX_POSITIONS = 50_000
-"""Atom lines × symmetry operations of a CIF."""
+"""Sites × symmetry operations of a CIF."""
 KINDS = ("auto", "cif", "poscar", "dos", "xrd")
 ACCEPTS: dict[str, tuple[str, ...]] = {
     "crystal": ("file", "id"),
@@ -31,11 +33,6 @@ ACCEPTS: dict[str, tuple[str, ...]] = {
     "composition": ("formula",),
 }
 """How a query of each modality may be given; a modality that is not here cannot be asked for."""
-
-_ATOM_LINE = re.compile(r"^\s*[A-Za-z\"'][^\s]*(?:\s+\S+){3,}\s*$", re.MULTILINE)
-_OPERATION = re.compile(
-    r"^\s*(?:\d+\s+)?['\"]?\s*[-+xyz0-9/. ]*[xyz]\s*,[^,\n]+,[^,\n]+$", re.MULTILINE | re.IGNORECASE
-)
 
 
 class Part(NamedTuple):
@@ -127,15 +124,35 @@ def fuse(vectors: list[NDArray[np.float32]], weights: list[float]) -> NDArray[np
 
 def _crystal(parse: Callable[[str], Crystal], text: str) -> Crystal:
     """Refuse what is too large before parsing it, and what overlaps after."""
-    lines = sum(1 for _ in _ATOM_LINE.finditer(text)) if parse == Crystal.from_cif else text.count("\n")
-    operations = max(1, sum(1 for _ in _OPERATION.finditer(text))) if parse == Crystal.from_cif else 1
+    lines, operations = count_cif(text) if parse == Crystal.from_cif else (text.count("\n"), 1)
     if lines > MAX_ATOM_LINES or lines * operations > MAX_POSITIONS:
         message = (
-            f"the structure has about {lines} atom lines and {operations} symmetry operations; at most "
-            f"{MAX_ATOM_LINES} lines and {MAX_POSITIONS} positions are read. Send the primitive cell"
+            f"the structure has {lines} atom sites and {operations} symmetry operations; at most "
+            f"{MAX_ATOM_LINES} sites and {MAX_POSITIONS} positions are read. Send the primitive cell"
         )
         raise CrystalError(message, reason="too-many-sites")
     return parse(text).check()
+
+
+def count_cif(text: str) -> tuple[int, int]:
+    """How many atom sites and symmetry operations a CIF lists, without parsing it.
+
+    Sites are the rows of the loop that holds `_atom_site_fract_x`; an operation reads like `-x, y+1/2, z`.
+    """
+    sites = operations = 0
+    in_sites = False
+    for line in text.split("\n", MAX_LINES):
+        start = line[:24].lstrip().lower()
+        if start.startswith(("loop_", "data_")):
+            in_sites = False
+        elif start.startswith("_"):
+            in_sites = start.startswith("_atom_site_fract_x") or (in_sites and start.startswith("_atom_site_"))
+        elif in_sites:
+            sites += bool(start)
+        elif line.count(",") >= 2:
+            terms = line.lower().split(",")[-3:]
+            operations += all(any(axis in term for axis in "xyz") for term in terms)
+    return sites, max(1, operations)
 
 
 def _text(value: str) -> Any:

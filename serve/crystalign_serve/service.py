@@ -18,7 +18,11 @@ from crystalign_serve.materials import Materials, open_materials
 from crystalign_serve.queries import ACCEPTS
 
 NON_COMMERCIAL = "NC"
-_MOST_FIELDS = 200
+NOTICES = {
+    "crystalign-dft-demo": "crystalign-dft-demo: unrelaxed, partly hypothetical crystals with quick calculations, for demonstration only.",
+    "crystalign-prototypes": "crystalign-prototypes: hypothetical crystals, made by element substitution.",
+}
+"""What must be said of rows of a source, wherever they are shown."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Service:
             "modalities": [self._modality(name) for name in NAMES],
             "fields": [
                 {"name": field.name, "label": field.label, "unit": field.unit, "type": field.type}
-                for field in listed_fields(manifest.properties)[:_MOST_FIELDS]
+                for field in listed_fields(manifest.properties)
             ],
             "sources": self.materials.sources,
             "licences": list(manifest.licences),
@@ -72,7 +76,7 @@ class Service:
 
     def notice(self) -> str | None:
         """What a reader of the results must know; None if there is nothing to say."""
-        said = [str(source["notice"]) for source in self.materials.sources if source.get("notice")]
+        said = [NOTICES[source["name"]] for source in self.materials.sources if source["name"] in NOTICES]
         restricted = [name for name in self.manifest.licences if NON_COMMERCIAL in name.upper().split("-")]
         if restricted:
             said.append(f"Holds rows licensed for non-commercial use only ({', '.join(restricted)}).")

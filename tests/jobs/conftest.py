@@ -23,12 +23,11 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Ninety rock salts and caesium chlorides with a composition; two thirds have a text, in two shards."""
-    from crystalign.shards.writer import commit_manifest, write_shard
-
     from crystalign.crystal import Crystal
     from crystalign.material import Material, Provenance
     from crystalign.modalities.composition import Composition
     from crystalign.modalities.text import Text
+    from crystalign.shards.writer import commit_manifest, write_shard
 
     uri = str(tmp_path_factory.mktemp("small") / "data")
     pairs = [(a, b) for a in (3, 11, 12, 19, 20, 37, 38, 55, 56) for b in (8, 9, 16, 17, 34)]

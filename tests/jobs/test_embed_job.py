@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crystalign.shards.dataset import Dataset
-from crystalign.shards.splits import SplitRule
 
 from crystalign.errors import ConfigError
 from crystalign.index.embeddings import EmbeddingManifest, read_embeddings
 from crystalign.model import Model, load, prepare
 from crystalign.model_config import ModalitySpec, ModelCard, ModelConfig
+from crystalign.shards.dataset import Dataset
+from crystalign.shards.splits import SplitRule
 from crystalign_jobs.embed import Embed, embed
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -38,7 +38,7 @@ def model_uri(tmp_path_factory):
 @pytest.fixture(scope="module")
 def embedded(model_uri, small_dataset, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("embedded"))
-    made = embed(Embed(model=model_uri, data=small_dataset, out=out, modality="all", rows_per_file=32))
+    made = embed(Embed(model=model_uri, data=small_dataset, out=out, modality="all", rows_per_file=32, num_actors=1))
     return out, made
 
 
@@ -65,7 +65,9 @@ def test_each_row_leads_back_to_its_material(embedded, small_dataset):
 
 
 def test_a_restart_makes_only_what_is_missing_or_broken(embedded, model_uri, small_dataset, tmp_path):
-    config = Embed(model=model_uri, data=small_dataset, out=str(tmp_path), modality="composition", rows_per_file=32)
+    config = Embed(
+        model=model_uri, data=small_dataset, out=str(tmp_path), modality="composition", rows_per_file=32, num_actors=1
+    )
     first = embed(config)["composition"]
     kept, gone, cut = (Path(tmp_path, entry.path) for entry in first.files[:3])
     (tmp_path / "manifest.json").unlink()
@@ -78,7 +80,9 @@ def test_a_restart_makes_only_what_is_missing_or_broken(embedded, model_uri, sma
 
 
 def test_a_part_of_the_split_holds_its_materials_alone(model_uri, small_dataset, tmp_path):
-    made = embed(Embed(model=model_uri, data=small_dataset, out=str(tmp_path), modality="text", part="test"))["text"]
+    made = embed(
+        Embed(model=model_uri, data=small_dataset, out=str(tmp_path), modality="text", part="test", num_actors=1)
+    )["text"]
     table, _ = read_embeddings(str(tmp_path))
     assert 0 < made.rows < 60
     assert SplitRule().mask(table, "test").all()

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.selection import Selection
 from crystalign.shards.splits import SplitRule
-
 from crystalign.training.feed import FeedPlan, feed, ranges, steps_per_epoch
 
 BATCH, EPOCHS = 16, 2

@@ -23,10 +23,13 @@ from crystalign_jobs import cli, submit
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "f00d" * 8
 HEAD = """
-import sys, ray
+import functools, sys, ray
+from ray._private.parameter import RayParams
+# ray.init fixes the port of the agent that starts jobs, and another Ray on this machine may hold it: any free one
+RayParams.__init__ = functools.partialmethod(RayParams.__init__, dashboard_agent_listen_port=0)
 port, folder = int(sys.argv[1]), sys.argv[2]
 ray.init(address="local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=port,
-         _temp_dir=folder, object_store_memory=100 * 2**20, log_to_driver=False)
+         _node_ip_address="127.0.0.1", _temp_dir=folder, object_store_memory=100 * 2**20, log_to_driver=False)
 print("up", flush=True)
 sys.stdin.read()
 ray.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import socket
@@ -148,6 +149,17 @@ def _service() -> FastAPI:
             return _problem("The query cannot be used", "the file does not say its wavelength")
         return _answer([("made-0", "CsCl")], _curve("xrd", 30.0))
 
+    _add_materials(app)
+
+    @app.get("/")
+    def page() -> FileResponse:
+        return FileResponse(UI / "index.html")
+
+    app.mount("/assets", StaticFiles(directory=ASSETS))
+    return app
+
+
+def _add_materials(app: FastAPI) -> None:
     @app.get("/api/materials/{name}")
     def material(name: str) -> dict[str, Any]:
         cell = {"a": 4.12, "b": 4.12, "c": 4.12, "alpha": 90, "beta": 90, "gamma": 90, "volume": 69.9}
@@ -163,26 +175,28 @@ def _service() -> FastAPI:
     def curve(name: str, kind: str) -> dict[str, Any]:
         return _curve(kind, 0.0)
 
-    @app.get("/")
-    def page() -> FileResponse:
-        return FileResponse(UI / "index.html")
 
-    app.mount("/assets", StaticFiles(directory=ASSETS))
-    return app
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+@contextlib.contextmanager
+def _served(app: Any) -> Iterator[str]:
+    """The address at which an application answers, while it does."""
     import uvicorn
 
-    app = _service()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.asked
-        server.should_exit = True
-        thread.join(timeout=30)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    app = _service()
+    with _served(app) as url:
+        yield url, app.state.asked
 
 
 # --- a browser --------------------------------------------------------------------------------------------------------
@@ -244,6 +258,12 @@ class Browser:
         box.clear()
         box.send_keys(text + "\n")
 
+    def drop(self, name: str, content: str) -> None:
+        script = """const data = new DataTransfer();
+          data.items.add(new File([arguments[1]], arguments[0]));
+          window.dispatchEvent(new DragEvent("drop", {dataTransfer: data, cancelable: true}));"""
+        self.run(script, name, content)
+
     def ids(self) -> list[str]:
         return [card.get_attribute("data-id") for card in self.all(".card[data-id]")]
 
@@ -298,10 +318,7 @@ def test_names_from_the_server_stay_text(browser: Browser) -> None:
 
 
 def test_dropped_pattern_asks_for_its_wavelength_and_lies_over_the_match(browser: Browser, service: Any) -> None:
-    drop = """const data = new DataTransfer();
-      data.items.add(new File([arguments[0]], "measured.xy"));
-      window.dispatchEvent(new DragEvent("drop", {dataTransfer: data, cancelable: true}));"""
-    browser.run(drop, "\n".join(f"{10 + i} {i % 7}" for i in range(60)))
+    browser.drop("measured.xy", "\n".join(f"{10 + i} {i % 7}" for i in range(60)))
     browser.until("#ask-wavelength button").click()
     browser.until(".card .open").click()
     browser.until(".plot .series.match")
@@ -382,3 +399,36 @@ def test_narrow_window_never_scrolls_sideways(browser: Browser, width: int) -> N
     browser.until(".controls .swatch")
     browser.wait(lambda: len(browser.all(".series.match")) == 2)
     assert not browser.scrolls_sideways()
+
+
+def test_page_and_service_understand_each_other(driver: Any, http: Any) -> None:
+    with _served(http.app) as url:
+        page = Browser(driver, url)
+        page.open()
+        for example in range(len(page.all(".example"))):
+            page.open()
+            page.all(".example")[example].click()
+            page.until(".card[data-id]")
+        x = [5.0 + 0.02 * step for step in range(4000)]
+        page.open()
+        page.drop("measured.xy", "\n".join(f"{v:.2f} {1 + 100 * (abs(v % 20 - 7) < 0.1)}" for v in x))
+        page.until("#ask-wavelength button").click()
+        page.until(".card .open").click()
+        page.until(".plot .series.asked")
+        page.until(".controls .swatch")
+        page.wait(lambda: len(page.all(".series.match")) == 2)
+        assert len(page.all(".plot")) == 2
+        found = page.ids()
+        driver.refresh()
+        page.until(".card[data-id]")
+        assert page.ids() == found
+        page.open()
+        page.drop("cscl.cif", CIF)
+        page.until(".card[data-id]")
+        page.until(".remove").click()
+        page.search("no such")
+        page.until(".card[data-id]")
+        page.until("#filter").send_keys("nonsense = 1")
+        page.search("KCl")
+        assert "nonsense" in page.until(".message.error").text
+        assert page.errors() == []

@@ -69,6 +69,8 @@ class Bert(Encoder):
         self._tokenizer: Any = Tokenizer.from_str(files[TOKENIZER].decode())
         description = json.loads(files[NETWORK])
         self.network: Any = _network(description) if network is None else network
+        if getattr(self.network, "pooler", None) is not None:
+            self.network.pooler = None  # a head for another task, whose weights would never be trained
         self.width = int(description["hidden_size"])
         if settings.frozen:
             self.network.requires_grad_(False)

@@ -52,9 +52,7 @@ class CGCNN(Encoder):
         self.elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, hidden)
         self.distances = GaussianBasis(0.5, settings.cutoff, settings.gaussians)
         self.densities = GaussianBasis(1.5, 5.0, 24)  # log of Å³/atom: 4.5 (diamond) to 150 (molecular crystals)
-        self.convolutions = nn.ModuleList(
-            GatedConvolution(hidden, settings.gaussians) for _ in range(settings.layers)
-        )
+        self.convolutions = nn.ModuleList(GatedConvolution(hidden, settings.gaussians) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(hidden)
         self.head = nn.Sequential(nn.Linear(3 * hidden + 24, settings.width), nn.SiLU())
 

@@ -23,7 +23,7 @@ class Conv3d(Encoder):
     class Settings(Config):
         """Size."""
 
-        channels: tuple[int, ...] = (16, 32, 64)
+        channels: tuple[int, ...] = (8, 16, 32)
         """Channels of each stage; each halves the grid, the first from 32³ to 16³."""
         width: int = Field(default=128, ge=4)
         """Length of the density's vector."""
@@ -36,7 +36,8 @@ class Conv3d(Encoder):
         first, last = settings.channels[0], settings.channels[-1]
         self.stem = nn.Conv3d(1, first, 4, stride=2)
         self.stages = nn.ModuleList(
-            Stage(previous, channels) for previous, channels in zip(settings.channels, settings.channels[1:], strict=False)
+            Stage(previous, channels)
+            for previous, channels in zip(settings.channels, settings.channels[1:], strict=False)
         )
         self.norm = nn.GroupNorm(_groups(last), last)
         self.cell = nn.Sequential(nn.Linear(7, 32), nn.SiLU(), nn.Linear(32, 32))

@@ -42,7 +42,9 @@ class DosTransformer(Encoder):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         if settings.bins % settings.patch or settings.hidden % settings.heads:
-            message = f"patch {settings.patch} must divide {settings.bins} bins, and {settings.heads} heads the hidden size"
+            message = (
+                f"patch {settings.patch} must divide {settings.bins} bins, and {settings.heads} heads the hidden size"
+            )
             raise ConfigError(message)
         hidden, tokens = settings.hidden, settings.bins // settings.patch
         self.width = 2 * hidden
@@ -57,7 +59,7 @@ class DosTransformer(Encoder):
     def forward(self, inputs: Inputs) -> Tensor:
         """(n, 2·hidden) from `dos` (n, bins)."""
         dos = inputs["dos"]
-        x = self.patches(dos.unflatten(1, (-1, self.settings.patch)))  # (n, T, C)
+        x = self.patches(dos.view(len(dos), -1, self.settings.patch))  # (n, T, C)
         x = torch.cat([self.summary.expand(len(x), -1, -1), x], dim=1) + self.positions  # (n, T + 1, C)
         for layer in self.layers:
             x = layer(x)

@@ -25,15 +25,15 @@ class XrdResNet(Encoder):
 
         stem_stride: int = Field(default=4, ge=1)
         """Bins per position of the first map."""
-        stem_kernel: int = Field(default=15, ge=1)
+        stem_kernel: int = Field(default=11, ge=1)
         """Bins that one position of the first map sees."""
-        channels: tuple[int, ...] = (32, 64, 96, 128)
+        channels: tuple[int, ...] = (32, 64, 128)
         """Channels of each stage; multiples of 8."""
         kernel: int = Field(default=5, ge=1)
         """Width of the convolutions in the stages."""
         positions: int = Field(default=32, ge=1)
         """Places at which the last map is read."""
-        reduced: int = Field(default=48, ge=1)
+        reduced: int = Field(default=64, ge=1)
         """Channels that are read at each place."""
         hidden: int = Field(default=512, ge=4)
         """Width of the layer that sees all places at once."""

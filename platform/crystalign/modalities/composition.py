@@ -43,7 +43,9 @@ class Composition:
             message = f"{z.tolist()} with fractions {x.tolist()} is not a list of different elements"
             raise InputError(message, reason="bad-composition")
         if not np.isfinite(x).all() or x.min() <= 0 or z.min() < 1 or z.max() > MAX_ATOMIC_NUMBER:
-            message = f"elements {z.tolist()} with fractions {x.tolist()}: 1..{MAX_ATOMIC_NUMBER} and above zero, please"
+            message = (
+                f"elements {z.tolist()} with fractions {x.tolist()}: 1..{MAX_ATOMIC_NUMBER} and above zero, please"
+            )
             raise InputError(message, reason="bad-composition")
         order = np.argsort(z)
         object.__setattr__(self, "atomic_numbers", z[order].astype(np.uint8))
@@ -116,7 +118,7 @@ class CompositionModality(Modality[Composition]):
             scalar["fractions"].values.to_numpy(zero_copy_only=False),
         )
 
-    def featurise(self, value: Composition, *, rng: np.random.Generator | None = None) -> Features:
+    def featurise(self, value: Composition, *, rng: np.random.Generator | None = None) -> Features:  # noqa: ARG002 (the protocol)
         """Elements and fractions; `rng` changes nothing."""
         return {"z": value.atomic_numbers.astype(np.int64), "fraction": value.fractions.astype(np.float32)}
 

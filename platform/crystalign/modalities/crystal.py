@@ -88,7 +88,7 @@ class CrystalModality(Modality[Crystal]):
             occupancies = tuple(tuple((s["z"], s["fraction"]) for s in site) for site in sites)
         return Crystal(lattice.reshape(3, 3), frac.reshape(-1, 3), numbers, occupancies)
 
-    def featurise(self, value: Crystal, *, rng: np.random.Generator | None = None) -> Features:
+    def featurise(self, value: Crystal, *, rng: np.random.Generator | None = None) -> Features:  # noqa: ARG002 (the protocol)
         """The graph of one crystal; it is exact, so `rng` changes nothing.
 
         Raises:
@@ -104,7 +104,7 @@ class CrystalModality(Modality[Crystal]):
             "edge_length": edges.distances.astype(np.float32),
             "edge_vector": edges.vectors.astype(np.float32),
             "lattice": value.lattice.astype(np.float32),
-            "volume": np.float32(value.volume).reshape(()),
+            "volume": np.array(value.volume, np.float32),
         }
         if value.occupancies is not None:
             species = [(i, z, x) for i, site in enumerate(value.occupancies) for z, x in site]

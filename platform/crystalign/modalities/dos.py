@@ -144,7 +144,9 @@ def parse_dos(
     if known.endswith(".xml") or data.lstrip()[:5] == b"<?xml":
         return _parse_vasprun(data)
     columns, header = read_columns(data)
-    stated = {m[1].lower(): m[2] for m in re.finditer(r"\b(n_atoms|zero|efermi)\s*[=:]\s*([-+.\w]+)", header, re.IGNORECASE)}
+    stated = {
+        m[1].lower(): m[2] for m in re.finditer(r"\b(n_atoms|zero|efermi)\s*[=:]\s*([-+.\w]+)", header, re.IGNORECASE)
+    }
     kind = zero or stated.get("zero", "fermi").lower()
     try:
         atoms = n_atoms if n_atoms is not None else int(stated.get("n_atoms", 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -72,7 +73,7 @@ class TextModality(Modality[Text]):
         """As they were."""
         return Text(scalar["description"].as_py(), scalar["generated"].as_py())
 
-    def featurise(self, value: Text | str, *, rng: np.random.Generator | None = None) -> Features:
+    def featurise(self, value: Text | str, *, rng: np.random.Generator | None = None) -> Features:  # noqa: ARG002 (the protocol)
         """UTF-8 bytes, whole characters only; `rng` changes nothing."""
         text = value if isinstance(value, Text) else Text(value)
         cut = text.description.encode()[: self.settings.max_bytes].decode(errors="ignore")
@@ -94,10 +95,10 @@ class TextModality(Modality[Text]):
     def equivalence(cls, material: Material) -> str:
         """The words themselves: many crystals may share a caption."""
         text: Text | None = material.value("text")
-        return "" if text is None else text.description
+        return material.id if text is None else text.description
 
 
 def decode(inputs: Inputs) -> list[str]:
     """The texts of a batch, in order."""
     blob, offsets = bytes(inputs["utf8"].cpu().numpy()), inputs["offsets"].tolist()
-    return [blob[start:stop].decode() for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [blob[start:stop].decode() for start, stop in itertools.pairwise(offsets)]

@@ -52,7 +52,7 @@ class MeasuredPattern:
     two_theta: Array
     """(M,) degrees, ascending."""
     intensities: Array
-    """(M,) counts, background included or not; zeros that pad the ends count as not measured."""
+    """(M,) counts, background included or not; zeros that pad the ends of a background are not measurements."""
     wavelength: float
     """Å; of a tube whose Kα₂ was not removed, the weighted mean (1.54184 for copper)."""
 
@@ -60,7 +60,9 @@ class MeasuredPattern:
         """Cut the padding, refuse nonsense."""
         angle, counts = np.asarray(self.two_theta, np.float64), np.asarray(self.intensities, np.float64)
         if angle.ndim != 1 or angle.shape != counts.shape or not MIN_POINTS <= len(angle) <= MAX_POINTS:
-            message = f"{angle.shape} angles with {counts.shape} intensities; expected (M,), {MIN_POINTS} to {MAX_POINTS}"
+            message = (
+                f"{angle.shape} angles with {counts.shape} intensities; expected (M,), {MIN_POINTS} to {MAX_POINTS}"
+            )
             raise SpectrumError(message, reason="bad-shape")
         if not (np.isfinite(angle).all() and np.isfinite(counts).all()):
             raise SpectrumError("an angle or an intensity is not a finite number; remove those rows", reason="nan")
@@ -73,8 +75,12 @@ class MeasuredPattern:
             raise SpectrumError(message, reason="bad-angles")
         signal = np.flatnonzero(counts != 0)
         if len(signal) < MIN_POINTS // 2 or counts.max() <= counts.min():
-            raise SpectrumError("the pattern is flat or almost empty; there is nothing to search for", reason="no-signal")
+            raise SpectrumError(
+                "the pattern is flat or almost empty; there is nothing to search for", reason="no-signal"
+            )
         measured = slice(signal[0], signal[-1] + 1)
+        if np.percentile(counts[measured], 5) < 1e-5 * counts.max():
+            measured = slice(None)  # no background: a zero is a value here, as in a simulated scan
         object.__setattr__(self, "two_theta", angle[measured])
         object.__setattr__(self, "intensities", counts[measured])
         object.__setattr__(self, "wavelength", parse_wavelength(self.wavelength))
@@ -160,9 +166,7 @@ class XrdModality(Modality[PowderPattern]):
         """(G,) bin centres, Å⁻¹."""
         return 0.5 * (self.edges[1:] + self.edges[:-1])
 
-    def featurise(
-        self, value: PowderPattern | MeasuredPattern, *, rng: np.random.Generator | None = None
-    ) -> Features:
+    def featurise(self, value: PowderPattern | MeasuredPattern, *, rng: np.random.Generator | None = None) -> Features:
         """A pattern on the grid: rendered from peaks (with `rng` as some instrument would see them), or measured.
 
         Raises:
@@ -236,9 +240,7 @@ def _edges(q_min: float, q_max: float, n_points: int) -> Array:
     return edges
 
 
-def parse_xrd(
-    source: Path | bytes, *, name: str = "", wavelength: str | float | None = None
-) -> MeasuredPattern:
+def parse_xrd(source: Path | bytes, *, name: str = "", wavelength: str | float | None = None) -> MeasuredPattern:
     """A measured pattern from `.xy`, `.xye`, `.csv`, `.txt`, `.dat` or `.xrdml`.
 
     Args:

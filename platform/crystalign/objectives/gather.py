@@ -72,7 +72,7 @@ def gather(
     widths = [embeddings[name].shape[1] for name in names]
     local = torch.cat([embeddings[name] for name in names], dim=1).contiguous()  # (b, ΣD)
     flags = torch.stack([t for name in names for t in (present[name].long(), keys[name])], dim=1)  # (b, 2M)
-    chosen = dist.group.WORLD if group is None else group
+    chosen = group or dist.distributed_c10d._get_default_group()  # noqa: SLF001
     everyone = all_gather_single_autograd(local, 0, chosen)  # (B, ΣD)
     everyones = flags.new_empty((world_size * len(flags), flags.shape[1]))  # (B, 2M)
     dist.all_gather_into_tensor(everyones, flags.contiguous(), group=group)

@@ -13,9 +13,9 @@ from crystalign.physics.neighbours import neighbours
 from crystalign.physics.symmetry import Symmetry
 
 PROTOTYPES = {
-    "A:225:a": "face-centered cubic metal",
-    "A:229:a": "body-centered cubic metal",
-    "A:194:c": "hexagonal close-packed metal",
+    "A:225:a": "face-centered cubic",
+    "A:229:a": "body-centered cubic",
+    "A:194:c": "hexagonal close-packed",
     "A:227:a": "diamond",
     "AB:225:a.b": "rock salt",
     "AB:221:a.b": "cesium chloride",
@@ -38,7 +38,7 @@ PROTOTYPES = {
 }
 """Names of common prototypes, under the keys that `symmetry` gives."""
 
-ELEMENTS = (
+ELEMENTS = (  # noqa: SIM905 (a hundred quoted words are no clearer)
     "hydrogen helium lithium beryllium boron carbon nitrogen oxygen fluorine neon sodium magnesium aluminum silicon "
     "phosphorus sulfur chlorine argon potassium calcium scandium titanium vanadium chromium manganese iron cobalt "
     "nickel copper zinc gallium germanium arsenic selenium bromine krypton rubidium strontium yttrium zirconium "
@@ -67,7 +67,9 @@ _SYSTEMS = "cubic|tetragonal|orthorhombic|hexagonal|trigonal|rhombohedral|monocl
 _MASKS = [
     (re.compile("|".join(sorted(map(re.escape, PROTOTYPES.values()), key=len, reverse=True)), re.IGNORECASE), "[type]"),
     (
-        re.compile(rf"(?:\b(?:{_SYMBOL})\s+)?space[- ]group(?:\s+(?:no\.?|number))?(?:\s+(?:{_SYMBOL}|\d+))?(?:\s*\(\d+\))?"),
+        re.compile(
+            rf"(?:\b(?:{_SYMBOL})\s+)?space[- ]group(?:\s+(?:no\.?|number))?(?:\s+(?:{_SYMBOL}|\d+))?(?:\s*\(\d+\))?"
+        ),
         "space group [group]",
     ),
     (re.compile(rf"\b(?:{_SYSTEMS})\b", re.IGNORECASE), "[system]"),

@@ -169,7 +169,7 @@ def _structure_factors(crystal: Crystal, hkl: NDArray[np.int64], g: Array) -> ND
 
 @functools.cache
 def _scattering_parameters(z: int) -> tuple[Array, Array]:
-    """a and b of an element, from pymatgen's table."""
+    """Coefficients a and b of an element, from pymatgen's table."""
     from pymatgen.analysis.diffraction.xrd import ATOMIC_SCATTERING_PARAMS
 
     if SYMBOLS[z] not in ATOMIC_SCATTERING_PARAMS:
@@ -185,8 +185,9 @@ def _merge(d: Array, intensity: Array) -> tuple[Array, Array]:
     order = np.flatnonzero(present)[np.argsort(-d[present])]
     d, intensity = d[order], intensity[order]
     group = np.cumsum(np.diff(d, prepend=d[:1]) < -MERGE * d)
-    total = np.bincount(group, weights=intensity)
-    return np.bincount(group, weights=intensity * d) / total, total
+    total = np.asarray(np.bincount(group, weights=intensity), np.float64)
+    mean: Array = np.bincount(group, weights=intensity * d) / total
+    return mean, total
 
 
 def draw(positions: Array, areas: Array, widths: Array, grid: Array, *, lorentzian: float = 0.5) -> Array:
@@ -198,28 +199,33 @@ def draw(positions: Array, areas: Array, widths: Array, grid: Array, *, lorentzi
     Args:
         positions: (P,) in the unit of `grid`.
         areas: (P,).
-        widths: (P,) full widths at half maximum; those below 1.2 steps are widened to it, so that
+        widths: (P,) full widths at half maximum; those below 1.5 steps are widened to it, so that
             no peak falls between two points.
         grid: (G,) ascending, even.
         lorentzian: η, 0 to 1.
 
     Returns:
-        (G,) intensity per unit of `grid`.
+        (G,) intensity per unit of `grid`, to single precision.
     """
     step = grid[1] - grid[0]
-    width = np.maximum(widths, 1.2 * step)
-    half = int(np.ceil(5.0 * width.max() / step))
-    centre = np.rint((positions - grid[0]) / step).astype(np.int64)
-    inside = (centre > -half) & (centre < len(grid) + half)
-    positions, areas, width, centre = positions[inside], areas[inside], width[inside], centre[inside]
-    index = centre[:, None] + np.arange(-half, half + 1)  # (P, 2 half + 1)
-    x2 = np.square((grid[0] + step * index - positions[:, None]) * (2.0 / width)[:, None])
-    peak = (lorentzian / np.pi) / (1.0 + x2)
-    peak += (1.0 - lorentzian) * np.sqrt(np.log(2.0) / np.pi) * np.exp(-np.log(2.0) * x2)
-    peak *= (2.0 * areas / width)[:, None]
-    padded = np.bincount((index + 2 * half).ravel(), weights=peak.ravel(), minlength=len(grid) + 4 * half)
-    drawn: Array = padded[2 * half : 2 * half + len(grid)]
-    return drawn
+    width = np.maximum(widths / step, 1.5)  # from here on in steps
+    half = int(np.ceil(5.0 * width.max()))
+    place = (positions - grid[0]) / step
+    inside = (place > -half) & (place < len(grid) + half)
+    place, width, height = place[inside], width[inside], areas[inside] / step
+    centre = np.rint(place).astype(np.int64)
+    offsets = np.arange(-half, half + 1)
+    x = np.subtract.outer((centre - place).astype(np.float32), -offsets.astype(np.float32))  # (P, 2 half + 1)
+    x *= (2.0 / width).astype(np.float32)[:, None]
+    np.square(x, out=x)
+    peak = np.exp(x * np.float32(-np.log(2.0)))
+    peak *= np.float32((1.0 - lorentzian) * np.sqrt(np.log(2.0) / np.pi))
+    x += 1.0
+    peak += np.float32(lorentzian / np.pi) / x
+    peak *= (2.0 * height / width).astype(np.float32)[:, None]
+    index = (centre + 2 * half)[:, None] + offsets
+    padded = np.bincount(index.ravel(), weights=peak.ravel(), minlength=len(grid) + 4 * half)
+    return np.asarray(padded[2 * half : 2 * half + len(grid)], np.float64)
 
 
 def remove_background(pattern: Array, half_width: int) -> Array:

@@ -51,7 +51,9 @@ def neighbours(
     if k is None:
         found = _within(crystal, cutoff)
         if len(np.unique(found.receivers)) < n:
-            message = f"a site of {crystal.formula} has no neighbour within {cutoff} Å; use a larger cutoff or k nearest"
+            message = (
+                f"a site of {crystal.formula} has no neighbour within {cutoff} Å; use a larger cutoff or k nearest"
+            )
             raise CrystalError(message, reason="no-neighbours")
         return found
     radius = min(cutoff, (0.5 * k * crystal.volume / n) ** (1 / 3))  # holds about 2 k atoms where density is even
@@ -74,7 +76,8 @@ def _nearest(
     nearest = found.distances[first]
     limit = np.where(nearest <= cutoff, np.minimum(reach + tolerance, cutoff + tolerance), nearest + tolerance)
     keep = found.distances <= limit[found.receivers]
-    return Neighbours(*(column[keep] for column in found))
+    senders, receivers, images, distances, vectors = found
+    return Neighbours(senders[keep], receivers[keep], images[keep], distances[keep], vectors[keep])
 
 
 def _within(crystal: Crystal, cutoff: float) -> Neighbours:

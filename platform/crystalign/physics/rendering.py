@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
@@ -82,8 +84,14 @@ def render(
     return draw(q, areas, widths, grid, lorentzian=how.lorentzian)
 
 
+@functools.cache
+def _unit(size: int) -> Array:
+    """(size,) from 0 to 1."""
+    return np.linspace(0.0, 1.0, size)
+
+
 def _q_per_degree(q: Array) -> Array:
-    """dQ / d(2θ), Å⁻¹ per degree, at the reference wavelength: (2π/λ) cos θ · π/180."""
+    """Slope dQ / d(2θ), Å⁻¹ per degree, at the reference wavelength: (2π/λ) cos θ · π/180."""
     cosine = np.sqrt(np.maximum(1.0 - np.square(q * REFERENCE_WAVELENGTH / (4.0 * np.pi)), 0.0))
     slope: Array = (2.0 * np.pi / REFERENCE_WAVELENGTH) * cosine * (np.pi / 180.0)
     return slope
@@ -151,7 +159,7 @@ class Augmentation(Config):
 
     def _background(self, size: int, rng: np.random.Generator) -> Array:
         """A constant, the scattering of air that falls off from low angles, and a hump of glass."""
-        x = np.linspace(0.0, 1.0, size)
+        x = _unit(size)
         flat, air, hump = rng.random(3) * rng.random() * self.background
         centre, width = rng.uniform(0.1, 0.6), rng.uniform(0.08, 0.25)
         smooth: Array = flat + air * np.exp(-x / rng.uniform(0.05, 0.3))

@@ -22,7 +22,8 @@ def resample(energies: Array, densities: Array, edges: Array) -> Array:
     Returns:
         (..., B), in the unit of `densities`.
     """
-    assert energies.ndim == 1 and len(energies) >= 2 and densities.shape[-1] == len(energies)
+    assert energies.ndim == 1
+    assert densities.shape[-1] == len(energies) >= 2
     steps = np.diff(energies)
     area = 0.5 * (densities[..., 1:] + densities[..., :-1]) * steps
     total = np.concatenate([np.zeros((*densities.shape[:-1], 1)), np.cumsum(area, axis=-1)], axis=-1)

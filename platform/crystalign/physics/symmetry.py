@@ -50,7 +50,7 @@ def symmetry(crystal: Crystal, symprec: float = SYMPREC) -> Symmetry:
     kind = SpaceGroupType(found.number)
     symbol = kind.hm_short.replace(" ", "")
     system = kind.crystal_system.lower()
-    return Symmetry(found.number, symbol, _prototype(found), system)
+    return Symmetry(found.number, symbol, _prototype(found, _site_kinds(crystal)[0]), system)
 
 
 def symbol_of(number: int) -> str:
@@ -110,44 +110,72 @@ def _cell(found: MoyoDataset, crystal: Crystal, *, conventional: bool) -> Crysta
     return Crystal(np.array(cell.basis), np.array(cell.positions), np.array(numbers), sites)
 
 
-def _prototype(found: MoyoDataset) -> str | None:
+def _prototype(found: MoyoDataset, kinds: list[int]) -> str | None:
     """`AB2:136:a.f`: anonymous formula, space group, Wyckoff letters of A, of B, …; the first of all settings."""
-    numbers = found.std_cell.numbers
-    amounts = Counter(numbers)
-    divisor = functools.reduce(math.gcd, amounts.values())
-    formula = "".join(f"{_letter(i)}{n // divisor if n > divisor else ''}" for i, n in enumerate(sorted(amounts.values())))
-    settings = _settings(found)
-    if not settings:
+    settings = _letter_settings(found)
+    if settings is None:
         return None
-    return f"{formula}:{found.number}:{min(_positions(numbers, setting) for setting in settings)}"
+    amounts = Counter(kinds)
+    per_cell = len(found.std_cell.numbers) / len(kinds)
+    orbits = {
+        (kind, letter): round(count * per_cell / settings.multiplicity[letter])
+        for (kind, letter), count in Counter(zip(kinds, found.wyckoffs, strict=True)).items()
+    }
+    divisor = functools.reduce(math.gcd, amounts.values())
+    counts = [n // divisor for n in sorted(amounts.values())]
+    formula = "".join(f"{_letter(i)}{n if n > 1 else ''}" for i, n in enumerate(counts))
+    return f"{formula}:{found.number}:{min(_positions(orbits, amounts, names) for names in settings.names)}"
 
 
-def _settings(found: MoyoDataset) -> set[tuple[tuple[str, int], ...]]:
-    """(letter, multiplicity) of every atom of the standard cell, in each setting the normaliser allows."""
+def _positions(orbits: dict[tuple[int, str], int], amounts: Counter[int], names: dict[str, str]) -> str:
+    """The Wyckoff letters of each species, rarest species first; a letter stands once per orbit."""
+    words = []
+    for kind, amount in amounts.items():
+        letters = sorted(names[letter] * n for (other, letter), n in orbits.items() if other == kind)
+        words.append((amount, "".join(letters)))
+    return ".".join(word for _, word in sorted(words))
+
+
+class _LetterSettings(NamedTuple):
+    """What the occupied Wyckoff positions are called in each setting that the normaliser allows."""
+
+    multiplicity: dict[str, int]
+    names: list[dict[str, str]]
+
+
+_KNOWN_SETTINGS: dict[tuple[int, frozenset[str]], _LetterSettings] = {}
+"""By space group and occupied letters, on which alone they depend; the normaliser costs ten times the search."""
+
+
+def _letter_settings(found: MoyoDataset) -> _LetterSettings | None:
+    key = (found.number, frozenset(found.wyckoffs))
+    if key not in _KNOWN_SETTINGS:
+        settings = _ask_normaliser(found)
+        if settings is None:
+            return None
+        _KNOWN_SETTINGS[key] = settings
+    return _KNOWN_SETTINGS[key]
+
+
+def _ask_normaliser(found: MoyoDataset) -> _LetterSettings | None:
+    """None where the structure lies so close to the tolerance that moyopy refuses it and its symmetrised cell."""
     from moyopy import MoyoDataset
 
     for exact in (False, True):
         try:
-            # a cell at the edge of the tolerance may be refused; its symmetrised version is exact
             dataset = MoyoDataset(found.std_cell, symprec=1e-4) if exact else found
-            cosets = dataset.normalizer_wyckoff_positions().coset_representatives
+            answer = dataset.normalizer_wyckoff_positions()
         except ValueError:
             continue
-        if dataset.number == found.number:
-            return {tuple((site.letter, site.multiplicity) for site in sequence) for _, sequence in cosets}
-    return set()
-
-
-def _positions(numbers: list[int], setting: tuple[tuple[str, int], ...]) -> str:
-    """The Wyckoff letters of each species, rarest species first; a letter stands once per orbit."""
-    atoms = Counter(zip(numbers, setting, strict=True))
-    spelled = {species: "" for species in numbers}
-    for (species, (letter, multiplicity)), count in sorted(atoms.items()):
-        spelled[species] += letter * (count // multiplicity)
-    amounts = Counter(numbers)
-    return ".".join(word for _, word in sorted((amounts[species], word) for species, word in spelled.items()))
+        if dataset.number == found.number and {site.letter for site in answer.wyckoffs} == set(found.wyckoffs):
+            names = [
+                {old.letter: new.letter for old, new in zip(answer.wyckoffs, sequence, strict=True)}
+                for _, sequence in answer.coset_representatives
+            ]
+            return _LetterSettings({site.letter: site.multiplicity for site in answer.wyckoffs}, names)
+    return None
 
 
 def _letter(index: int) -> str:
-    """A, B, … Z, AA, …"""
+    """A, B, … Z, AA, AB and so on."""
     return LETTERS[index] if index < 26 else LETTERS[index // 26 - 1] + LETTERS[index % 26]

@@ -232,4 +232,3 @@ def refuse_name(name: str) -> Rejection | None:
 def _too_large(name: str, size: int, limit: int) -> FileFormatError:
     message = f"{name} has {size} bytes or more; the limit for its kind is {limit}"
     return FileFormatError(message, reason="too-large")
-

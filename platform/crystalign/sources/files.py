@@ -55,7 +55,7 @@ class FilesSource(Source):
             yield from read_calculation(item.id, item.files, self._bytes, where)
             return
         text = decode(self._bytes(item.key), item.key)
-        for suffix, crystal in crystals_of_text(text, file_kind(item.key)):
+        for suffix, crystal in crystals_of_text(text, file_kind(item.key), max_sites=self.limits.max_sites):
             if isinstance(crystal, CrystalError):
                 yield reject_of(crystal, item.id + suffix, item.key)
             else:

@@ -1,9 +1,9 @@
-"""Files of columns that people measure and export: `.xy`, `.xye`, `.csv`, `.dat`, `.txt`, and PANalytical's `.xrdml`."""
+"""Files of curves that people measure and export: columns of text, and PANalytical's `.xrdml`."""
 
 from __future__ import annotations
 
 import re
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,8 @@ _TUBE = re.compile(r"\b(Cu|Mo|Co|Fe|Cr|Ag)\s*-?\s*K[-\s]?(?:α|alpha|a)\s*([12]?
 def read_columns(data: bytes, *, at_least: int = 2) -> tuple[Array, str]:
     """The numbers of a text file and its other lines.
 
-    Columns are separated by blanks, commas, semicolons or tabs; lines that do not begin with a
-    number are the header.
+    Columns are separated by blanks, commas, semicolons or tabs. Comments, and what stands before
+    the first row of numbers, are the header.
 
     Args:
         data: the file.
@@ -49,7 +49,14 @@ def read_columns(data: bytes, *, at_least: int = 2) -> tuple[Array, str]:
         if _COMMENT.match(line) and not re.match(r"\s*(nan|inf)\b", line, re.IGNORECASE):
             header.append(line.strip())
             continue
-        rows.append(_row(line, number))
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif rows:
+            message = f"line {number} is not a row of numbers: {line.strip()[:60]!r}"
+            raise FileFormatError(message, reason="bad-row")
+        else:
+            header.append(line.strip())
     if not rows:
         raise FileFormatError("the file holds no row of numbers", reason="empty-file")
     width = min(len(row) for row in rows)
@@ -59,13 +66,12 @@ def read_columns(data: bytes, *, at_least: int = 2) -> tuple[Array, str]:
     return np.array([row[:width] for row in rows]), "\n".join(header)
 
 
-def _row(line: str, number: int) -> list[float]:
-    fields = [f for f in re.split(r"[\s;,]+", line.strip()) if f]
+def _row(line: str) -> list[float] | None:
+    """The numbers of a line; None if it holds anything else."""
     try:
-        return [float(f) for f in fields]
-    except ValueError as error:
-        message = f"line {number} is not a row of numbers: {line.strip()[:60]!r}"
-        raise FileFormatError(message, reason="bad-row") from error
+        return [float(word) for word in re.split(r"[\s;,]+", line.strip()) if word]
+    except ValueError:
+        return None
 
 
 def read_pattern(data: bytes, name: str) -> tuple[Array, Array, float | None]:
@@ -103,8 +109,8 @@ def read_xrdml(data: bytes) -> tuple[Array, Array, float | None]:
     if len(data) > MAX_BYTES or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise FileFormatError("the XRDML is too large or defines entities; export it again", reason="unsafe-xml")
     try:
-        root = ElementTree.fromstring(data)  # noqa: S314 - entities, the danger, are refused above
-    except ElementTree.ParseError as error:
+        root = ET.fromstring(data)  # noqa: S314 - entities, the danger, are refused above
+    except ET.ParseError as error:
         message = f"not readable as XRDML: {error}"
         raise FileFormatError(message, reason="unreadable-xrdml") from error
     points = root.find(".//{*}scan/{*}dataPoints")
@@ -125,7 +131,7 @@ def read_xrdml(data: bytes) -> tuple[Array, Array, float | None]:
     return np.linspace(ends[0][0], ends[1][0], len(counts)), counts, _xrdml_wavelength(root)
 
 
-def _floats(parent: ElementTree.Element, names: tuple[str, ...]) -> Array | None:
+def _floats(parent: ET.Element, names: tuple[str, ...]) -> Array | None:
     """The numbers of the first child of one of these names."""
     for name in names:
         child = parent.find(f"{{*}}{name}")
@@ -138,7 +144,7 @@ def _floats(parent: ElementTree.Element, names: tuple[str, ...]) -> Array | None
     return None
 
 
-def _xrdml_wavelength(root: ElementTree.Element) -> float | None:
+def _xrdml_wavelength(root: ET.Element) -> float | None:
     used = root.find(".//{*}usedWavelength")
     if used is None:
         return None

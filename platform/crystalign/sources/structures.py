@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from crystalign.crystal import Crystal, Occupancy
@@ -67,28 +67,54 @@ def decode(data: bytes, name: str) -> str:
         return data.decode("latin-1")
 
 
-def crystals_of_text(text: str, kind: str) -> Iterator[tuple[str, Crystal | CrystalError]]:
+def declared_sites(text: str, kind: str) -> int:
+    """At least how many sites a CIF block or a POSCAR has, read off without parsing it.
+
+    Parsers take time and memory that grow with the square of this number, or with whatever number a POSCAR
+    claims, so it is looked at first.
+    """
+    lines = text.splitlines()
+    if kind == "poscar":
+        counts = next((line.split() for line in lines[5:7] if line.split()[:1] and line.split()[0].isdigit()), [])
+        return sum(int(word) for word in counts if word.isdigit() and len(word) < 12)
+    header = [number for number, line in enumerate(lines) if line.strip().lower().startswith("_atom_site_")]
+    rows = 0
+    for first in (number + 1 for number in header if number + 1 not in header):
+        for line in lines[first:]:
+            word = line.strip().lower()
+            if not word or word.startswith(("_", "loop_", "data_", "#")):
+                break
+            rows += 1
+        if rows:
+            return rows
+    return rows
+
+
+def crystals_of_text(text: str, kind: str, *, max_sites: int = 1000) -> Iterator[tuple[str, Crystal | CrystalError]]:
     """(suffix of the id, crystal or what is wrong with it) for each structure of a CIF or POSCAR.
 
     The first structure has no suffix, the next `#2`, `#3`. Blocks of a CIF without atoms are no structures,
     but a CIF in which no block has atoms is an error.
     """
     if kind == "poscar":
-        yield "", _attempt(Crystal.from_poscar, text)
+        yield "", _attempt(Crystal.from_poscar, text, kind, max_sites)
         return
     starts = [match.start() for match in _BLOCK.finditer(text)]
     blocks = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
     with_atoms = [block for block in blocks if "_atom_site" in block.lower()] or [text]
     for number, block in enumerate(with_atoms, start=1):
-        yield f"#{number}" if number > 1 else "", _attempt(Crystal.from_cif, block)
+        yield f"#{number}" if number > 1 else "", _attempt(Crystal.from_cif, block, kind, max_sites)
 
 
-def _attempt(parse: Any, text: str) -> Crystal | CrystalError:
+def _attempt(parse: Callable[[str], Crystal], text: str, kind: str, max_sites: int) -> Crystal | CrystalError:
+    sites = declared_sites(text, kind)
+    if sites > max_sites:
+        message = f"{sites} sites are listed; the limit is {max_sites}. Use a smaller cell, or raise the limit"
+        return CrystalError(message, reason="too-many-sites")
     try:
-        crystal: Crystal = parse(text)
+        return parse(text)
     except CrystalError as error:
         return error
-    return crystal
 
 
 def crystal_of_dict(document: Mapping[str, Any]) -> Crystal:
@@ -104,6 +130,8 @@ def crystal_of_dict(document: Mapping[str, Any]) -> Crystal:
         sites = document["sites"]
         frac_coords = [site["abc"] for site in sites]
         species = [_species(site["species"]) for site in sites]
+    except CrystalError:
+        raise
     except (KeyError, TypeError, ValueError, IndexError) as error:
         message = f"not a pymatgen Structure: {type(error).__name__}: {error}"
         raise CrystalError(message, reason="unreadable-structure") from error

@@ -266,11 +266,11 @@ def cell_matrix(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
     if parameters.shape != (6,) or not np.isfinite(parameters).all():
         message = f"lattice parameters {parameters.tolist()[:9]}; expected six finite numbers a b c α β γ"
         raise CrystalError(message, reason="bad-lattice")
-    a, b, c = parameters[:3]
-    cos_a, cos_b, cos_g = np.cos(np.radians(parameters[3:]))
+    (a, b, c), angles = parameters[:3], parameters[3:]
+    cos_a, cos_b, cos_g = np.cos(np.radians(angles))
     sin_g = math.sqrt(max(0.0, 1.0 - cos_g**2))
     height = 1.0 - cos_a**2 - cos_b**2 - cos_g**2 + 2.0 * cos_a * cos_b * cos_g
-    if sin_g < 1e-6 or height <= 0.0 or min(a, b, c) <= 0.0:
+    if sin_g < 1e-6 or height <= 0.0 or min(a, b, c) <= 0.0 or angles.min() <= 0.0 or angles.max() >= 180.0:
         message = f"lattice parameters {parameters.tolist()} span no cell"
         raise CrystalError(message, reason="bad-lattice")
     vector_c = (c * cos_b, c * (cos_a - cos_b * cos_g) / sin_g, c * math.sqrt(height) / sin_g)

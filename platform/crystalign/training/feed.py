@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,9 @@ from crystalign.shards.dataset import Dataset
 from crystalign.shards.order import EpochOrder
 from crystalign.shards.schema import table_to_materials
 from crystalign.shards.selection import Selection
-from crystalign.training.batch import Batch, make_batch
+
+if TYPE_CHECKING:
+    from crystalign.training.batch import Batch
 
 
 class FeedPlan(Config):
@@ -134,6 +136,8 @@ def read_window(plan: FeedPlan, window: StepRange) -> Iterator[Portion]:
 
 def featurise(plan: FeedPlan, portion: Portion) -> Fed:
     """The batch of one portion; its randomness is a function of (seed, step, rank) alone."""
+    from crystalign.training.batch import make_batch  # torch, which tasks that read do without
+
     table = pa.ipc.open_stream(portion.rows).read_all()
     properties = _dataset(plan.data, plan.data_sha256).manifest.properties
     materials = table_to_materials(table, properties, modalities=tuple(plan.modalities))

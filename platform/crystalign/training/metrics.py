@@ -106,7 +106,7 @@ class TensorBoardWriter:
             raise _missing("tensorboard") from error
         self.uri = uri
         self.folder = tempfile.TemporaryDirectory(prefix="crystalign-tensorboard-")
-        self.events: Any = SummaryWriter(self.folder.name)  # type: ignore[no-untyped-call]
+        self.events: Any = SummaryWriter(self.folder.name)
 
     def write(self, record: Record) -> None:
         """One point per metric."""

@@ -18,7 +18,8 @@ def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Ada
     Norms, biases, embeddings and temperatures have none: decay would pull them to values that mean something.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -51,9 +52,7 @@ def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dic
     }
 
 
-def restore_optimiser(
-    model: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
-) -> None:
+def restore_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Put back what `optimiser_tensors` took."""
     parameters = dict(model.named_parameters())
     optimiser.state.clear()

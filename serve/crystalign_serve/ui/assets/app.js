@@ -25,7 +25,13 @@ const close = () => go({ ...state, open: null });
 /** Enter a state: write it into the URL and the history, then show it. */
 async function go(next, { replace = false } = {}) {
   const { hash, complete: whole } = await encode(next);
-  history[replace ? "replaceState" : "pushState"]({ ...next, complete: whole }, "", hash ? `#${hash}` : location.pathname);
+  const write = history[replace ? "replaceState" : "pushState"].bind(history);
+  const url = hash ? `#${hash}` : location.pathname;
+  try {
+    write({ ...next, complete: whole }, "", url);
+  } catch {
+    write(null, "", url); // browsers limit how much a history entry may hold
+  }
   await enter(next, whole);
 }
 
@@ -48,6 +54,7 @@ async function arrive() {
     const next = held?.parts ? held : await decode(location.hash);
     await enter(next, held?.complete ?? true);
   } catch (error) {
+    [state, shown] = [EMPTY, null];
     form.write(EMPTY);
     showError("This link cannot be opened", error.message);
   }
@@ -59,6 +66,7 @@ function showStart() {
   running.search.abort();
   running.detail.abort();
   shown = null;
+  $("page").classList.remove("opened");
   document.title = "Crystalign";
   $("status").replaceChildren();
   $("results").replaceChildren();
@@ -120,6 +128,7 @@ function shareButton() {
 function showError(title, detail) {
   running.detail.abort();
   $("page").dataset.view = "results";
+  $("page").classList.remove("opened");
   $("detail").hidden = true;
   $("results").replaceChildren();
   const asks = /wavelength/i.test(`${title} ${detail}`) && state.parts.some((part) => part.kind === "xrd" || part.kind === "auto");
@@ -202,7 +211,7 @@ function listen() {
   };
   for (const type of ["dragenter", "dragover", "drop"]) addEventListener(type, show);
   addEventListener("dragleave", (event) => event.relatedTarget === null && ($("drop").hidden = true));
-  addEventListener("drop", (event) => event.dataTransfer?.files[0] && form.takeFile(event.dataTransfer.files[0]));
+  addEventListener("drop", (event) => event.dataTransfer?.files.length && form.takeFiles([...event.dataTransfer.files]));
   arrowKeys($("results"));
 }
 

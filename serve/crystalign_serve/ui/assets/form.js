@@ -87,15 +87,29 @@ export function makeForm({ search, fail }) {
     $("box").placeholder = parts.length ? "Add a formula, description or id" : "Formula, description or id";
   }
 
-  async function takeFile(file) {
-    if (file.size > LARGEST) return fail("The file is too large", `${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB; the server takes up to 8 MB.`);
-    if (file.size === 0) return fail("The file is empty", `${file.name} holds nothing to search with.`);
+  async function read(file) {
+    if (file.size > LARGEST) throw new Error(`it has ${(file.size / 2 ** 20).toFixed(1)} MB and the server takes up to 8 MB`);
+    if (file.size === 0) throw new Error("it is empty");
     const value = await file.text();
+    return { kind: guessFile(file.name, value), value, name: file.name, weight: 1 };
+  }
+
+  /** Files join what stands in the form; a text that was already searched makes way. */
+  async function takeFiles(files) {
+    const taken = [];
+    for (const file of files) {
+      try {
+        taken.push(await read(file));
+      } catch (error) {
+        fail(`${file.name} cannot be used`, `The reason: ${error.message}.`);
+        return;
+      }
+    }
     if (typed() === searched) clearBox();
     else pin();
-    place({ kind: guessFile(file.name, value), value, name: file.name, weight: 1 });
+    taken.forEach(place);
     showParts();
-    return search();
+    search();
   }
 
   $("box").addEventListener("input", showGuess);
@@ -113,13 +127,12 @@ export function makeForm({ search, fail }) {
   });
   $("pick").addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", () => {
-    const [file] = $("file").files;
-    if (file) takeFile(file);
+    takeFiles([...$("file").files]);
     $("file").value = "";
   });
 
   return {
-    takeFile,
+    takeFiles,
     /** What the form asks for. */
     read: () => ({
       parts: [...parts, ...(typed() ? [boxPart()] : [])],

@@ -6,7 +6,7 @@ const SHOWN = 3;
 
 function property(entry) {
   const unit = entry.unit ? `\u202f${entry.unit}` : "";
-  return el("div", { class: "property" }, el("dt", null, label(entry)), el("dd", null, quantity(entry.value), el("small", null, unit)));
+  return el("div", { class: "property" }, el("dt", { title: label(entry) }, label(entry)), el("dd", null, quantity(entry.value), el("small", null, unit)));
 }
 
 /** The properties that are known, as a definition list. */

@@ -4,6 +4,7 @@ import { el } from "./dom.js";
 
 const LARGEST = 3000;
 const BORDER = 54;
+const NONMETALS = new Set("H B C N O F Si P S Cl Ge As Se Br Sb Te I".split(" "));
 let library = null;
 
 /** 3Dmol is half a megabyte: it is fetched when the first structure is looked at. */
@@ -48,6 +49,17 @@ function block(atoms, crystal, n) {
   return images;
 }
 
+/** Bonds by distance, but none between two like metal atoms of a compound: those are contacts, not bonds. */
+function bond(model) {
+  model.assignBonds();
+  const atoms = model.selectedAtoms({});
+  if (new Set(atoms.map((atom) => atom.elem)).size < 2) return;
+  for (const atom of atoms) {
+    const kept = atom.bonds.map((other) => NONMETALS.has(atom.elem) || atoms[other]?.elem !== atom.elem);
+    for (const list of ["bonds", "bondOrder"]) atom[list] = atom[list].filter((_, i) => kept[i]);
+  }
+}
+
 /** Draw the edges and axes of the block; its corners. */
 function cell(viewer, crystal, n, ink) {
   const { elements } = crystal.matrix;
@@ -65,7 +77,7 @@ function cell(viewer, crystal, n, ink) {
     const end = transform(elements, direction);
     const reach = n + 1.2 / Math.hypot(...end);
     const position = corner(...direction.map((d) => d * reach));
-    viewer.addLabel(name, { position, fontColor: ink, showBackground: false, fontSize: 15, bold: true, alignment: "center", inFront: true });
+    viewer.addLabel(name, { position, fontColor: ink, showBackground: false, font: "sans-serif", fontSize: 15, bold: true, alignment: "center", inFront: true });
   });
   return [0, 1].flatMap((a) => [0, 1].flatMap((b) => [0, 1].map((c) => corner(a * n, b * n, c * n))));
 }
@@ -107,15 +119,16 @@ export async function showStructure(host, cif) {
     viewer.removeAllLabels();
     const model = viewer.addModel();
     model.addAtoms(block(unit, crystal, n));
-    model.assignBonds?.();
+    bond(model);
     model.setStyle({}, { sphere: { scale: 0.25, colorscheme: "Jmol" }, stick: { radius: 0.1, colorscheme: "Jmol" } });
     const corners = cell(viewer, crystal, n, ink);
     viewer.zoomTo();
-    viewer.rotate(-68, "x");
-    viewer.rotate(18, "y");
     fit(viewer, host, [...model.selectedAtoms({}), ...corners]);
     viewer.render();
   };
+  viewer.rotate(-90, "x"); // c upwards, seen from the side and slightly above
+  viewer.rotate(-28, "vy");
+  viewer.rotate(12, "vx");
   draw(1);
   new ResizeObserver(() => host.isConnected && viewer.resize()).observe(host);
   return el("div", { class: "controls" }, el("span", { class: "legend" }, legend(unit, colours)), ...controls(viewer, draw, unit.length));

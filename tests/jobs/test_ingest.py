@@ -1,0 +1,108 @@
+"""Ingest through Ray: whatever is given ends in the dataset or in quarantine, and the manifest is last."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from crystalign import storage
+from crystalign.crystal import Crystal
+from crystalign.errors import ConfigError
+from crystalign.shards.dataset import Dataset
+from crystalign.sources import Item
+from crystalign_jobs.ingest import Ingest, main, share_out
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def poscar(a: float) -> str:
+    return Crystal([[a, 0, 0], [0, a, 0], [0, 0, a]], [[0, 0, 0], [0.5, 0.5, 0.5]], [55, 17]).to_poscar()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "crystals"
+    root.mkdir()
+    for number in range(9):
+        (root / f"good{number}.vasp").write_text(poscar(4.0 + 0.01 * number))
+    (root / "empty.cif").write_text("")
+    (root / "huge.vasp").write_text(poscar(4.0).replace("1 1", "1000000000 1"))
+    (root / "unknown.vasp").write_text(poscar(4.0).replace("Cs", "Qq"))
+    (root / "notes.txt").write_text("no crystal")
+    with zipfile.ZipFile(root / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.cif", bytes(8 << 20))
+    return root
+
+
+def test_every_file_is_a_row_or_a_reject(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "data")
+    manifest = main(Ingest(source=str(folder), out=out, licence="CC0-1.0", rows_per_shard=4))
+    dataset = Dataset.open(out)
+    dataset.verify()
+    refused = dataset.quarantine().to_pylist()
+    assert manifest.rows == 9
+    assert manifest.quarantined == len(refused) == 5
+    assert all(entry["reason"] and entry["message"] for entry in refused)
+    assert {e["id"]: e["reason"] for e in refused}["huge"] == "too-many-sites"
+    assert {material.id for material in dataset.materials()} == {f"good{n}" for n in range(9)}
+    assert all(material.spacegroup_number == 221 for material in dataset.materials())
+    assert max(entry.rows for entry in manifest.shards) <= 4
+    said = capsys.readouterr().out
+    assert "9 crystals" in said
+    assert "5 quarantined" in said
+    assert f"next: crystalign derive {out}" in said
+
+
+def test_the_shards_do_not_depend_on_the_run(folder: Path, tmp_path: Path) -> None:
+    first, second = (
+        main(Ingest(source=str(folder), out=str(tmp_path / name), licence="CC0-1.0", rows_per_shard=4)) for name in "ab"
+    )
+    assert first.sha256 == second.sha256
+
+
+def test_a_dataset_is_replaced_only_when_asked(folder: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "data")
+    main(Ingest(source=str(folder), out=out, limit=3))
+    kept = Dataset.open(out).manifest
+    with pytest.raises(ConfigError, match="--overwrite"):
+        main(Ingest(source=str(folder), out=out))
+    assert Dataset.open(out).manifest == kept
+    main(Ingest(source=str(folder), out=out, overwrite=True))
+    dataset = Dataset.open(out)
+    assert dataset.manifest.rows == 9
+    named = {entry.path for entry in (*dataset.manifest.shards, *dataset.manifest.quarantine)} | {"manifest.json"}
+    assert {path.removeprefix(f"{out}/") for path in storage.list_files(out)} == named
+
+
+def test_a_wrong_source_leaves_the_old_dataset_alone(folder: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "data")
+    main(Ingest(source=str(folder), out=out, limit=3))
+    with pytest.raises(storage.StorageError, match="nothing at"):
+        main(Ingest(source=str(tmp_path / "missing"), out=out, overwrite=True))
+    assert Dataset.open(out).manifest.rows <= 3
+
+
+def test_work_is_shared_out_in_order_and_completely() -> None:
+    items = [Item(key=str(n), rows=tuple(range(n % 5))) for n in range(50)]
+    chunks = share_out(items, 7)
+    assert [item for chunk in chunks for item in chunk] == items
+    assert all(sum(item.count for item in chunk) <= 7 for chunk in chunks)
+
+
+def test_real_files_are_read_or_refused_with_a_reason(real_data: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "data")
+    manifest = main(Ingest(source=str(real_data / "cif" / "oxides"), out=out, licence="CC0-1.0"))
+    files = len(list((real_data / "cif" / "oxides").glob("*.cif")))
+    assert manifest.rows + manifest.quarantined >= files
+    assert manifest.rows > 0.9 * files
+
+
+def test_a_real_table_is_sampled(real_data: Path, tmp_path: Path) -> None:
+    table = str(real_data / "materials_project" / "crystals.parquet")
+    out = str(tmp_path / "data")
+    manifest = main(Ingest(source=table, mapping="materials_project", out=out, limit=100))
+    assert manifest.rows + manifest.quarantined == 100
+    assert sum(manifest.property_counts.values()) > 0
+    assert manifest.licences == ("CC-BY-4.0",)

@@ -1,0 +1,150 @@
+"""What holds for every encoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from crystalign.encoders import ENCODERS, encoder_class, make_encoder
+from crystalign.encoders.bert import Bert
+from crystalign.errors import ConfigError
+from crystalign.modalities import make_modality
+
+WORDS = ["Fe2O3 is trigonal, space group R-3c (167)", "CoO crystallises as rock salt", "a perovskite", "NaCl, cubic"]
+
+
+def build(name):
+    torch.manual_seed(0)
+    files = Bert.prepare(Bert.Settings(), WORDS) if name == "bert" else None
+    return make_encoder(name, {}, files).eval()
+
+
+def features(name, synthetic_materials, n):
+    """A modality and the features of n materials."""
+    modality = make_modality(ENCODERS[name].modality)
+    return modality, [modality.featurise(m.value(modality.name)) for m in synthetic_materials(n)]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_one_vector_per_sample_whose_gradient_reaches_every_weight(name, synthetic_materials):
+    modality, samples = features(name, synthetic_materials, 4)
+    encoder = build(name)
+    vectors = encoder(modality.collate(samples))
+    assert vectors.shape == (4, encoder.width)
+    weights = torch.linspace(-1, 1, encoder.width)
+    ((vectors * weights).sum(dim=1) ** 2).sum().backward()
+    silent = [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A bias that a norm removes, and keys' biases, which softmax ignores, have none by construction.
+    assert [n for n in silent if not n.endswith("key.bias")] == []
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_sample_has_the_same_vector_in_any_batch(name, synthetic_materials):
+    modality, samples = features(name, synthetic_materials, 5)
+    encoder = build(name)
+    with torch.no_grad():
+        together = encoder(modality.collate(samples))
+        alone = torch.cat([encoder(modality.collate([sample])) for sample in samples])
+        turned = encoder(modality.collate(samples[::-1])).flip(0)
+    assert (together - together[0]).abs().max() > 1e-4  # they differ at all
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(turned, together, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_no_statistics_across_samples(name):
+    assert not [m for m in build(name).modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_stand_in_is_harmless(name):
+    modality = make_modality(ENCODERS[name].modality)
+    assert torch.isfinite(build(name)(modality.collate([modality.stand_in()]))).all()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_each_entry_names_its_paper_and_documents_its_settings(name):
+    cls = encoder_class(name)
+    assert ENCODERS[name].source
+    assert cls.__doc__
+    assert all(field.description for field in cls.Settings.model_fields.values())
+
+
+def test_an_unknown_encoder_or_option_is_refused():
+    with pytest.raises(ConfigError, match="cgcnn"):
+        make_encoder("cgnn")
+    with pytest.raises(ConfigError, match="layer"):
+        make_encoder("cgcnn", {"layer": 3})
+    with pytest.raises(ConfigError, match="patch 7"):
+        make_encoder("dos-transformer", {"patch": 7})
+    with pytest.raises(ConfigError, match="prepare"):
+        make_encoder("bert")
+
+
+def test_where_a_peak_stands_matters():
+    encoder = build("xrd-resnet")
+    pattern = torch.zeros(2, 1024)
+    pattern[0, 300:304] = 1.0
+    pattern[1, 364:368] = 1.0  # moved by a whole number of the network's strides
+    with torch.no_grad():
+        vectors = encoder({"pattern": pattern, "mask": torch.ones_like(pattern)})
+    assert (vectors[0] - vectors[1]).norm() > 0.05 * vectors[0].norm()
+
+
+def test_what_was_not_measured_does_not_matter():
+    encoder = build("xrd-resnet")
+    pattern = torch.rand(2, 1024)
+    pattern[1, :512] = pattern[0, :512]
+    mask = (torch.arange(1024) < 512).float().expand(2, -1)
+    with torch.no_grad():
+        vectors = encoder({"pattern": pattern, "mask": mask})
+    torch.testing.assert_close(vectors[0], vectors[1])
+
+
+def test_the_origin_of_a_density_does_not_matter():
+    encoder = build("conv3d")
+    rho = torch.rand(1, 1, 32, 32, 32)
+    lattice = 4.0 * torch.eye(3)[None]
+    with torch.no_grad():
+        first = encoder({"rho": rho, "lattice": lattice})
+        moved = encoder({"rho": rho.roll((8, 16, 24), (2, 3, 4)), "lattice": lattice})
+        larger = encoder({"rho": rho, "lattice": 1.1 * lattice})
+    torch.testing.assert_close(first, moved, rtol=1e-4, atol=1e-5)
+    assert (first - larger).abs().max() > 1e-4
+
+
+def test_formulas_are_split_into_elements_with_their_case():
+    tokenizer = Bert(Bert.Settings(), Bert.prepare(Bert.Settings(), WORDS))._tokenizer
+    assert tokenizer.encode("Fe2O3").tokens[1:-1] == ["Fe", "2", "O", "3"]
+    assert tokenizer.encode("CoO").ids != tokenizer.encode("COO").ids
+
+
+def test_long_texts_are_cut_and_short_ones_padded_without_effect():
+    encoder = build("bert")
+    modality = make_modality("text")
+    long = " ".join(["NaCl"] * 500)
+    with torch.no_grad():
+        alone = encoder(modality.collate([modality.featurise("NaCl")]))
+        beside = encoder(modality.collate([modality.featurise(t) for t in ("NaCl", long)]))
+    torch.testing.assert_close(alone[0], beside[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_published_encoder_is_read_from_a_folder(tmp_path):
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    from crystalign.encoders.bert import train_tokenizer
+
+    tokenizer = train_tokenizer(WORDS, vocabulary=120, max_tokens=16)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    published = BertModel(BertConfig(vocab_size=tokenizer.get_vocab_size(), **size))
+    published.save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(tmp_path)
+    options = {"pretrained": str(tmp_path), "frozen": True, "pooling": "cls"}
+    encoder = make_encoder("bert", options, Bert.prepare(Bert.Settings(**options), []))
+    assert torch.equal(
+        encoder.network.embeddings.word_embeddings.weight, published.embeddings.word_embeddings.weight
+    )
+    assert not any(p.requires_grad for p in encoder.parameters())
+    with pytest.raises(ConfigError, match="no published text encoder"):
+        Bert.prepare(Bert.Settings(pretrained=str(tmp_path / "nothing")), [])

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from crystalign.errors import FileFormatError, SpectrumError
+from crystalign.modalities.dos import BIN_WIDTH, EDGES, GRID, DensityOfStates, DosModality, parse_dos
+
+DOS = DosModality()
+E = np.linspace(-12, 12, 1201)
+
+
+def _insulator(spins: int = 1) -> DensityOfStates:
+    curve = np.where((E < -1.0) | (E > 2.0), 4.0, 0.0)
+    return DensityOfStates(E, np.stack([curve * (s + 1) for s in range(spins)]), 4, efermi=5.3)
+
+
+def test_the_zero_is_the_valence_band_maximum_of_a_gapped_crystal():
+    standard = _insulator().standardised()
+    assert standard.zero == "vbm"
+    assert standard.gap == pytest.approx(3.0, abs=0.05)
+    curve = standard.densities[0]
+    assert curve[GRID < -0.1].min() == pytest.approx(1.0)
+    assert curve[(GRID > 0.1) & (GRID < 2.9)].max() < 1e-9
+    assert standard.efermi == 5.3
+
+
+def test_the_zero_of_a_metal_is_its_fermi_level():
+    standard = DensityOfStates(E, 2.0 + 0.1 * E, 2).standardised()
+    assert (standard.zero, standard.gap) == ("fermi", 0.0)
+    np.testing.assert_allclose(standard.densities[0], 1.0 + 0.05 * GRID, rtol=1e-9)
+
+
+def test_states_are_conserved_per_atom_and_spin():
+    source = DensityOfStates(E, np.random.default_rng(0).random((2, 1201)) + 0.1, 3)
+    standard = source.standardised()
+    assert standard.densities.shape == (2, 400)
+    inside = np.abs(E) <= 10.0 + 1e-9
+    expected = np.trapezoid(source.densities[:, inside], E[inside], axis=-1) / 3
+    np.testing.assert_allclose(standard.densities.sum(axis=-1) * BIN_WIDTH, expected, rtol=1e-12)
+    assert EDGES[0] == -10.0
+
+
+def test_a_supercell_has_the_same_features():
+    one = _insulator(2)
+    eight = DensityOfStates(one.energies, one.densities * 8, one.n_atoms * 8, one.efermi)
+    np.testing.assert_allclose(DOS.featurise(eight)["dos"], DOS.featurise(one)["dos"], rtol=1e-6)
+
+
+def test_another_grid_has_the_same_features():
+    fine = np.linspace(-15, 15, 6001)
+    smooth = [np.exp(-((x + 3) ** 2)) + 0.5 * np.exp(-((x - 4) ** 2)) for x in (E, fine)]
+    one, other = (DensityOfStates(x, y, 1) for x, y in zip((E, fine), smooth, strict=True))
+    np.testing.assert_allclose(DOS.featurise(one)["dos"], DOS.featurise(other)["dos"], atol=2e-3)
+
+
+def test_standardising_twice_and_the_column_change_nothing():
+    standard = _insulator(2).standardised()
+    assert standard.standardised() is standard
+    cell = pa.array([DOS.to_column(_insulator(2)), None], DOS.column_type())
+    back = DOS.from_column(cell[0])
+    assert (back.zero, back.gap, back.efermi) == (standard.zero, standard.gap, standard.efermi)
+    np.testing.assert_allclose(back.densities, standard.densities, rtol=1e-6)
+    again = DOS.from_column(pa.array([DOS.to_column(back)], DOS.column_type())[0])
+    np.testing.assert_array_equal(again.densities, back.densities)
+
+
+def test_augmentation_needs_chance_and_keeps_the_states():
+    plain = DOS.featurise(_insulator())["dos"]
+    np.testing.assert_array_equal(plain, DOS.featurise(_insulator())["dos"])
+    moved = DOS.featurise(_insulator(), rng=np.random.default_rng(0))["dos"]
+    assert np.abs(moved - plain).max() > 0.01
+    assert np.expm1(moved).sum() == pytest.approx(np.expm1(plain).sum(), rel=0.03)
+    assert DOS.collate([{"dos": plain}, DOS.stand_in()])["dos"].shape == (2, 400)
+
+
+@pytest.mark.parametrize(
+    ("energies", "densities", "reason"),
+    [
+        (E, np.where(E > 3, np.nan, 1.0), "nan"),
+        (E[::-1], np.ones(1201), "non-monotonic"),
+        (np.repeat(E[:600], 2), np.ones(1200), "non-monotonic"),
+        (E, -np.ones(1201), "negative-dos"),
+        (E, np.zeros(1201), "negative-dos"),
+        (np.array([]), np.array([]), "bad-shape"),
+        (E, np.ones((3, 1201)), "bad-shape"),
+        (E, np.ones(7), "bad-shape"),
+    ],
+)
+def test_what_is_no_density_of_states_is_refused(energies, densities, reason):
+    with pytest.raises(SpectrumError) as caught:
+        DensityOfStates(energies, densities, 1)
+    assert caught.value.reason == reason
+
+
+def test_a_window_that_misses_the_fermi_level_is_refused():
+    with pytest.raises(SpectrumError, match="relative to the Fermi level") as caught:
+        DOS.featurise(DensityOfStates(E + 30.0, np.ones(1201), 1))
+    assert caught.value.reason == "window-not-covered"
+
+
+def _csv(header: str, columns: list[np.ndarray]) -> bytes:
+    return "\n".join([header, *(",".join(f"{v:.6f}" for v in row) for row in zip(*columns, strict=True))]).encode()
+
+
+def test_text_files_may_state_atoms_zero_and_fermi_level():
+    source = _insulator(2)
+    down = -source.densities[1]
+    absolute = _csv("# n_atoms = 4, efermi = 5.3", [E + 5.3, source.densities[0], down])
+    read = parse_dos(absolute, name="dos.csv")
+    assert (read.n_atoms, read.efermi) == (4, 5.3)
+    np.testing.assert_allclose(DOS.featurise(read)["dos"], DOS.featurise(source)["dos"], atol=1e-4)
+    per_atom = parse_dos(_csv("energy,dos", [E, source.densities.sum(axis=0) / 4]), name="dos.csv")
+    np.testing.assert_allclose(DOS.featurise(per_atom)["dos"], DOS.featurise(source)["dos"], atol=1e-4)
+    assert parse_dos(_csv("# zero: vbm", [E, np.ones(1201)]), name="x.dat").standardised().zero == "vbm"
+
+
+@pytest.mark.parametrize("data", [b"", b"energy,dos\n", b"1 2\nfoo 3\n", b"0.5\n0.6\n"])
+def test_what_is_no_table_is_refused(data):
+    with pytest.raises((FileFormatError, SpectrumError)):
+        parse_dos(data, name="dos.csv")
+
+
+def test_a_broken_vasprun_is_refused():
+    with pytest.raises(SpectrumError) as caught:
+        parse_dos(b"<?xml version='1.0'?><modeling><calculation>", name="vasprun.xml")
+    assert caught.value.reason == "unreadable-vasprun"
+
+
+def test_a_header_that_contradicts_itself_is_refused():
+    for header in ("# n_atoms = many", "# zero = conduction"):
+        with pytest.raises(SpectrumError) as caught:
+            parse_dos(_csv(header, [E, np.ones(1201)]), name="dos.csv")
+        assert caught.value.reason == "bad-header"
+
+
+def test_real_spectra_of_any_grid_are_read(real_data):
+    rows = pq.read_table(real_data / "electronic" / "dos_charge_density.parquet", columns=["dos_energy", "dos"])
+    read = 0
+    given = [row for row in rows.to_pylist() if row["dos"] is not None]
+    for row in given[:100]:
+        try:
+            value = DensityOfStates(np.array(row["dos_energy"]), np.array(row["dos"]), 10).standardised()
+        except SpectrumError as error:
+            assert error.reason == "non-monotonic"  # one of the entries is broken
+            continue
+        assert value.densities.min() >= 0.0
+        read += 1
+    assert read >= 80

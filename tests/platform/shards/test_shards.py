@@ -1,0 +1,194 @@
+"""Datasets: every row and modality comes back; nothing that is broken passes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crystalign import storage
+from crystalign.crystal import Crystal
+from crystalign.errors import ConfigError, DatasetError, VerificationError
+from crystalign.material import Material, Provenance
+from crystalign.modalities.charge_density import ChargeDensity
+from crystalign.modalities.composition import Composition
+from crystalign.modalities.text import Text
+from crystalign.properties import PropertySpec, Quantity
+from crystalign.shards.dataset import Dataset
+from crystalign.shards.manifest import MANIFEST
+from crystalign.shards.splits import SplitRule, fraction
+from crystalign.shards.writer import Reject, commit_manifest, write_quarantine, write_shard
+
+GAP = PropertySpec(quantity=Quantity.BAND_GAP, method="pbe", source="test", vintage="2026")
+
+
+def material(i: int, *, heavy: bool = False) -> Material:
+    rng = np.random.default_rng(i)
+    crystal = Crystal(np.eye(3) * 6 + rng.normal(size=(3, 3)) * 0.1, rng.random((4, 3)), rng.integers(1, 90, 4))
+    modalities: dict[str, object] = {}
+    if i % 2:
+        modalities["text"] = Text(f"crystal number {i}", generated=True)
+    if i % 3 == 0:
+        modalities["composition"] = Composition.of(crystal)
+    if heavy:
+        modalities["charge_density"] = ChargeDensity(rng.random((32, 32, 32)), crystal.lattice, pseudo=True)
+    properties = {GAP: float(i)} if i % 5 else {}
+    prototype = f"A:{i}:a" if i % 4 else None
+    return Material(f"m-{i}", crystal, Provenance("test", "CC0-1.0", "2026"), modalities, properties, 1, prototype)
+
+
+def dataset(uri: str, n: int = 40, shards: int = 2) -> Dataset:
+    rows = [material(i, heavy=i == 1) for i in range(n)]
+    parts = np.array_split(np.arange(n), shards)
+    entries = [
+        write_shard(uri, f"{k:05d}", [rows[i] for i in part], [GAP], rows_per_group=8) for k, part in enumerate(parts)
+    ]
+    rejects = [Reject("bad", "read", "unreadable-cif", "no atoms", "bad.cif")]
+    quarantine = [write_quarantine(uri, "00000", rejects)]
+    commit_manifest(uri, entries, [GAP], quarantine=quarantine, quarantined=1)
+    return Dataset.open(uri)
+
+
+@pytest.fixture
+def stored(base: str) -> Dataset:
+    return dataset(base)
+
+
+def test_every_row_comes_back_with_what_it_has_and_without_what_it_has_not(stored: Dataset) -> None:
+    back = list(stored.materials(modalities=["text", "composition", "charge_density"]))
+    assert [m.id for m in back] == [f"m-{i}" for i in range(40)]
+    for i, m in enumerate(back):
+        expected = material(i, heavy=i == 1)
+        assert np.array_equal(m.crystal.lattice, expected.crystal.lattice)
+        assert np.array_equal(m.crystal.frac_coords, expected.crystal.frac_coords)
+        assert np.array_equal(m.crystal.atomic_numbers, expected.crystal.atomic_numbers)
+        assert set(m.modalities) == set(expected.modalities)
+        assert m.value("text") == expected.value("text")
+        assert m.properties == expected.properties
+        assert (m.provenance, m.prototype) == (expected.provenance, expected.prototype)
+    stored.verify()
+
+
+def test_the_manifest_counts_what_is_there(stored: Dataset) -> None:
+    manifest = stored.manifest
+    assert manifest.rows == 40
+    assert manifest.modalities == {"crystal": 40, "text": 20, "composition": 14, "charge_density": 1}
+    assert manifest.property_counts == {GAP.column: 32}
+    assert [(s.name, s.licence, s.rows) for s in manifest.sources] == [("test", "CC0-1.0", 40)]
+    assert stored.quarantine().to_pylist()[0]["reason"] == "unreadable-cif"
+
+
+def test_heavy_modalities_are_in_files_of_their_own(stored: Dataset) -> None:
+    assert [sorted(s.siblings) for s in stored.manifest.shards] == [["charge_density"], []]
+    assert "charge_density" not in stored.read(0, columns=None).column_names
+    assert stored.material(0, 1).value("charge_density") is not None
+    assert stored.material(1, 3).id == "m-23"
+
+
+def test_positions_in_the_light_table_lead_to_the_material(stored: Dataset) -> None:
+    table = stored.table(["id", "formula"]).to_pylist()
+    for row in (table[0], table[17], table[39]):
+        assert stored.material(row["shard"], row["row"]).id == row["id"]
+
+
+def test_a_dataset_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
+    uri = str(tmp_path / "data")
+    write_shard(uri, "00000", [material(0)])
+    with pytest.raises(DatasetError, match="no dataset at"):
+        Dataset.open(uri)
+
+
+def test_an_unknown_version_and_an_unknown_field_are_refused(tmp_path: Path) -> None:
+    stored = dataset(str(tmp_path / "data"))
+    path = tmp_path / "data" / MANIFEST
+    text = path.read_text()
+    path.write_text(text.replace('"schema_version": 1', '"schema_version": 99'))
+    with pytest.raises(DatasetError, match="schema version 99"):
+        Dataset.open(stored.uri)
+    path.write_text(text.replace('"created"', '"surprise": 1, "created"'))
+    with pytest.raises(DatasetError, match="surprise"):
+        Dataset.open(stored.uri)
+
+
+def test_one_changed_byte_is_found(tmp_path: Path) -> None:
+    stored = dataset(str(tmp_path / "data"))
+    path = tmp_path / "data" / stored.manifest.shards[1].path
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(VerificationError, match=path.name):
+        stored.verify()
+
+
+def test_a_missing_and_a_foreign_shard_are_errors(tmp_path: Path) -> None:
+    stored = dataset(str(tmp_path / "data"))
+    first, second = (tmp_path / "data" / s.path for s in stored.manifest.shards)
+    second.write_bytes(first.read_bytes())
+    first.unlink()
+    with pytest.raises(DatasetError, match="cannot be read"):
+        stored.read(0)
+    write_shard(stored.uri, "00001", [material(7)])
+    with pytest.raises(DatasetError, match="has 1 rows, its manifest says 20"):
+        stored.read(1)
+
+
+def test_an_id_may_stand_only_once(tmp_path: Path) -> None:
+    entries = [write_shard(str(tmp_path), name, [material(3)]) for name in ("a", "b")]
+    with pytest.raises(DatasetError, match="'m-3' stands twice"):
+        commit_manifest(str(tmp_path), entries)
+
+
+def test_identity_is_of_the_data_and_not_of_the_hour(tmp_path: Path) -> None:
+    one, two = dataset(str(tmp_path / "a")).manifest, dataset(str(tmp_path / "b")).manifest
+    assert one.model_copy(update={"created": "later"}).sha256 == two.sha256
+    assert dataset(str(tmp_path / "c"), n=39).manifest.sha256 != one.sha256
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+def test_fractions_are_the_same_on_every_machine_for_ever() -> None:
+    assert [round(fraction(k), 12) for k in ("NaCl", "Fe2O3", "")] == [0.283529162647, 0.959545002687, 0.135060075388]
+
+
+def test_parts_have_the_sizes_that_were_asked_for() -> None:
+    rule = SplitRule(train=0.7, validation=0.2)
+    names = [rule.name_of(fraction(f"key {i}")) for i in range(20_000)]
+    shares = [names.count(part) / 20_000 for part in ("train", "validation", "test")]
+    assert shares == pytest.approx([0.7, 0.2, 0.1], abs=0.01)
+
+
+def test_polymorphs_never_straddle_a_split_and_other_salts_are_other_splits(tmp_path: Path) -> None:
+    crystal = material(0).crystal
+    rows = [
+        replace(
+            material(i), crystal=Crystal(crystal.lattice * (1 + 0.01 * i), crystal.frac_coords, crystal.atomic_numbers)
+        )
+        for i in range(20)
+    ]
+    commit_manifest(str(tmp_path), [write_shard(str(tmp_path), "0", rows)])
+    table = Dataset.open(str(tmp_path)).table(["id", "formula", "split_formula"])
+    home = SplitRule().name_of(fraction(crystal.formula))
+    assert SplitRule().mask(table, home).all()
+    by_material = SplitRule(by="material", salt="another")
+    masks = [by_material.mask(table, part) for part in ("train", "validation", "test")]
+    assert np.array_equal(np.sum(masks, axis=0), np.ones(20))
+    assert 0 < masks[0].sum() < 20
+
+
+def test_a_split_by_an_undetermined_key_is_refused(stored: Dataset) -> None:
+    with pytest.raises(ConfigError, match="10 rows have no prototype"):
+        SplitRule(by="prototype").mask(stored.table(["split_prototype"]), "train")
+
+
+def test_parts_that_exceed_the_whole_are_refused() -> None:
+    with pytest.raises(ConfigError, match="exceeds 1"):
+        SplitRule.from_mapping({"train": 0.8, "validation": 0.4}, origin="a test")
+
+
+def test_storage_of_the_dataset_holds_nothing_but_what_the_manifest_names(stored: Dataset) -> None:
+    named = {s.path for s in stored.manifest.shards} | {e.path for e in stored.manifest.quarantine} | {MANIFEST}
+    named |= {e.path for s in stored.manifest.shards for e in s.siblings.values()}
+    assert set(storage.list_files(stored.uri)) == {storage.join(stored.uri, path) for path in named}

@@ -1,0 +1,155 @@
+"""Storage: what is written is what is read, on disk and on S3, and a lie is an error."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crystalign import storage
+from crystalign.errors import StorageError, VerificationError
+from crystalign.storage import FileEntry
+
+
+def test_bytes_come_back_with_their_size_and_checksum(base: str) -> None:
+    uri = storage.join(base, "a", "b.bin")
+    entry = storage.write_bytes(uri, b"crystal" * 1000)
+    assert storage.read_bytes(uri) == b"crystal" * 1000
+    assert entry == FileEntry(path="b.bin", bytes=7000, sha256=hashlib.sha256(b"crystal" * 1000).hexdigest())
+
+
+def test_an_empty_file_is_a_file(base: str) -> None:
+    storage.write_bytes(storage.join(base, "empty"), b"")
+    assert storage.read_bytes(storage.join(base, "empty")) == b""
+
+
+def test_writing_again_replaces_unless_told_not_to(base: str) -> None:
+    uri = storage.join(base, "x")
+    storage.write_bytes(uri, b"one")
+    storage.write_bytes(uri, b"two")
+    with pytest.raises(StorageError, match="exists and is not replaced"):
+        storage.write_bytes(uri, b"three", if_absent=True)
+    assert storage.read_bytes(uri) == b"two"
+
+
+def test_files_are_listed_recursively_and_deleted_as_a_folder(base: str) -> None:
+    names = ["1", "folder/2", "folder/deep/3"]
+    for name in names:
+        storage.write_bytes(storage.join(base, name), b"x")
+    assert storage.list_files(base) == sorted(storage.join(base, name) for name in names)
+    storage.delete(storage.join(base, "folder"))
+    assert storage.list_files(base) == [storage.join(base, "1")]
+    storage.delete(storage.join(base, "never-there"))
+
+
+def test_a_missing_file_is_named(base: str) -> None:
+    uri = storage.join(base, "missing")
+    assert not storage.exists(uri)
+    with pytest.raises(StorageError, match="missing"):
+        storage.read_bytes(uri)
+
+
+def test_more_than_the_limit_is_refused(base: str) -> None:
+    storage.write_bytes(storage.join(base, "large"), b"x" * 101)
+    with pytest.raises(StorageError, match="101 bytes; at most 100"):
+        storage.read_bytes(storage.join(base, "large"), limit=100)
+
+
+def test_a_directory_is_uploaded_with_its_manifest_last(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "model"
+    (source / "text").mkdir(parents=True)
+    for name in ("a.json", "z.bin", "text/t.json"):
+        (source / name).write_text(name)
+    sent: list[str] = []
+    upload = storage.upload
+    monkeypatch.setattr(storage, "upload", lambda local, uri: (sent.append(uri), upload(local, uri))[1])
+    entries = storage.upload_directory(source, base, manifest="a.json")
+    assert [e.path for e in entries] == ["text/t.json", "z.bin", "a.json"]
+    assert sent[-1].endswith("/a.json")
+    storage.download(storage.join(base, "z.bin"), tmp_path / "back", expect=entries[1])
+    assert (tmp_path / "back").read_text() == "z.bin"
+
+
+def test_a_download_that_was_altered_is_refused(base: str, tmp_path: Path) -> None:
+    entry = storage.write_bytes(storage.join(base, "x"), b"right")
+    storage.write_bytes(storage.join(base, "x"), b"wrong")
+    with pytest.raises(VerificationError, match="altered or truncated"):
+        storage.download(storage.join(base, "x"), tmp_path / "x", expect=entry)
+
+
+def test_a_local_write_that_fails_leaves_the_old_file_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_bytes(str(tmp_path / "x"), b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        storage.write_bytes(str(tmp_path / "x"), b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/x", "s3://"])
+def test_what_cannot_be_spoken_is_an_error(uri: str) -> None:
+    with pytest.raises(StorageError):
+        storage.read_bytes(uri)
+
+
+class Liar(http.server.BaseHTTPRequestHandler):
+    """Accepts every upload; keeps nothing, or half."""
+
+    keep = 0.0
+    objects: dict[str, bytes] = {}
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.objects[self.path.partition("?")[0]] = body[: int(len(body) * self.keep)]
+        self.answer(200)
+
+    def do_HEAD(self) -> None:
+        self.answer(200 if self.keep else 404, self.objects.get(self.path, b""))
+
+    def do_GET(self) -> None:
+        self.answer(200 if self.keep else 404, self.objects.get(self.path, b""), body=True)
+
+    def answer(self, status: int, content: bytes = b"", *, body: bool = False) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", '"0"')
+        self.send_header("Last-Modified", "Sat, 01 Jan 2028 00:00:00 GMT")
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def lying_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Liar]]:
+    handler = type("Handler", (Liar,), {"objects": {}})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5], ids=["drops", "truncates"])
+def test_a_server_that_accepts_and_loses_is_found_out(lying_server: type[Liar], keep: float) -> None:
+    lying_server.keep = keep
+    with pytest.raises(VerificationError):
+        storage.write_bytes("s3://bucket/checkpoint", b"weights" * 100)
+    assert lying_server.objects, "the upload reached the server, which answered 200"

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from crystalign.physics.diffraction import WAVELENGTHS
+from crystalign_serve.curves import powder_curve
+
+
+def search(http, query, **options):
+    response = http.post("/api/search", json={"query": query, **options})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def scores(answer):
+    return {result["id"]: result["score"] for result in answer["results"]}
+
+
+def dos_json(material):
+    value = material.value("dos")
+    return {"energies": value.energies.tolist(), "densities": value.densities.tolist(), "zero": value.zero}
+
+
+def xrd_json(material):
+    curve = powder_curve(material.value("xrd"), WAVELENGTHS["CuKa"])
+    return {"two_theta": curve.x, "intensities": curve.y, "wavelength": "CuKa"}
+
+
+def test_a_crystal_of_the_index_is_its_own_nearest(http, materials):
+    answer = search(http, {"cif": materials[3].crystal.to_cif()}, k=5)
+    assert [result["rank"] for result in answer["results"]] == [1, 2, 3, 4, 5]
+    assert answer["results"][0]["id"] == materials[3].id
+    assert answer["results"][0]["score"] == pytest.approx(1.0, abs=2e-3)
+    assert (answer["shards_ok"], answer["shards_total"], answer["allowed"]) == (4, 4, 40)
+    assert answer["exhausted"] is False
+    poscar = search(http, {"poscar": materials[3].crystal.to_poscar()}, k=5)
+    assert [r["id"] for r in poscar["results"]] == [r["id"] for r in answer["results"]]
+
+
+@pytest.mark.parametrize("kind", ["text", "formula", "composition", "id", "dos", "xrd"])
+def test_every_modality_of_the_model_can_be_asked(http, materials, kind):
+    material = materials[7]
+    query = {
+        "text": "a cubic salt",
+        "formula": "NaCl",
+        "composition": "NaCl",
+        "id": material.id,
+        "dos": dos_json(material),
+        "xrd": xrd_json(material),
+    }[kind]
+    answer = search(http, {kind: query}, k=3)
+    ranked = [result["score"] for result in answer["results"]]
+    assert len(ranked) == 3
+    assert ranked == sorted(ranked, reverse=True)
+    assert (answer["query"]["curve"] is not None) == (kind in {"dos", "xrd"})
+
+
+def test_the_fused_score_is_the_weighted_sum_of_the_single_ones(http, materials):
+    dos, text = dos_json(materials[1]), "a cubic salt of lithium"
+    single = [scores(search(http, query, k=40)) for query in ({"dos": dos}, {"text": text})]
+    fused = scores(search(http, {"dos": dos, "text": text}, k=40, weights={"dos": 2.0, "text": 0.5}))
+    expected = {name: 2.0 * single[0][name] + 0.5 * single[1][name] for name in fused}
+    length = np.array(list(expected.values())) / np.array(list(fused.values()))
+    assert length == pytest.approx(length[0], abs=1e-4)  # one length for all: the norm of the fused query
+    assert sorted(fused, key=fused.get) == sorted(expected, key=expected.get)
+
+
+def test_a_filter_returns_all_it_allows_and_says_so(http, materials):
+    allowed = {m.id for m in materials if {3, 8} & set(m.crystal.composition)}
+    answer = search(http, {"text": "salt"}, k=100, filter='elements HAS ANY "Li","O"')
+    assert {result["id"] for result in answer["results"]} == allowed
+    assert answer["allowed"] == len(allowed)
+    assert answer["exhausted"] is True
+    some = search(http, {"text": "salt"}, k=len(allowed), filter='elements HAS ANY "Li","O"')
+    assert some["exhausted"] is False
+
+
+def test_unknown_properties_are_left_out_of_comparisons_and_results(http, materials):
+    answer = search(http, {"text": "salt"}, k=100, filter="_crystalign_band_gap>=0")
+    assert answer["allowed"] == 32
+    assert all(result["properties"][0]["unit"] == "eV" for result in answer["results"])
+    rest = search(http, {"text": "salt"}, k=100, filter="_crystalign_band_gap IS UNKNOWN")
+    assert [result["properties"] for result in rest["results"]] == [[]] * 8
+
+
+def test_a_file_is_asked_like_its_content(http, materials):
+    cif = materials[3].crystal.to_cif()
+    upload = http.post("/api/search/file", files={"file": ("mine.cif", cif)}, data={"k": "5"})
+    assert upload.json()["results"] == search(http, {"cif": cif}, k=5)["results"]
+    curve = xrd_json(materials[3])
+    table = "\n".join(f"{x:.4f} {y:.6f}" for x, y in zip(curve["two_theta"], curve["intensities"], strict=True))
+    form = {"kind": "xrd", "wavelength": "CuKa", "k": "5"}
+    measured = http.post("/api/search/file", files={"file": ("mine.xy", table)}, data=form).json()
+    assert measured["results"][0]["score"] == pytest.approx(
+        search(http, {"xrd": curve}, k=1)["results"][0]["score"], abs=1e-3
+    )
+    assert measured["query"]["curve"]["kind"] == "xrd"
+
+
+def test_a_file_and_words_make_one_query(http, materials):
+    cif = materials[3].crystal.to_cif()
+    form = {"query": json.dumps({"text": "cubic salt"}), "weights": json.dumps({"text": 0.1}), "k": "40"}
+    both = http.post("/api/search/file", files={"file": ("mine.cif", cif)}, data=form).json()
+    plain = search(http, {"cif": cif, "text": "cubic salt"}, k=40, weights={"text": 0.1})
+    assert both["results"] == plain["results"]
+
+
+def test_similar_leaves_the_material_itself_out(http, materials):
+    answer = http.get(f"/api/materials/{materials[5].id}/similar", params={"k": 39}).json()
+    assert materials[5].id not in {result["id"] for result in answer["results"]}
+    assert answer["allowed"] == len(answer["results"]) == 39
+    some = http.get(f"/api/materials/{materials[5].id}/similar", params={"filter": 'elements HAS "O"'}).json()
+    assert some["allowed"] == sum(8 in m.crystal.composition for m in materials) - (8 in materials[5].crystal.composition)
+
+
+def test_a_material_is_described_from_the_dataset(http, materials):
+    material = materials[26]
+    found = http.get(f"/api/materials/{material.id}").json()
+    assert found["formula"] == material.crystal.formula
+    assert found["lattice"]["a"] == pytest.approx(material.crystal.lattice[0, 0], abs=1e-4)
+    assert found["lattice"]["gamma"] == pytest.approx(90.0)
+    assert found["text"] == material.value("text").description
+    assert found["properties"][0]["value"] == pytest.approx(2.6)
+    assert found["provenance"]["licence"] == "CC-BY-4.0"
+    assert {"crystal", "dos", "xrd", "text", "composition"} <= set(found["modalities"])
+    cif = http.get(f"/api/materials/{material.id}/cif")
+    assert search(http, {"cif": cif.text}, k=1)["results"][0]["id"] == material.id
+
+
+@pytest.mark.parametrize("wavelength", ["CuKa", "MoKa", "1.5"])
+def test_a_pattern_has_its_peaks_where_bragg_puts_them(http, materials, wavelength):
+    number = WAVELENGTHS.get(wavelength) or float(wavelength)
+    curve = http.get(f"/api/materials/{materials[0].id}/curve/xrd", params={"wavelength": wavelength}).json()
+    spacing = materials[0].crystal.lattice[0, 0] / np.sqrt(2)  # (110), the strongest of CsCl-type crystals
+    expected = 2 * np.degrees(np.arcsin(number / 2 / spacing))
+    assert curve["x"][int(np.argmax(curve["y"]))] == pytest.approx(expected, abs=0.1)
+    assert max(curve["y"]) == pytest.approx(1.0)
+
+
+def test_query_and_material_curves_share_their_units(http, materials):
+    own = http.get(f"/api/materials/{materials[0].id}/curve/dos").json()
+    asked = search(http, {"dos": dos_json(materials[0])}, k=1)["query"]["curve"]
+    assert (own["x"], own["x_label"], own["y_label"]) == (asked["x"], asked["x_label"], asked["y_label"])
+    assert own["y"] == pytest.approx(asked["y"], abs=1e-5)
+
+
+def test_the_service_says_what_it_is(http, materials):
+    info = http.get("/api/info").json()
+    assert info["index"]["rows"] == len(materials)
+    assert info["model"]["trained_steps"] == 7
+    queryable = {modality["name"] for modality in info["modalities"] if modality["queryable"]}
+    assert queryable == {"crystal", "dos", "xrd", "text", "composition"}
+    assert any(field["name"] == "_crystalign_band_gap" and field["unit"] == "eV" for field in info["fields"])
+    assert info["licences"] == ["CC-BY-4.0"]
+    assert info["notice"] is None
+    for example in info["example_queries"]:
+        assert http.post("/api/search", json=example["request"]).status_code == 200
+    assert http.get("/api/health").json() == {"status": "ok", "shards_ok": 4, "shards_total": 4, "rows": 40}
+
+
+def test_the_page_its_assets_and_the_documentation_are_served(http):
+    assert "<html" in http.get("/").text
+    assert http.get("/assets/app.js").status_code == 200
+    assert http.get("/docs").status_code == 200
+    assert "/api/search" in http.get("/openapi.json").json()["paths"]
