@@ -9,10 +9,10 @@
 # 15 s). Otherwise moto, an in-memory imitation from the Python environment. Nothing is installed here.
 #
 #   S3_PORT (19004), S3_ACCESS_KEY, S3_SECRET_KEY, S3_BYTES (2 GiB held in memory)
-set -euo pipefail
+set -Eeuo pipefail
 
 verb=${1:-}
-folder=${2:-${TMPDIR:-/tmp}/crystalign-s3}
+folder=$(realpath -m "${2:-${TMPDIR:-/tmp}/crystalign-s3}")
 port=${S3_PORT:-19004}
 key=${S3_ACCESS_KEY:-crystalign}
 secret=${S3_SECRET_KEY:-crystalign-secret}
@@ -28,15 +28,19 @@ until_ok() {
     "$@" > /dev/null 2>&1 && return 0
     sleep 0.25
   done
-  echo "gave up waiting for: $*; logs are in $folder" >&2
+  echo "gave up waiting for: $*" >&2
   return 1
 }
 
-stop() {
+# ends the processes and waits until they are gone, so that the port is free again
+end_processes() {
+  local pid
   for name in rgw osd mon moto; do
-    if [ -f "$folder/$name.pid" ]; then kill "$(cat "$folder/$name.pid")" 2> /dev/null || true; fi
+    [ -f "$folder/$name.pid" ] || continue
+    pid=$(cat "$folder/$name.pid")
+    kill "$pid" 2> /dev/null || continue
+    until_ok 10 sh -c "! kill -0 $pid" || kill -9 "$pid" 2> /dev/null || true
   done
-  rm -rf "$folder"
 }
 
 configure_ceph() {
@@ -116,17 +120,21 @@ start_moto() {
 }
 
 case $verb in
-  stop) stop ;;
+  stop)
+    end_processes
+    rm -rf "$folder"
+    ;;
   start)
     if listens; then echo "port $port is taken; set S3_PORT" >&2; exit 1; fi
     rm -rf "$folder"
+    trap 'end_processes; echo "did not start; logs are in $folder" >&2' ERR
     if command -v radosgw > /dev/null && command -v ceph-osd > /dev/null; then (start_ceph); else start_moto; fi
     echo "export AWS_ENDPOINT_URL=$endpoint AWS_ACCESS_KEY_ID=$key AWS_SECRET_ACCESS_KEY=$secret AWS_DEFAULT_REGION=us-east-1"
     echo "export AWS_REQUEST_CHECKSUM_CALCULATION=when_required AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
     echo "export CRYSTALIGN_S3_ENDPOINT=$endpoint CRYSTALIGN_S3_ACCESS_KEY=$key CRYSTALIGN_S3_SECRET_KEY=$secret"
     ;;
   *)
-    sed -n '2,12p' "$0"
+    sed -n '2,10p' "$0"
     exit 2
     ;;
 esac

@@ -33,7 +33,7 @@ def map_rows(rows: Sequence[dict[str, Any]], work: Callable[[dict[str, Any]], di
     if not rows:
         return
     alone = len([node for node in ray.nodes() if node["Alive"]]) == 1
-    strategy = ray.data.TaskPoolStrategy(size=os.cpu_count() if alone else None)
+    strategy = ray.data.TaskPoolStrategy(size=min(len(rows), os.cpu_count() or 1) if alone else None)
     try:
         # one row per block is one row per task
         dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(work, compute=strategy)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +18,16 @@ from pydantic import Field
 from crystalign import storage
 from crystalign.errors import ConfigError, DatasetError, Error
 from crystalign.training.config import PretrainConfig
+from crystalign_jobs.pretrain_worker import MODEL, Watch, train_worker
 from crystalign_jobs.progress import Meter
 
 if TYPE_CHECKING:
-    from crystalign.model import Model
     from crystalign.model_config import ModelCard
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.selection import Selection
-    from crystalign.training.batch import Batch
     from crystalign.training.feed import FeedPlan
-    from crystalign.training.loop import TrainState
-    from crystalign_jobs.stream import RankFeed
 
-Watch = Callable[[int, int, list[str]], None]
-"""Called on each rank before each step with (rank, step, ids): for audits of what was trained on."""
-
-CONFIG, MODEL, PREPARED = "config.yaml", "model", "prepared"
+CONFIG, PREPARED = "config.yaml", "prepared"
 CAPTIONS_FOR_TOKENIZER = 50_000
 _MAY_CHANGE = {"out", "name", "max_minutes", "num_workers", "use_gpu", "compute_dtype", "loggers"} | {
     "checkpoint_every_steps",
@@ -56,6 +50,8 @@ class Pretrain(PretrainConfig):
     """Ray cluster; default: RAY_ADDRESS, else this machine."""
     max_failures: int = Field(default=2, ge=0)
     """How often workers that died are started again before the run gives up."""
+    keep_checkpoints: int = Field(default=3, ge=1)
+    """Older checkpoints are deleted."""
 
 
 def main(config: Pretrain) -> None:
@@ -326,115 +322,3 @@ def progress_note(record: dict[str, float]) -> str:
     pairs = "  ".join(f"{key[5:]} {value:.3f}" for key, value in record.items() if key.startswith("loss/"))
     speed, waiting = record["samples_per_second"], record.get("data_wait", 0.0)
     return f"loss {record['loss']:.3f} ({pairs})  {speed:,.0f} samples/s  {100 * waiting:.0f} % waiting for data"
-
-
-# --- in the workers -------------------------------------------------------------------------------------------------
-
-
-def train_worker(job: dict[str, Any]) -> None:
-    """One rank: agree on the checkpoint, build the stream from its step, train, write."""
-    import ray
-    import ray.train
-    from ray.train.collective import broadcast_from_rank_zero
-    from ray.train.torch import get_device
-
-    from crystalign.training.checkpoint import latest_checkpoint
-    from crystalign.training.feed import steps_per_epoch
-    from crystalign.training.loop import train
-    from crystalign_jobs.session import quieten
-    from crystalign_jobs.stream import RankFeed, split, stream
-
-    quieten()
-    config: Pretrain = job["config"]
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    plan = job["plan"].model_copy(update={"world_size": world_size})
-    # All ranks must start from the same checkpoint, so one of them decides.
-    uri = broadcast_from_rank_zero(latest_checkpoint(job["run"]) if rank == 0 else None)
-    model, state = _start(config, job, uri)
-    total_steps = plan.epochs * steps_per_epoch(plan)
-    writer = _Writer(job, state) if rank == 0 else None
-    if state.step < total_steps:
-        iterators = split(stream(plan, start_step=state.step), world_size) if rank == 0 else None
-        # The broadcast carries at most 1,000 bytes, hence a reference.
-        (reference,) = broadcast_from_rank_zero([ray.put(iterators)] if rank == 0 else None)
-        rows = RankFeed(ray.get(reference)[rank], rank=rank, start_step=state.step)
-        rows.start()
-        state = train(
-            config,
-            model,
-            _watched(rows, rank, job["watch"]),
-            total_steps=total_steps,
-            start_step=state.step,
-            rank=rank,
-            world_size=world_size,
-            device=get_device(),
-            state=state,
-            on_log=(lambda record: writer.log(record, rows.waited)) if writer else None,
-            on_checkpoint=writer.checkpoint if writer else None,
-        )
-    if writer:
-        writer.finish(model, state)
-    ray.train.report({"step": state.step, "samples": state.samples})
-
-
-def _start(config: PretrainConfig, job: dict[str, Any], uri: str | None) -> tuple[Model, TrainState]:
-    """Model and state: of the checkpoint, or fresh and the same on every rank."""
-    import torch
-
-    from crystalign.model import Model
-    from crystalign.training.checkpoint import load_checkpoint
-    from crystalign.training.loop import TrainState
-
-    if uri is not None:
-        return load_checkpoint(uri)
-    torch.manual_seed(config.seed)
-    return Model(config.model, job["files"]), TrainState()
-
-
-def _watched(rows: RankFeed, rank: int, watch: Watch | None) -> Iterator[Batch]:
-    for fed in rows:
-        if watch is not None:
-            watch(rank, fed.step, fed.ids)
-        yield fed.batch
-
-
-class _Writer:
-    """What rank 0 writes: metrics, checkpoints, the final model."""
-
-    def __init__(self, job: dict[str, Any], start: TrainState) -> None:
-        from crystalign.training.metrics import MetricLog
-
-        self.run, self.card, self.mailbox = job["run"], job["card"], job["mailbox"]
-        self.metrics = MetricLog(job["config"], self.run, start_step=start.step)
-        self.before = (start.seconds, 0.0)
-        self.last: dict[str, float] = {}
-        self.mailbox.put.remote({"start": float(start.step)})
-
-    def log(self, record: dict[str, float], waited: float) -> None:
-        """To the writers and to the terminal."""
-        seconds, waited_before = self.before
-        record = record | {"data_wait": (waited - waited_before) / max(record["seconds"] - seconds, 1e-9)}
-        self.before = (record["seconds"], waited)
-        self.last = record
-        self.metrics.write(record)
-        self.mailbox.put.remote(record)
-
-    def checkpoint(self, model: Model, state: TrainState) -> None:
-        """Verified; metrics are made visible with it."""
-        from crystalign.training.checkpoint import save_checkpoint
-
-        state.cursor = {"order_step": state.step}
-        save_checkpoint(self.run, model, state, self._card(state))
-        self.metrics.publish()
-
-    def finish(self, model: Model, state: TrainState) -> None:
-        """The final model directory."""
-        with tempfile.TemporaryDirectory(prefix="crystalign-model-") as folder:
-            model.save_pretrained(folder, self._card(state))
-            storage.upload_directory(folder, storage.join(self.run, MODEL), manifest="config.json")
-        self.metrics.close()
-
-    def _card(self, state: TrainState) -> ModelCard:
-        losses = {key: value for key, value in self.last.items() if key.startswith("loss")}
-        return self.card.model_copy(update={"steps": state.step, "samples": state.samples, "metrics": losses})

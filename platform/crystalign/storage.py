@@ -210,7 +210,7 @@ def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> FileEntry:
     Args:
         uri: where to.
         data: the content.
-        if_absent: refuse to replace a file that is there.
+        if_absent: refuse to replace a file that is there; atomic on disk and on s3://, not on gs://.
 
     Raises:
         StorageError: the store refuses, or the file exists and `if_absent` is set.
@@ -299,6 +299,11 @@ def _replacing(path: Path, *, if_absent: bool = False) -> Iterator[Path]:
             os.link(name, path)  # fails where there is a file, atomically
         else:
             os.replace(name, path)
+        folder = os.open(path.parent, os.O_RDONLY)  # the name itself must survive a power cut
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except FileExistsError as error:
         raise StorageError(f"{path} exists and is not replaced") from error
     finally:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.index.manifest import IndexManifest, SegmentEntry
 from crystalign.index.search import Found, Segment, merge
-from crystalign.modalities import Features
-from crystalign.model import Model
+
+if TYPE_CHECKING:
+    from crystalign.modalities import Features
+    from crystalign.model import Model
 
 Record = dict[str, Any]
 """The metadata of one row of the index, by column."""
@@ -75,8 +77,8 @@ class LocalBackend:
 
     async def encode(self, modality: str, features: Features) -> NDArray[np.float32]:
         """(D,) unit vector of one sample."""
-        vectors = await asyncio.to_thread(encode_batch, self._model, modality, [features])
-        return vectors[0]
+        vector: NDArray[np.float32] = (await asyncio.to_thread(encode_batch, self._model, modality, [features]))[0]
+        return vector
 
     async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> Answer:
         """The k best rows of the index that the filter allows."""

@@ -214,8 +214,8 @@ class Client:
 
 def _hit(raw: dict[str, Any]) -> Hit:
     properties = {entry["key"]: entry["value"] for entry in raw["properties"]}
-    names = ("rank", "id", "score", "formula", "spacegroup_number", "n_sites", "source")
-    return Hit(*(raw[name] for name in names), properties=properties, raw=raw)
+    known = {name: raw[name] for name in Hit._fields if name not in {"properties", "raw"}}
+    return Hit(**known, properties=properties, raw=raw)
 
 
 def _detail(response: httpx.Response) -> str:

@@ -21,6 +21,7 @@ from crystalign.model_config import ModelCard, ModelConfig
 from crystalign_serve.api import build_api
 from crystalign_serve.backend import Answer, ShardAnswer, Stored, merge_shards
 from crystalign_serve.errors import UnavailableError
+from crystalign_serve.queries import warm_up
 from crystalign_serve.service import open_service
 
 _LOG = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class Coordinator:
     ) -> None:
         self._service = open_service(manifest, model, card, dataset_uri=dataset_uri, shards=len(shards))
         self._backend = RayBackend(encoders, shards, deadline)
+        warm_up(self._service.fields)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve in the replica, once it has been constructed."""

@@ -12,10 +12,10 @@ from ray import serve
 
 from crystalign.errors import ModelError
 from crystalign.index.manifest import IndexManifest, SegmentEntry
+from crystalign_serve.backend import ShardAnswer, Stored, encode_batch, find_in_shard, search_shard
 
 if TYPE_CHECKING:
     from crystalign.modalities import Features
-    from crystalign_serve.backend import ShardAnswer, Stored
 
 MAX_BATCH = 16
 BATCH_WAIT_SECONDS = 0.005
@@ -36,16 +36,16 @@ class Encoders:
             raise ModelError(message)
         for name in set(self._model.modalities) - set(modalities):
             del self._model.encoders[name], self._model.projections[name]  # another deployment holds them
+        for name in modalities:  # the first request shall not pay for what is made on first use
+            encode_batch(self._model, name, [self._model.modality(name).stand_in()])
 
-    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)
+    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]
     async def encode(self, requests: list[EncodeRequest]) -> list[NDArray[np.float32]]:
         """(D,) unit vector of each sample."""
         return await asyncio.to_thread(self._encode, requests)
 
     def _encode(self, requests: list[EncodeRequest]) -> list[NDArray[np.float32]]:
         """One forward pass per modality in the batch."""
-        from crystalign_serve.backend import encode_batch
-
         vectors: list[Any] = [None] * len(requests)
         for modality in dict.fromkeys(name for name, _ in requests):
             places = [i for i, (name, _) in enumerate(requests) if name == modality]
@@ -68,17 +68,15 @@ class Shard:
             message = f"the index at {index_uri} is {manifest.version[:12]}, expected {version[:12]}: start again"
             raise DatasetError(message)
         self._segment = Segment.load(index_uri, entries, manifest.properties)
+        warm = np.zeros(manifest.dimension, dtype=np.float32)  # the first request shall not pay for what is made once
+        search_shard(self._segment, warm, 1, "nelements>=1")
 
     async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> ShardAnswer:
         """The k best rows here."""
-        from crystalign_serve.backend import search_shard
-
         return await asyncio.to_thread(search_shard, self._segment, vector, k, filter_text)
 
     async def find(self, material_id: str) -> Stored | None:
         """The row of an id, if it is here."""
-        from crystalign_serve.backend import find_in_shard
-
         return await asyncio.to_thread(find_in_shard, self._segment, material_id)
 
     async def rows(self) -> int:

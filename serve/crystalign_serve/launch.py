@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 APPLICATION = "crystalign"
 START_RETRIES = 2
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 DEFAULT_SHARDS = 2
 
 
@@ -90,7 +92,7 @@ def app(args: ServeArgs) -> Application:
     groups = {"encoders": list(model.modalities)}
     if args.encoders == "separate":
         groups = {f"encoder-{name}": [name] for name in model.modalities}
-    encoders = {}
+    encoders: dict[str, Any] = {}
     for name, members in groups.items():
         deployment = serve.deployment(Encoders).options(
             name=name, **_options(args, args.encoder_cpus, args.encoder_gpus)
@@ -156,30 +158,49 @@ def running(config: Serve) -> Iterator[str]:
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[bool]:
     """Connect to a cluster, or start one here and stop it at the end; gives whether it is ours."""
-    import shutil
-
     import ray
 
-    from crystalign.resources import local_cluster, worker_environment
+    from crystalign.resources import worker_environment
 
     address = address or os.environ.get("RAY_ADDRESS")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a tool for unpublished data reports to nobody
+    folder = None
     if ray.is_initialized():
         yield True
         return
-    folder = tempfile.mkdtemp(prefix="crystalign-") if address in (None, "local") else None
     try:
-        if folder is not None:
-            # "local" rather than nothing: a cluster of somebody else on this machine is not ours to use
-            ray.init(address="local", _temp_dir=folder, **local_cluster(), **quiet)
+        if address in (None, "local"):
+            folder = _start_ray()
         else:
-            ray.init(address=address, runtime_env={"env_vars": worker_environment(local=False)}, **quiet)
+            ray.init(address=address, runtime_env={"env_vars": worker_environment(local=False)}, **QUIET)
         yield folder is not None
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_ray() -> str:
+    """Start a cluster on this machine; gives its folder. A slow machine gets a second and a third chance."""
+    import ray
+
+    from crystalign.resources import local_cluster
+
+    for attempt in range(START_RETRIES + 1):
+        # Ray keeps Unix sockets below this folder, whose paths must stay under 107 bytes.
+        folder = tempfile.mkdtemp(prefix="crystalign-", dir="/tmp" if os.path.isdir("/tmp") else None)  # noqa: S108
+        try:
+            # "local" rather than nothing: a cluster of somebody else on this machine is not ours to use
+            ray.init(address="local", _temp_dir=folder, **local_cluster(), **QUIET)
+        except Exception as error:  # Ray raises plain exceptions when its processes are slow to come up
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+            if attempt == START_RETRIES:
+                message = f"Ray did not start on this machine: {error}"
+                raise Error(message) from error
+        else:
+            return folder
+    raise AssertionError
 
 
 def _check_resources(args: ServeArgs) -> None:

@@ -15,9 +15,8 @@ from crystalign.properties import PropertySpec
 from crystalign_serve.backend import Record
 
 if TYPE_CHECKING:
-    from crystalign.shards.dataset import Dataset
-
     from crystalign.material import Material
+    from crystalign.shards.dataset import Dataset
 
 _KEPT = 256
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from crystalign.crystal import Crystal
 from crystalign.errors import CrystalError, FileFormatError, QueryError, SpectrumError
+from crystalign.index.filters import Fields, parse_filter
 from crystalign.modalities import Features, Modality
 from crystalign_serve.curves import Curve, dos_curve, measured_curve
 from crystalign_serve.requests import DosQuery, Query, XrdQuery
@@ -90,6 +91,13 @@ def part_of_file(upload: Upload, modalities: Mapping[str, Modality[Any]]) -> Par
         raise QueryError(message, reason="unknown-kind")
     _require(_MODALITY[kind], modalities)
     return _part(kind, _MODALITY[kind], _FILE_READERS[kind](upload), modalities)
+
+
+def warm_up(fields: Fields) -> None:
+    """Import what parsers need, so that the first request does not wait for it."""
+    parse_filter("nelements>=1", fields)
+    _composition("NaCl")
+    _crystal(Crystal.from_poscar, "Cu\n1.0\n2.5 0 0\n0 2.5 0\n0 0 2.5\nCu\n1\ndirect\n0 0 0\n")
 
 
 def _require(modality: str, modalities: Mapping[str, Modality[Any]]) -> None:

@@ -99,7 +99,10 @@ def show(answer: Answer, url: str) -> None:
 
     console = Console()
     columns = _property_columns(answer)
-    table = Table("#", "id", "score", "formula", "space group", "sites", "source")
+    table = Table()
+    for name in ("#", "id", "score", "formula", "space group", "sites"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("source")
     for label in columns.values():
         table.add_column(label, justify="right")
     for hit in answer:

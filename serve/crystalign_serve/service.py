@@ -9,7 +9,7 @@ from typing import Any
 
 import crystalign
 from crystalign import storage
-from crystalign.errors import ModelError
+from crystalign.errors import ModelError, StorageError
 from crystalign.index.filters import Fields, listed_fields, make_fields
 from crystalign.index.manifest import IndexManifest
 from crystalign.modalities import NAMES, Modality, make_modality, modality_class
@@ -19,8 +19,8 @@ from crystalign_serve.queries import ACCEPTS
 
 NON_COMMERCIAL = "NC"
 NOTICES = {
-    "crystalign-dft-demo": "crystalign-dft-demo: unrelaxed, partly hypothetical crystals with quick calculations, for demonstration only.",
-    "crystalign-prototypes": "crystalign-prototypes: hypothetical crystals, made by element substitution.",
+    "crystalign-dft-demo": "Demonstration data: unrelaxed, partly hypothetical crystals with quick calculations.",
+    "crystalign-prototypes": "Rows of crystalign-prototypes are hypothetical crystals, made by element substitution.",
 }
 """What must be said of rows of a source, wherever they are shown."""
 
@@ -109,7 +109,7 @@ def read_model(uri: str) -> tuple[ModelConfig, ModelCard]:
     """
     try:
         values = json.loads(storage.read_bytes(storage.join(uri, "config.json")))
-    except (storage.StorageError, ValueError) as error:
+    except (StorageError, ValueError) as error:
         message = f"no model at {uri}: {error}"
         raise ModelError(message) from error
     origin = f"the model at {uri}"

@@ -54,7 +54,13 @@ def head() -> Iterator[Head]:
     port, folder = free_port(), tempfile.mkdtemp(prefix="ca-", dir="/tmp")
     keep = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     keep["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), keep.get("PATH", "")])  # a job runs its `python`
-    env = {**keep, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+    env = {
+        **keep,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "150",
+    }
     command = [sys.executable, "-c", HEAD, str(port), folder]
     log = Path(folder) / "head.log"
     with log.open("w") as output:

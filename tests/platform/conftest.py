@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from crystalign.crystal import SYMBOLS, Crystal
 from crystalign.material import Material
 

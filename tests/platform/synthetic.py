@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from crystalign.crystal import Crystal
 from crystalign.material import Material, Provenance
 from crystalign.modalities.charge_density import ChargeDensity

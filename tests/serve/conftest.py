@@ -15,15 +15,14 @@ from crystalign.index.embeddings import LIGHT_COLUMNS, EmbeddingManifest, Making
 from crystalign.index.manifest import IndexManifest
 from crystalign.index.search import Segment
 from crystalign.material import Material, Provenance
-from crystalign.model import Model, ModelConfig, load, prepare
-from crystalign.model_config import ModalitySpec, ModelCard
 from crystalign.modalities.composition import Composition
 from crystalign.modalities.dos import DensityOfStates
 from crystalign.modalities.text import Text
+from crystalign.model import Model, ModelConfig, load, prepare
+from crystalign.model_config import ModalitySpec, ModelCard
 from crystalign.physics.diffraction import powder_peaks
 from crystalign.properties import PropertySpec, Quantity
 from crystalign.shards.dataset import Dataset
-from crystalign.shards.schema import table_to_materials
 from crystalign.shards.writer import commit_manifest, write_shard
 
 GAP = PropertySpec(quantity=Quantity.BAND_GAP, method="pbe", source="test", vintage="1")
@@ -78,7 +77,9 @@ def embed(model: Model, places: Places, uri: str) -> None:
     files = []
     for shard, entry in enumerate(dataset.manifest.shards):
         table = dataset.read(shard, columns=[*LIGHT_COLUMNS, GAP.column, "crystal"])
-        crystals = [material.crystal for material in dataset.materials()][sum(e.rows for e in dataset.manifest.shards[:shard]) :]
+        crystals = [material.crystal for material in dataset.materials()][
+            sum(e.rows for e in dataset.manifest.shards[:shard]) :
+        ]
         vectors = model.embed("crystal", crystals[: entry.rows])
         written = embedding_table(table, vectors, shard=shard, positions=range(entry.rows), properties=(GAP,))
         files.append(write_embeddings(uri, f"shard-{shard}", written, making))

@@ -10,7 +10,7 @@ from crystalign_serve.errors import MAX_BODY_BYTES
 E = np.linspace(-10, 10, 401).tolist()
 D = np.ones(401).tolist()
 T = np.linspace(10, 80, 701).tolist()
-I = (np.sin(T) ** 8).tolist()  # noqa: E741
+I = (np.sin(T) ** 8).tolist()
 CIF_HEAD = """data_big
 _cell_length_a 90
 _cell_length_b 90

@@ -113,7 +113,9 @@ def test_similar_leaves_the_material_itself_out(http, materials):
     assert materials[5].id not in {result["id"] for result in answer["results"]}
     assert answer["allowed"] == len(answer["results"]) == 39
     some = http.get(f"/api/materials/{materials[5].id}/similar", params={"filter": 'elements HAS "O"'}).json()
-    assert some["allowed"] == sum(8 in m.crystal.composition for m in materials) - (8 in materials[5].crystal.composition)
+    assert some["allowed"] == sum(8 in m.crystal.composition for m in materials) - (
+        8 in materials[5].crystal.composition
+    )
 
 
 def test_a_material_is_described_from_the_dataset(http, materials):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
@@ -68,9 +69,10 @@ class Bert(Encoder):
         self._files = {TOKENIZER: files[TOKENIZER], NETWORK: files[NETWORK]}
         self._tokenizer: Any = Tokenizer.from_str(files[TOKENIZER].decode())
         description = json.loads(files[NETWORK])
-        self.network: Any = _network(description) if network is None else network
-        if getattr(self.network, "pooler", None) is not None:
-            self.network.pooler = None  # a head for another task, whose weights would never be trained
+        chosen: Any = _network(description) if network is None else network
+        if getattr(chosen, "pooler", None) is not None:
+            chosen.pooler = None  # a head for another task, whose weights would never be trained
+        self.network = chosen
         self.width = int(description["hidden_size"])
         if settings.frozen:
             self.network.requires_grad_(False)
@@ -134,21 +136,37 @@ class Bert(Encoder):
 
 
 def train_tokenizer(texts: Sequence[str], *, vocabulary: int, max_tokens: int) -> Any:
-    """A WordPiece tokenizer (Wu et al., arXiv:1609.08144) that keeps case and splits formulas into elements."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    """A WordPiece tokenizer (Wu et al., arXiv:1609.08144) that keeps case and splits formulas into elements.
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
-    tokenizer.normalizer = normalizers.NFKC()  # subscripts become digits
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    Its vocabulary is the letters of the texts and their most frequent pieces; a piece that is not in it
+    is spelled. The library's own trainer breaks ties at random, and a seed would not decide the model.
+    """
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    normalizer = normalizers.NFKC()  # subscripts become digits
+    splitter = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(PIECES), behavior="isolated")]
     )
-    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    special = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    pieces: Counter[str] = Counter()
+    for text in texts:
+        pieces.update(piece for piece, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    letters: Counter[str] = Counter()
+    for piece, count in pieces.items():
+        letters.update(dict.fromkeys(piece, count))
+    alphabet = _by_frequency(letters)[: vocabulary // 4]
+    ordered = dict.fromkeys([*SPECIAL, *alphabet, *(f"##{c}" for c in alphabet), *_by_frequency(pieces)])
+    numbered = {token: number for number, token in enumerate(list(ordered)[:vocabulary])}
+    tokenizer = Tokenizer(models.WordPiece(vocab=numbered, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    special = [(name, numbered[name]) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
     tokenizer.enable_truncation(max_tokens)
-    tokenizer.enable_padding(pad_id=tokenizer.token_to_id("[PAD]"), pad_token="[PAD]")  # noqa: S106
+    tokenizer.enable_padding(pad_id=numbered["[PAD]"], pad_token="[PAD]")  # noqa: S106
     return tokenizer
+
+
+def _by_frequency(counts: Counter[str]) -> list[str]:
+    return sorted(counts, key=lambda token: (-counts[token], token))
 
 
 def _published_files(settings: Any) -> Files:

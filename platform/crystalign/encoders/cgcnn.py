@@ -83,7 +83,7 @@ class CGCNN(Encoder):
         if "species_z" not in inputs:
             embedded: Tensor = self.elements(inputs["x"])
             return embedded
-        species = self.elements(inputs["species_z"]) * inputs["species_weight"][:, None]  # (S, C)
+        species: Tensor = self.elements(inputs["species_z"]) * inputs["species_weight"][:, None]  # (S, C)
         sites = species.new_zeros(len(inputs["x"]), species.shape[1])
         return sites.index_add(0, inputs["species_site"], species)
 

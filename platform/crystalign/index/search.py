@@ -55,7 +55,8 @@ class Allowed(NamedTuple):
 
     bits: NDArray[np.uint8]
     """(⌈n / 8⌉,) row r is bit r % 8 of byte r // 8."""
-    count: int
+    n: int
+    """How many they are."""
 
     def holds(self, rows: NDArray[np.int64]) -> bool:
         """Whether all of these rows are allowed."""
@@ -134,7 +135,7 @@ class Segment:
             message = f"queries of shape {queries.shape} and k = {k}; expected finite (q, {self.dimension}) and k >= 1"
             raise QueryError(message, reason="bad-query")
         allowed = self.allowed(filter_text)
-        found = [self._search_one(query, min(k, allowed.count), allowed) for query in queries]
+        found = [self._search_one(query, min(k, allowed.n), allowed) for query in queries]
         for answer in found:
             self._check(answer, filter_text)
         return found
@@ -149,21 +150,21 @@ class Segment:
         """Fetch more candidates until no row left out could belong to the k best, its rounding included."""
         none = np.empty(0, dtype=np.int64)
         if k == 0:
-            return Found([], np.empty(0), none, allowed.count, none)
+            return Found([], np.empty(0), none, allowed.n, none)
         # Two sums of D products in single precision, each wrong by at most D·2⁻²⁴·|q||c|, and the final rounding.
         margin = self.dimension * 2.0**-23 * float(np.linalg.norm(query)) * self._largest + 10.0**-DECIMALS
-        fetch = min(allowed.count, k + _EXTRA)
+        fetch = min(allowed.n, k + _EXTRA)
         while True:
             rough, rows = self._candidates(query, fetch, allowed)
             scores = self._scores(query, rows)
-            if fetch == allowed.count or rough[-1] < np.partition(scores, -k)[-k] - margin:
+            if fetch == allowed.n or rough[-1] < np.partition(scores, -k)[-k] - margin:
                 break
-            fetch = min(allowed.count, fetch * 8)
+            fetch = min(allowed.n, fetch * 8)
         possible = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
         ids = self.table["id"].take(pa.array(rows[possible])).to_pylist()
         best = sorted(range(len(possible)), key=lambda i: (-scores[possible[i]], ids[i]))[:k]
         chosen = possible[best]
-        return Found([ids[i] for i in best], scores[chosen], rows[chosen], allowed.count, np.zeros(k, dtype=np.int64))
+        return Found([ids[i] for i in best], scores[chosen], rows[chosen], allowed.n, np.zeros(k, dtype=np.int64))
 
     def _candidates(
         self, query: NDArray[np.float32], fetch: int, allowed: Allowed
@@ -171,8 +172,9 @@ class Segment:
         import faiss
 
         params = None
-        if allowed.count < len(self):
-            params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(allowed.bits))
+        if allowed.n < len(self):
+            selector = faiss.IDSelectorBitmap(allowed.bits)  # type: ignore[call-arg, arg-type]
+            params = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         rough, rows = self._index.search(query[None], fetch, params=params)
         if (rows[0] < 0).any() or not allowed.holds(rows[0]):
             message = "the vector library returned a row that the filter forbids"
@@ -181,7 +183,8 @@ class Segment:
 
     def _scores(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
         products = self.vectors(rows).astype(np.float64) * query.astype(np.float64)  # (n, D)
-        return np.round(products.sum(axis=1), DECIMALS) + 0.0  # + 0.0: no negative zero
+        scores: NDArray[np.float64] = np.round(products.sum(axis=1), DECIMALS) + 0.0  # + 0.0: no negative zero
+        return scores
 
     def _check(self, found: Found, filter_text: str | None) -> None:
         """The predicate once more, on the rows of the answer themselves."""

@@ -140,7 +140,7 @@ def _environment(
     partners = Counter(numbers[:n].tolist())
     words = _list([f"{count} {SYMBOLS[z]}" for z, count in sorted(partners.items())])
     unit = vectors[:n] / distances[:n, None]
-    opposite = int((np.triu(unit @ unit.T, 1) < -0.97).sum())
+    opposite = int((unit @ unit.T < -0.97).sum()) // 2
     even = n == 2 or np.linalg.norm(unit.sum(axis=0)) < 0.6  # neighbours on all sides
     shape = POLYHEDRA.get((n, opposite), f"{n}-fold") if even else f"{n}-fold"
     return words, shape, f"{distances[:n].mean():.2f}"

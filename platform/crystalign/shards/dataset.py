@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from crystalign import storage
 from crystalign.errors import DatasetError
 from crystalign.material import Material
+from crystalign.modalities import modality_class
 from crystalign.shards.manifest import Manifest, ShardEntry
 from crystalign.shards.schema import (
     DESCRIPTION,
@@ -20,6 +22,7 @@ from crystalign.shards.schema import (
     sibling_modalities,
     table_to_materials,
 )
+from crystalign.storage import FileEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +65,36 @@ class Dataset:
                 dataset does not have is a column of nulls. None reads every light one.
 
         Raises:
-            DatasetError: a file is missing or is not the one the manifest names.
+            DatasetError: a file is missing or is not the one the manifest names, or there is no such column.
         """
         entry = self.manifest.shards[shard]
         if columns is None:
             wanted = main_modalities() if modalities is None else tuple(dict.fromkeys(("crystal", *modalities)))
             columns = [*DESCRIPTION.names, *wanted, *(p.column for p in self.manifest.properties)]
         heavy = [c for c in columns if c in sibling_modalities()]
-        table = self._read_file(entry.path, entry, row_group, [c for c in columns if c not in heavy])
-        for name in heavy:
+        light = [c for c in columns if c not in heavy]
+        table = self._read_file(entry, entry, row_group, light)
+        for name in [c for c in columns if c not in table.column_names]:
+            if name in light and name not in main_modalities():
+                raise DatasetError(f"{self.uri} has no column {name!r}; it has {', '.join(self.columns)}")
             table = table.append_column(name, self._sibling(entry, name, row_group, table.num_rows))
         return table
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The light columns: what describes a material, and its properties."""
+        return (*DESCRIPTION.names, *(p.column for p in self.manifest.properties))
+
+    def has(self, shard: int, modality: str) -> NDArray[np.bool_]:
+        """(rows,) which rows of a shard have a modality; its values are not read."""
+        entry = self.manifest.shards[shard]
+        count = entry.counts.get(modality, 0)
+        if count in (0, entry.rows):
+            return np.full(entry.rows, count > 0)
+        leaf = _lightest_field(modality)
+        file = entry.siblings.get(modality, entry)
+        cells = self._read_file(file, entry, None, [f"{modality}.{leaf}"]).column(modality)
+        return np.asarray(cells.is_valid().to_numpy())
 
     def materials(self, modalities: Sequence[str] | None = None) -> Iterator[Material]:
         """Every material in order, one row group in memory at a time."""
@@ -121,21 +143,34 @@ class Dataset:
             storage.verify(storage.join(self.uri, entry.path), entry)
 
     def _sibling(self, entry: ShardEntry, name: str, row_group: int | None, rows: int) -> pa.ChunkedArray[Any]:
-        from crystalign.modalities import modality_class
-
         if name not in entry.siblings:
             return pa.chunked_array([pa.nulls(rows, modality_class(name).column_type())])
-        return self._read_file(entry.siblings[name].path, entry, row_group, [name]).column(name)
+        return self._read_file(entry.siblings[name], entry, row_group, [name]).column(name)
 
-    def _read_file(self, path: str, entry: ShardEntry, row_group: int | None, columns: Sequence[str]) -> pa.Table:
-        uri = storage.join(self.uri, path)
+    def _read_file(
+        self, entry: FileEntry, shard: ShardEntry, row_group: int | None, columns: Sequence[str]
+    ) -> pa.Table:
+        uri = storage.join(self.uri, entry.path)
         try:
             with storage.open_input(uri) as source:
+                if source.size() != entry.bytes:
+                    raise DatasetError(
+                        f"{uri} has {source.size()} bytes, its manifest says {entry.bytes}: it was replaced or "
+                        "truncated. Run the job that wrote the dataset again"
+                    )
                 file = pq.ParquetFile(source)
-                if file.metadata.num_rows != entry.rows or file.num_row_groups != len(entry.row_groups):
-                    raise DatasetError(f"{uri} has {file.metadata.num_rows} rows, its manifest says {entry.rows}")
+                rows = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
+                if rows != shard.row_groups:
+                    raise DatasetError(f"{uri} has row groups of {rows} rows, its manifest says {shard.row_groups}")
                 if row_group is None:
                     return file.read(columns=list(columns))
                 return file.read_row_group(row_group, columns=list(columns))
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"{uri} cannot be read: {error}; `Dataset.verify` tells what else is broken") from error
+
+
+def _lightest_field(modality: str) -> str:
+    """A field of the modality's column that is cheap to read: a number where there is one."""
+    fields = list(modality_class(modality).column_type())
+    light = [field.name for field in fields if pa.types.is_primitive(field.type)]
+    return str(light[0] if light else fields[0].name)

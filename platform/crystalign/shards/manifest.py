@@ -94,17 +94,24 @@ class Manifest(Config):
         """The manifest of the dataset at `uri`.
 
         Raises:
-            DatasetError: there is none, it is no manifest, or of a version that is not known.
+            DatasetError: there is none, it is no manifest, too large, or of a version that is not known.
+            StorageError: the store does not answer.
         """
+        path = storage.join(uri, MANIFEST)
+        if not storage.exists(path):
+            raise DatasetError(f"no dataset at {uri}: it has no {MANIFEST}. `crystalign ingest` makes one")
         try:
-            values = json.loads(storage.read_bytes(storage.join(uri, MANIFEST), limit=LIMIT))
+            values = json.loads(storage.read_bytes(path, limit=LIMIT))
         except StorageError as error:
-            raise DatasetError(f"no dataset at {uri}: {error}. `crystalign ingest` makes one") from error
+            raise DatasetError(f"the dataset at {uri} cannot be opened: {error}") from error
         except ValueError as error:
             raise DatasetError(f"{uri}/{MANIFEST} is not JSON: {error}; the dataset must be made again") from error
         version = values.get("schema_version") if isinstance(values, dict) else None
         if version != SCHEMA_VERSION:
-            raise DatasetError(f"{uri} has schema version {version}, this Crystalign reads {SCHEMA_VERSION}")
+            raise DatasetError(
+                f"{uri} has schema version {version}, this Crystalign reads {SCHEMA_VERSION}; "
+                "use the Crystalign that wrote it, or ingest again"
+            )
         try:
             return cls.from_mapping(values, origin=f"{uri}/{MANIFEST}")
         except ConfigError as error:

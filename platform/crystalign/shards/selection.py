@@ -40,7 +40,7 @@ class Selection:
         """Choose the rows of one part of a split that have every required modality.
 
         Args:
-            dataset: reads light columns only; heavy modalities are looked up by their validity.
+            dataset: only its split columns are read, and where a modality is present.
             rule: the split.
             which: its part.
             require: modality names; the crystal is always there.
@@ -51,10 +51,9 @@ class Selection:
         shards, groups, masks = [], [], []
         keys = [rule.column, rule.key]
         for number, entry in enumerate(dataset.manifest.shards):
-            table = dataset.read(number, columns=[*dict.fromkeys([*keys, *require])])
-            mask = rule.mask(table, which)
+            mask = rule.mask(dataset.read(number, columns=keys), which)
             for name in require:
-                mask &= table.column(name).is_valid().to_numpy()
+                mask &= dataset.has(number, name)
             edges = np.cumsum((0, *entry.row_groups))
             for group in range(len(entry.row_groups)):
                 shards.append(number)
@@ -115,9 +114,12 @@ class Selection:
         """Read a selection back.
 
         Raises:
-            DatasetError: the file is not the one its name says.
+            DatasetError: the file is broken, or is not the one its name says.
         """
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri, limit=LIMIT)))
+        try:
+            table = pq.read_table(pa.BufferReader(storage.read_bytes(uri, limit=LIMIT)))
+        except pa.ArrowException as error:
+            raise DatasetError(f"{uri} is not a selection: {error}; delete it and start again") from error
         packed: list[Any] = table.column("bitmap").to_pylist()
         masks = tuple(
             np.unpackbits(np.frombuffer(bits, np.uint8), count=rows).astype(bool)

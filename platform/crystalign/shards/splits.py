@@ -68,13 +68,13 @@ class SplitRule(Config):
         Raises:
             ConfigError: the table holds a key that is null, such as an undetermined prototype.
         """
+        keys = table.column(self.column if self.salt == SALT else self.key)
+        if keys.null_count:
+            raise ConfigError(f"{keys.null_count} rows have no {self.by}; split by formula, or derive it first")
         if self.salt == SALT:
-            values = table.column(self.column)
+            numbers = keys.to_numpy()
         else:
-            values = pa.chunked_array([pa.array([fraction(k, self.salt) for k in table.column(self.key).to_pylist()])])
-        if values.null_count:
-            raise ConfigError(f"{values.null_count} rows have no {self.by}; split by formula, or derive it first")
-        numbers = values.to_numpy()
+            numbers = np.array([fraction(str(key), self.salt) for key in keys.to_pylist()], np.float64)
         low, high = {
             "train": (0.0, self.train),
             "validation": (self.train, self.train + self.validation),

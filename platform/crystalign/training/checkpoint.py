@@ -103,14 +103,10 @@ def verify_checkpoint(uri: str) -> CheckpointManifest:
     """Read every file of a checkpoint and compare it with the manifest.
 
     Raises:
-        VerificationError: a file is missing, or is not what the manifest says.
+        StorageError: a file is missing.
+        VerificationError: a file is not what the manifest says, or the manifest is not one.
     """
-    try:
-        manifest = CheckpointManifest.model_validate_json(storage.read_bytes(storage.join(uri, MANIFEST)))
-    except ValueError as error:
-        raise VerificationError(f"the manifest of checkpoint {uri} is not readable") from error
-    if manifest.format != FORMAT:
-        raise VerificationError(f"checkpoint {uri} has format {manifest.format}; this version reads {FORMAT}")
+    manifest = _read_manifest(uri)
     for entry in manifest.files:
         _read_verified(uri, entry)
     return manifest
@@ -133,12 +129,13 @@ def load_checkpoint(uri: str) -> tuple[Model, TrainState]:
 
     Raises:
         ModelError: the model or the state cannot be used.
-        VerificationError: a file is missing, or is not what the manifest says.
+        StorageError: a file is missing.
+        VerificationError: a file is not what the manifest says, or the manifest is not one.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    manifest = CheckpointManifest.model_validate_json(storage.read_bytes(storage.join(uri, MANIFEST)))
+    manifest = _read_manifest(uri)
     files = {entry.path: _read_verified(uri, entry) for entry in manifest.files}
     model = Model.from_files(files, origin=uri)
     try:
@@ -157,6 +154,17 @@ def prune_checkpoints(run_uri: str, keep: int) -> list[str]:
         storage.delete(storage.join(uri, MANIFEST))
         storage.delete(uri)
     return gone
+
+
+def _read_manifest(uri: str) -> CheckpointManifest:
+    data = storage.read_bytes(storage.join(uri, MANIFEST))
+    try:
+        manifest = CheckpointManifest.model_validate_json(data)
+    except ValueError as error:
+        raise VerificationError(f"the manifest of checkpoint {uri} is not readable") from error
+    if manifest.format != FORMAT:
+        raise VerificationError(f"checkpoint {uri} has format {manifest.format}; this version reads {FORMAT}")
+    return manifest
 
 
 def _read_verified(uri: str, entry: FileEntry) -> bytes:

@@ -208,7 +208,7 @@ class _Runner:
         for pair, mean in zip(pairs, means[1:], strict=True):
             record[f"loss/{pair[0]}-{pair[1]}"] = mean
         for pair, scale in self.model.logit_scales().items():
-            record[f"temperature/{pair[0]}-{pair[1]}"] = 1.0 / float(scale)
+            record[f"temperature/{pair[0]}-{pair[1]}"] = 1.0 / float(scale.detach())
         return record
 
 

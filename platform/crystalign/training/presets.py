@@ -16,8 +16,8 @@ def tiny_model() -> ModelConfig:
         modalities={
             "crystal": ModalitySpec(encoder="cgcnn", options={"hidden": 48, "layers": 3}),
             "dos": ModalitySpec(encoder="dos-transformer", options={"hidden": 64, "layers": 2, "patch": 10}),
-            "charge_density": ModalitySpec(encoder="conv3d", options={"channels": (8, 16, 24)}),
-            "xrd": ModalitySpec(encoder="xrd-resnet", options={"channels": (16, 32, 48), "reduced": 32, "hidden": 192}),
+            "charge_density": ModalitySpec(encoder="conv3d", options={"channels": [8, 16, 24]}),
+            "xrd": ModalitySpec(encoder="xrd-resnet", options={"channels": [16, 32, 48], "reduced": 32, "hidden": 192}),
             "text": ModalitySpec(encoder="bert", options={"hidden": 64, "layers": 1, "vocabulary": 1500}),
             "composition": ModalitySpec(encoder="composition-transformer", options={"hidden": 64, "layers": 1}),
         },

@@ -28,7 +28,7 @@ def rotated(crystal):
 
 
 def translated(crystal):
-    return Crystal(crystal.lattice, crystal.frac_coords + [0.3, -0.7, 0.25], crystal.atomic_numbers)
+    return Crystal(crystal.lattice, crystal.frac_coords + np.array([0.3, -0.7, 0.25]), crystal.atomic_numbers)
 
 
 def permuted(crystal):

@@ -120,6 +120,18 @@ def test_formulas_are_split_into_elements_with_their_case():
     assert tokenizer.encode("CoO").ids != tokenizer.encode("COO").ids
 
 
+def test_the_same_captions_make_the_same_tokenizer():
+    captions = [
+        f"{word} of {number * 37} in {symbol}" for word in WORDS for number in range(150) for symbol in ("Co", "Ni")
+    ]
+    settings = Bert.Settings(vocabulary=200)  # too few for all pieces, so that ties are broken
+    first = Bert.prepare(settings, captions)
+    assert first == Bert.prepare(settings, captions) == Bert.prepare(settings, captions[::-1])
+    tokenizer = Bert(settings, first)._tokenizer
+    assert tokenizer.get_vocab_size() == 200
+    assert "[UNK]" not in tokenizer.encode("9999 trigonal").tokens
+
+
 def test_long_texts_are_cut_and_short_ones_padded_without_effect():
     encoder = build("bert")
     modality = make_modality("text")
@@ -142,9 +154,7 @@ def test_a_published_encoder_is_read_from_a_folder(tmp_path):
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(tmp_path)
     options = {"pretrained": str(tmp_path), "frozen": True, "pooling": "cls"}
     encoder = make_encoder("bert", options, Bert.prepare(Bert.Settings(**options), []))
-    assert torch.equal(
-        encoder.network.embeddings.word_embeddings.weight, published.embeddings.word_embeddings.weight
-    )
+    assert torch.equal(encoder.network.embeddings.word_embeddings.weight, published.embeddings.word_embeddings.weight)
     assert not any(p.requires_grad for p in encoder.parameters())
     with pytest.raises(ConfigError, match="no published text encoder"):
         Bert.prepare(Bert.Settings(pretrained=str(tmp_path / "nothing")), [])

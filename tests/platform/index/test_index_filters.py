@@ -31,10 +31,12 @@ CLAIMS = {
     "_crystalign_energy_above_hull IS UNKNOWN": lambda e, hull, n: hull is None,
     "_crystalign_energy_above_hull IS KNOWN": lambda e, hull, n: hull is not None,
     "_crystalign_energy_above_hull_pbe_mp_2026<0.25": lambda e, hull, n: hull is not None and hull < 0.25,
-    '_crystalign_energy_above_hull<0.5 OR elements HAS "O"': lambda e, hull, n: (hull is not None and hull < 0.5)
-    or "O" in e,
-    'elements HAS "O" AND NOT (nsites<10 OR elements HAS "Li")': lambda e, hull, n: "O" in e
-    and not (n < 10 or "Li" in e),
+    '_crystalign_energy_above_hull<0.5 OR elements HAS "O"': lambda e, hull, n: (
+        (hull is not None and hull < 0.5) or "O" in e
+    ),
+    'elements HAS "O" AND NOT (nsites<10 OR elements HAS "Li")': lambda e, hull, n: (
+        "O" in e and not (n < 10 or "Li" in e)
+    ),
 }
 
 

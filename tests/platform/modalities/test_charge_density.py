@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from crystalign.crystal import Crystal
 from crystalign.errors import DensityError
 from crystalign.modalities.charge_density import ChargeDensity, ChargeDensityModality, parse_chgcar

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from crystalign.crystal import Crystal
 from crystalign.errors import FileFormatError, SpectrumError
 from crystalign.material import Material, Provenance

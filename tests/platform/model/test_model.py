@@ -155,7 +155,13 @@ def test_a_batch_travels_as_bytes(model, synthetic_materials):
         ({"modalities": {"crystal": SMALL["crystal"], "dos": SMALL["xrd"]}}, "reads 'xrd'"),
         ({"modalities": {"dos": SMALL["dos"], "xrd": SMALL["xrd"]}}, "no anchor"),
         ({"modalities": {n: SMALL[n] for n in ("crystal", "dos")}, "pairs": [("crystal", "xrd")]}, "must name two"),
-        ({"modalities": {n: SMALL[n] for n in ("crystal", "dos")}, "pairs": [("dos", "crystal"), ("crystal", "dos")]}, "twice"),
+        (
+            {
+                "modalities": {n: SMALL[n] for n in ("crystal", "dos")},
+                "pairs": [("dos", "crystal"), ("crystal", "dos")],
+            },
+            "twice",
+        ),
     ],
 )
 def test_a_contradiction_in_the_settings_is_refused(fields, message):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 SAMPLES = 24
@@ -28,16 +28,26 @@ MUTATIONS = {
         (CLIP, "total * everyone.world_size / len(rows.candidates)", "total / max(1, len(rows.targets))")
     ],
     "gathered without gradient": [
-        (GATHER, "all_gather_single_autograd(local, 0, chosen)", "all_gather_single_autograd(local.detach(), 0, chosen)")
+        (
+            GATHER,
+            "all_gather_single_autograd(local, 0, chosen)",
+            "all_gather_single_autograd(local.detach(), 0, chosen)",
+        )
     ],
     "local negatives only": [
-        (GATHER, "candidates = both.nonzero().flatten()", "candidates = everyone.offset + both[everyone.offset:][:b].nonzero().flatten()")
+        (
+            GATHER,
+            "candidates = both.nonzero().flatten()",
+            "candidates = everyone.offset + both[everyone.offset:][:b].nonzero().flatten()",
+        )
     ],
     "mean over the pairs of this rank": [
         (CLIP, "/ len(shares)", "/ max(1, sum(len(r.targets) > 0 for r in pair_rows(everyone, pairs, b)))")
     ],
     "equivalent rows as negatives": [(CLIP, "logits.masked_fill(rows.indistinct, -torch.inf)", "logits")],
-    "temperature of one direction detached": [(CLIP, "scale * anchors @", "(scale if query == first else scale.detach()) * anchors @")],
+    "temperature of one direction detached": [
+        (CLIP, "scale * anchors @", "(scale if query == first else scale.detach()) * anchors @")
+    ],
 }
 
 
@@ -50,7 +60,9 @@ class Net(nn.Module):
         self.encoders = nn.ModuleDict(
             {name: nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 8)) for name in MODALITIES}
         )
-        self.scales = nn.ParameterDict({"/".join(pair): nn.Parameter(torch.tensor(1.5 + 0.1 * i)) for i, pair in enumerate(PAIRS)})
+        self.scales = nn.ParameterDict(
+            {"/".join(pair): nn.Parameter(torch.tensor(1.5 + 0.1 * i)) for i, pair in enumerate(PAIRS)}
+        )
         self.biases = nn.ParameterDict({"/".join(pair): nn.Parameter(torch.tensor(-1.0)) for pair in PAIRS})
         self.double()
 
@@ -106,7 +118,7 @@ def mutated(changes: list[tuple[str, str, str]]):
                     assert old in source, f"nothing to mutate: {old}"
                     source = source.replace(old, new)
             module = types.ModuleType(name)
-            exec(compile(source, name, "exec"), module.__dict__)  # noqa: S102
+            exec(compile(source, name, "exec"), module.__dict__)
             made[name] = module
             if name == GATHER:
                 sys.modules[GATHER] = module

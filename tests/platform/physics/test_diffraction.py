@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from crystalign.crystal import Crystal
 from crystalign.errors import CrystalError, SpectrumError
 from crystalign.physics.diffraction import (
@@ -152,8 +153,9 @@ def test_what_is_no_wavelength_is_refused(wrong):
 
 
 def test_wavelengths_agree_with_pymatgen():
-    from crystalign.physics.diffraction import WAVELENGTHS
     from pymatgen.analysis.diffraction.xrd import WAVELENGTHS as THEIRS
+
+    from crystalign.physics.diffraction import WAVELENGTHS
 
     for name, value in WAVELENGTHS.items():
         assert value == pytest.approx(THEIRS[name], abs=2e-4), name

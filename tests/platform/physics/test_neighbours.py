@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from crystalign.crystal import Crystal
 from crystalign.errors import CrystalError
 from crystalign.physics.neighbours import neighbours

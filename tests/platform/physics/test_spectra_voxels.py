@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from crystalign.physics.spectra import broaden, resample, valence_band_maximum
 from crystalign.physics.voxels import fourier_resample, random_placement
 
@@ -31,7 +32,7 @@ ENERGIES = np.linspace(-8, 8, 1601)
 
 
 def _bands(vbm: float, cbm: float) -> np.ndarray:
-    return np.where((ENERGIES <= vbm) | (ENERGIES >= cbm), 1.0, 0.0)
+    return np.where((vbm >= ENERGIES) | (cbm <= ENERGIES), 1.0, 0.0)
 
 
 @pytest.mark.parametrize(("vbm", "cbm"), [(-1.5, 1.5), (0.0, 3.0), (-0.05, 0.3), (-3.0, 0.05)])

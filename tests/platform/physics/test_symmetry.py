@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from crystalign.crystal import Crystal
 from crystalign.physics.caption import ELEMENTS, PROTOTYPES, caption, mask_caption
 from crystalign.physics.symmetry import conventional, primitive, symbol_of, symmetry
@@ -26,7 +27,7 @@ def test_space_groups_and_prototypes_are_those_of_the_textbook(textbook, name):
 
 def test_symmetry_does_not_depend_on_cell_origin_or_element(known, cell, transform):
     other = transform(known, cell)
-    moved = Crystal(other.lattice, other.frac_coords + [0.13, 0.27, 0.41], other.atomic_numbers)
+    moved = Crystal(other.lattice, other.frac_coords + np.array([0.13, 0.27, 0.41]), other.atomic_numbers)
     assert symmetry(moved) == symmetry(known)
     swapped = Crystal(known.lattice, known.frac_coords, known.atomic_numbers.astype(int) + 1)
     assert symmetry(swapped).prototype == symmetry(known).prototype

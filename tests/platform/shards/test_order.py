@@ -124,6 +124,18 @@ def test_a_selection_under_a_wrong_name_is_refused(tmp_path: Path) -> None:
         Selection.load(str(path.rename(path.with_name("0" * 64 + ".parquet"))))
 
 
+def test_a_selection_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    path = Path(Selection.build(dataset(str(tmp_path)), SplitRule(), "train").save(str(tmp_path)))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DatasetError, match="is not a selection"):
+        Selection.load(str(path))
+
+
+def test_the_order_is_the_same_on_every_machine_for_ever() -> None:
+    order = EpochOrder(selection(), seed=0, epoch=0, batch_size=4, window_rows=500)
+    assert order.rows(0).tolist() == [[0, 7, 62], [0, 1, 60], [4, 3, 39], [4, 3, 46]]
+
+
 def test_an_empty_selection_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="has no material with dos"):
         Selection.build(dataset(str(tmp_path)), SplitRule(), "train", require=["dos"])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from crystalign import storage
 from crystalign.crystal import Crystal
 from crystalign.errors import ConfigError, DatasetError, VerificationError
 from crystalign.material import Material, Provenance
+from crystalign.modalities import NAMES, modality_class
 from crystalign.modalities.charge_density import ChargeDensity
 from crystalign.modalities.composition import Composition
 from crystalign.modalities.text import Text
@@ -71,6 +75,35 @@ def test_every_row_comes_back_with_what_it_has_and_without_what_it_has_not(store
     stored.verify()
 
 
+def test_all_six_modalities_survive_the_file(base: str, synthetic_materials: Callable[[int], list[Material]]) -> None:
+    rows = synthetic_materials(12)
+    for i, name in enumerate([n for n in NAMES if n != "crystal"]):
+        rows[i] = replace(rows[i], modalities={k: v for k, v in rows[i].modalities.items() if k != name})
+    commit_manifest(base, [write_shard(base, "0", rows, rows_per_group=5)])
+    back = list(Dataset.open(base).materials(modalities=NAMES))
+    assert [set(m.modalities) for m in back] == [set(m.modalities) for m in rows]
+    for before, after in zip(rows, back, strict=True):
+        for name in NAMES:
+            cls = modality_class(name)
+            if before.value(name) is not None:
+                stored, again = (pa.scalar(cls.to_column(m.value(name)), cls.column_type()) for m in (before, after))
+                assert_alike(stored.as_py(), again.as_py())
+
+
+def assert_alike(a: object, b: object) -> None:
+    """Equal, but for the rounding to the precision of the column."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_alike(a[key], b[key])
+    elif isinstance(a, bytes) and isinstance(b, bytes):
+        assert np.allclose(np.frombuffer(a, "<f2"), np.frombuffer(b, "<f2"), atol=2e-3)
+    elif isinstance(a, list | float):
+        assert np.allclose(a, b, rtol=2e-3, atol=1e-6)  # type: ignore[arg-type]
+    else:
+        assert a == b
+
+
 def test_the_manifest_counts_what_is_there(stored: Dataset) -> None:
     manifest = stored.manifest
     assert manifest.rows == 40
@@ -98,6 +131,13 @@ def test_a_dataset_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
     write_shard(uri, "00000", [material(0)])
     with pytest.raises(DatasetError, match="no dataset at"):
         Dataset.open(uri)
+
+
+def test_a_manifest_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = dataset(str(tmp_path))
+    monkeypatch.setattr("crystalign.shards.manifest.LIMIT", 1000)
+    with pytest.raises(DatasetError, match=r"cannot be opened: .* at most 1000"):
+        Dataset.open(stored.uri)
 
 
 def test_an_unknown_version_and_an_unknown_field_are_refused(tmp_path: Path) -> None:
@@ -129,9 +169,33 @@ def test_a_missing_and_a_foreign_shard_are_errors(tmp_path: Path) -> None:
     first.unlink()
     with pytest.raises(DatasetError, match="cannot be read"):
         stored.read(0)
-    write_shard(stored.uri, "00001", [material(7)])
-    with pytest.raises(DatasetError, match="has 1 rows, its manifest says 20"):
+    with pytest.raises(DatasetError, match=rf"manifest says {stored.manifest.shards[1].bytes}: it was replaced"):
         stored.read(1)
+
+
+def test_row_groups_that_are_not_those_of_the_manifest_are_an_error(tmp_path: Path) -> None:
+    entry = write_shard(str(tmp_path), "0", [material(i) for i in range(12)], rows_per_group=8)
+    commit_manifest(str(tmp_path), [entry.model_copy(update={"row_groups": (4, 8)})])
+    with pytest.raises(DatasetError, match=r"\(8, 4\) rows, its manifest says \(4, 8\)"):
+        Dataset.open(str(tmp_path)).read(0)
+
+
+def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are(stored: Dataset) -> None:
+    with pytest.raises(DatasetError, match=rf"no column 'band_gap'; it has id, .*{GAP.column}"):
+        stored.table(["id", "band_gap"])
+
+
+def test_a_modality_nobody_has_is_a_column_of_nulls(stored: Dataset) -> None:
+    for name in ("dos", "charge_density"):
+        assert stored.read(1, columns=["id", name]).column(name).null_count == 20
+
+
+def test_what_is_present_is_known_without_reading_it(stored: Dataset) -> None:
+    for name in NAMES:
+        for shard in (0, 1):
+            expected = stored.read(shard, columns=[name]).column(name).is_valid().to_pylist()
+            assert stored.has(shard, name).tolist() == expected
+    assert stored.has(0, "charge_density").tolist() == [i == 1 for i in range(20)]
 
 
 def test_an_id_may_stand_only_once(tmp_path: Path) -> None:
@@ -179,8 +243,23 @@ def test_polymorphs_never_straddle_a_split_and_other_salts_are_other_splits(tmp_
 
 
 def test_a_split_by_an_undetermined_key_is_refused(stored: Dataset) -> None:
-    with pytest.raises(ConfigError, match="10 rows have no prototype"):
-        SplitRule(by="prototype").mask(stored.table(["split_prototype"]), "train")
+    table = stored.table(["split_prototype", "prototype"])
+    for salt in ("crystalign", "another"):
+        with pytest.raises(ConfigError, match="10 rows have no prototype"):
+            SplitRule(by="prototype", salt=salt).mask(table, "train")
+
+
+@pytest.mark.parametrize("by", ["formula", "material", "chemsys"])
+@pytest.mark.parametrize("salt", ["crystalign", "another"])
+def test_a_mask_is_where_the_key_falls_whether_its_fraction_is_stored_or_not(
+    stored: Dataset, by: Literal["formula", "material", "chemsys"], salt: str
+) -> None:
+    rule = SplitRule(by=by, salt=salt, train=0.5, validation=0.2)
+    table = stored.table([rule.column, rule.key])
+    names = [rule.name_of(fraction(key, salt)) for key in table.column(rule.key).to_pylist()]
+    assert len(set(names)) == 3
+    for part in ("train", "validation", "test"):
+        assert rule.mask(table, part).tolist() == [name == part for name in names]
 
 
 def test_parts_that_exceed_the_whole_are_refused() -> None:

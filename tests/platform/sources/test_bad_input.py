@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import signal
 import tarfile
 import time
 import zipfile
@@ -255,7 +256,8 @@ def test_an_entry_that_never_ends_is_given_up_and_what_came_before_is_kept() -> 
 
 def test_the_clock_does_not_run_after_the_limited_block() -> None:
     with time_limit(0.05, "nothing"):
-        pass
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
     time.sleep(0.1)
 
 

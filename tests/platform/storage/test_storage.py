@@ -6,8 +6,10 @@ import hashlib
 import http.server
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from crystalign import storage
@@ -34,6 +36,30 @@ def test_writing_again_replaces_unless_told_not_to(base: str) -> None:
     with pytest.raises(StorageError, match="exists and is not replaced"):
         storage.write_bytes(uri, b"three", if_absent=True)
     assert storage.read_bytes(uri) == b"two"
+
+
+def test_of_many_who_write_where_nothing_is_one_wins(base: str) -> None:
+    uri = storage.join(base, "claim")
+
+    def claim(i: int) -> bool:
+        try:
+            storage.write_bytes(uri, b"%d" % i, if_absent=True)
+        except StorageError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(claim, range(8)))
+    assert won.count(True) == 1
+    assert storage.read_bytes(uri) == b"%d" % won.index(True)
+
+
+def test_a_large_upload_arrives_whole(base: str, tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(23 * 2**20 + 1)  # more than one part of a multipart upload
+    (tmp_path / "large").write_bytes(content)
+    entry = storage.upload(tmp_path / "large", storage.join(base, "large"))
+    assert entry.sha256 == hashlib.sha256(content).hexdigest()
+    assert storage.fingerprint(storage.join(base, "large")) == (len(content), entry.sha256)
 
 
 def test_files_are_listed_recursively_and_deleted_as_a_folder(base: str) -> None:

@@ -76,9 +76,7 @@ def test_64_crystals_are_learnt_by_heart(synthetic_materials):
 def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(synthetic_materials):
     materials = synthetic_materials(40)
     names = fresh(materials).modalities
-    batches = [
-        make_batch(materials[step : step + 16], names, np.random.default_rng(step)) for step in range(0, 24, 3)
-    ]
+    batches = [make_batch(materials[step : step + 16], names, np.random.default_rng(step)) for step in range(0, 24, 3)]
     whole = fresh(materials)
     train(settings(), whole, batches, total_steps=8)
     first = fresh(materials)
