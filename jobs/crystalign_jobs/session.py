@@ -18,11 +18,13 @@ import crystalign
 from crystalign.errors import ConfigError
 from crystalign.resources import LEAST_LOGICAL_CPUS, local_cluster, worker_environment
 
+_START_ATTEMPTS = 3
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-_QUIET = {
+_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # tasks without a GPU keep their view of the devices, without a warning
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the jobs draw their own
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a busy laptop imports torch for longer than the usual minute
     "RAY_worker_maximum_startup_concurrency": str(LEAST_LOGICAL_CPUS),  # it warns of more processes than cores
     "RAY_USAGE_STATS_ENABLED": "0",  # a tool that runs beside unpublished data reports to nobody
 }
@@ -50,7 +52,7 @@ def session(address: str | None = None, *, verbose: bool = False) -> Iterator[No
         return
     address = address or os.environ.get("RAY_ADDRESS")
     folder = None if address not in (None, "local") else _short_folder()
-    for name, value in _QUIET.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
         _connect(address, folder, verbose=verbose)
@@ -77,8 +79,7 @@ def quieten() -> None:
 def _connect(address: str | None, folder: str | None, *, verbose: bool) -> None:
     common: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.ERROR}
     if folder is not None:
-        # "local" rather than nothing: a cluster of somebody else on this machine is not ours to use
-        ray.init(address="local", _temp_dir=folder, **local_cluster(), **common)
+        _start_local(folder, common)
         return
     try:
         ray.init(address=address, runtime_env=_shipped_environment(), **common)
@@ -87,6 +88,20 @@ def _connect(address: str | None, folder: str | None, *, verbose: bool) -> None:
             f"no Ray cluster can be used at {address!r}: {error}; check the address, that the cluster runs and that "
             "RAY_AUTH_TOKEN or ~/.ray/auth_token holds its token"
         ) from error
+
+
+def _start_local(folder: str, common: dict[str, Any]) -> None:
+    """Start a cluster on this machine; Ray gives it half a minute, which a busy machine may exceed."""
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            # "local" rather than nothing: a cluster of somebody else on this machine is not ours to use
+            ray.init(address="local", _temp_dir=folder, **local_cluster(), **common)
+        except Exception as error:  # Ray raises a bare Exception here
+            ray.shutdown()
+            if attempt == _START_ATTEMPTS or "timed out during startup" not in str(error):
+                raise
+        else:
+            return
 
 
 def _shipped_environment() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -66,10 +67,11 @@ class Serve(ServeArgs):
     """Ray cluster; default: RAY_ADDRESS, and without it one on this machine that ends with the service."""
 
 
-def app(args: ServeArgs) -> Application:
+def app(args: ServeArgs | dict[str, str]) -> Application:
     """The application of an index, for `serve.run` or `serve run crystalign_serve.launch:app index=URI`.
 
     Raises:
+        ConfigError: an argument that does not exist.
         DatasetError: no index there.
         ModelError: no model there.
     """
@@ -80,13 +82,16 @@ def app(args: ServeArgs) -> Application:
     from crystalign_serve.deployments import Encoders, Shard
     from crystalign_serve.service import read_model
 
-    manifest = IndexManifest.read(args.index)
-    model_uri = args.model or manifest.model_uri
+    if isinstance(args, dict):  # `serve run` hands over what stands on its command line
+        args = ServeArgs.from_mapping(args, origin="the application's arguments")
+    index_uri, manifest = _absolute(args.index), IndexManifest.read(args.index)
+    model_uri = _absolute(args.model or manifest.model_uri)
+    dataset_uri = _absolute(args.dataset or manifest.dataset_uri)
     model, card = read_model(model_uri)
     shards = [
         serve.deployment(Shard)
         .options(name=f"shard-{number}", **_options(args, args.shard_cpus))
-        .bind(args.index, manifest.version, entries)
+        .bind(index_uri, manifest.version, entries)
         for number, entries in enumerate(spread(manifest, args.shards))
     ]
     groups = {"encoders": list(model.modalities)}
@@ -100,7 +105,12 @@ def app(args: ServeArgs) -> Application:
         bound = deployment.bind(model_uri, manifest.model_sha256, members)
         encoders |= dict.fromkeys(members, bound)
     front = serve.deployment(Coordinator).options(name="coordinator", **_options(args, args.shard_cpus))
-    return front.bind(encoders, shards, manifest, model, card, dataset_uri=args.dataset, deadline=args.shard_deadline)
+    return front.bind(encoders, shards, manifest, model, card, dataset_uri=dataset_uri, deadline=args.shard_deadline)
+
+
+def _absolute(uri: str) -> str:
+    """Replicas may start in another folder than this process."""
+    return uri if "://" in uri else os.path.abspath(uri)
 
 
 def _options(args: ServeArgs, cpus: float, gpus: float = 0.0) -> dict[str, Any]:
@@ -144,6 +154,7 @@ def running(config: Serve) -> Iterator[str]:
         from ray import serve
 
         _check_resources(application_args)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
             serve.start(http_options={"host": config.host, "port": port}, logging_config={"log_level": "WARNING"})
             serve.run(application, name=APPLICATION, route_prefix="/")

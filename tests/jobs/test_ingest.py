@@ -5,13 +5,15 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from crystalign import storage
 from crystalign.crystal import Crystal
-from crystalign.errors import ConfigError
+from crystalign.errors import ConfigError, DatasetError
 from crystalign.shards.dataset import Dataset
-from crystalign.sources import Item
+from crystalign.sources import Item, Limits
 from crystalign_jobs.ingest import Ingest, main, share_out
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -82,6 +84,17 @@ def test_a_wrong_source_leaves_the_old_dataset_alone(folder: Path, tmp_path: Pat
     with pytest.raises(storage.StorageError, match="nothing at"):
         main(Ingest(source=str(tmp_path / "missing"), out=out, overwrite=True))
     assert Dataset.open(out).manifest.rows <= 3
+
+
+def test_a_file_that_takes_too_long_is_given_up_inside_a_task(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    crowded = Crystal(np.eye(3) * 40, rng.random((990, 3)), np.full(990, 11))
+    (tmp_path / "crowded.cif").write_text(crowded.to_cif())
+    out = str(tmp_path / "data")
+    with pytest.raises(DatasetError, match="1 were quarantined"):
+        main(Ingest(source=str(tmp_path / "crowded.cif"), out=out, limits=Limits(max_seconds=0.02)))
+    [found] = [pq.read_table(path).to_pylist() for path in Path(out, "quarantine").iterdir()]
+    assert [entry["reason"] for entry in found] == ["too-slow"]
 
 
 def test_work_is_shared_out_in_order_and_completely() -> None:

@@ -59,7 +59,8 @@ def head() -> Iterator[Head]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": "150",
+        "RAY_raylet_start_wait_time_s": "150",  # a busy machine is slow, not broken
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "150",
     }
     command = [sys.executable, "-c", HEAD, str(port), folder]
     log = Path(folder) / "head.log"

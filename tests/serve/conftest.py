@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from crystalign.crystal import Crystal
@@ -111,6 +112,7 @@ def places(materials: list[Material], tmp_path_factory: pytest.TempPathFactory) 
     shards = [write_shard(places.dataset, name, rows, [GAP], rows_per_group=8) for name, rows in parts]
     commit_manifest(places.dataset, shards, [GAP])
     config = tiny_config()
+    torch.manual_seed(0)
     texts = [material.value("text") for material in materials]
     model = Model(config, prepare(config, {"text": texts}))
     model.save_pretrained(places.model, ModelCard(name="tiny", steps=7))

@@ -62,10 +62,11 @@ def test_the_fused_score_is_the_weighted_sum_of_the_single_ones(http, materials)
     dos, text = dos_json(materials[1]), "a cubic salt of lithium"
     single = [scores(search(http, query, k=40)) for query in ({"dos": dos}, {"text": text})]
     fused = scores(search(http, {"dos": dos, "text": text}, k=40, weights={"dos": 2.0, "text": 0.5}))
-    expected = {name: 2.0 * single[0][name] + 0.5 * single[1][name] for name in fused}
-    length = np.array(list(expected.values())) / np.array(list(fused.values()))
-    assert length == pytest.approx(length[0], abs=1e-4)  # one length for all: the norm of the fused query
-    assert sorted(fused, key=fused.get) == sorted(expected, key=expected.get)
+    expected = np.array([2.0 * single[0][name] + 0.5 * single[1][name] for name in fused])
+    found = np.array(list(fused.values()))
+    length = found @ expected / (found @ found)  # of the fused query before it is normalised
+    assert 1.5 <= length <= 2.5
+    assert length * found == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_filter_returns_all_it_allows_and_says_so(http, materials):
@@ -146,7 +147,7 @@ def test_query_and_material_curves_share_their_units(http, materials):
     own = http.get(f"/api/materials/{materials[0].id}/curve/dos").json()
     asked = search(http, {"dos": dos_json(materials[0])}, k=1)["query"]["curve"]
     assert (own["x"], own["x_label"], own["y_label"]) == (asked["x"], asked["x_label"], asked["y_label"])
-    assert own["y"] == pytest.approx(asked["y"], abs=1e-5)
+    assert own["y"] == pytest.approx(asked["y"], abs=1e-3)  # the query is put on the grid once more
 
 
 def test_the_service_says_what_it_is(http, materials):

@@ -96,3 +96,14 @@ def test_an_index_that_is_not_there_is_refused_before_anything_starts(tmp_path):
 
     with pytest.raises(DatasetError, match="crystalign index"), running(Serve(index=str(tmp_path), port=0)):
         pass
+
+
+def test_the_application_is_built_from_the_words_of_a_command_line(places, monkeypatch):
+    from pathlib import Path
+
+    from crystalign_serve.launch import app
+
+    monkeypatch.chdir(Path(places.index).parent)
+    assert app({"index": "index", "model": "model", "shards": "3", "encoders": "separate"}) is not None
+    with pytest.raises(ConfigError, match="colour"):
+        app({"index": "index", "colour": "red"})

@@ -22,7 +22,10 @@ from crystalign_serve.client import Client, ServiceError
 from crystalign_serve.errors import MAX_BODY_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 240
+START_SECONDS = 420
+STOP_SECONDS = 120
+
+pytestmark = pytest.mark.timeout(600)
 
 
 class Running(NamedTuple):
@@ -55,11 +58,20 @@ def service(places) -> Iterator[Running]:
     try:
         yield Running(process, wait_for_url(process, lines), mark, lines)
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
+        stop(process)
         reader.join(10)
         process.stdout.close()
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """With a signal, and if that does not help by force: a failed test shall leave nothing behind either."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def wait_for_url(process: subprocess.Popen[str], lines: list[str]) -> str:
@@ -161,7 +173,7 @@ def test_the_command_prints_a_table(service, capsys):
 def test_a_signal_ends_it_and_nothing_is_left_behind(service):
     assert len(processes_with(service.mark)) > 3
     service.process.send_signal(signal.SIGTERM)
-    assert service.process.wait(60) == 0
+    assert service.process.wait(STOP_SECONDS) == 0
     deadline = time.monotonic() + 20
     while processes_with(service.mark) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -158,6 +158,13 @@ class ZipTree(Tree):
 class TarTree(Tree):
     """A tar archive, plain or compressed; members are read forward, so a compressed one is unpacked once per task."""
 
+    def __init__(self, location: str, limits: Limits) -> None:
+        super().__init__(location, limits)
+        self._passed: dict[str, tarfile.TarInfo] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_passed": {}}
+
     def entries(self) -> list[Entry]:
         """Every member up to the first damage, and what was lost behind it.
 
@@ -174,12 +181,14 @@ class TarTree(Tree):
             try:
                 member = next(members, None)
             except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+                self._close()
                 damage = f"the archive ends or breaks here, what follows is lost: {type(error).__name__}: {error}"
                 return [*result, Entry(f"(after member {len(result)})", ("truncated", damage))]
             if member is None:
                 return result
             total += member.size
             if total > allowed or len(result) >= self.limits.max_members:
+                self._close()
                 said = f"{total} bytes in {len(result) + 1} members are implausible or too many; reading stops here"
                 return [*result, Entry(member.name, ("compression-bomb", said))]
             if not member.isdir():
@@ -190,8 +199,24 @@ class TarTree(Tree):
         handle = self._open()
         while (member := handle.next()) is not None:
             yield member
-        handle.close()
+        self._close()
+
+    def _find(self, name: str) -> tarfile.TarInfo:
+        """The first member of a name, looked for onwards: what lies behind it need not be intact or unpacked."""
+        handle = self._open()
+        while name not in self._passed:
+            member = handle.next()
+            if member is None:
+                raise KeyError(name)
+            self._passed.setdefault(member.name, member)
+        return self._passed[name]
+
+    def _close(self) -> None:
+        if self._handle is not None:
+            with suppress(OSError):
+                self._handle.close()
         self._handle = None
+        self._passed = {}
 
     def _open(self) -> tarfile.TarFile:
         if self._handle is None:
@@ -206,12 +231,10 @@ class TarTree(Tree):
     def read(self, name: str, limit: int) -> bytes:
         """The bytes of one member."""
         try:
-            stream = self._open().extractfile(name)
+            stream = self._open().extractfile(self._find(name))
             data = stream.read(limit + 1) if stream else b""
         except (tarfile.TarError, EOFError, OSError, zlib.error, KeyError) as error:
-            with suppress(OSError):
-                self._open().close()
-            self._handle = None
+            self._close()
             message = f"member {name} is damaged: {type(error).__name__}: {error}"
             raise FileFormatError(message, reason="damaged-member") from error
         if len(data) > limit:

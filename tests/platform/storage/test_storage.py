@@ -174,8 +174,18 @@ def lying_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Liar]]:
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5], ids=["drops", "truncates"])
-def test_a_server_that_accepts_and_loses_is_found_out(lying_server: type[Liar], keep: float) -> None:
+@pytest.mark.parametrize("how", ["bytes", "file", "if absent"])
+def test_a_server_that_accepts_and_loses_is_found_out(
+    lying_server: type[Liar], keep: float, how: str, tmp_path: Path
+) -> None:
     lying_server.keep = keep
-    with pytest.raises(VerificationError):
-        storage.write_bytes("s3://bucket/checkpoint", b"weights" * 100)
+    data, uri = b"weights" * 100, "s3://bucket/checkpoint"
+    (tmp_path / "weights").write_bytes(data)
+    write = {
+        "bytes": lambda: storage.write_bytes(uri, data),
+        "file": lambda: storage.upload(tmp_path / "weights", uri),
+        "if absent": lambda: storage.write_bytes(uri, data, if_absent=True),
+    }[how]
+    with pytest.raises(VerificationError, match=uri):
+        write()
     assert lying_server.objects, "the upload reached the server, which answered 200"
