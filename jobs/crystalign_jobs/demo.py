@@ -110,9 +110,8 @@ def held_out_dos(place: dict[str, str]) -> str:
     Returns:
         The file's path.
     """
-    from crystalign.shards.dataset import Dataset
-
     from crystalign.model import load
+    from crystalign.shards.dataset import Dataset
     from crystalign_jobs.evaluate import split_of
 
     rule = split_of(load(storage.join(place["run"], "demo", "model")))

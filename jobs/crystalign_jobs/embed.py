@@ -65,9 +65,14 @@ def main(config: Embed) -> dict[str, EmbeddingManifest]:
     Returns:
         Modality → the manifest of its embeddings.
     """
+    from crystalign.shards.dataset import Dataset
+
     made = embed(config)
     for name, manifest in made.items():
         print(f"{name}: {manifest.rows:,} vectors of {manifest.dimension} dimensions at {_target(config, name)}")
+        left_out = Dataset.open(config.data).manifest.modalities.get(name, 0) - manifest.rows
+        if left_out and config.part is None:
+            print(f"  {left_out:,} materials exceed what the model takes (max_sites) and are not in it")
     target = _target(config, "crystal" if "crystal" in made else next(iter(made)))
     print(f"next: crystalign index {target} --out URI")
     return made
@@ -145,6 +150,7 @@ class Encoder:
         for group in making.row_groups:
             table = self.dataset.read(making.shard, row_group=group, modalities=(making.modality,))
             keep = table.column(making.modality).is_valid().to_numpy(zero_copy_only=False)
+            keep &= self.model.modality(making.modality).fits(table)
             if making.part is not None:
                 keep &= _rule(self.model).mask(table, making.part)
             tables.append(table.filter(pa.array(keep)))

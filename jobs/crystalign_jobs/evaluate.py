@@ -14,12 +14,11 @@ from crystalign.config import Config
 from crystalign.errors import DatasetError, ModelError
 
 if TYPE_CHECKING:
-    from crystalign.shards.dataset import Dataset
-    from crystalign.shards.splits import SplitRule
-
     from crystalign.evaluation.report import Report, View
     from crystalign.material import Material
     from crystalign.model import Model
+    from crystalign.shards.dataset import Dataset
+    from crystalign.shards.splits import SplitRule
 
 
 class Evaluate(Config):
@@ -49,10 +48,9 @@ class Evaluate(Config):
 
 def main(config: Evaluate) -> Report:
     """Embed the pool, rank, print and write the report."""
-    from crystalign.shards.dataset import Dataset
-
     from crystalign.evaluation.report import Report, evaluate_pairs, plot, to_markdown
     from crystalign.model import load
+    from crystalign.shards.dataset import Dataset
 
     out = config.out or storage.join(config.model.rstrip("/").rpartition("/")[0] or ".", "evaluation")
     print(f"evaluating {config.model} on the {config.split} split of {config.data}\nwriting to {out}/retrieval.*")
@@ -118,8 +116,8 @@ def pool_of(model: Model, dataset: Dataset, config: Evaluate, rule: SplitRule) -
             f"the model was split by material, which says nothing about {config.data}: a crystal there may be one it "
             "trained on under another id. Evaluate on its own dataset, or train with split.by=formula"
         )
-    light = dataset.table(["id", rule.column])
-    rows = np.flatnonzero(rule.mask(light, config.split))
+    light = dataset.table(["id", "n_sites", rule.column])
+    rows = np.flatnonzero(rule.mask(light, config.split) & model.modality("crystal").fits(light))
     if len(rows) < 2:
         raise DatasetError(f"the {config.split} split of {config.data} holds {len(rows)} materials; nothing to rank")
     ids = light.column("id").to_pylist()
@@ -138,11 +136,11 @@ def pool_of(model: Model, dataset: Dataset, config: Evaluate, rule: SplitRule) -
 
 def embed_views(model: Model, materials: list[Material], *, masked_text: bool) -> list[View]:
     """Every modality of the model over the same materials; captions a second time, masked."""
-    from crystalign.physics.caption import mask_caption
     from rich.progress import track
 
     from crystalign.modalities import modality_class, stable_hash
     from crystalign.modalities.text import Text
+    from crystalign.physics.caption import mask_caption
 
     values: dict[str, list[Any]] = {name: [m.value(name) for m in materials] for name in model.config.modalities}
     keys = {

@@ -134,6 +134,7 @@ def _claim(config: Pretrain, run: str) -> None:
 
 
 def _select(config: PretrainConfig, dataset: Dataset) -> Selection:
+    from crystalign.modalities import make_modality
     from crystalign.shards.selection import Selection
 
     missing = [m for m in config.model.modalities if m != "crystal" and not dataset.manifest.modalities.get(m, 0)]
@@ -142,7 +143,11 @@ def _select(config: PretrainConfig, dataset: Dataset) -> Selection:
             f"{config.data} holds no {', '.join(missing)}, which the model aligns; add them with `crystalign derive`, "
             "or choose a model without"
         )
-    selection = Selection.build(dataset, config.split, "train")
+    modalities = [make_modality(name, spec.features) for name, spec in config.model.modalities.items()]
+    selection = Selection.build(dataset, config.split, "train", fits=modalities)
+    left_out = Selection.build(dataset, config.split, "train").n - selection.n
+    if left_out:
+        print(f"{left_out} materials of the training split exceed what the model takes (max_sites) and are left out")
     if selection.n < config.batch_size:
         raise DatasetError(
             f"the training split of {config.data} holds {selection.n} materials, fewer than one batch of "

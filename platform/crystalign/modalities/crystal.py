@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crystalign.config import Config
 from crystalign.crystal import Crystal, Occupancy
@@ -43,8 +44,8 @@ class CrystalModality(Modality[Crystal]):
         """Å; no edge is longer, unless a site has no neighbour at all within it."""
         k: int = 12
         """Nearest neighbours per site; shells are never cut, so there may be more."""
-        max_sites: int = 500
-        """Larger cells are refused."""
+        max_sites: int = 1000
+        """Larger cells are refused; the default is what ingestion lets in."""
 
     settings: Settings
 
@@ -87,6 +88,10 @@ class CrystalModality(Modality[Crystal]):
         if sites is not None:
             occupancies = tuple(tuple((s["z"], s["fraction"]) for s in site) for site in sites)
         return Crystal(lattice.reshape(3, 3), frac.reshape(-1, 3), numbers, occupancies)
+
+    def fits(self, table: pa.Table) -> NDArray[np.bool_]:
+        """Cells of at most `max_sites`."""
+        return np.asarray(table.column("n_sites").to_numpy() <= self.settings.max_sites)
 
     def featurise(self, value: Crystal, *, rng: np.random.Generator | None = None) -> Features:  # noqa: ARG002 (the protocol)
         """The graph of one crystal; it is exact, so `rng` changes nothing.

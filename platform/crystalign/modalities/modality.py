@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crystalign.config import Config
 
@@ -65,6 +66,14 @@ class Modality(ABC, Generic[Value]):
     @abstractmethod
     def from_column(cls, scalar: pa.StructScalar) -> Value:
         """The value back from one cell of the column."""
+
+    def fits(self, table: pa.Table) -> NDArray[np.bool_]:
+        """(rows,) which rows these settings can turn into tensors, told from light columns such as `n_sites`.
+
+        What does not fit is left out of a training, an embedding and an evaluation before they
+        start, and counted, rather than met in the middle of them.
+        """
+        return np.ones(table.num_rows, dtype=bool)
 
     # --- to the network --------------------------------------------------------------------------------------------
 

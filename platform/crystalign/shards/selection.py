@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from crystalign import storage
 from crystalign.errors import DatasetError
+from crystalign.modalities import Modality
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.splits import SplitName, SplitRule
 
@@ -36,22 +37,34 @@ class Selection:
     """G arrays: which rows of the group are chosen."""
 
     @classmethod
-    def build(cls, dataset: Dataset, rule: SplitRule, which: SplitName, require: Sequence[str] = ()) -> Selection:
-        """Choose the rows of one part of a split that have every required modality.
+    def build(
+        cls,
+        dataset: Dataset,
+        rule: SplitRule,
+        which: SplitName,
+        require: Sequence[str] = (),
+        *,
+        fits: Sequence[Modality[Any]] = (),
+    ) -> Selection:
+        """Choose the rows of one part of a split that have every required modality and fit a model.
 
         Args:
             dataset: only its split columns are read, and where a modality is present.
             rule: the split.
             which: its part.
             require: modality names; the crystal is always there.
+            fits: modalities with the settings of a model; rows that they cannot take are left out.
 
         Raises:
             DatasetError: not one row is left.
         """
         shards, groups, masks = [], [], []
-        keys = [rule.column, rule.key]
+        keys = [rule.column, rule.key, "n_sites"]
         for number, entry in enumerate(dataset.manifest.shards):
-            mask = rule.mask(dataset.read(number, columns=keys), which)
+            light = dataset.read(number, columns=keys)
+            mask = rule.mask(light, which)
+            for modality in fits:
+                mask &= modality.fits(light)
             for name in require:
                 mask &= dataset.has(number, name)
             edges = np.cumsum((0, *entry.row_groups))

@@ -120,4 +120,6 @@ def test_report_names_trained_and_emergent_links_and_skips_missing_modalities() 
     assert pairs["xrd", "crystal"].queries == 25
     assert pairs["xrd", "crystal"].recalls[0].value == 1.0
     table = to_markdown(Report({"pool": "test"}, list(pairs.values())))
-    assert "| xrd → crystal | trained | 25 | 25 | 100.0 [86.3, 100.0] |" in table  # 0.025^(1/25): 25 of 25 is not certainty
+    assert (
+        "| xrd → crystal | trained | 25 | 25 | 100.0 [86.3, 100.0] |" in table
+    )  # 0.025^(1/25): 25 of 25 is not certainty

@@ -11,6 +11,7 @@ import pytest
 from crystalign.crystal import Crystal
 from crystalign.errors import DatasetError
 from crystalign.material import Material, Provenance
+from crystalign.modalities.crystal import CrystalModality
 from crystalign.modalities.text import Text
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.order import EpochOrder
@@ -139,3 +140,12 @@ def test_the_order_is_the_same_on_every_machine_for_ever() -> None:
 def test_an_empty_selection_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="has no material with dos"):
         Selection.build(dataset(str(tmp_path)), SplitRule(), "train", require=["dos"])
+
+
+def test_what_a_model_cannot_take_is_left_out_before_it_is_met(tmp_path: Path) -> None:
+    data = dataset(str(tmp_path))
+    small, large = (CrystalModality(CrystalModality.Settings(max_sites=n)) for n in (2, 3))
+    everything = Selection.build(data, SplitRule(), "train")
+    assert Selection.build(data, SplitRule(), "train", fits=[large]).sha256 == everything.sha256
+    with pytest.raises(DatasetError, match="has no material"):
+        Selection.build(data, SplitRule(), "train", fits=[small])
