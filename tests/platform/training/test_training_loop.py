@@ -32,8 +32,12 @@ spec.loader.exec_module(worker)
 
 MODEL = ModelConfig(
     modalities={
-        "crystal": {"encoder": "cgcnn", "options": {"hidden": 24, "layers": 2, "width": 64}},
-        "xrd": {"encoder": "xrd-resnet", "options": {"channels": (8, 16), "reduced": 16, "hidden": 64, "width": 64}},
+        "crystal": {"encoder": "cgcnn", "options": {"hidden": 16, "layers": 2, "width": 64}},
+        "xrd": {
+            "encoder": "xrd-resnet",
+            "options": {"channels": (8, 16), "positions": 16, "reduced": 16, "hidden": 64, "width": 64},
+            "features": {"n_points": 512},
+        },
         "text": {"encoder": "bert", "options": {"hidden": 32, "layers": 1, "vocabulary": 400, "dropout": 0.1}},
     },
     embedding_dim=32,
