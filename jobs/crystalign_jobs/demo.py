@@ -83,7 +83,7 @@ def build(config: Demo, place: dict[str, str]) -> None:
         _title("embed")
         embed.main(embed.Embed(model=model, data=place["data"], out=place["embeddings"]))
         _title("index")
-        index.main(index.BuildIndex(embeddings=place["embeddings"], out=place["index"]))
+        index.main(index.BuildIndex(embeddings=place["embeddings"], out=place["index"], rows_per_segment=512))
 
 
 @contextlib.contextmanager
@@ -110,6 +110,7 @@ def held_out_dos(place: dict[str, str]) -> str:
     Returns:
         The file's path.
     """
+    from crystalign.crystal import pretty_formula
     from crystalign.model import load
     from crystalign.shards.dataset import Dataset
     from crystalign_jobs.evaluate import split_of
@@ -132,7 +133,8 @@ def held_out_dos(place: dict[str, str]) -> str:
             rows = zip(dos.energies, dos.densities.sum(axis=0), strict=True)
             text = "energy_eV,dos_states_per_eV_per_atom\n" + "".join(f"{e:.4f},{d:.6g}\n" for e, d in rows)
             path.write_text(text, encoding="utf-8")
-            print(f"the query: the density of states of {material.crystal.formula} ({material.id}), unseen in training")
+            name = f"{pretty_formula(material.crystal.formula)} ({material.id})"
+            print(f"the query: the density of states of {name}, unseen in training")
             return str(path)
     raise Error("the demo corpus holds no unseen density of states; use another --seed")
 

@@ -237,6 +237,14 @@ def reduced_formula(composition: dict[int, float]) -> str:
     return "".join(f"{s}{x:.3f}".rstrip("0").rstrip(".") for s, x in sorted(amounts.items()))
 
 
+@functools.lru_cache(maxsize=65_536)
+def pretty_formula(formula: str) -> str:
+    """A formula as chemists write it, by electronegativity: `ClNa` → `NaCl`, `BaO3Ti` → `BaTiO3`. For display alone."""
+    from pymatgen.core import Composition
+
+    return str(Composition(formula).reduced_formula)
+
+
 def _atomic_number(species: Any) -> int:
     symbol = getattr(species, "symbol", str(species))
     symbol = {"D": "H", "T": "H"}.get(symbol, symbol)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crystalign.crystal import pretty_formula
 from crystalign.errors import DatasetError, StorageError
 from crystalign.index.manifest import IndexManifest
 from crystalign.properties import PropertySpec
@@ -64,7 +65,7 @@ def describe(material: Material, record: Record, properties: Sequence[PropertySp
     text = material.value("text")
     return {
         "id": material.id,
-        "formula": crystal.formula,
+        "formula": pretty_formula(crystal.formula),
         "spacegroup_number": record["spacegroup_number"],
         "spacegroup_symbol": spacegroup_symbol(record["spacegroup_number"]),
         "prototype": record["prototype"],
@@ -103,7 +104,7 @@ def listed_result(rank: int, score: float, record: Record, properties: Sequence[
         "rank": rank,
         "id": record["id"],
         "score": score,
-        "formula": record["formula"],
+        "formula": pretty_formula(record["formula"]),
         "spacegroup_number": record["spacegroup_number"],
         "spacegroup_symbol": spacegroup_symbol(record["spacegroup_number"]),
         "n_sites": record["n_sites"],

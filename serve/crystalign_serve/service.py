@@ -9,6 +9,7 @@ from typing import Any
 
 import crystalign
 from crystalign import storage
+from crystalign.crystal import pretty_formula
 from crystalign.errors import ModelError, StorageError
 from crystalign.index.filters import Fields, listed_fields, make_fields
 from crystalign.index.manifest import IndexManifest
@@ -125,7 +126,7 @@ def examples_for(service: Service, record: dict[str, Any]) -> list[dict[str, Any
         text = "cubic perovskite with corner-sharing octahedra"
         examples.append({"label": f"“{text}”", "request": {"query": {"text": text}}})
     if "composition" in service.modalities:
-        formula = record["formula"]
+        formula = pretty_formula(record["formula"])
         examples.append({"label": f"Crystals like {formula}", "request": {"query": {"formula": formula}}})
     element = record["elements"][0]
     examples.append(

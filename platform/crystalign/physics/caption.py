@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalign.crystal import SYMBOLS, Crystal
+from crystalign.crystal import SYMBOLS, Crystal, pretty_formula
 from crystalign.physics.neighbours import neighbours
 from crystalign.physics.symmetry import Symmetry
 
@@ -94,7 +94,8 @@ def caption(crystal: Crystal, symmetry: Symmetry) -> str:
     kind = f" with the {name} structure" if name else ""
     names = _list([ELEMENTS[z - 1] for z in crystal.composition])
     first = (
-        f"{crystal.formula}, {_class(crystal)} of {names}{kind}, crystallizes in the {symmetry.crystal_system} "
+        f"{pretty_formula(crystal.formula)}, {_class(crystal)} of {names}{kind}, "
+        f"crystallizes in the {symmetry.crystal_system} "
         f"space group {symmetry.symbol} ({symmetry.number})."
     )
     return f"{first} {_coordination(crystal)} The atoms are {_packing(crystal)}."
@@ -165,7 +166,7 @@ def mask_caption(text: str, crystal: Crystal) -> str:
     """
     symbols = sorted((SYMBOLS[z] for z in crystal.composition), key=len, reverse=True)
     names = [ELEMENTS[z - 1] for z in crystal.composition]
-    masked = text.replace(crystal.formula, "[formula]")
+    masked = text.replace(pretty_formula(crystal.formula), "[formula]").replace(crystal.formula, "[formula]")
     for pattern, word in _MASKS:
         masked = pattern.sub(word, masked)
     masked = re.sub(rf"\b(?:{'|'.join(names)})\b", "[element]", masked, flags=re.IGNORECASE)
