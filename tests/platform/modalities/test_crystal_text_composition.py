@@ -66,7 +66,7 @@ def test_a_batch_is_its_crystals_side_by_side(textbook):
 def test_a_crystal_of_too_many_sites_is_refused():
     big = Crystal(60.0 * np.eye(3), np.random.default_rng(0).random((501, 3)), np.full(501, 14))
     with pytest.raises(CrystalError, match="501 sites") as caught:
-        CRYSTAL.featurise(big)
+        CrystalModality(CrystalModality.Settings(max_sites=500)).featurise(big)
     assert caught.value.reason == "too-many-sites"
 
 
