@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import Error
+from crystalign.storage import Uri
 
 PATIENCE = 180.0
 """Seconds within which the service must answer."""
@@ -28,7 +31,7 @@ class Demo(Config):
     Example: crystalign demo --folder demo --once
     """
 
-    folder: str = "demo"
+    folder: Uri = Field(default="demo", validate_default=True)
     """Where everything is written; a folder or any URI."""
     port: int = 8000
     """Of the page; 0 picks a free one."""

@@ -21,6 +21,7 @@ from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import InputError, VerificationError
 from crystalign.sources.source import time_limit, unforeseen
+from crystalign.storage import Uri
 
 if TYPE_CHECKING:
     from crystalign.crystal import Crystal
@@ -43,7 +44,7 @@ class Derive(Config):
     Example: crystalign derive s3://bucket/mp --modalities xrd text
     """
 
-    data: Positional[str]
+    data: Positional[Uri]
     """The dataset, any URI; it is extended in place."""
     modalities: tuple[Derivable, ...] = ("xrd", "text", "composition")
     """What to compute."""

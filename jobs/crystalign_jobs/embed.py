@@ -21,6 +21,7 @@ from crystalign.index.embeddings import (
     existing_embeddings,
     write_embeddings,
 )
+from crystalign.storage import Uri
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,11 +38,11 @@ class Embed(Config):
     Example: crystalign embed runs/first/model --data s3://bucket/mp --out s3://bucket/embeddings
     """
 
-    model: Positional[str]
+    model: Positional[Uri]
     """Model directory, any URI."""
-    data: str
+    data: Uri
     """Dataset, any URI."""
-    out: str
+    out: Uri
     """Where the embeddings go, any URI; with `--modality all` a folder per modality."""
     modality: str = "crystal"
     """Which modality to encode; `all` for each one that the model knows and the dataset has."""

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import DatasetError, ModelError
+from crystalign.storage import Uri
 
 if TYPE_CHECKING:
     from crystalign.evaluation.report import Report, View
@@ -30,11 +31,11 @@ class Evaluate(Config):
     Example: crystalign evaluate s3://bucket/runs/first/model --data s3://bucket/mp
     """
 
-    model: Positional[str]
+    model: Positional[Uri]
     """Model directory, any URI."""
-    data: str
+    data: Uri
     """Dataset to evaluate on, any URI."""
-    out: str | None = None
+    out: Uri | None = None
     """Folder for retrieval.json, .md and .png; default: `evaluation` inside the model directory's parent."""
     split: Literal["test", "validation", "train"] = "test"
     """Which part of the model's split asks and answers; `train` is refused, for the model has seen it."""

@@ -7,6 +7,7 @@ from tyro.conf import Positional
 
 from crystalign.config import Config
 from crystalign.index.manifest import IndexManifest
+from crystalign.storage import Uri
 
 ROWS_PER_SEGMENT = 16_384
 
@@ -17,9 +18,9 @@ class BuildIndex(Config):
     Example: crystalign index s3://bucket/embeddings --out s3://bucket/index
     """
 
-    embeddings: Positional[str]
+    embeddings: Positional[Uri]
     """Embedding dataset that `crystalign embed` made, any URI."""
-    out: str
+    out: Uri
     """Where the index goes, any URI; an index that is already there is never changed."""
     rows_per_segment: int = Field(default=ROWS_PER_SEGMENT, ge=1)
     """Rows of each segment file; a service can be spread over at most as many shards as there are segments."""

@@ -19,6 +19,7 @@ from crystalign.config import Config
 from crystalign.errors import ConfigError
 from crystalign.sources import Item, Limits, Source, open_source
 from crystalign.sources.source import sample
+from crystalign.storage import Uri
 
 if TYPE_CHECKING:
     from crystalign.material import Material
@@ -47,7 +48,7 @@ class Ingest(Config):
 
     source: Positional[str]
     """What to read: a path, a URI, `demo` or `prototypes`."""
-    out: str
+    out: Uri
     """Where the dataset goes, any URI."""
     mapping: str | None = None
     """For a Parquet table: the YAML that says what its columns are, or the name of a shipped one."""

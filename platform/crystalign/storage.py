@@ -15,11 +15,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
+from pydantic import AfterValidator
 
 from crystalign.config import Config
 from crystalign.errors import StorageError, VerificationError
@@ -52,6 +53,15 @@ class FileEntry(Config):
 def join(uri: str, *parts: str) -> str:
     """`join("s3://bucket/a", "b", "c")` → `s3://bucket/a/b/c`."""
     return "/".join([uri.rstrip("/") or "/", *(part.strip("/") for part in parts)])
+
+
+def absolute(uri: str) -> str:
+    """A plain path as an absolute one; a URI as it is. Workers have a working directory of their own."""
+    return uri if "://" in uri else os.path.abspath(uri)
+
+
+Uri = Annotated[str, AfterValidator(absolute)]
+"""A field of a configuration that names a place: a path, `file://`, `s3://` or `gs://`."""
 
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:

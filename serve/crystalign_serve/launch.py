@@ -18,6 +18,7 @@ from pydantic import Field
 from crystalign.config import Config
 from crystalign.errors import ConfigError, Error
 from crystalign.index.manifest import IndexManifest
+from crystalign.storage import Uri
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -31,11 +32,11 @@ DEFAULT_SHARDS = 2
 class ServeArgs(Config):
     """What is served, and how it is spread; also the arguments of `serve run crystalign_serve.launch:app`."""
 
-    index: str
+    index: Uri
     """Index, any URI."""
-    model: str | None = None
+    model: Uri | None = None
     """Model directory, any URI; default: where it was when the index was made. It must be the same model."""
-    dataset: str | None = None
+    dataset: Uri | None = None
     """Dataset, any URI; default: where it was when the index was made. It must be the same data."""
     shards: int = Field(default=DEFAULT_SHARDS, ge=1)
     """Deployments that hold the vectors; never more than the index has segments."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from crystalign.config import Config
 from crystalign.model_config import ModelConfig
 from crystalign.shards.splits import SplitRule
+from crystalign.storage import Uri
 from crystalign.training.presets import default_model
 
 Logger = Literal["csv", "tensorboard", "mlflow", "wandb"]
@@ -32,9 +33,9 @@ class OptimiserConfig(Config):
 class PretrainConfig(Config):
     """One pre-training run: data, model, optimiser, and what it writes where."""
 
-    data: str
+    data: Uri
     """URI of the dataset."""
-    out: str
+    out: Uri
     """URI under which the run writes its checkpoints, metrics and final model."""
     name: str = "pretrain"
     """Name of the run, a folder under `out`."""
