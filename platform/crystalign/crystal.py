@@ -150,10 +150,9 @@ class Crystal:
 
     def closest_distance(self, cutoff: float) -> float:
         """The shortest distance between two sites, periodic images included, Å; infinity beyond `cutoff`."""
-        import vesin
+        from crystalign.physics.neighbours import within
 
-        pairs = vesin.NeighborList(cutoff=cutoff, full_list=False)
-        (distances,) = pairs.compute(points=self.cart_coords, box=self.lattice, periodic=True, quantities="d")
+        distances = within(self, cutoff).distances
         return float(distances.min()) if len(distances) else math.inf
 
     # --- from and to other libraries --------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def neighbours(
     """
     n = len(crystal)
     if k is None:
-        found = _within(crystal, cutoff)
+        found = within(crystal, cutoff)
         if len(np.unique(found.receivers)) < n:
             message = (
                 f"a site of {crystal.formula} has no neighbour within {cutoff} Å; use a larger cutoff or k nearest"
@@ -58,7 +58,7 @@ def neighbours(
         return found
     radius = min(cutoff, (0.5 * k * crystal.volume / n) ** (1 / 3))  # holds about 2 k atoms where density is even
     while True:
-        found = _within(crystal, radius + tie_tolerance)
+        found = within(crystal, radius + tie_tolerance)
         counts = np.bincount(found.receivers, minlength=n)
         if counts.min() > 0:
             first = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -80,7 +80,7 @@ def _nearest(
     return Neighbours(senders[keep], receivers[keep], images[keep], distances[keep], vectors[keep])
 
 
-def _within(crystal: Crystal, cutoff: float) -> Neighbours:
+def within(crystal: Crystal, cutoff: float) -> Neighbours:
     """Every pair up to `cutoff`, by pymatgen's linked cells."""
     from pymatgen.optimization.neighbors import find_points_in_spheres
 
