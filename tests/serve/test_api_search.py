@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from crystalign.crystal import pretty_formula
 from crystalign.physics.diffraction import WAVELENGTHS
 from crystalign_serve.curves import powder_curve
 
@@ -122,7 +123,7 @@ def test_similar_leaves_the_material_itself_out(http, materials):
 def test_a_material_is_described_from_the_dataset(http, materials):
     material = materials[26]
     found = http.get(f"/api/materials/{material.id}").json()
-    assert found["formula"] == material.crystal.formula
+    assert found["formula"] == pretty_formula(material.crystal.formula)
     assert found["lattice"]["a"] == pytest.approx(material.crystal.lattice[0, 0], abs=1e-4)
     assert found["lattice"]["gamma"] == pytest.approx(90.0)
     assert found["text"] == material.value("text").description
