@@ -6,7 +6,7 @@ import json
 import sys
 
 from crystalign.config import Config
-from crystalign.encoders import ENCODERS, encoder_class
+from crystalign.encoders import ENCODERS, encoder_class, encoder_settings
 from crystalign.errors import ConfigError
 
 
@@ -77,7 +77,7 @@ def rows(modality: str | None = None) -> list[Row]:
 
 def _row(name: str) -> Row:
     entry, cls = ENCODERS[name], encoder_class(name)
-    settings = cls.Settings()
+    settings = encoder_settings(name)
     encoder = cls.build(settings, cls.prepare(settings, _many_words()))
     size = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     return Row(name=name, modality=entry.modality, parameters=size, width=encoder.width, source=entry.source)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crystalign.config import Config
-from crystalign.encoders import encoder_class
+from crystalign.encoders import encoder_class, encoder_settings
 from crystalign.encoders.encoder import Files
 from crystalign.errors import ConfigError, ModelError, StorageError, VerificationError
 from crystalign.modalities import Inputs, Modality, make_modality
@@ -73,7 +73,7 @@ class Model(nn.Module):
         self._modalities: dict[str, Modality[Any]] = {}
         for name, spec in config.modalities.items():
             cls = encoder_class(spec.encoder)
-            settings = cls.Settings.from_mapping(spec.options, origin=f"the options of encoder {spec.encoder!r}")
+            settings = encoder_settings(spec.encoder, spec.options)
             own = {path.partition("/")[2]: data for path, data in (files or {}).items() if path.startswith(f"{name}/")}
             encoder = cls.restore(settings, own) if restore else cls.build(settings, own)
             self.encoders[name] = encoder
@@ -282,7 +282,7 @@ def prepare(config: ModelConfig, values: Mapping[str, Sequence[Any]]) -> Files:
     files: Files = {}
     for name, spec in config.modalities.items():
         cls = encoder_class(spec.encoder)
-        settings = cls.Settings.from_mapping(spec.options, origin=f"the options of encoder {spec.encoder!r}")
+        settings = encoder_settings(spec.encoder, spec.options)
         files |= {f"{name}/{path}": data for path, data in cls.prepare(settings, values.get(name, ())).items()}
     return files
 

@@ -24,6 +24,14 @@ class ModalitySpec(Config):
     features: dict[str, Any] = Field(default_factory=dict)
     """Settings of the modality that differ from its defaults: how values become tensors."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _supply(cls, values: Any) -> Any:
+        """What the encoder needs from the modality is there unless it is set otherwise."""
+        if not isinstance(values, dict) or not isinstance(values.get("encoder"), str):
+            return values
+        return values | {"features": encoder_entry(values["encoder"]).features | (values.get("features") or {})}
+
 
 class ModelConfig(Config):
     """Which modalities a model has, by which networks, and which pairs are aligned."""

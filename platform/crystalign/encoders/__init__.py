@@ -20,11 +20,21 @@ class EncoderEntry(NamedTuple):
     """`module:Class`."""
     source: str
     """The paper."""
+    features: dict[str, Any] = {}
+    """Settings of the modality without which it cannot read it."""
+    options: dict[str, Any] = {}
+    """Settings of the encoder under this name: a published size is an entry, not a class."""
 
 
 ENCODERS: dict[str, EncoderEntry] = {
     "cgcnn": EncoderEntry(
         "crystal", "crystalign.encoders.cgcnn:CGCNN", "Xie & Grossman, Phys. Rev. Lett. 120, 145301 (2018)"
+    ),
+    "dual-space": EncoderEntry(
+        "crystal",
+        "crystalign.encoders.dual_space:DualSpace",
+        "This project: CGCNN, and structure factors",
+        {"reciprocal_bins": 256},
     ),
     "dos-transformer": EncoderEntry(
         "dos", "crystalign.encoders.dos_transformer:DosTransformer", "Moro et al. (MultiMat), Newton 1, 100016 (2025)"
@@ -72,12 +82,20 @@ def make_encoder(name: str, options: dict[str, Any] | None = None, files: Files 
 
     Args:
         name: as in `ENCODERS`.
-        options: settings that differ from the defaults.
+        options: settings that differ from those of the entry.
         files: what the encoder needs besides its settings (a tokenizer), as `Encoder.prepare` made it.
 
     Raises:
         ConfigError: no such encoder, or a setting it does not have.
     """
-    cls = encoder_class(name)
-    settings = cls.Settings.from_mapping(options or {}, origin=f"the options of encoder {name!r}")
-    return cls.build(settings, files or {})
+    return encoder_class(name).build(encoder_settings(name, options), files or {})
+
+
+def encoder_settings(name: str, options: dict[str, Any] | None = None) -> Any:
+    """The settings of an encoder: its class's, changed by its entry's, changed by `options`.
+
+    Raises:
+        ConfigError: no such encoder, or a setting it does not have.
+    """
+    chosen = encoder_entry(name).options | (options or {})
+    return encoder_class(name).Settings.from_mapping(chosen, origin=f"the options of encoder {name!r}")

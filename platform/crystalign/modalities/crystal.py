@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from crystalign.config import Config
 from crystalign.crystal import Crystal, Occupancy
 from crystalign.errors import CrystalError
 from crystalign.modalities.modality import Features, Inputs, Modality
 from crystalign.physics.neighbours import neighbours
+from crystalign.physics.reciprocal import reciprocal_spectra
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +34,7 @@ class CrystalModality(Modality[Crystal]):
     - `lattice` (n, 3, 3) float32: Å, rows are vectors; `volume` (n,) float32: Å³; `n_atoms` (n,) int64
     - only if a site is mixed or partly empty: `species_site`, `species_z` (S,) int64 and
       `species_weight` (S,) float32, every species of every atom with its occupancy
+    - only with `reciprocal_bins`: `reciprocal` (n, 2, bins) float32, the square roots of `reciprocal_spectra`
     """
 
     name: ClassVar[str] = "crystal"
@@ -46,6 +49,10 @@ class CrystalModality(Modality[Crystal]):
         """Nearest neighbours per site; shells are never cut, so there may be more."""
         max_sites: int = 1000
         """Larger cells are refused; the default is what ingestion lets in."""
+        reciprocal_bins: int = Field(default=0, ge=0)
+        """Points at which the spectra of reciprocal space are given; 0 leaves them out."""
+        reciprocal_range: tuple[float, float] = (0.4, 5.4)
+        """Å⁻¹; Q of the first and the last of these points."""
 
     settings: Settings
 
@@ -111,6 +118,9 @@ class CrystalModality(Modality[Crystal]):
             "lattice": value.lattice.astype(np.float32),
             "volume": np.array(value.volume, np.float32),
         }
+        if self.settings.reciprocal_bins:
+            grid = np.linspace(*self.settings.reciprocal_range, self.settings.reciprocal_bins)
+            features["reciprocal"] = np.sqrt(reciprocal_spectra(value, grid)).astype(np.float32)
         if value.occupancies is not None:
             species = [(i, z, x) for i, site in enumerate(value.occupancies) for z, x in site]
             features["species_site"] = np.array([s[0] for s in species], np.int64)
@@ -132,6 +142,8 @@ class CrystalModality(Modality[Crystal]):
             "volume": np.stack([s["volume"] for s in samples]),
             "n_atoms": sizes.astype(np.int64),
         }
+        if self.settings.reciprocal_bins:
+            joined["reciprocal"] = np.stack([s["reciprocal"] for s in samples])
         if any("species_z" in s for s in samples):
             full = [_species(s) for s in samples]
             joined["species_site"] = np.concatenate([f[0] + o for f, o in zip(full, starts, strict=True)])

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from crystalign.crystal import SYMBOLS, Crystal
 from crystalign.errors import CrystalError, SpectrumError
+from crystalign.physics.reciprocal import reflections, structure_factors
 
 Array = NDArray[np.float64]
 
@@ -46,7 +47,6 @@ MAX_TWO_THETA = 96.0
 MAX_PEAKS = 512
 FAINTEST = 1e-5
 """Peaks fainter than this, relative to the strongest on the reference instrument, are left out."""
-MAX_REFLECTIONS = 8_000_000
 MERGE = 1e-5
 """Peaks whose d differ by less than this fraction are one."""
 
@@ -123,7 +123,7 @@ def powder_peaks(crystal: Crystal) -> PowderPattern:
     Raises:
         CrystalError: an element without scattering factors, or no peak in the range.
     """
-    hkl, g = _reflections(crystal, 2.0 * np.sin(np.radians(MAX_TWO_THETA / 2)) / REFERENCE_WAVELENGTH)
+    hkl, g = reflections(crystal, 2.0 * np.sin(np.radians(MAX_TWO_THETA / 2)) / REFERENCE_WAVELENGTH)
     d, strength = _merge(1.0 / g, 2.0 * np.square(np.abs(_structure_factors(crystal, hkl, g))))
     weighted = strength * lorentz_polarisation(2.0 * np.pi / d, REFERENCE_WAVELENGTH)
     strongest = np.argsort(-weighted, kind="stable")[:MAX_PEAKS]
@@ -134,36 +134,17 @@ def powder_peaks(crystal: Crystal) -> PowderPattern:
     return PowderPattern(d[strongest], strength[strongest])
 
 
-def _reflections(crystal: Crystal, g_max: float) -> tuple[NDArray[np.int64], Array]:
-    """One of each Friedel pair: (M, 3) Miller indices and (M,) 1/d in Å⁻¹, 0 < 1/d <= g_max."""
-    reciprocal = np.linalg.inv(crystal.lattice).T  # rows, without 2π
-    h, k, l = (int(n) for n in np.floor(g_max * np.linalg.norm(crystal.lattice, axis=1) + 1e-9))
-    if (h + 1) * (2 * k + 1) * (2 * l + 1) > MAX_REFLECTIONS:
-        message = f"{crystal.formula}: a cell of {crystal.volume:.0f} Å³ has too many reflections; use a smaller cell"
-        raise CrystalError(message, reason="too-large")
-    axes = np.meshgrid(np.arange(h + 1), np.arange(-k, k + 1), np.arange(-l, l + 1), indexing="ij")
-    hkl = np.stack(axes, axis=-1).reshape(-1, 3)
-    hkl = hkl[k * (2 * l + 1) + l + 1 :]  # drops (0, 0, 0) and, of the plane h = 0, the half before it
-    g = np.linalg.norm(hkl @ reciprocal, axis=1)
-    inside = g <= g_max
-    return hkl[inside], g[inside]
-
-
 def _structure_factors(crystal: Crystal, hkl: NDArray[np.int64], g: Array) -> NDArray[np.complex128]:
     """(M,) F(hkl), electrons per cell."""
     factors = np.zeros(len(g), np.complex128)
     s2 = np.square(g / 2.0)
     sites = crystal.occupancies or tuple(((int(z), 1.0),) for z in crystal.atomic_numbers)
-    rows = max(1, 4_000_000 // len(crystal))  # bounds the memory of the phases
     for z in crystal.composition:
         weight = np.array([sum(x for other, x in site if other == z) for site in sites])
         a, b = _scattering_parameters(z)
         f = z - 41.78214 * s2 * (np.exp(-np.outer(s2, b)) @ a)
         here = weight > 0
-        for start in range(0, len(g), rows):
-            part = slice(start, start + rows)
-            angle = (2.0 * np.pi) * (hkl[part] @ crystal.frac_coords[here].T)
-            factors[part] += f[part] * (np.cos(angle) @ weight[here] + 1j * (np.sin(angle) @ weight[here]))
+        factors += f * structure_factors(hkl, crystal.frac_coords[here], weight[here, None])[:, 0]
     return factors
 
 

@@ -29,7 +29,7 @@ def default_model() -> ModelConfig:
     return ModelConfig(
         embedding_dim=192,
         modalities={
-            "crystal": ModalitySpec(encoder="cgcnn", options={"hidden": 64, "layers": 4}),
+            "crystal": ModalitySpec(encoder="dual-space", options={"direct": {"hidden": 64, "layers": 4}}),
             "xrd": ModalitySpec(encoder="xrd-resnet"),
             "text": ModalitySpec(encoder="bert", options={"hidden": 96, "layers": 2, "max_tokens": 48}),
             "composition": ModalitySpec(encoder="composition-transformer", options={"hidden": 96, "layers": 1}),
@@ -54,10 +54,10 @@ def default() -> dict[str, Any]:
     """Real data on two cores within an hour."""
     return {
         "model": default_model(),
-        "batch_size": 512,
-        "epochs": 24,
-        "max_minutes": 55.0,
-        "optimiser": {"lr": 1.5e-3, "weight_decay": 0.05, "warmup_fraction": 0.04},
+        "batch_size": 256,
+        "epochs": 60,
+        "max_minutes": 45.0,
+        "optimiser": {"lr": 1.5e-3, "weight_decay": 0.05, "warmup_fraction": 0.05},
         "checkpoint_every_steps": 200,
     }
 

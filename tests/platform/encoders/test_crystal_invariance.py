@@ -50,7 +50,7 @@ def supercell(crystal):
 
 def vectors(name, crystals):
     torch.manual_seed(0)
-    encoder, modality = make_encoder(name).double().eval(), make_modality("crystal")
+    encoder, modality = make_encoder(name).double().eval(), make_modality("crystal", ENCODERS[name].features)
     inputs = modality.collate([modality.featurise(c) for c in crystals])
     with torch.no_grad():
         return encoder({k: t.double() if t.is_floating_point() else t for k, t in inputs.items()})

@@ -22,7 +22,7 @@ def build(name):
 
 def features(name, synthetic_materials, n):
     """A modality and the features of n materials."""
-    modality = make_modality(ENCODERS[name].modality)
+    modality = make_modality(ENCODERS[name].modality, ENCODERS[name].features)
     return modality, [modality.featurise(m.value(modality.name)) for m in synthetic_materials(n)]
 
 
@@ -59,7 +59,7 @@ def test_no_statistics_across_samples(name):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_stand_in_is_harmless(name):
-    modality = make_modality(ENCODERS[name].modality)
+    modality = make_modality(ENCODERS[name].modality, ENCODERS[name].features)
     assert torch.isfinite(build(name)(modality.collate([modality.stand_in()]))).all()
 
 

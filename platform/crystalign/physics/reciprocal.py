@@ -1,0 +1,123 @@
+"""Reciprocal space: what a lattice repeats, as spectra that no choice of cell, origin or orientation changes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalign.crystal import Crystal
+from crystalign.errors import CrystalError
+
+Array = NDArray[np.float64]
+
+MAX_REFLECTIONS = 8_000_000
+BLOCK = 4_000_000
+"""Phases that are held in memory at once."""
+
+
+def reflections(crystal: Crystal, g_max: float) -> tuple[NDArray[np.int64], Array]:
+    """The reciprocal lattice within a sphere, one of each Friedel pair.
+
+    Args:
+        crystal: the structure.
+        g_max: 1/Å, without 2π.
+
+    Returns:
+        (M, 3) Miller indices and (M,) 1/d in 1/Å, 0 < 1/d <= g_max.
+
+    Raises:
+        CrystalError: reason `too-large`, where there are more than `MAX_REFLECTIONS`.
+    """
+    reciprocal = np.linalg.inv(crystal.lattice).T  # rows, without 2π
+    h, k, l = (int(n) for n in np.floor(g_max * np.linalg.norm(crystal.lattice, axis=1) + 1e-9))
+    if (h + 1) * (2 * k + 1) * (2 * l + 1) > MAX_REFLECTIONS:
+        message = f"{crystal.formula}: a cell of {crystal.volume:.0f} Å³ has too many reflections; use a smaller cell"
+        raise CrystalError(message, reason="too-large")
+    axes = np.meshgrid(np.arange(h + 1), np.arange(-k, k + 1), np.arange(-l, l + 1), indexing="ij")
+    hkl = np.stack(axes, axis=-1).reshape(-1, 3)
+    hkl = hkl[k * (2 * l + 1) + l + 1 :]  # drops (0, 0, 0) and, of the plane h = 0, the half before it
+    g = np.linalg.norm(hkl @ reciprocal, axis=1)
+    inside = g <= g_max
+    return hkl[inside], g[inside]
+
+
+def structure_factors(hkl: NDArray[np.int64], frac_coords: Array, weights: Array) -> NDArray[np.complex128]:
+    """S_c(hkl) = Σ_j w_jc exp 2πi(h x_j + k y_j + l z_j).
+
+    The phases of the three axes are multiplied and summed as matrices over the box that holds the
+    indices: some ten times as fast as one cosine and one sine for each index and atom.
+
+    Args:
+        hkl: (M, 3) Miller indices.
+        frac_coords: (N, 3).
+        weights: (N, C), one column per sum.
+
+    Returns:
+        (M, C).
+    """
+    if len(hkl) == 0:
+        return np.zeros((0, weights.shape[1]), np.complex128)
+    most = np.abs(hkl).max(axis=0)
+    low = hkl.min(axis=0)
+    along = [
+        np.exp(2j * np.pi * np.outer(np.arange(a, b + 1), x)) for a, b, x in zip(low, most, frac_coords.T, strict=True)
+    ]
+    planes = len(along[0]) * len(along[1])
+    row = (hkl[:, 0] - low[0]) * len(along[1]) + hkl[:, 1] - low[1]  # of the plane of (h, k)
+    sums = np.empty((len(hkl), weights.shape[1]), np.complex128)
+    rows = max(1, BLOCK // max(len(frac_coords), len(along[2])))
+    for start in range(0, planes, rows):
+        h, k = np.divmod(np.arange(start, min(start + rows, planes)), len(along[1]))
+        phases = along[0][h] * along[1][k]  # (rows, N)
+        here = np.flatnonzero((row >= start) & (row < start + rows))
+        for column, weight in enumerate(weights.T):
+            box = phases @ (along[2] * weight).T  # (rows, L)
+            sums[here, column] = box[row[here] - start, hkl[here, 2] - low[2]]
+    return sums
+
+
+def reciprocal_spectra(crystal: Crystal, grid: Array) -> Array:
+    r"""How strongly a crystal repeats itself at each spacing, with its atoms counted alike and as their charges.
+
+    P_c(Q) = Σ_{G ≠ 0} |S_c(G)|² t(Q − |G|),  S_c(G) = Σ_j w_jc e^{iG·r_j} / Σ_j w_jc,
+
+    with w = 1 (where atoms are) and w = Z (which they are), and t the triangle of unit height that
+    is one step of the grid wide to either side: linear interpolation, so that P changes smoothly
+    when the cell does. Any supercell, choice of axes, origin or rotation gives the same spectra:
+    what a longer list of G adds, S extinguishes. There is no form factor, wavelength, profile or
+    polarisation; the spectra describe the crystal, not a measurement.
+
+    Args:
+        crystal: the structure.
+        grid: (B,) Q = 2π/d in Å⁻¹, even and ascending.
+
+    Returns:
+        (2, B).
+
+    Raises:
+        CrystalError: reason `too-large`, where the cell has more than `MAX_REFLECTIONS`.
+    """
+    step = grid[1] - grid[0]
+    hkl, g = reflections(crystal, float(grid[-1] + step) / (2.0 * np.pi))
+    place = (2.0 * np.pi * g - grid[0]) / step + 1.0  # bin 0 and the last are thrown away
+    near = place > 0.0
+    hkl, place = hkl[near], place[near]
+    s = structure_factors(hkl, crystal.frac_coords, _weights(crystal))  # (M, 2)
+    power = 2.0 * (np.square(s.real) + np.square(s.imag))  # both of a Friedel pair
+    low = place.astype(np.int64)
+    high_share = (place - low)[:, None]
+    shares = np.concatenate([power * (1.0 - high_share), power * high_share])
+    bins = np.concatenate([low, low + 1])
+    spectra = [np.bincount(bins, weights=share, minlength=len(grid) + 2) for share in shares.T]
+    return np.stack(spectra).astype(np.float64)[:, 1 : len(grid) + 1]
+
+
+def _weights(crystal: Crystal) -> Array:
+    """(N, 2): 1 and Z of each site, occupancies counted, each column with sum 1."""
+    if crystal.occupancies is None:
+        z = crystal.atomic_numbers.astype(np.float64)
+        weights = np.stack([np.ones(len(z)), z], axis=1)
+    else:
+        weights = np.array([[sum(x for _, x in site), sum(o * x for o, x in site)] for site in crystal.occupancies])
+    normalised: Array = weights / weights.sum(axis=0)
+    return normalised
