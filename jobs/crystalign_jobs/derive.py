@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from crystalign.shards.writer import Reject
     from crystalign.storage import FileEntry
 
-Derivable = Literal["xrd", "text", "composition"]
-VERSION = 1
+Derivable = Literal["xrd", "text", "composition", "image", "tabular"]
+VERSION = 2
 """Raised when a derivation changes, so that an interrupted job never mixes old and new."""
 
 
 class Derive(Config):
-    """Add powder patterns, captions and compositions, computed from the structures.
+    """Add powder patterns, captions and compositions, or pictures and descriptors, computed from the structures.
 
     What is there already stays: a text that a person wrote is never replaced by a generated one.
 
@@ -185,7 +185,27 @@ def _composition(crystal: Crystal) -> Any:
     return Composition.of(crystal)
 
 
-_DERIVATIONS: Mapping[str, Callable[[Crystal], Any]] = {"xrd": _xrd, "text": _text, "composition": _composition}
+def _image(crystal: Crystal) -> Any:
+    from crystalign.modalities.image import Picture
+    from crystalign.physics.picture import draw_crystal
+
+    return Picture(draw_crystal(crystal))
+
+
+def _tabular(crystal: Crystal) -> Any:
+    from crystalign.modalities.vector import Vector
+    from crystalign.physics.descriptors import descriptors
+
+    return Vector(descriptors(crystal))
+
+
+_DERIVATIONS: Mapping[str, Callable[[Crystal], Any]] = {
+    "xrd": _xrd,
+    "text": _text,
+    "composition": _composition,
+    "image": _image,
+    "tabular": _tabular,
+}
 
 
 def _commit(config: Derive, dataset: Dataset, receipts: Mapping[int, dict[str, Any]]) -> Manifest:

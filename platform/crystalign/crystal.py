@@ -150,7 +150,7 @@ class Crystal:
 
     def closest_distance(self, cutoff: float) -> float:
         """The shortest distance between two sites, periodic images included, Å; infinity beyond `cutoff`."""
-        from crystalign.physics.neighbours import within
+        from crystalign.physics.neighbour_list import within
 
         distances = within(self, cutoff).distances
         return float(distances.min()) if len(distances) else math.inf

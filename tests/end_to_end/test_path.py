@@ -24,7 +24,7 @@ SETTINGS = """
 model:
   embedding_dim: 32
   modalities:
-    crystal: {encoder: cgcnn, options: {hidden: 16, layers: 1}}
+    crystal: {encoder: gated-graph, options: {hidden: 16, layers: 1}}
     dos: {encoder: dos-transformer, options: {hidden: 16, layers: 1}}
     xrd: {encoder: xrd-resnet, options: {channels: [8, 8], hidden: 16, positions: 8, reduced: 8}}
     text: {encoder: bert, options: {hidden: 16, layers: 1, vocabulary: 300}}

@@ -50,7 +50,7 @@ class Brew(Config):
     """Where it goes."""
     optimiser: Optimiser = Field(default_factory=lambda: Optimiser(betas=(0.5, 0.6)))
     """How it learns."""
-    parts: dict[str, Part] = {"crystal": Part(encoder="cgcnn", options={"hidden": 48})}
+    parts: dict[str, Part] = {"crystal": Part(encoder="gated-graph", options={"hidden": 48})}
     """What it is made of."""
     pairs: tuple[tuple[str, str], ...] = (("crystal", "dos"),)
     """What is aligned."""

@@ -85,7 +85,7 @@ def cell(request) -> list[list[int]]:
 
 @pytest.fixture(scope="session")
 def synthetic_materials() -> Callable[[int], list[Material]]:
-    """n different materials with all six modalities."""
+    """n different materials with every modality."""
     path = Path(__file__).with_name("synthetic.py")
     spec = importlib.util.spec_from_file_location("synthetic", path)
     assert spec is not None

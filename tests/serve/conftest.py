@@ -62,7 +62,7 @@ def tiny_config() -> ModelConfig:
     return ModelConfig(
         embedding_dim=16,
         modalities={
-            "crystal": ModalitySpec(encoder="cgcnn", options={"hidden": 8, "layers": 1}),
+            "crystal": ModalitySpec(encoder="gated-graph", options={"hidden": 8, "layers": 1}),
             "dos": ModalitySpec(encoder="dos-transformer", options={"hidden": 16, "layers": 1, "patch": 10}),
             "xrd": ModalitySpec(encoder="xrd-resnet", options={"channels": (4, 4, 4, 4), "hidden": 8}),
             "text": ModalitySpec(encoder="bert", options={"hidden": 16, "layers": 1, "vocabulary": 100}),

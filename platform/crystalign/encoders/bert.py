@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from crystalign.config import Config
 from crystalign.encoders.encoder import Encoder, Files
+from crystalign.encoders.mlp import mlp
 from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
 from crystalign.modalities.text import decode
@@ -38,9 +39,13 @@ class Bert(Encoder):
         pretrained: str | None = None
         """Hub name or path of a published encoder; None makes one."""
         frozen: bool = False
-        """Whether the published weights stay as they are."""
-        pooling: Literal["cls", "mean"] = "mean"
-        """The text's vector: its first token's, or the mean over tokens."""
+        """Whether the published weights stay as they are; those made on the spot are always trained."""
+        lr_scale: float = Field(default=1.0, gt=0)
+        """Learning rate of the published weights, in units of the run's."""
+        pooling: Literal["cls", "mean", "attention"] = "mean"
+        """The text's vector: its first token's, the mean over tokens, or their mean with learned weights."""
+        head: tuple[int, ...] = ()
+        """Widths of the layers of an MLP after it; none leaves the vector as it is."""
         max_tokens: int = Field(default=48, ge=4)
         """Longer texts are cut."""
         vocabulary: int = Field(default=3000, ge=64)
@@ -73,21 +78,44 @@ class Bert(Encoder):
         if getattr(chosen, "pooler", None) is not None:
             chosen.pooler = None  # a head for another task, whose weights would never be trained
         self.network = chosen
-        self.width = int(description["hidden_size"])
-        if settings.frozen:
+        channels = int(description["hidden_size"])
+        self.pooling = TokenMean(channels) if settings.pooling == "attention" else None
+        self.head = mlp(channels, settings.head)
+        self.width = (channels, *settings.head)[-1]
+        published = settings.pretrained is not None
+        self.frozen = settings.frozen and published
+        self.lr_scales = {"network": settings.lr_scale} if published else {}
+        if self.frozen:
             self.network.requires_grad_(False)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """(n, width) from `utf8` and `offsets` of n texts."""
-        encoded = self._tokenizer.encode_batch(decode(inputs))
-        device = inputs["utf8"].device
+        return self.read(decode(inputs), inputs["utf8"].device)
+
+    def read(self, texts: Sequence[str], device: torch.device) -> Tensor:
+        """(n, width) from n texts."""
+        encoded = self._tokenizer.encode_batch(list(texts))
         tokens = torch.tensor([e.ids for e in encoded], device=device)  # (n, T)
         mask = torch.tensor([e.attention_mask for e in encoded], device=device)  # (n, T)
         states: Tensor = self.network(input_ids=tokens, attention_mask=mask).last_hidden_state  # (n, T, C)
+        vector: Tensor = self.head(self._pool(states, mask))  # (n, width)
+        return vector
+
+    def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(n, T, C) → (n, C)."""
         if self.settings.pooling == "cls":
             return states[:, 0]
+        if self.pooling is not None:
+            pooled: Tensor = self.pooling(states, mask)
+            return pooled
         share = mask.to(states.dtype) / mask.sum(dim=1, keepdim=True)  # (n, T)
-        return (states * share[..., None]).sum(dim=1)  # (n, C)
+        return (states * share[..., None]).sum(dim=1)
+
+    def train(self, mode: bool = True) -> Self:
+        """As always, but a frozen network drops nothing in training either."""
+        super().train(mode)
+        self.network.train(mode and not self.frozen)
+        return self
 
     def files(self) -> Files:
         """The tokenizer and the network's description."""
@@ -106,19 +134,7 @@ class Bert(Encoder):
         if not texts:
             raise ConfigError("the text encoder's tokenizer is trained on captions, and the training rows have none")
         tokenizer = train_tokenizer(texts, vocabulary=settings.vocabulary, max_tokens=settings.max_tokens)
-        description = {
-            "model_type": "bert",
-            "vocab_size": tokenizer.get_vocab_size(),
-            "hidden_size": settings.hidden,
-            "num_hidden_layers": settings.layers,
-            "num_attention_heads": settings.heads,
-            "intermediate_size": settings.expansion * settings.hidden,
-            "max_position_embeddings": settings.max_tokens,
-            "hidden_dropout_prob": settings.dropout,
-            "attention_probs_dropout_prob": settings.dropout,
-            "pad_token_id": 0,
-        }
-        return {TOKENIZER: tokenizer.to_str().encode(), NETWORK: json.dumps(description, indent=2).encode()}
+        return small_network_files(settings, tokenizer)
 
     @classmethod
     def build(cls, settings: Any, files: Files) -> Self:
@@ -135,13 +151,43 @@ class Bert(Encoder):
         return cls(settings, files)
 
 
+class TokenMean(nn.Module):
+    """Σ_t w_t h_t with w = softmax_t(a · h_t) over the tokens of a text; a starts at zero, so w at the plain mean."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.score = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(n, T, C) states and (n, T) mask → (n, C)."""
+        scores = (states @ self.score).masked_fill(mask == 0, -torch.inf)  # (n, T)
+        return (states * scores.softmax(dim=1)[..., None]).sum(dim=1)
+
+
+def small_network_files(settings: Any, tokenizer: Any) -> Files:
+    """What a network that is made on the spot needs besides its settings."""
+    description = {
+        "model_type": "bert",
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": settings.hidden,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "intermediate_size": settings.expansion * settings.hidden,
+        "max_position_embeddings": settings.max_tokens,
+        "hidden_dropout_prob": settings.dropout,
+        "attention_probs_dropout_prob": settings.dropout,
+        "pad_token_id": 0,
+    }
+    return {TOKENIZER: tokenizer.to_str().encode(), NETWORK: json.dumps(description, indent=2).encode()}
+
+
 def train_tokenizer(texts: Sequence[str], *, vocabulary: int, max_tokens: int) -> Any:
     """A WordPiece tokenizer (Wu et al., arXiv:1609.08144) that keeps case and splits formulas into elements.
 
     Its vocabulary is the letters of the texts and their most frequent pieces; a piece that is not in it
     is spelled. The library's own trainer breaks ties at random, and a seed would not decide the model.
     """
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Regex, normalizers, pre_tokenizers
 
     normalizer = normalizers.NFKC()  # subscripts become digits
     splitter = pre_tokenizers.Sequence(
@@ -155,7 +201,24 @@ def train_tokenizer(texts: Sequence[str], *, vocabulary: int, max_tokens: int) -
         letters.update(dict.fromkeys(piece, count))
     alphabet = _by_frequency(letters)[: vocabulary // 4]
     ordered = dict.fromkeys([*SPECIAL, *alphabet, *(f"##{c}" for c in alphabet), *_by_frequency(pieces)])
-    numbered = {token: number for number, token in enumerate(list(ordered)[:vocabulary])}
+    return _word_piece(list(ordered)[:vocabulary], normalizer, splitter, max_tokens)
+
+
+def word_tokenizer(words: Sequence[str], *, max_tokens: int) -> Any:
+    """A tokenizer of these words, which are separated by spaces; a word that is not among them is cut into those
+    that are, from the left.
+    """
+    from tokenizers import normalizers, pre_tokenizers
+
+    continued = [f"##{word}" for word in words if len(word) == 1]
+    vocabulary = list(dict.fromkeys([*SPECIAL, *words, *continued]))
+    return _word_piece(vocabulary, normalizers.NFKC(), pre_tokenizers.WhitespaceSplit(), max_tokens)
+
+
+def _word_piece(vocabulary: Sequence[str], normalizer: Any, splitter: Any, max_tokens: int) -> Any:
+    from tokenizers import Tokenizer, models, processors
+
+    numbered = {token: number for number, token in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordPiece(vocab=numbered, unk_token="[UNK]"))  # noqa: S106
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     special = [(name, numbered[name]) for name in ("[CLS]", "[SEP]")]

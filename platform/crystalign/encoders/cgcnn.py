@@ -1,4 +1,4 @@
-"""CGCNN: gated convolutions over a crystal's atoms and their periodic neighbours."""
+"""CGCNN as published: gated convolutions over the twelve nearest neighbours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from crystalign.config import Config
-from crystalign.crystal import MAX_ATOMIC_NUMBER
+from crystalign.encoders.crystal_graph import EdgeLinear, GaussianBasis, mean_over_atoms, nearest_shares, on_sites
+from crystalign.encoders.elements import WIDTH, element_features
 from crystalign.encoders.encoder import Encoder
 from crystalign.modalities import Inputs
 
@@ -16,116 +17,94 @@ from crystalign.modalities import Inputs
 class CGCNN(Encoder):
     r"""Crystal graph convolutional network (Xie & Grossman, Phys. Rev. Lett. 120, 145301 (2018)).
 
-    1. Atom i starts as a learned embedding of its element; the sites of a mixed crystal as the
-       occupancy-weighted sum. Edge (i, j) of length d is expanded in Gaussians of d.
-    2. Each convolution adds the mean over neighbours of a gated message (eq. 5 of the paper):
-       v_i ← v_i + 1/|N_i| Σ_j σ(W_g z_ij) ⊙ SiLU(W_m z_ij),  z_ij = LayerNorm(v)_i ⊕ LayerNorm(v)_j ⊕ u_ij.
-       W z_ij is computed as W_i v_i + W_j v_j + W_u u_ij: matrices act on atoms, not on edges.
-    3. The crystal is the mean and the maximum over its atoms, beside the volume per atom.
+    1. Atoms are 92 bins of elemental properties (`element_features`), mapped to C channels; edges
+       41 Gaussians exp(−(d − μ_k)²/(0.2 Å)²), μ_k = 0, 0.2, …, 8 Å.
+    2. Convolutions (eq. 5): v_i ← softplus(v_i + norm(Σ_j σ(z_ij^g) ⊙ softplus(z_ij^m))) with
+       z_ij = norm(W (v_i ⊕ v_j ⊕ u_ij) + b) over the twelve nearest neighbours j within 8 Å.
+    3. The crystal: the mean over its atoms, softplus, one linear layer to `width`, softplus. With
+       `mlp`, the head of CLaSP in its place (Suzuki et al., Mach. Learn.: Sci. Technol. 6, 035006
+       (2025)): linear, norm, ReLU, `mlp` times linear, ReLU, norm, and a linear layer at the end.
 
-    Differences from the paper, each for a reason: LayerNorm, since BatchNorm ties samples together;
-    the mean over neighbours, so that complete shells of 12 or of 18 count alike; SiLU for softplus
-    (cheaper, equal in quality); every periodic image is an edge of its own. Nothing depends on the
-    number of atoms in the cell: any supercell and any choice of lattice give the same vector.
+    The published network had a last layer to one number, 129 parameters that are not part of an
+    encoder. Two things differ, both where the published one is not a function of the crystal alone:
+
+    - norm is LayerNorm over channels in place of BatchNorm over the batch, with as many weights
+    - the sum over twelve neighbours cuts no shell: equally far neighbours share the places that
+      are left (`nearest_shares`), where the published code keeps whichever came first. A site with
+      fewer than twelve within 8 Å sums over those, where the published code adds edges of 9 Å to
+      the first atom of the file
     """
 
     class Settings(Config):
-        """Size."""
+        """Size; the defaults are those of the paper."""
 
         hidden: int = Field(default=64, ge=4)
-        """Channels of an atom."""
+        """Channels C of an atom."""
         layers: int = Field(default=3, ge=1)
         """Convolutions; each reaches one neighbour further."""
-        gaussians: int = Field(default=40, ge=2)
+        neighbours: int = Field(default=12, ge=1)
+        """Neighbours in the sum; the modality's `k` is at least as many."""
+        gaussians: int = Field(default=41, ge=2)
         """Basis functions of the distance."""
         cutoff: float = Field(default=8.0, gt=0)
-        """Å; centre of the last Gaussian. Longer edges, of isolated sites, count as this long."""
-        width: int = Field(default=256, ge=4)
+        """Å; centre of the last Gaussian."""
+        width: int = Field(default=128, ge=4)
         """Length of the crystal's vector."""
+        mlp: int = Field(default=0, ge=0)
+        """Hidden layers of CLaSP's head; 0 is the paper's single layer."""
 
     settings: Settings
+    features: Tensor
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        hidden = settings.hidden
+        hidden, k = settings.hidden, settings.gaussians
         self.width = settings.width
-        self.elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, hidden)
-        self.distances = GaussianBasis(0.5, settings.cutoff, settings.gaussians)
-        self.densities = GaussianBasis(1.5, 5.0, 24)  # log of Å³/atom: 4.5 (diamond) to 150 (molecular crystals)
-        self.convolutions = nn.ModuleList(GatedConvolution(hidden, settings.gaussians) for _ in range(settings.layers))
-        self.norm = nn.LayerNorm(hidden)
-        self.head = nn.Sequential(nn.Linear(3 * hidden + 24, settings.width), nn.SiLU())
+        self.register_buffer("features", torch.from_numpy(element_features().copy()))  # (Z, 92)
+        self.atoms = nn.Linear(WIDTH, hidden)
+        self.distances = GaussianBasis(0.0, settings.cutoff, k, sigma=settings.cutoff / (k - 1) / 2**0.5)
+        self.convolutions = nn.ModuleList(Convolution(hidden, k) for _ in range(settings.layers))
+        self.head = _clasp_head(settings) if settings.mlp else _paper_head(settings)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """(n, width) from the graph of n crystals with A atoms and E edges."""
         senders, receivers = inputs["edge_index"]  # (E,), (E,) sorted
-        n, owner = len(inputs["n_atoms"]), inputs["batch"]  # (A,)
-        per_atom = 1.0 / inputs["n_atoms"].to(inputs["volume"].dtype)  # (n,)
-        start = self.atoms(inputs)  # (A, C)
-        lengths = inputs["edge_length"].clamp(max=self.settings.cutoff)
+        lengths = inputs["edge_length"]  # (E,)
+        shares = nearest_shares(lengths, receivers, len(inputs["x"]), self.settings.neighbours)[:, None]  # (E, 1)
         basis = self.distances(lengths)  # (E, K)
-        degree = torch.bincount(receivers, minlength=len(owner)).clamp(min=1)  # (A,)
-        weight = (1.0 / degree.to(basis.dtype))[:, None]  # (A, 1)
-        v = start
+        v = on_sites(F.linear(self.features, self.atoms.weight), inputs) + self.atoms.bias  # (A, C)
         for convolution in self.convolutions:
-            v = convolution(v, basis, senders, receivers, weight)  # (A, C)
-        v = self.norm(v)
-        mean = v.new_zeros(n, v.shape[1]).index_add(0, owner, v) * per_atom[:, None]  # (n, C)
-        first = start.new_zeros(n, v.shape[1]).index_add(0, owner, start) * per_atom[:, None]  # (n, C)
-        largest = v.new_full((n, v.shape[1]), -torch.inf)
-        largest = largest.scatter_reduce(0, owner[:, None].expand_as(v), v, "amax")  # (n, C)
-        density = self.densities((inputs["volume"] * per_atom).log())  # (n, 24)
-        pooled: Tensor = self.head(torch.cat([mean, largest, first, density], dim=1))  # (n, width)
-        return pooled
-
-    def atoms(self, inputs: Inputs) -> Tensor:
-        """(A, C) embedding of what sits on each site."""
-        if "species_z" not in inputs:
-            embedded: Tensor = self.elements(inputs["x"])
-            return embedded
-        species: Tensor = self.elements(inputs["species_z"]) * inputs["species_weight"][:, None]  # (S, C)
-        sites = species.new_zeros(len(inputs["x"]), species.shape[1])
-        return sites.index_add(0, inputs["species_site"], species)
+            v = convolution(v, basis, senders, receivers, shares)  # (A, C)
+        vectors: Tensor = self.head(mean_over_atoms(v, inputs))  # (n, width)
+        return vectors
 
 
-class GatedConvolution(nn.Module):
+class Convolution(nn.Module):
     """One convolution of `CGCNN`."""
 
     def __init__(self, hidden: int, gaussians: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(hidden)
-        self.receiver = nn.Linear(hidden, 2 * hidden)
-        self.sender = nn.Linear(hidden, 2 * hidden, bias=False)
-        self.edge = nn.Linear(gaussians, 2 * hidden, bias=False)
-        self.out = nn.Linear(hidden, hidden)
+        self.edge = EdgeLinear(hidden, gaussians, 2 * hidden)
+        self.edge_norm = nn.LayerNorm(2 * hidden)
+        self.sum_norm = nn.LayerNorm(hidden)
 
-    def forward(self, v: Tensor, basis: Tensor, senders: Tensor, receivers: Tensor, weight: Tensor) -> Tensor:
+    def forward(self, v: Tensor, basis: Tensor, senders: Tensor, receivers: Tensor, shares: Tensor) -> Tensor:
         """(A, C) updated atoms."""
-        h = self.norm(v)  # (A, C)
-        z = self.edge(basis)  # (E, 2C)
-        z = z + self.receiver(h).index_select(0, receivers)
-        z = z + self.sender(h).index_select(0, senders)
+        z = self.edge_norm(self.edge.on_edges(v, basis, senders, receivers))  # (E, 2C)
         gate, message = z.chunk(2, dim=1)  # (E, C) each
-        gated = torch.sigmoid(gate) * F.silu(message)
+        gated = torch.sigmoid(gate) * F.softplus(message) * shares
         summed = gated.new_zeros(v.shape).index_add(0, receivers, gated)  # (A, C)
-        updated: Tensor = v + self.out(summed * weight)
+        updated: Tensor = F.softplus(v + self.sum_norm(summed))
         return updated
 
 
-class GaussianBasis(nn.Module):
-    """exp(−(x − μ_k)²/2σ²) with K centres from `first` to `last`, σ their spacing.
+def _paper_head(settings: CGCNN.Settings) -> nn.Sequential:
+    return nn.Sequential(nn.Softplus(), nn.Linear(settings.hidden, settings.width), nn.Softplus())
 
-    The exponent stops at −30: numbers below 10⁻³⁸ make processors many times slower, and mean nothing.
-    """
 
-    centres: Tensor
-
-    def __init__(self, first: float, last: float, count: int) -> None:
-        super().__init__()
-        self.register_buffer("centres", torch.linspace(first, last, count), persistent=False)
-        self.coefficient = -0.5 * ((count - 1) / (last - first)) ** 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(E,) → (E, K)."""
-        exponent = self.coefficient * (x[:, None] - self.centres).square()
-        return exponent.clamp(min=-30.0).exp()
+def _clasp_head(settings: CGCNN.Settings) -> nn.Sequential:
+    width = settings.width
+    layers: list[nn.Module] = [nn.Linear(settings.hidden, width), nn.LayerNorm(width), nn.ReLU()]
+    for _ in range(settings.mlp):
+        layers += [nn.Linear(width, width), nn.ReLU(), nn.LayerNorm(width)]
+    return nn.Sequential(*layers, nn.Linear(width, width))

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from crystalign.config import Config
+from crystalign.encoders.convolution import cell_features, norm_groups, wrap
 from crystalign.encoders.encoder import Encoder
 from crystalign.modalities import Inputs
 
@@ -39,13 +40,13 @@ class Conv3d(Encoder):
             Stage(previous, channels)
             for previous, channels in zip(settings.channels, settings.channels[1:], strict=False)
         )
-        self.norm = nn.GroupNorm(_groups(last), last)
+        self.norm = nn.GroupNorm(norm_groups(last), last)
         self.cell = nn.Sequential(nn.Linear(7, 32), nn.SiLU(), nn.Linear(32, 32))
         self.head = nn.Sequential(nn.Linear(2 * last + 32, settings.width), nn.SiLU())
 
     def forward(self, inputs: Inputs) -> Tensor:
         """(n, width) from `rho` (n, 1, N, N, N) and `lattice` (n, 3, 3) in Å."""
-        x = self.stem(_wrap(inputs["rho"], 1))  # (n, C, N/2, N/2, N/2)
+        x = self.stem(wrap(inputs["rho"], 1))  # (n, C, N/2, N/2, N/2)
         for stage in self.stages:
             x = stage(x)
         x = F.silu(self.norm(x)).flatten(2)  # (n, C, V)
@@ -59,33 +60,15 @@ class Stage(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(_groups(inputs), inputs)
+        self.norm1 = nn.GroupNorm(norm_groups(inputs), inputs)
         self.conv1 = nn.Conv3d(inputs, outputs, 4, stride=2, bias=False)
-        self.norm2 = nn.GroupNorm(_groups(outputs), outputs)
+        self.norm2 = nn.GroupNorm(norm_groups(outputs), outputs)
         self.conv2 = nn.Conv3d(outputs, outputs, 3, bias=False)
         self.shortcut = nn.Conv3d(inputs, outputs, 2, stride=2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, C, N, N, N) → (n, C', N/2, N/2, N/2)."""
-        h = self.conv1(_wrap(F.silu(self.norm1(x)), 1))
-        h = self.conv2(_wrap(F.silu(self.norm2(h)), 1))
+        h = self.conv1(wrap(F.silu(self.norm1(x)), 1))
+        h = self.conv2(wrap(F.silu(self.norm2(h)), 1))
         out: Tensor = self.shortcut(x) + h
         return out
-
-
-def cell_features(lattice: Tensor) -> Tensor:
-    """(n, 7): log of the three lengths, cosines of the three angles, log of the volume; free of rotation."""
-    metric = lattice @ lattice.mT  # (n, 3, 3)
-    lengths = metric.diagonal(dim1=1, dim2=2).sqrt()  # (n, 3)
-    cosines = metric / (lengths[:, :, None] * lengths[:, None, :])  # (n, 3, 3)
-    angles = torch.stack([cosines[:, 1, 2], cosines[:, 0, 2], cosines[:, 0, 1]], dim=1)  # (n, 3)
-    volume = torch.linalg.det(lattice).abs().log()[:, None]  # (n, 1)
-    return torch.cat([lengths.log(), angles, volume], dim=1)
-
-
-def _wrap(x: Tensor, width: int) -> Tensor:
-    return F.pad(x, (width,) * 6, mode="circular")
-
-
-def _groups(channels: int) -> int:
-    return next(groups for groups in (8, 4, 2, 1) if channels % groups == 0)

@@ -7,13 +7,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from crystalign.config import Config
-from crystalign.encoders.cgcnn import CGCNN
 from crystalign.encoders.encoder import Encoder
+from crystalign.encoders.gated_graph import GatedGraph
 from crystalign.modalities import Inputs
 
 
 class DualSpace(Encoder):
-    """`CGCNN` beside a network over the crystal's reciprocal spectra.
+    """`GatedGraph` beside a network over the crystal's reciprocal spectra.
 
     A graph of neighbours a few Å wide does not know the lattice: structures with the same bonds and
     other periods look alike to it. The spectra of `crystalign.physics.reciprocal` hold the periods,
@@ -23,7 +23,7 @@ class DualSpace(Encoder):
     class Settings(Config):
         """Size."""
 
-        direct: CGCNN.Settings = CGCNN.Settings()
+        direct: GatedGraph.Settings = GatedGraph.Settings()
         """The graph network."""
         bins: int = Field(default=256, ge=1)
         """Points of each spectrum, as the modality's `reciprocal_bins`."""
@@ -37,7 +37,7 @@ class DualSpace(Encoder):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.width = settings.width
-        self.direct = CGCNN(settings.direct)
+        self.direct = GatedGraph(settings.direct)
         self.reciprocal = nn.Sequential(
             nn.Linear(2 * settings.bins, settings.hidden),
             nn.GELU(),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class Encoder(nn.Module, ABC):
 
     width: int
     """Length of the vectors it returns."""
+    lr_scales: Mapping[str, float] = MappingProxyType({})
+    """Submodule → its learning rate in units of the run's; what is not named learns at the run's."""
 
     class Settings(Config):
         """The size of the network; each encoder extends it."""

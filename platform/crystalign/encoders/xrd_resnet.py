@@ -7,12 +7,12 @@ import torch.nn.functional as F  # noqa: N812
 from pydantic import Field
 from torch import Tensor, nn
 
-from crystalign.config import Config
-from crystalign.encoders.encoder import Encoder
+from crystalign.encoders.convolution import norm_groups
+from crystalign.encoders.pretrained import Pretrainable
 from crystalign.modalities import Inputs
 
 
-class XrdResNet(Encoder):
+class XrdResNet(Pretrainable):
     """ResNet (He et al., CVPR 2016, arXiv:1512.03385) over momentum transfer Q, with GroupNorm.
 
     A strided stem, then residual stages that halve the length each. Where a peak stands matters more
@@ -20,7 +20,7 @@ class XrdResNet(Encoder):
     averaged. What was not measured is masked, and the mask is a second input channel.
     """
 
-    class Settings(Config):
+    class Settings(Pretrainable.Settings):
         """Size."""
 
         stem_stride: int = Field(default=4, ge=1)
@@ -76,9 +76,9 @@ class ResidualStage(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(_groups(inputs), inputs)
+        self.norm1 = nn.GroupNorm(norm_groups(inputs), inputs)
         self.conv1 = nn.Conv1d(inputs, outputs, kernel, stride=2, padding=kernel // 2, bias=False)
-        self.norm2 = nn.GroupNorm(_groups(outputs), outputs)
+        self.norm2 = nn.GroupNorm(norm_groups(outputs), outputs)
         self.conv2 = nn.Conv1d(outputs, outputs, kernel, padding=kernel // 2, bias=False)
         self.shortcut = nn.Conv1d(inputs, outputs, 2, stride=2, bias=False)
 
@@ -89,7 +89,3 @@ class ResidualStage(nn.Module):
         h = self.conv2(F.silu(self.norm2(h)))
         out: Tensor = self.shortcut(x) + h
         return out
-
-
-def _groups(channels: int) -> int:
-    return next(groups for groups in (8, 4, 2, 1) if channels % groups == 0)

@@ -16,6 +16,10 @@ _CLASSES = {
     "xrd": "crystalign.modalities.xrd:XrdModality",
     "text": "crystalign.modalities.text:TextModality",
     "composition": "crystalign.modalities.composition:CompositionModality",
+    "image": "crystalign.modalities.image:ImageModality",
+    "tabular": "crystalign.modalities.tabular:TabularModality",
+    "text_embedding": "crystalign.modalities.text_embedding:TextEmbeddingModality",
+    "phonon_dos": "crystalign.modalities.phonon_dos:PhononDosModality",
 }
 
 NAMES = tuple(_CLASSES)

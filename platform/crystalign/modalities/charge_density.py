@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from crystalign.config import Config
 from crystalign.crystal import Crystal
 from crystalign.errors import DensityError
-from crystalign.modalities.modality import Features, Inputs, Modality
-from crystalign.physics.voxels import fourier_resample, random_placement
+from crystalign.modalities.modality import Cells, Features, Inputs, Modality, TableColumns
+from crystalign.physics.symmetry import standard_settings
+from crystalign.physics.voxels import change_cell, first_of_equals, fourier_resample, random_placement
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 POINTS = 32
 """Points along each axis, on disk and in the network."""
+COARSE = 8
+"""Points along each axis on which equivalent settings of a cell are compared."""
 MAX_POINTS = 1024
 """Along one axis of a user's grid."""
 
@@ -84,10 +88,65 @@ class ChargeDensity:
             rho = rho / abs(np.linalg.det(cell))
         return cls(rho, cell, pseudo)
 
+    def standardised(self, crystal: Crystal) -> ChargeDensity:
+        """The density in the primitive standard cell of its crystal, on 32³ points.
+
+        A supercell, other lattice vectors, another origin or orientation of the same crystal give the same
+        voxels, within what the source's grid resolves. The space group may leave a choice of origin and axes
+        (its Euclidean normaliser); of those that exchange Wyckoff positions the density decides. What stays
+        free are origins along polar axes and in P1, and the axes of low-symmetry cells that are equally short:
+        there equivalent cells still differ, by what `random_placement` draws. Waves that the primitive
+        translations forbid are dropped: noise, unless the density has a larger cell than its atoms.
+
+        Args:
+            crystal: the atoms, in this density's cell.
+
+        Raises:
+            CrystalError: no symmetry can be found.
+        """
+        linears, origins, rotation = standard_settings(crystal)
+        shape = [change_cell(self.rho, linear, COARSE, origin) for linear, origin in zip(linears, origins, strict=True)]
+        best = first_of_equals(shape)
+        rho = change_cell(self.rho, linears[best], POINTS, origins[best])
+        return ChargeDensity(rho, linears[best].T @ self.lattice @ rotation.T, self.pseudo)
+
     @property
     def n_electrons(self) -> float:
         """∫ρ dV over the cell: mean(ρ) · V."""
         return float(self.rho.mean() * abs(np.linalg.det(self.lattice)))
+
+
+class ChargeDensityColumns(TableColumns):
+    """Where a charge density is in a table, and in which convention."""
+
+    values: str
+    """Column of nx·ny·nz values in C order."""
+    shape: tuple[int, int, int]
+    """(nx, ny, nz) along a, b, c."""
+    convention: Literal["rho", "rho_times_volume"]
+    """`rho`: electrons/Å³. `rho_times_volume`: CHGCAR's ρ·V."""
+    pseudo: bool
+    """Whether augmentation charges are missing, so that it does not integrate to the electrons."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One column."""
+        return (self.values,)
+
+    def read(self, cells: Cells, crystal: Crystal) -> ChargeDensity:
+        """In the standard cell.
+
+        Raises:
+            DensityError: no usable density.
+            CrystalError: no symmetry can be found.
+        """
+        rho = cells[self.values].astype(np.float64)
+        if rho.size != math.prod(self.shape):
+            message = f"a charge density of {rho.size} values; expected {self.shape}"
+            raise DensityError(message, reason="bad-grid")
+        grid = rho.reshape(self.shape)
+        density = ChargeDensity.from_grid(grid, crystal.lattice, convention=self.convention, pseudo=self.pseudo)
+        return density.standardised(crystal)
 
 
 def parse_chgcar(source: Path | bytes) -> tuple[Crystal, ChargeDensity]:
@@ -120,12 +179,13 @@ class ChargeDensityModality(Modality[ChargeDensity]):
     name: ClassVar[str] = "charge_density"
     label: ClassVar[str] = "Charge density"
     sibling: ClassVar[bool] = True
+    columns: ClassVar[type[TableColumns] | None] = ChargeDensityColumns
 
     class Settings(Config):
         """What training may change about a density."""
 
         random_placement: bool = True
-        """In training: random origin, order and direction of the axes."""
+        """In training: a random origin, and axes changed by a random operation of the lattice's point group."""
 
     settings: Settings
 
@@ -163,7 +223,7 @@ class ChargeDensityModality(Modality[ChargeDensity]):
         return ChargeDensity(half.astype(np.float64) * scalar["scale"].as_py(), lattice, scalar["pseudo"].as_py())
 
     def featurise(self, value: ChargeDensity, *, rng: np.random.Generator | None = None) -> Features:
-        """One grid; with `rng` from another origin and with the axes renamed."""
+        """One grid; with `rng` from another origin and with other axes of the same lattice."""
         rho, lattice = fourier_resample(value.rho, POINTS), value.lattice
         if rng is not None and self.settings.random_placement:
             rho, lattice = random_placement(rho, lattice, rng)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from crystalign.config import Config
 from crystalign.crystal import Crystal, Occupancy
 from crystalign.errors import CrystalError
 from crystalign.modalities.modality import Features, Inputs, Modality
-from crystalign.physics.neighbours import neighbours
+from crystalign.physics.complete_graph import complete_graph
+from crystalign.physics.neighbour_list import neighbours
 from crystalign.physics.reciprocal import reciprocal_spectra
 
 if TYPE_CHECKING:
@@ -29,11 +30,14 @@ class CrystalModality(Modality[Crystal]):
 
     - `x` (A,) int64: atomic numbers, of the most abundant species where a site is mixed
     - `edge_index` (2, E) int64: sender and receiver of each edge
-    - `edge_length` (E,) and `edge_vector` (E, 3) float32: Å, the vector from receiver to sender
+    - `edge_length` (E,) and `edge_vector` (E, 3) float32: Å, the vector from receiver to sender;
+      of each receiver the nearest first
     - `batch` (A,) int64: the crystal each atom belongs to
     - `lattice` (n, 3, 3) float32: Å, rows are vectors; `volume` (n,) float32: Å³; `n_atoms` (n,) int64
     - only if a site is mixed or partly empty: `species_site`, `species_z` (S,) int64 and
       `species_weight` (S,) float32, every species of every atom with its occupancy
+    - only with `lattice_sums_up_to`: `pair_index` (2, P) int64, sender and receiver, and `pair_sums` (P, 3) float32,
+      the Coulomb (1/Å), r⁻⁶ (1/Å⁶) and exp(−αr) sums over all images, as in `complete_graph`
     - only with `reciprocal_bins`: `reciprocal` (n, 2, bins) float32, the square roots of `reciprocal_spectra`
     """
 
@@ -53,6 +57,13 @@ class CrystalModality(Modality[Crystal]):
         """Points at which the spectra of reciprocal space are given; 0 leaves them out."""
         reciprocal_range: tuple[float, float] = (0.4, 5.4)
         """Å⁻¹; Q of the first and the last of these points."""
+        lattice_sums_up_to: int = Field(default=0, ge=0)
+        """Sites of the largest cell whose pairs, up to N² of them, get their lattice sums; larger cells are then
+        refused. 0 leaves the sums out, for all cells."""
+        lattice_sums_alpha: float = Field(default=3.0, gt=0)
+        """1/Å; decay of the exponential potential."""
+        dtype: Literal["float32", "float64"] = "float32"
+        """Precision of lengths, vectors, weights and spectra; float64 is for an encoder made `double()`."""
 
     settings: Settings
 
@@ -97,36 +108,51 @@ class CrystalModality(Modality[Crystal]):
         return Crystal(lattice.reshape(3, 3), frac.reshape(-1, 3), numbers, occupancies)
 
     def fits(self, table: pa.Table) -> NDArray[np.bool_]:
-        """Cells of at most `max_sites`."""
-        return np.asarray(table.column("n_sites").to_numpy() <= self.settings.max_sites)
+        """Cells of at most `max_sites`, and of at most `lattice_sums_up_to` where that is set."""
+        limit = min(self.settings.max_sites, self.settings.lattice_sums_up_to or self.settings.max_sites)
+        return np.asarray(table.column("n_sites").to_numpy() <= limit)
 
     def featurise(self, value: Crystal, *, rng: np.random.Generator | None = None) -> Features:  # noqa: ARG002 (the protocol)
         """The graph of one crystal; it is exact, so `rng` changes nothing.
 
         Raises:
-            CrystalError: more than `max_sites` sites.
+            CrystalError: more than `max_sites` sites, or than `lattice_sums_up_to`; coincident sites with the latter.
         """
         if len(value) > self.settings.max_sites:
             message = f"{value.formula} has {len(value)} sites; at most {self.settings.max_sites} are encoded"
             raise CrystalError(message, reason="too-many-sites")
+        real = np.dtype(self.settings.dtype)
         edges = neighbours(value, cutoff=self.settings.cutoff, k=self.settings.k)
         features: Features = {
             "x": value.atomic_numbers.astype(np.int64),
             "edge_index": np.stack([edges.senders, edges.receivers]),
-            "edge_length": edges.distances.astype(np.float32),
-            "edge_vector": edges.vectors.astype(np.float32),
-            "lattice": value.lattice.astype(np.float32),
-            "volume": np.array(value.volume, np.float32),
+            "edge_length": edges.distances.astype(real),
+            "edge_vector": edges.vectors.astype(real),
+            "lattice": value.lattice.astype(real),
+            "volume": np.array(value.volume, real),
         }
+        if self.settings.lattice_sums_up_to:
+            features |= self._pairs(value)
         if self.settings.reciprocal_bins:
             grid = np.linspace(*self.settings.reciprocal_range, self.settings.reciprocal_bins)
-            features["reciprocal"] = np.sqrt(reciprocal_spectra(value, grid)).astype(np.float32)
+            features["reciprocal"] = np.sqrt(reciprocal_spectra(value, grid)).astype(real)
         if value.occupancies is not None:
             species = [(i, z, x) for i, site in enumerate(value.occupancies) for z, x in site]
             features["species_site"] = np.array([s[0] for s in species], np.int64)
             features["species_z"] = np.array([s[1] for s in species], np.int64)
-            features["species_weight"] = np.array([s[2] for s in species], np.float32)
+            features["species_weight"] = np.array([s[2] for s in species], real)
         return features
+
+    def _pairs(self, value: Crystal) -> Features:
+        limit = self.settings.lattice_sums_up_to
+        if len(value) > limit:
+            message = f"{value.formula} has {len(value)} sites; the lattice sums of all N² pairs are given for at most"
+            raise CrystalError(f"{message} {limit}, `lattice_sums_up_to`", reason="too-many-sites")
+        graph = complete_graph(value, alpha=self.settings.lattice_sums_alpha)
+        return {
+            "pair_index": np.stack([graph.senders, graph.receivers]),
+            "pair_sums": graph.sums.astype(self.settings.dtype),
+        }
 
     def collate(self, samples: Sequence[Features]) -> Inputs:
         """One graph of n unconnected parts."""
@@ -142,6 +168,10 @@ class CrystalModality(Modality[Crystal]):
             "volume": np.stack([s["volume"] for s in samples]),
             "n_atoms": sizes.astype(np.int64),
         }
+        if self.settings.lattice_sums_up_to:
+            pairs = [s["pair_index"] + o for s, o in zip(samples, starts, strict=True)]
+            joined["pair_index"] = np.concatenate(pairs, axis=1)
+            joined["pair_sums"] = np.concatenate([s["pair_sums"] for s in samples])
         if self.settings.reciprocal_bins:
             joined["reciprocal"] = np.stack([s["reciprocal"] for s in samples])
         if any("species_z" in s for s in samples):
@@ -168,7 +198,7 @@ def _species(sample: Features) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, An
     if "species_z" in sample:
         return sample["species_site"], sample["species_z"], sample["species_weight"]
     n = len(sample["x"])
-    return np.arange(n), sample["x"], np.ones(n, np.float32)
+    return np.arange(n), sample["x"], np.ones(n, sample["edge_length"].dtype)
 
 
 def _tensors(arrays: Features) -> Inputs:

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from crystalign.config import Config
+from crystalign.crystal import Crystal
 from crystalign.errors import SpectrumError
-from crystalign.modalities.modality import Features, Inputs, Modality
-from crystalign.physics.spectra import broaden, resample, valence_band_maximum
+from crystalign.modalities.modality import Cells, TableColumns
+from crystalign.modalities.spectrum import SpectrumModality, check_spectrum
+from crystalign.physics.spectra import resample, valence_band_maximum
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from crystalign.material import Material
 
 BIN_WIDTH = 0.05
 EDGES = np.round(np.linspace(-10.0, 10.0, 401), 10)
@@ -34,7 +34,6 @@ GRID = 0.5 * (EDGES[1:] + EDGES[:-1])
 """(400,) eV from the zero: the centres of the bins on disk."""
 NEEDED = (-3.0, 2.0)
 """eV from the zero; a spectrum that does not cover this is refused, beyond its ends it counts as zero."""
-MAX_POINTS = 100_000
 Zero = Literal["fermi", "vbm"]
 
 
@@ -63,7 +62,10 @@ class DensityOfStates:
         """Normalise shapes, clip resampling artefacts, refuse nonsense."""
         energies = np.asarray(self.energies, np.float64)
         densities = np.atleast_2d(np.asarray(self.densities, np.float64))
-        _check(energies, densities, self.n_atoms, self.efermi)
+        check_spectrum(energies, densities, axis="energies", unit="states/eV", channels=2)
+        if self.n_atoms < 1 or (self.efermi is not None and not np.isfinite(self.efermi)):
+            message = f"n_atoms = {self.n_atoms}, efermi = {self.efermi}: not usable numbers"
+            raise SpectrumError(message, reason="bad-number")
         object.__setattr__(self, "energies", energies)
         object.__setattr__(self, "densities", np.maximum(densities, 0.0))
 
@@ -87,34 +89,6 @@ class DensityOfStates:
             )
         kind: Zero = "vbm" if gap > 0 or self.zero == "vbm" else "fermi"
         return DensityOfStates(GRID, resample(energies, per_atom, EDGES), 1, self.efermi, kind, gap)
-
-
-def _check(energies: NDArray[np.float64], densities: NDArray[np.float64], n_atoms: int, efermi: float | None) -> None:
-    """What makes a density of states unreadable."""
-    m = len(energies) if energies.ndim == 1 else 0
-    if not 2 <= m <= MAX_POINTS or densities.ndim != 2 or densities.shape[1] != m or len(densities) not in (1, 2):
-        raise SpectrumError(
-            f"energies {energies.shape} and densities {densities.shape}; expected (M,) and (M,) or (2, M) with "
-            f"2 <= M <= {MAX_POINTS}",
-            reason="bad-shape",
-        )
-    if not np.isfinite(energies).all() or not np.isfinite(densities).all():
-        bad = int((~np.isfinite(densities)).sum() + (~np.isfinite(energies)).sum())
-        raise SpectrumError(f"{bad} values of the spectrum are not finite numbers; remove those rows", reason="nan")
-    if not (np.diff(energies) > 0).all():
-        where = int(np.argmin(np.diff(energies)))
-        raise SpectrumError(
-            f"energies must ascend; rows {where + 1} and {where + 2} are {energies[where]} and {energies[where + 1]}",
-            reason="non-monotonic",
-        )
-    if n_atoms < 1 or (efermi is not None and not np.isfinite(efermi)):
-        raise SpectrumError(f"n_atoms = {n_atoms}, efermi = {efermi}: not usable numbers", reason="bad-number")
-    positive, negative = np.maximum(densities, 0).sum(), np.maximum(-densities, 0).sum()
-    if positive <= 0 or negative > 0.2 * positive:
-        raise SpectrumError(
-            "the density of states is zero or largely negative; give states/eV, spin-down as positive numbers",
-            reason="negative-dos",
-        )
 
 
 def parse_dos(
@@ -183,20 +157,59 @@ def _parse_vasprun(data: bytes) -> DensityOfStates:
     return DensityOfStates(np.asarray(total.energies, np.float64) - efermi, np.stack(spins), n_atoms, efermi)
 
 
-class DosModality(Modality[DensityOfStates]):
-    """A batch holds `dos` (n, 400) float32: spin-summed states/eV/atom at `GRID`, on the scale of the settings."""
+class DosColumns(TableColumns):
+    """Where a density of states is in a table, and in which convention."""
+
+    energies: str
+    """Column of M energies, eV."""
+    densities: str
+    """Column of M densities of the whole cell, states/eV."""
+    zero: Literal["fermi"] = "fermi"
+    """What the energies are relative to."""
+    spin: Literal["sum", "half"] = "sum"
+    """`sum`: both channels are in it. `half`: one channel, which is doubled (exact where spins are paired)."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The densities first: where they are null there is no spectrum."""
+        return (self.densities, self.energies)
+
+    def read(self, cells: Cells, crystal: Crystal) -> DensityOfStates:
+        """Standardised.
+
+        Raises:
+            SpectrumError: no usable spectrum.
+        """
+        factor = 2.0 if self.spin == "half" else 1.0
+        densities = cells[self.densities].astype(np.float64) * factor
+        return DensityOfStates(cells[self.energies].astype(np.float64), densities, len(crystal)).standardised()
+
+
+class DosModality(SpectrumModality[DensityOfStates]):
+    """A batch holds `dos` (n, points) float32: spin-summed states/eV/atom from −10 to 10 eV, on the scale set.
+
+    A network that reads more points than the 400 bins on disk (601 in MultiMat, 2,001 in MatBind)
+    gets them by `points`: the cumulative number of states is interpolated, so no state is lost, but
+    nothing finer than 0.05 eV is there to be seen. Both published works count energies from E_F; here a
+    crystal with a gap is counted from its valence-band maximum, because where E_F stands in a gap
+    is a choice of the code.
+    """
 
     name: ClassVar[str] = "dos"
     label: ClassVar[str] = "Density of states"
+    columns: ClassVar[type[TableColumns] | None] = DosColumns
+    edges: ClassVar[NDArray[np.float64]] = EDGES
 
-    class Settings(Config):
+    class Settings(SpectrumModality.Settings):
         """How a spectrum becomes a vector."""
 
+        points: int = Field(default=400, ge=2, le=4096)
+        """Bins between −10 and 10 eV."""
         scale: Literal["linear", "sqrt", "log1p"] = "log1p"
         """Function applied to states/eV/atom."""
-        max_shift: float = 0.1
+        max_shift: float = Field(default=0.1, ge=0)
         """eV; in training the zero moves by up to this, as band edges of other codes do."""
-        max_width: float = 0.15
+        max_width: float = Field(default=0.15, ge=0)
         """eV; in training the spectrum is broadened by a Gaussian of up to this."""
 
     settings: Settings
@@ -236,34 +249,11 @@ class DosModality(Modality[DensityOfStates]):
         zero, gap, efermi = (scalar[name].as_py() for name in ("zero", "gap", "efermi"))
         return DensityOfStates(GRID, densities, 1, efermi, zero, gap)
 
-    def featurise(self, value: DensityOfStates, *, rng: np.random.Generator | None = None) -> Features:
-        """One curve; with `rng` slightly shifted and broadened.
+    def curve(self, value: DensityOfStates) -> NDArray[np.float64]:
+        """(400,) spin-summed states/eV/atom.
 
         Raises:
             SpectrumError: the spectrum does not cover the window.
         """
-        curve = value.standardised().densities.sum(axis=0)
-        if rng is not None:
-            shift = rng.uniform(-1, 1) * self.settings.max_shift
-            curve = np.interp(GRID + shift, GRID, curve)
-            curve = broaden(curve, BIN_WIDTH, rng.uniform(0, 1) * self.settings.max_width)
-        if self.settings.scale == "log1p":
-            curve = np.log1p(curve)
-        elif self.settings.scale == "sqrt":
-            curve = np.sqrt(curve)
-        return {"dos": curve.astype(np.float32)}
-
-    def collate(self, samples: Sequence[Features]) -> Inputs:
-        """Stack the curves."""
-        import torch
-
-        return {"dos": torch.from_numpy(np.stack([s["dos"] for s in samples]))}
-
-    def stand_in(self) -> Features:
-        """A flat band."""
-        return {"dos": np.full(len(GRID), 0.5, np.float32)}
-
-    @classmethod
-    def equivalence(cls, material: Material) -> str:
-        """Every material has its own."""
-        return material.id
+        total: NDArray[np.float64] = value.standardised().densities.sum(axis=0)
+        return total

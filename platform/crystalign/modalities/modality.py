@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
+    from crystalign.crystal import Crystal
     from crystalign.material import Material
 
 Value = TypeVar("Value")
@@ -28,6 +29,27 @@ Features = dict[str, np.ndarray[Any, Any]]
 """One sample: named arrays, ready to be concatenated or stacked."""
 Inputs = dict[str, "torch.Tensor"]
 """A batch of samples: what an encoder's `forward` takes."""
+
+
+Cells = Mapping[str, NDArray[Any]]
+"""Column name → the numbers of one row's cell."""
+
+
+class TableColumns(Config, ABC):
+    """Where a modality stands in a Parquet table and in which convention: its part of a mapping's YAML."""
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The columns it needs; a row whose cell in the first is null does not have the modality."""
+
+    @abstractmethod
+    def read(self, cells: Cells, crystal: Crystal) -> Any:
+        """The value of one row.
+
+        Raises:
+            InputError: the numbers are no value of this modality.
+        """
 
 
 class Modality(ABC, Generic[Value]):
@@ -43,6 +65,8 @@ class Modality(ABC, Generic[Value]):
     """For people."""
     sibling: ClassVar[bool] = False
     """Heavy columns live in files of their own, so that readers of other modalities never pay for them."""
+    columns: ClassVar[type[TableColumns] | None] = None
+    """How a Parquet table from elsewhere may hold it; None where tables hold no such thing."""
 
     class Settings(Config):
         """How values become tensors; each modality extends it."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from crystalign.config import Config
 from crystalign.errors import InputError
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from crystalign.material import Material
+
+_CLAUSE_ENDS = re.compile(r"(?<=[.;!?])\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ class TextModality(Modality[Text]):
 
         max_bytes: int = 16384
         """Longer texts are cut here."""
+        clause_dropout: float = Field(default=0.3, ge=0, lt=1)
+        """Probability with which training leaves out each clause, so that not all is learned from the formula."""
 
     settings: Settings
 
@@ -73,11 +79,18 @@ class TextModality(Modality[Text]):
         """As they were."""
         return Text(scalar["description"].as_py(), scalar["generated"].as_py())
 
-    def featurise(self, value: Text | str, *, rng: np.random.Generator | None = None) -> Features:  # noqa: ARG002 (the protocol)
-        """UTF-8 bytes, whole characters only; `rng` changes nothing."""
+    def featurise(self, value: Text | str, *, rng: np.random.Generator | None = None) -> Features:
+        """UTF-8 bytes, whole characters only; with `rng`, of some of the clauses, in their order, at least one."""
         text = value if isinstance(value, Text) else Text(value)
-        cut = text.description.encode()[: self.settings.max_bytes].decode(errors="ignore")
+        words = text.description if rng is None else self._some_clauses(text.description, rng)
+        cut = words.encode()[: self.settings.max_bytes].decode(errors="ignore")
         return {"utf8": np.frombuffer(cut.encode(), np.uint8)}
+
+    def _some_clauses(self, words: str, rng: np.random.Generator) -> str:
+        clauses = _CLAUSE_ENDS.split(words)
+        keep = rng.random(len(clauses)) >= self.settings.clause_dropout
+        keep[rng.integers(len(clauses))] = True
+        return " ".join(clause for clause, kept in zip(clauses, keep, strict=True) if kept)
 
     def collate(self, samples: Sequence[Features]) -> Inputs:
         """Join the bytes."""

@@ -1,1 +1,6 @@
-"""Numerics without learning: periodic neighbours, symmetry, diffraction, spectra and voxel grids."""
+"""Numerics without learning: periodic neighbours, lattice sums, symmetry, diffraction, spectra and voxel grids."""
+
+from crystalign.physics.ewald import lattice_sums
+from crystalign.physics.neighbour_list import neighbours
+
+__all__ = ["lattice_sums", "neighbours"]

@@ -1,4 +1,4 @@
-"""Captions: a crystal in one to three sentences, always the same for the same crystal."""
+"""Captions: a crystal in four sentences, always the same for the same crystal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.crystal import SYMBOLS, Crystal, pretty_formula
-from crystalign.physics.neighbours import neighbours
+from crystalign.physics.neighbour_list import neighbours
 from crystalign.physics.symmetry import Symmetry
 
 PROTOTYPES = {
@@ -78,7 +78,7 @@ _MASKS = [
 
 
 def caption(crystal: Crystal, symmetry: Symmetry) -> str:
-    """What a crystallographer would say first: prototype, formula, space group, who bonds to whom, how dense.
+    """What a crystallographer would say first: formula, space group, prototype, who bonds to whom, how dense.
 
     The coordination comes from neighbour shells: the shell of an atom ends at the first gap of
     12 % between successive distances. Length is bounded whatever the crystal.
@@ -88,17 +88,18 @@ def caption(crystal: Crystal, symmetry: Symmetry) -> str:
         symmetry: as `crystalign.physics.symmetry.symmetry` found it.
 
     Returns:
-        Two or three sentences, below a thousand characters.
+        Four sentences, below a thousand characters: what it is made of, its symmetry, its density, its bonds.
     """
     name = PROTOTYPES.get(symmetry.prototype or "")
     kind = f" with the {name} structure" if name else ""
     names = _list([ELEMENTS[z - 1] for z in crystal.composition])
-    first = (
-        f"{pretty_formula(crystal.formula)}, {_class(crystal)} of {names}{kind}, "
-        f"crystallizes in the {symmetry.crystal_system} "
-        f"space group {symmetry.symbol} ({symmetry.number})."
+    sentences = (
+        f"{pretty_formula(crystal.formula)} is {_class(crystal)} of {names}.",
+        f"It crystallizes in the {symmetry.crystal_system} space group {symmetry.symbol} ({symmetry.number}){kind}.",
+        f"The atoms are {_packing(crystal)}.",
+        _coordination(crystal),
     )
-    return f"{first} {_coordination(crystal)} The atoms are {_packing(crystal)}."
+    return " ".join(sentences)
 
 
 def _list(words: list[str]) -> str:

@@ -36,6 +36,33 @@ def resample(energies: Array, densities: Array, edges: Array) -> Array:
     return averages
 
 
+def rebin(averages: Array, edges: Array, targets: Array) -> Array:
+    """Averages over other bins of what is known as averages over bins; the first and last bin go on beyond the ends.
+
+    The cumulative integral is known exactly at `edges`. It is interpolated there by a monotone cubic
+    (Fritsch & Carlson, SIAM J. Numer. Anal. 17, 238 (1980)), so the integral between two edges that both
+    grids hold is kept exactly and what is nowhere negative stays so.
+
+    Args:
+        averages: (B,), not negative.
+        edges: (B + 1,) ascending bin edges.
+        targets: (C + 1,) ascending edges of the other bins, in the unit of `edges`.
+
+    Returns:
+        (C,), in the unit of `averages`.
+    """
+    if targets.shape == edges.shape and np.array_equal(targets, edges):
+        return averages
+    from scipy.interpolate import PchipInterpolator
+
+    margin = edges[1] - edges[0]
+    knots = np.concatenate([[min(edges[0], targets[0]) - margin], edges, [max(edges[-1], targets[-1]) + margin]])
+    heights = np.concatenate([averages[:1], averages, averages[-1:]])
+    integral = PchipInterpolator(knots, np.concatenate([[0.0], np.cumsum(heights * np.diff(knots))]))(targets)
+    result: Array = np.maximum(np.diff(integral), 0.0) / np.diff(targets)
+    return result
+
+
 def valence_band_maximum(
     energies: Array,
     density: Array,

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crystalign.crystal import Crystal, Occupancy
 from crystalign.errors import CrystalError
@@ -16,6 +17,7 @@ from crystalign.errors import CrystalError
 if TYPE_CHECKING:
     from moyopy import MoyoDataset
 
+Matrix = NDArray[np.float64]
 SYMPREC = 0.01
 """Å; the tolerance of every space group and prototype that is stored."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -76,6 +78,41 @@ def conventional(crystal: Crystal, symprec: float = SYMPREC) -> Crystal:
         CrystalError: reason `no-symmetry`.
     """
     return _cell(_dataset(crystal, symprec), crystal, conventional=True)
+
+
+class Settings(NamedTuple):
+    """The equivalent ways into the primitive standard cell: x = A x' + o, and lattice' = Aᵀ · lattice · Rᵀ."""
+
+    linears: list[Matrix]
+    """(3, 3) A of each; columns are the new vectors in the old ones, fractions where the old cell is a supercell."""
+    origins: list[Matrix]
+    """(3,) o of each, fractional in the old cell."""
+    rotation: Matrix
+    """(3, 3) R, Cartesian."""
+
+
+def standard_settings(crystal: Crystal, symprec: float = SYMPREC) -> Settings:
+    """From the cell of a crystal to its primitive standard cell, by every exchange of Wyckoff positions.
+
+    The first is that of `primitive`. The others follow it by a representative of the Euclidean normaliser's
+    cosets, such as the shift by half a body diagonal that exchanges the two sites of rock salt.
+
+    Raises:
+        CrystalError: reason `no-symmetry`.
+    """
+    found = _dataset(crystal, symprec)
+    linear, origin = np.array(found.prim_std_linear), np.array(found.prim_std_origin_shift)
+    linears, origins = [linear], [origin]
+    try:
+        others = found.normalizer_wyckoff_positions(primitive=True).coset_representatives
+    except ValueError:
+        others = []  # so close to the tolerance that no setting can be assigned: the first stays
+    for operation, _ in others:
+        turn, shift = np.array(operation.linear, float), np.array(operation.origin_shift, float)
+        if np.abs(turn - np.eye(3)).max() > 0 or np.abs(shift - np.round(shift)).max() > 1e-9:
+            linears.append(linear @ turn)
+            origins.append(origin + linear @ shift)
+    return Settings(linears, origins, np.array(found.std_rotation_matrix))
 
 
 def _dataset(crystal: Crystal, symprec: float) -> MoyoDataset:

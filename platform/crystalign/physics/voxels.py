@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,8 +48,56 @@ def _resample_axis(values: Grid, n: int, axis: int) -> Grid:
     return result
 
 
+def change_cell(rho: Grid, linear: Grid, n: int, origin: Grid | None = None) -> Grid:
+    """The same periodic function in another cell of its lattice, on n × n × n points.
+
+    With x = A x' + o, ρ(x) = Σ_k c_k exp(2πi k·x) becomes c'_{k'} = c_k exp(2πi k·o) at k' = Aᵀ k, a gather of
+    Fourier coefficients: exact for what both grids resolve, and the mean is kept. A primitive cell takes
+    from a supercell the waves that have its period.
+
+    Args:
+        rho: (nx, ny, nz) in the old cell.
+        linear: (3, 3) A; its inverse holds integers.
+        n: points along each new axis.
+        origin: (3,) o, fractional in the old cell; the old origin without one.
+
+    Returns:
+        (n, n, n), in the unit of `rho`.
+    """
+    inverse = np.round(np.linalg.inv(linear)).astype(np.int64)
+    assert np.allclose(inverse @ linear, np.eye(3), atol=1e-6), (
+        f"{linear.tolist()} is no change to a lattice's own cell"
+    )
+    half = n // 2
+    new = np.stack(np.meshgrid(*[np.arange(-half, half + 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    old = new @ inverse  # k = A⁻ᵀ k'
+    sizes = np.array(rho.shape)
+    # at the Nyquist frequency of an even grid, +n/2 and −n/2 share one coefficient
+    share = np.where(2 * np.abs(old) == sizes, 0.5, 1.0).prod(axis=1) * (2 * np.abs(old) <= sizes).all(axis=1)
+    coefficients = np.fft.fftn(rho)[tuple((old % sizes).T)] * (share / sizes.prod())
+    if origin is not None:
+        coefficients = coefficients * np.exp(2j * np.pi * (old @ origin))
+    folded = np.zeros((n, n, n), np.complex128)
+    np.add.at(folded, tuple((new % n).T), coefficients)
+    result: Grid = np.fft.ifftn(folded).real * n**3
+    return result
+
+
+def first_of_equals(grids: Sequence[Grid]) -> int:
+    """Which of some equivalent grids to keep: the one on whose low waves a fixed direction projects furthest.
+
+    The choice depends on what the grids hold, not on their order.
+    """
+    direction = np.random.default_rng(0).standard_normal(grids[0].shape)
+    scores = np.array([float((grid * direction).sum()) for grid in grids])
+    return int(np.argmax(scores > scores.max() - 1e-6 * (np.ptp(scores) + 1e-12)))
+
+
 def random_placement(rho: Grid, lattice: Grid, rng: np.random.Generator) -> tuple[Grid, Grid]:
-    """The same crystal from another origin, with its axes renamed and reversed.
+    """The same crystal from another origin, by other axes of the same lattice.
+
+    An operation of the lattice's point group is drawn, under which its lengths and angles stay, then an order
+    and directions of the axes, with which they go. Both permute voxels, so nothing is interpolated.
 
     Args:
         rho: (n, n, n).
@@ -53,11 +105,41 @@ def random_placement(rho: Grid, lattice: Grid, rng: np.random.Generator) -> tupl
         rng: the source of chance.
 
     Returns:
-        `rho` and `lattice`, shifted by a random grid vector, axes permuted and flipped together.
+        `rho` and `lattice` = M · lattice, where ρ'(x') = ρ(x' M + o) at a random grid point o.
     """
-    shift = rng.integers(0, rho.shape)
-    order = rng.permutation(3)
-    flipped = np.flatnonzero(rng.random(3) < 0.5)
-    moved = np.flip(np.roll(rho, shift, axis=(0, 1, 2)).transpose(order), axis=tuple(flipped))
-    signs = np.where(np.isin(np.arange(3), flipped), -1.0, 1.0)
-    return moved, lattice[order] * signs[:, None]
+    n = len(rho)
+    group = lattice_point_group(lattice)
+    axes = np.eye(3, dtype=np.int64)[rng.permutation(3)] * rng.choice((-1, 1), (3, 1))
+    matrix = axes @ group[rng.integers(len(group))]
+    start, steps = rng.integers(0, n, 3), np.arange(n)
+    flat = np.zeros((n, n, n), np.int64)
+    for old in range(3):
+        place = steps[:, None, None] * matrix[0, old] + steps[:, None] * matrix[1, old] + steps * matrix[2, old]
+        flat = flat * n + (place + start[old]) % n
+    return rho.ravel()[flat], matrix @ lattice
+
+
+def lattice_point_group(lattice: Grid, tolerance: float = 1e-3) -> NDArray[np.int64]:
+    """(g, 3, 3) the integer matrices W with W G Wᵀ = G, G the metric: rotations that map the lattice to itself.
+
+    All of a reduced cell are found, whose entries are −1, 0 and 1; of a very oblique one a part.
+
+    Args:
+        lattice: (3, 3), Å, rows are vectors.
+        tolerance: of the metric, relative to its largest entry.
+    """
+    vectors = _short_vectors()
+    products = vectors @ (lattice @ lattice.T) @ vectors.T  # (26, 26)
+    metric, within = lattice @ lattice.T, tolerance * np.square(lattice).sum(axis=1).max()
+    a, b, c = np.ix_(*(np.flatnonzero(np.abs(products.diagonal() - length) < within) for length in metric.diagonal()))
+    same = np.abs(products[a, b] - metric[0, 1]) < within
+    same = same & (np.abs(products[a, c] - metric[0, 2]) < within) & (np.abs(products[b, c] - metric[1, 2]) < within)
+    chosen = np.argwhere(same)
+    return np.stack([vectors[axis.ravel()[chosen[:, j]]] for j, axis in enumerate((a, b, c))], axis=1)
+
+
+@functools.cache
+def _short_vectors() -> NDArray[np.int64]:
+    """(26, 3) every vector of −1, 0 and 1 but the null vector."""
+    vectors = [vector for vector in itertools.product((-1, 0, 1), repeat=3) if any(vector)]
+    return np.array(vectors, np.int64)

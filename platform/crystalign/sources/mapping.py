@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from crystalign.config import Config
 from crystalign.errors import ConfigError
+from crystalign.modalities import NAMES, modality_class
+from crystalign.modalities.modality import TableColumns
 from crystalign.properties import PropertySpec, Quantity
 
 
@@ -26,32 +28,6 @@ class CrystalColumns(Config):
     """Column of N atomic numbers."""
     table: Literal["main", "join"] = "main"
     """Which of the two tables holds these columns."""
-
-
-class DosColumns(Config):
-    """Where a density of states is, and in which convention."""
-
-    energies: str
-    """Column of M energies, eV."""
-    densities: str
-    """Column of M densities of the whole cell, states/eV."""
-    zero: Literal["fermi"] = "fermi"
-    """What the energies are relative to."""
-    spin: Literal["sum", "half"] = "sum"
-    """`sum`: both channels are in it. `half`: one channel, which is doubled (exact where spins are paired)."""
-
-
-class ChargeDensityColumns(Config):
-    """Where a charge density is, and in which convention."""
-
-    values: str
-    """Column of nx·ny·nz values in C order."""
-    shape: tuple[int, int, int]
-    """(nx, ny, nz) along a, b, c."""
-    convention: Literal["rho", "rho_times_volume"]
-    """`rho`: electrons/Å³. `rho_times_volume`: CHGCAR's ρ·V."""
-    pseudo: bool
-    """Whether augmentation charges are missing, so that it does not integrate to the electrons."""
 
 
 class PropertyColumn(Config):
@@ -105,12 +81,24 @@ class TableMapping(Config):
     """The structure."""
     join: Join | None = None
     """A second table, matched by id in any order."""
-    dos: DosColumns | None = None
-    """Density of states."""
-    charge_density: ChargeDensityColumns | None = None
-    """Charge density."""
+    modalities: dict[str, SerializeAsAny[TableColumns]] = Field(default_factory=dict)
+    """What else the main table holds: modality → its columns. In YAML each stands under its own name, as `dos:`."""
     properties: tuple[PropertyColumn, ...] = Field(default=())
     """Property columns."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _modalities_by_name(cls, values: Any) -> Any:
+        """`dos: {…}` at the top is `modalities: {dos: {…}}`; each is checked by its modality's own class."""
+        if not isinstance(values, dict):
+            return values
+        readable = {name: columns for name in NAMES if (columns := modality_class(name).columns) is not None}
+        found = dict(values.get("modalities") or {}) | {name: values[name] for name in readable if name in values}
+        unknown = set(found) - set(readable)
+        if unknown:
+            raise ValueError(f"no table holds {', '.join(sorted(unknown))}; it may hold {', '.join(readable)}")
+        rest = {name: value for name, value in values.items() if name not in readable}
+        return rest | {"modalities": {name: readable[name].model_validate(value) for name, value in found.items()}}
 
     @model_validator(mode="after")
     def _consistent(self) -> TableMapping:

@@ -163,7 +163,7 @@ def volume_scale(index: int, elements: Mapping[int, int]) -> float | None:
 @functools.cache
 def _distances(index: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """(E,) senders, receivers and distances (Å) of a parent, far enough for every element."""
-    from crystalign.physics.neighbours import neighbours
+    from crystalign.physics.neighbour_list import neighbours
 
     found = neighbours(library()[index][1], cutoff=7.0)
     return found.senders, found.receivers, found.distances

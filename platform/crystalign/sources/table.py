@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from crystalign import storage
 from crystalign.crystal import Crystal
-from crystalign.errors import ConfigError, CrystalError, DensityError, FileFormatError, InputError
+from crystalign.errors import ConfigError, CrystalError, FileFormatError, InputError
 from crystalign.material import Material, Provenance
 from crystalign.properties import PropertySpec
 from crystalign.shards.writer import Reject
@@ -39,10 +39,8 @@ class TableSource(Source):
         for column in mapping.properties:
             target = main if column.table == "main" else joined
             target.extend([column.column, *([column.where[0]] if column.where else [])])
-        if mapping.dos:
-            main += [mapping.dos.energies, mapping.dos.densities]
-        if mapping.charge_density:
-            main.append(mapping.charge_density.values)
+        for held in mapping.modalities.values():
+            main.extend(held.names)
         self.main = _Table(location, main)
         self.joined = _Table(_beside(location, join.table), joined) if join else None
 
@@ -117,14 +115,13 @@ class TableSource(Source):
         crystal = self._crystal(row if mapping.crystal.table == "main" else other, name)
         modalities: dict[str, Any] = {}
         lost: list[tuple[str, InputError]] = []
-        for modality, make in (("dos", self._dos), ("charge_density", self._charge_density)):
+        for modality, columns in mapping.modalities.items():
+            if not row[columns.names[0]].is_valid:
+                continue
             try:
-                value = make(row, crystal)
+                modalities[modality] = columns.read({name: _array(row[name]) for name in columns.names}, crystal)
             except InputError as error:
                 lost.append((modality, error))
-                continue
-            if value is not None:
-                modalities[modality] = value
         said = [mapping.reference.format(id=name), *(str(row[c].as_py()) for c in mapping.reference_columns)]
         provenance = Provenance(mapping.name, mapping.licence, mapping.vintage, "; ".join(said))
         return Material(name, crystal, provenance, modalities, self._properties(row, other, len(crystal))), lost
@@ -147,30 +144,6 @@ class TableSource(Source):
             message = f"a lattice of {lattice.size} numbers; expected 9, rows as vectors in Å"
             raise CrystalError(message, reason="bad-lattice")
         return Crystal(lattice.reshape(3, 3), frac.reshape(-1, 3), numbers)
-
-    def _dos(self, row: Mapping[str, Any], crystal: Crystal) -> Any | None:
-        columns = self.mapping.dos
-        if columns is None or not row[columns.densities].is_valid:
-            return None
-        from crystalign.modalities.dos import DensityOfStates
-
-        factor = 2.0 if columns.spin == "half" else 1.0
-        densities = _array(row[columns.densities]).astype(np.float64) * factor
-        energies = _array(row[columns.energies]).astype(np.float64)
-        return DensityOfStates(energies, densities, len(crystal)).standardised()
-
-    def _charge_density(self, row: Mapping[str, Any], crystal: Crystal) -> Any | None:
-        columns = self.mapping.charge_density
-        if columns is None or not row[columns.values].is_valid:
-            return None
-        from crystalign.modalities.charge_density import ChargeDensity
-
-        rho = _array(row[columns.values]).astype(np.float64)
-        if rho.size != math.prod(columns.shape):
-            message = f"a charge density of {rho.size} values; expected {columns.shape}"
-            raise DensityError(message, reason="bad-grid")
-        grid = rho.reshape(columns.shape)
-        return ChargeDensity.from_grid(grid, crystal.lattice, convention=columns.convention, pseudo=columns.pseudo)
 
     def _properties(
         self, row: Mapping[str, Any], other: Mapping[str, Any] | None, n_sites: int

@@ -79,12 +79,12 @@ def _density(data: bytes, crystal: Crystal | None) -> tuple[Crystal, Any]:
 
     own, density = parse_chgcar(data)
     if crystal is None:
-        return own, density
+        return own, density.standardised(own)
     same = own.composition == crystal.composition and np.allclose(own.lattice, crystal.lattice, atol=1e-2)
     if not same:
         message = f"the CHGCAR is of {own!r}, the vasprun.xml of {crystal!r}: two different calculations"
         raise CrystalError(message, reason="different-structure")
-    return crystal, density
+    return crystal, density.standardised(own)
 
 
 def structure_of_vasprun(data: bytes) -> Crystal:

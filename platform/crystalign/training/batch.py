@@ -25,8 +25,6 @@ class Batch:
 
     real: Tensor
     """(b,) bool; False on surplus rows."""
-    rows: Tensor
-    """(b,) int64; position of the sample in its selection, -1 on surplus rows."""
     present: dict[str, Tensor]
     """Modality → (b,) bool; which rows have it."""
     inputs: dict[str, Inputs]
@@ -46,7 +44,6 @@ class Batch:
 
         return Batch(
             real=self.real.to(device),
-            rows=self.rows.to(device),
             present=move(self.present),
             inputs={name: move(tensors) for name, tensors in self.inputs.items()},
             keys=move(self.keys),
@@ -56,7 +53,7 @@ class Batch:
         """As safetensors: one flat, checked, pickle-free block that Arrow carries as one cell."""
         from safetensors.torch import save
 
-        tensors = {"real": self.real, "rows": self.rows}
+        tensors = {"real": self.real}
         tensors |= {f"present/{m}": t for m, t in self.present.items()}
         tensors |= {f"keys/{m}": t for m, t in self.keys.items()}
         tensors |= {f"inputs/{m}/{k}": t for m, inputs in self.inputs.items() for k, t in inputs.items()}
@@ -81,15 +78,13 @@ class Batch:
             elif kind == "inputs":
                 modality, _, key = rest.partition("/")
                 inputs.setdefault(modality, {})[key] = tensor
-        return cls(real=tensors["real"], rows=tensors["rows"], present=present, inputs=inputs, keys=keys)
+        return cls(real=tensors["real"], present=present, inputs=inputs, keys=keys)
 
 
 def make_batch(
     materials: Sequence[Material | None],
     modalities: Mapping[str, Modality[Any]],
     rng: np.random.Generator | None = None,
-    *,
-    rows: Sequence[int] | None = None,
 ) -> Batch:
     """Turn materials into tensors.
 
@@ -97,13 +92,11 @@ def make_batch(
         materials: the b rows of this rank; None is a surplus row.
         modalities: by name, with the settings of the model that is trained.
         rng: augments the samples; without it they are deterministic.
-        rows: (b,) positions of the materials in their selection; by default 0, 1, 2, …
 
     Raises:
         InputError: a value that cannot be featurised; a note names the material and the modality.
     """
     real = [material is not None for material in materials]
-    positions = range(len(materials)) if rows is None else rows
     present: dict[str, Tensor] = {}
     keys: dict[str, Tensor] = {}
     inputs: dict[str, Inputs] = {}
@@ -125,7 +118,6 @@ def make_batch(
         )
     return Batch(
         real=torch.tensor(real, dtype=torch.bool),
-        rows=torch.tensor([p if r else -1 for p, r in zip(positions, real, strict=True)], dtype=torch.int64),
         present=present,
         inputs=inputs,
         keys=keys,

@@ -18,7 +18,13 @@ from crystalign.model import Model
 from crystalign.objectives import Loss, contrastive_loss, sigmoid_loss
 from crystalign.training.batch import Batch
 from crystalign.training.config import PretrainConfig
-from crystalign.training.schedule import learning_rate, make_optimiser, optimiser_tensors, restore_optimiser
+from crystalign.training.schedule import (
+    learning_rate,
+    make_optimiser,
+    optimiser_tensors,
+    restore_optimiser,
+    set_learning_rate,
+)
 
 
 @dataclass
@@ -153,8 +159,7 @@ class _Runner:
         state, config = self.state, self.config
         torch.manual_seed(stable_hash(f"{config.seed}/{state.step}/{self.rank}"))  # dropout survives a restart
         lr = learning_rate(config.optimiser, self.progress)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self.optimiser, lr)
         self.optimiser.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             total, parts = self.module(batch)

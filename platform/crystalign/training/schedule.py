@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from crystalign.encoders.encoder import Encoder
 from crystalign.training.config import OptimiserConfig
 
 UNDECAYED = ("log_scales", "logit_biases", "positions", "summary", "embeddings")
@@ -15,18 +16,44 @@ UNDECAYED = ("log_scales", "logit_biases", "positions", "summary", "embeddings")
 def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter, arXiv:1711.05101) with decay on matrices alone.
 
-    Norms, biases, embeddings and temperatures have none: decay would pull them to values that mean something.
+    Norms, biases, embeddings and temperatures have none: decay would pull them to values that mean
+    something. What an encoder names in `lr_scales` is in groups of its own.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    scales = lr_scales(model)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         exempt = parameter.ndim < 2 or id(parameter) in embeddings or any(part in UNDECAYED for part in name.split("."))
-        (free if exempt else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8)
+        groups.setdefault((scales.get(name, 1.0), not exempt), []).append(parameter)
+    described = [
+        {"params": found, "weight_decay": config.weight_decay if decayed else 0.0, "lr_scale": scale}
+        for (scale, decayed), found in groups.items()
+    ]
+    optimiser = torch.optim.AdamW(described, lr=config.lr, betas=config.betas, eps=1e-8)
+    set_learning_rate(optimiser, config.lr)
+    return optimiser
+
+
+def lr_scales(model: nn.Module) -> dict[str, float]:
+    """Parameter → its learning rate in units of the run's, where an encoder asks for another.
+
+    Published weights are often tuned at a hundredth of it.
+    """
+    return {
+        f"{path}.{part}.{name}".lstrip("."): scale
+        for path, module in model.named_modules()
+        if isinstance(module, Encoder)
+        for part, scale in module.lr_scales.items()
+        for name, _ in module.get_submodule(part).named_parameters()
+    }
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """The run's learning rate, scaled for each group."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group["lr_scale"]
 
 
 def learning_rate(config: OptimiserConfig, progress: float) -> float:

@@ -48,19 +48,22 @@ def supercell(crystal):
     return Crystal(np.diag([2, 1, 3]) @ crystal.lattice, frac, np.tile(crystal.atomic_numbers, len(shifts)))
 
 
-def vectors(name, crystals):
+def vectors(name, crystals, dtype=torch.float32):
     torch.manual_seed(0)
-    encoder, modality = make_encoder(name).double().eval(), make_modality("crystal", ENCODERS[name].features)
+    features = ENCODERS[name].features | {"dtype": str(dtype).removeprefix("torch.")}
+    encoder, modality = make_encoder(name).to(dtype).eval(), make_modality("crystal", features)
     inputs = modality.collate([modality.featurise(c) for c in crystals])
+    assert {t.dtype for t in inputs.values() if t.is_floating_point()} == {dtype}
     with torch.no_grad():
-        return encoder({k: t.double() if t.is_floating_point() else t for k, t in inputs.items()})
+        return encoder(inputs)
 
 
 @pytest.mark.parametrize("name", CRYSTAL_ENCODERS)
 @pytest.mark.parametrize("change", [rotated, translated, permuted, with_other_vectors, supercell])
-def test_the_vector_does_not_change(name, change, crystal):
-    first, second = vectors(name, [crystal, change(crystal)])
-    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_the_vector_does_not_change(name, change, dtype, tolerance, crystal):
+    first, second = vectors(name, [crystal, change(crystal)], dtype)
+    torch.testing.assert_close(first, second, rtol=0, atol=tolerance * max(1.0, first.abs().max().item()))
 
 
 @pytest.mark.parametrize("name", CRYSTAL_ENCODERS)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from crystalign.encoders import ENCODERS, encoder_class, make_encoder
+from crystalign.encoders import ENCODERS, encoder_class, encoder_settings, make_encoder
 from crystalign.encoders.bert import Bert
 from crystalign.errors import ConfigError
 from crystalign.modalities import make_modality
@@ -14,15 +15,37 @@ from crystalign.modalities import make_modality
 WORDS = ["Fe2O3 is trigonal, space group R-3c (167)", "CoO crystallises as rock salt", "a perovskite", "NaCl, cubic"]
 
 
-def build(name):
-    torch.manual_seed(0)
-    files = Bert.prepare(Bert.Settings(), WORDS) if name == "bert" else None
-    return make_encoder(name, {}, files).eval()
+PUBLISHED_PARAMETERS = {
+    "dos-transformer-multimat": (1_611_392, 1),
+    "dos-transformer-matbind": (6_400_000 - 1_024 - 512 * 128, 50_000),  # published with the projection to 128
+    "resnext3d": (26_100_000, 50_000),
+    "matbind-xrd": (5_000_000, 500_000),
+    "cgcnn": (80_704, 1),  # of the released code, less its 129 from the vector to one number
+    "cgcnn-clasp": (1_942_976, 1),  # of the released configuration
+    "matbind-gcn": (471_680 + 22 * 128, 1),  # of the released configuration, and 118 elements for its 96
+}
+"""Name → the count, and half a unit of the last digit that was published."""
+
+
+POINTS = {"dos-transformer-multimat": 101, "dos-transformer-matbind": 101}
+"""Shorter spectra for networks whose cost grows with the square of their length."""
+
+
+def build(name, seed=0, *, whole=False):
+    torch.manual_seed(seed)
+    options = {"bins": POINTS[name]} if name in POINTS and not whole else {}
+    files = encoder_class(name).prepare(encoder_settings(name, options), WORDS)
+    return make_encoder(name, options, files).eval()
+
+
+def modality_of(name):
+    shorter = {"points": POINTS[name]} if name in POINTS else {}
+    return make_modality(ENCODERS[name].modality, ENCODERS[name].features | shorter)
 
 
 def features(name, synthetic_materials, n):
     """A modality and the features of n materials."""
-    modality = make_modality(ENCODERS[name].modality, ENCODERS[name].features)
+    modality = modality_of(name)
     return modality, [modality.featurise(m.value(modality.name)) for m in synthetic_materials(n)]
 
 
@@ -53,13 +76,47 @@ def test_a_sample_has_the_same_vector_in_any_batch(name, synthetic_materials):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
+def test_half_precision_forward_and_backward_are_finite(name, synthetic_materials):
+    modality, samples = features(name, synthetic_materials, 4)
+    encoder = build(name)
+    inputs = modality.collate(samples)
+    with torch.no_grad():
+        exact = encoder(inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        vectors = encoder(inputs)
+    vectors.float().square().sum().backward()
+    assert torch.isfinite(vectors).all()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters() if p.grad is not None)
+    assert (vectors.float() - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_weights_written_to_safetensors_give_the_same_vectors(name, synthetic_materials, tmp_path):
+    modality, samples = features(name, synthetic_materials, 3)
+    inputs = modality.collate(samples)
+    first, second = build(name), build(name, seed=1)
+    save_file({k: t.contiguous() for k, t in first.state_dict().items()}, tmp_path / "weights.safetensors")
+    with torch.no_grad():
+        expected = first(inputs)
+        assert not torch.equal(second(inputs), expected)
+        second.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+        assert torch.equal(second(inputs), expected)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
+def test_a_network_has_as_many_weights_as_the_published_one(name):
+    published, tolerance = PUBLISHED_PARAMETERS[name]
+    assert abs(sum(p.numel() for p in build(name, whole=True).parameters()) - published) < tolerance
+
+
+@pytest.mark.parametrize("name", ENCODERS)
 def test_no_statistics_across_samples(name):
     assert not [m for m in build(name).modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_stand_in_is_harmless(name):
-    modality = make_modality(ENCODERS[name].modality, ENCODERS[name].features)
+    modality = modality_of(name)
     assert torch.isfinite(build(name)(modality.collate([modality.stand_in()]))).all()
 
 

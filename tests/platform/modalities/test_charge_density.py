@@ -67,6 +67,49 @@ def test_what_is_no_density_is_refused(rho, lattice, reason):
     assert caught.value.reason == reason
 
 
+def gaussians(crystal: Crystal, shape) -> ChargeDensity:
+    """Z electrons in a Gaussian of 0.6 Å on each atom, summed over images in space."""
+    points = np.stack(np.meshgrid(*[np.arange(n) / n for n in shape], indexing="ij"), axis=-1).reshape(-1, 3)
+    images = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    rho = np.zeros(len(points))
+    for z, site in zip(crystal.atomic_numbers, crystal.frac_coords, strict=True):
+        for image in images:
+            rho += z * np.exp(-np.square((points - site - image) @ crystal.lattice).sum(axis=1) / (2 * 0.6**2))
+    return ChargeDensity(rho.reshape(shape), crystal.lattice)
+
+
+@pytest.mark.parametrize("name", ["NaCl", "Si"])
+def test_equivalent_cells_have_the_same_standard_voxels(textbook, transform, name):
+    crystal = textbook[name]
+    turn, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))
+    moved = crystal.frac_coords + np.array([0.13, 0.29, 0.41])
+    others = {
+        "skewed": (transform(crystal, [[1, 0, 0], [1, 1, 0], [-1, 1, 1]]), (20, 20, 20)),
+        "supercell": (transform(crystal, [[2, 0, 0], [0, 1, 0], [0, 0, 1]]), (28, 14, 14)),
+        "rotated": (Crystal(crystal.lattice @ turn, crystal.frac_coords, crystal.atomic_numbers), (14, 14, 14)),
+        "another origin": (Crystal(crystal.lattice, moved[::-1], crystal.atomic_numbers[::-1]), (15, 14, 16)),
+    }
+    first = gaussians(crystal, (14, 14, 14))
+    standard = first.standardised(crystal)
+    assert standard.rho.shape == (32, 32, 32)
+    assert standard.n_electrons == pytest.approx(first.n_electrons, rel=1e-12)
+    for other, shape in others.values():
+        again = gaussians(other, shape).standardised(other)
+        assert again.n_electrons == pytest.approx(first.n_electrons, rel=1e-5)
+        np.testing.assert_allclose(again.lattice @ again.lattice.T, standard.lattice @ standard.lattice.T, atol=1e-9)
+        assert np.abs(again.rho - standard.rho).max() < 1e-3 * standard.rho.max()
+
+
+def test_the_standard_voxels_are_those_of_the_standard_crystal(textbook):
+    """Wurtzite has one setting: moved there, its atoms make the density that was carried there."""
+    from crystalign.physics.symmetry import primitive
+
+    crystal = textbook["ZnO"]
+    carried, made = gaussians(crystal, (16, 16, 24)).standardised(crystal), gaussians(primitive(crystal), (32, 32, 32))
+    np.testing.assert_allclose(carried.lattice, made.lattice, atol=1e-9)
+    np.testing.assert_allclose(carried.rho, made.rho, atol=1e-6 * made.rho.max())
+
+
 def _chgcar(crystal: Crystal, values: np.ndarray) -> bytes:
     grid = " ".join(map(str, values.shape))
     flat = values.ravel(order="F")

@@ -145,3 +145,18 @@ def test_each_modality_knows_what_looks_alike(textbook, transform):
     assert CRYSTAL.equivalence(one) != CRYSTAL.equivalence(other)
     big = Material("c", transform(nacl, [[2, 0, 0], [0, 1, 0], [0, 0, 1]]), SOURCE)
     assert COMPOSITION.equivalence(one) == COMPOSITION.equivalence(big)
+
+
+def test_training_leaves_out_clauses_but_never_all():
+    words = "CoO is a binary oxide. It is cubic. The atoms are dense, 9.62 Å³ each. Co is near O; O is near Co."
+    clauses = words.replace("; ", "; \n").replace(". ", ". \n").split("\n")
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        text = bytes(TEXT.featurise(words, rng=rng)["utf8"]).decode()
+        kept = [clause.strip() in text for clause in clauses]
+        assert any(kept)
+        assert text == " ".join(c.strip() for c, k in zip(clauses, kept, strict=True) if k)
+        seen.add(tuple(kept))
+    assert len(seen) > 20
+    assert bytes(TEXT.featurise(words)["utf8"]).decode() == words

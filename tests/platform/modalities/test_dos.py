@@ -67,6 +67,28 @@ def test_standardising_twice_and_the_column_change_nothing():
     np.testing.assert_array_equal(again.densities, back.densities)
 
 
+@pytest.mark.parametrize("points", [601, 2001])
+def test_published_numbers_of_points_hold_the_same_states(points):
+    finer = DosModality(DosModality.Settings(points=points, scale="linear"))
+    plain = DosModality(DosModality.Settings(scale="linear"))
+    value = DensityOfStates(E, 1.0 + np.sin(E) ** 2, 2)
+    states = plain.featurise(value)["dos"].sum() * BIN_WIDTH
+    made = finer.featurise(value)["dos"]
+    assert made.shape == (points,)
+    assert made.sum() * 20 / points == pytest.approx(states, rel=1e-6)
+    edges = np.linspace(-10, 10, points + 1)
+    middle = 0.5 * (1.0 + np.sin(0.5 * (edges[1:] + edges[:-1])) ** 2)
+    np.testing.assert_allclose(made[10:-10], middle[10:-10], atol=2e-3)
+    assert finer.collate([finer.stand_in()])["dos"].shape == (1, points)
+
+
+def test_moving_the_zero_loses_no_states_inside():
+    moved = DosModality(DosModality.Settings(scale="linear", max_width=0.0))
+    bump = DensityOfStates(GRID, np.exp(-((GRID + 2) ** 2)), 1, gap=0.0)
+    states = [moved.featurise(bump, rng=np.random.default_rng(seed))["dos"].sum() for seed in range(5)]
+    np.testing.assert_allclose(states, moved.featurise(bump)["dos"].sum(), rtol=1e-6)
+
+
 def test_augmentation_needs_chance_and_keeps_the_states():
     plain = DOS.featurise(_insulator())["dos"]
     np.testing.assert_array_equal(plain, DOS.featurise(_insulator())["dos"])

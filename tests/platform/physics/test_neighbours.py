@@ -7,7 +7,7 @@ import pytest
 
 from crystalign.crystal import Crystal
 from crystalign.errors import CrystalError
-from crystalign.physics.neighbours import neighbours
+from crystalign.physics import neighbours
 
 A_ZNO = 3.25
 FIRST_SHELLS = {

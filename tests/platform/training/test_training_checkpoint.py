@@ -21,7 +21,7 @@ from crystalign.training.loop import TrainState
 
 CONFIG = ModelConfig(
     modalities={
-        "crystal": {"encoder": "cgcnn", "options": {"hidden": 8, "layers": 1, "width": 16}},
+        "crystal": {"encoder": "gated-graph", "options": {"hidden": 8, "layers": 1, "width": 16}},
         "composition": {"encoder": "composition-transformer", "options": {"hidden": 8, "layers": 1}},
     },
     embedding_dim=8,

@@ -32,7 +32,7 @@ spec.loader.exec_module(worker)
 
 MODEL = ModelConfig(
     modalities={
-        "crystal": {"encoder": "cgcnn", "options": {"hidden": 16, "layers": 2, "width": 64}},
+        "crystal": {"encoder": "gated-graph", "options": {"hidden": 16, "layers": 2, "width": 64}},
         "xrd": {
             "encoder": "xrd-resnet",
             "options": {"channels": (8, 16), "positions": 16, "reduced": 16, "hidden": 64, "width": 64},

@@ -42,7 +42,7 @@ def run(rank: int, world_size: int) -> dict[str, torch.Tensor]:
 
     config = ModelConfig(
         modalities={
-            "crystal": {"encoder": "cgcnn", "options": {"hidden": 8, "layers": 1, "width": 16}},
+            "crystal": {"encoder": "gated-graph", "options": {"hidden": 8, "layers": 1, "width": 16}},
             "composition": {"encoder": "composition-transformer", "options": {"hidden": 8, "layers": 1}},
             "charge_density": {"encoder": "conv3d", "options": {"channels": (2, 4), "width": 8}},
             "dos": {"encoder": "dos-transformer", "options": {"hidden": 8, "layers": 1, "patch": 100}},

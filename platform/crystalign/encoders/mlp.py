@@ -1,0 +1,53 @@
+"""Plain layers over a vector."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from crystalign.config import Config
+from crystalign.encoders.encoder import Encoder
+from crystalign.modalities import Inputs
+
+
+def mlp(width: int, layers: Sequence[int]) -> nn.Sequential:
+    """Linear layers of these widths after a vector of `width`, ReLU between them; without layers the identity."""
+    parts: list[nn.Module] = []
+    for before, after in itertools.pairwise((width, *layers)):
+        parts += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*parts[:-1])
+
+
+class VectorMLP(Encoder):
+    """An MLP over a vector of fixed length, e.g. MultiMat's three layers over the embedding of a text.
+
+    An element that is missing is zero; with `missing`, the network is told which are.
+    """
+
+    class Settings(Config):
+        """Size."""
+
+        inputs: int = Field(default=102, ge=1)
+        """Length of the vector, as in the settings of the modality."""
+        layers: tuple[int, ...] = Field(default=(256, 256), min_length=1)
+        """Width of each layer; the last is the width of the result."""
+        missing: bool = True
+        """Whether a second vector says which elements are known."""
+
+    settings: Settings
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.width = settings.layers[-1]
+        self.layers = mlp((1 + settings.missing) * settings.inputs, settings.layers)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """(n, width) from `values` (n, W) and `mask` (n, W), 1 where known."""
+        values, mask = inputs["values"], inputs["mask"]
+        known = values * mask
+        vector: Tensor = self.layers(torch.cat([known, mask], dim=1) if self.settings.missing else known)
+        return vector

@@ -1,0 +1,170 @@
+"""A picture of the structure, drawn by us or by others."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from crystalign.config import Config
+from crystalign.errors import FileFormatError, InputError
+from crystalign.modalities.modality import Features, Inputs, Modality
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from crystalign.material import Material
+
+MIN_SIDE, MAX_SIDE = 8, 512
+"""Pixels along one side of a stored picture."""
+MAX_BYTES, MAX_PIXELS = 16 * 2**20, 40_000_000
+"""Of a file; a larger one is refused before it is decoded."""
+WHITE = 255
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """Red, green and blue.
+
+    Raises:
+        InputError: not (H, W, 3) bytes, or too small or too large.
+    """
+
+    pixels: NDArray[np.uint8]
+    """(H, W, 3), row 0 at the top; sides of 8 to 512."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no picture."""
+        pixels = np.asarray(self.pixels)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            message = f"an array of {pixels.dtype} with shape {pixels.shape}; a picture is uint8 with shape (H, W, 3)"
+            raise InputError(message, reason="bad-picture")
+        if not (min(pixels.shape[:2]) >= MIN_SIDE and max(pixels.shape[:2]) <= MAX_SIDE):
+            message = f"{pixels.shape[1]} × {pixels.shape[0]} pixels; both sides must have {MIN_SIDE} to {MAX_SIDE}"
+            raise InputError(message, reason="bad-picture")
+        object.__setattr__(self, "pixels", pixels)
+
+
+def parse_image(source: Path | bytes) -> Picture:
+    """A PNG or JPEG, on white, shrunk to at most `MAX_SIDE` pixels.
+
+    Raises:
+        FileFormatError: neither of them, damaged, or too large.
+    """
+    from PIL import Image
+
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    if len(data) > MAX_BYTES:
+        message = f"the picture has {len(data):,} bytes; the limit is {MAX_BYTES:,}. Save it smaller"
+        raise FileFormatError(message, reason="too-large")
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                message = f"the picture has {opened.width} × {opened.height} pixels; the limit is {MAX_PIXELS:,} in all"
+                raise FileFormatError(message, reason="too-large")
+            seen = opened.convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        message = f"not a readable PNG or JPEG: {str(error)[:200]}"
+        raise FileFormatError(message, reason="unreadable-image") from error
+    page = Image.new("RGBA", seen.size, (WHITE, WHITE, WHITE, WHITE))
+    flat = Image.alpha_composite(page, seen).convert("RGB")
+    flat.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
+    return Picture(np.array(flat, np.uint8))
+
+
+class ImageModality(Modality[Picture]):
+    """A batch holds `pixels` (n, 3, S, S) float32, (colour − mean) / std of each channel."""
+
+    name: ClassVar[str] = "image"
+    label: ClassVar[str] = "Image"
+
+    class Settings(Config):
+        """What the network sees, and what training may do to it."""
+
+        size: int = Field(default=64, ge=MIN_SIDE, le=MAX_SIDE)
+        """Pixels S along one side."""
+        mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+        """Of red, green and blue (0 to 1), subtracted."""
+        std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+        """Of red, green and blue, divided by."""
+        rotate: bool = True
+        """In training: turned by a random multiple of 90°. A mirror image would be the other enantiomorph."""
+
+    settings: Settings
+
+    @classmethod
+    def column_type(cls) -> pa.StructType:
+        """The pixels as bytes, row by row; the file's compression is lossless."""
+        import pyarrow as pa
+
+        return pa.struct([("height", pa.int32()), ("width", pa.int32()), ("rgb", pa.binary())])
+
+    @classmethod
+    def to_column(cls, value: Picture) -> Mapping[str, Any]:
+        """As they are."""
+        height, width, _ = value.pixels.shape
+        return {"height": height, "width": width, "rgb": value.pixels.tobytes()}
+
+    @classmethod
+    def from_column(cls, scalar: pa.StructScalar) -> Picture:
+        """As they were."""
+        shape = (scalar["height"].as_py(), scalar["width"].as_py(), 3)
+        return Picture(np.frombuffer(scalar["rgb"].as_buffer(), np.uint8).reshape(shape))
+
+    def featurise(self, value: Picture, *, rng: np.random.Generator | None = None) -> Features:
+        """Padded with white to a square, averaged or stretched to S × S; with `rng` turned."""
+        square = _squared(value.pixels)
+        if len(square) != self.settings.size:
+            weights = _averages(len(square), self.settings.size)
+            square = np.einsum("ai,ijc,bj->abc", weights, square, weights, optimize=True)
+        if rng is not None and self.settings.rotate:
+            square = np.rot90(square, int(rng.integers(4)))
+        scaled = (square / WHITE - np.array(self.settings.mean)) / np.array(self.settings.std)
+        return {"pixels": np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32)}
+
+    def collate(self, samples: Sequence[Features]) -> Inputs:
+        """Stack the pictures."""
+        import torch
+
+        return {"pixels": torch.from_numpy(np.stack([s["pixels"] for s in samples]))}
+
+    def stand_in(self) -> Features:
+        """A white page."""
+        return self.featurise(Picture(np.full((MIN_SIDE, MIN_SIDE, 3), WHITE, np.uint8)))
+
+    @classmethod
+    def equivalence(cls, material: Material) -> str:
+        """The pixels: duplicates look alike."""
+        picture: Picture | None = material.value("image")
+        if picture is None:
+            return material.id
+        content = repr(picture.pixels.shape).encode() + picture.pixels.tobytes()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _squared(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """White at the sides, so that height and width are equal."""
+    height, width, _ = pixels.shape
+    side = max(height, width)
+    page = np.full((side, side, 3), WHITE, np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    page[top : top + height, left : left + width] = pixels
+    return page
+
+
+def _averages(old: int, new: int) -> NDArray[np.float64]:
+    """(new, old) rows that sum to 1: the share of each old pixel in a new one."""
+    edges = np.arange(new + 1) * (old / new)
+    left, right = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(old)
+    overlap: NDArray[np.float64] = (np.minimum(right, pixel + 1) - np.maximum(left, pixel)).clip(min=0.0)
+    return overlap * (new / old)

@@ -1,0 +1,134 @@
+"""What all spectra share: one window and grid for every material, the same checks, the same augmentation."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from crystalign.config import Config
+from crystalign.errors import SpectrumError
+from crystalign.modalities.modality import Features, Inputs, Modality
+from crystalign.physics.spectra import broaden, rebin
+
+if TYPE_CHECKING:
+    from crystalign.material import Material
+
+Array = NDArray[np.float64]
+Value = TypeVar("Value")
+MAX_POINTS = 100_000
+
+
+class SpectrumModality(Modality[Value]):
+    """A density of something per energy; a batch holds `dos` (n, points) float32 on the scale of the settings.
+
+    A spectrum adds its value, its column and `curve`; the rest is here.
+    """
+
+    edges: ClassVar[Array]
+    """(B + 1,) the edges of the bins on disk, the same for every material."""
+
+    class Settings(Config):
+        """How a spectrum becomes a vector; each spectrum sets its own defaults."""
+
+        points: int = Field(ge=2, le=4096)
+        """Bins of the window."""
+        scale: Literal["linear", "sqrt", "log1p"] = "linear"
+        """Function applied to the density."""
+        max_shift: float = Field(default=0.0, ge=0)
+        """In the unit of `edges`; in training the spectrum moves by up to this."""
+        max_width: float = Field(default=0.0, ge=0)
+        """In the unit of `edges`; in training the spectrum is broadened by a Gaussian of up to this."""
+
+    settings: Any
+
+    @abstractmethod
+    def curve(self, value: Value) -> Array:
+        """(B,) the density on the bins of `edges`, at least zero.
+
+        Raises:
+            SpectrumError: the spectrum does not cover the window.
+        """
+
+    @property
+    def grid_edges(self) -> Array:
+        """(points + 1,) edges of the bins in a batch."""
+        return np.linspace(self.edges[0], self.edges[-1], self.settings.points + 1)
+
+    def featurise(self, value: Value, *, rng: np.random.Generator | None = None) -> Features:
+        """One curve; with `rng` slightly shifted and broadened, which loses no state but over the ends.
+
+        Raises:
+            SpectrumError: the spectrum does not cover the window.
+        """
+        points, curve = self.settings.points, self.curve(value)
+        targets = self.edges if points == len(curve) else self.grid_edges
+        if rng is not None:
+            targets = targets + rng.uniform(-1, 1) * self.settings.max_shift
+        curve = rebin(curve, self.edges, targets)
+        if rng is not None:
+            step = float(self.edges[-1] - self.edges[0]) / points
+            curve = broaden(curve, step, rng.uniform(0, 1) * self.settings.max_width)
+        if self.settings.scale == "log1p":
+            curve = np.log1p(curve)
+        elif self.settings.scale == "sqrt":
+            curve = np.sqrt(curve)
+        return {"dos": curve.astype(np.float32)}
+
+    def collate(self, samples: Sequence[Features]) -> Inputs:
+        """Stack the curves."""
+        import torch
+
+        return {"dos": torch.from_numpy(np.stack([s["dos"] for s in samples]))}
+
+    def stand_in(self) -> Features:
+        """A flat band."""
+        return {"dos": np.full(self.settings.points, 0.5, np.float32)}
+
+    @classmethod
+    def equivalence(cls, material: Material) -> str:
+        """Every material has its own."""
+        return material.id
+
+
+def check_spectrum(positions: Array, densities: Array, *, axis: str, unit: str, channels: int = 1) -> None:
+    """Refuse what is no spectrum.
+
+    Args:
+        positions: (M,), to ascend.
+        densities: (S, M), mostly not negative.
+        axis: what `positions` are called in messages.
+        unit: of `densities`, in messages.
+        channels: the largest S.
+
+    Raises:
+        SpectrumError: wrong shapes, NaN, positions that do not ascend, zero or largely negative densities.
+    """
+    m = len(positions) if positions.ndim == 1 else 0
+    fits = densities.ndim == 2 and densities.shape[1] == m and 1 <= len(densities) <= channels
+    if not 2 <= m <= MAX_POINTS or not fits:
+        either = "(M,)" if channels == 1 else f"(M,) or ({channels}, M)"
+        raise SpectrumError(
+            f"{axis} {positions.shape} and densities {densities.shape}; expected (M,) and {either} with "
+            f"2 <= M <= {MAX_POINTS}",
+            reason="bad-shape",
+        )
+    if not np.isfinite(positions).all() or not np.isfinite(densities).all():
+        bad = int((~np.isfinite(densities)).sum() + (~np.isfinite(positions)).sum())
+        raise SpectrumError(f"{bad} values of the spectrum are not finite numbers; remove those rows", reason="nan")
+    if not (np.diff(positions) > 0).all():
+        where = int(np.argmin(np.diff(positions)))
+        raise SpectrumError(
+            f"{axis} must ascend; rows {where + 1} and {where + 2} are {positions[where]} and {positions[where + 1]}",
+            reason="non-monotonic",
+        )
+    positive, negative = np.maximum(densities, 0).sum(), np.maximum(-densities, 0).sum()
+    if positive <= 0 or negative > 0.2 * positive:
+        raise SpectrumError(
+            f"the density of states is zero or largely negative; give {unit}, every channel as positive numbers",
+            reason="negative-dos",
+        )

@@ -1,0 +1,139 @@
+"""A measured powder pattern against computed ones, whatever the cell's error in scale.
+
+Computed cells are a per cent or two larger or smaller than measured ones, so their peaks stand at
+the wrong angles. On a grid that is even in ln Q an isotropic strain is a shift, the same for every
+peak: all strains are compared by sliding one pattern over the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalign.config import Config
+from crystalign.errors import SpectrumError
+from crystalign.physics.diffraction import (
+    REFERENCE_WAVELENGTH,
+    PowderPattern,
+    draw,
+    lorentz_polarisation,
+    remove_background,
+)
+
+if TYPE_CHECKING:
+    from crystalign.modalities.xrd import MeasuredPattern
+
+Array = NDArray[np.float64]
+
+
+class Match(NamedTuple):
+    """How well each candidate fits, at its best strain."""
+
+    scores: Array
+    """(n,) cosine, 0 to 1."""
+    strains: Array
+    """(n,) relative change of the candidate's lengths that brings its peaks onto the measured ones."""
+
+
+class ProfileMatcher(Config):
+    """Strain-scanned cosine similarity of powder patterns.
+
+    score = max_s Σ_u m(u) p(u + s) / (‖m‖ ‖p(· + s)‖),  u = ln Q,
+
+    over the measured range of u, for strains s of at most `max_strain`. Both patterns are
+    intensities per Q on the reference instrument, blurred to one width, background removed.
+    """
+
+    q_min: float = 0.7
+    """Å⁻¹; what is below is not compared."""
+    q_max: float = 5.6
+    """Å⁻¹; what is above is not compared."""
+    step: float = 0.001
+    """Of ln Q, hence of the strain."""
+    max_strain: float = 0.03
+    """Largest strain to either side."""
+    width: float = 0.3
+    """Full width at half maximum of the peaks, degrees 2θ at the reference wavelength."""
+    power: float = 0.7
+    """Exponent of the intensities; below 1, weak peaks count more, and texture less."""
+
+    @property
+    def shifts(self) -> int:
+        """Steps to either side."""
+        return round(self.max_strain / self.step)
+
+    @property
+    def grid(self) -> Array:
+        """(G,) ln Q."""
+        return np.arange(np.log(self.q_min), np.log(self.q_max), self.step)
+
+    def profiles(self, patterns: Sequence[PowderPattern]) -> NDArray[np.float32]:
+        """(n, G + 2 · shifts) computed profiles, longer than the grid by the largest strain at both ends."""
+        margin = self.step * self.shifts
+        grid = self.grid
+        longer = np.arange(len(grid) + 2 * self.shifts) * self.step + grid[0] - margin
+        return np.stack([self._draw(pattern, longer) for pattern in patterns]).astype(np.float32)
+
+    def measured(self, pattern: MeasuredPattern) -> tuple[NDArray[np.float32], slice]:
+        """(G,) the measured profile, and the part of the grid that was measured.
+
+        Raises:
+            SpectrumError: the measurement covers nothing of the grid.
+        """
+        grid = self.grid
+        edges = np.exp(np.append(grid, grid[-1] + self.step) - 0.5 * self.step)
+        raw, covered = pattern.on_grid(edges)
+        if covered.stop - covered.start < 10 * self.shifts:
+            raise SpectrumError(
+                f"the pattern covers too little of {self.q_min} … {self.q_max} Å⁻¹ to be matched",
+                reason="range-not-covered",
+            )
+        rest = remove_background(raw[covered], round(0.04 / self.step))
+        profile = np.zeros(len(grid), np.float32)
+        profile[covered] = rest
+        return self._finish(profile).astype(np.float32), covered
+
+    def match(
+        self, measured: NDArray[np.float32], covered: slice, candidates: NDArray[np.float32], block: int = 2048
+    ) -> Match:
+        """Compare one measurement with many candidates.
+
+        Args:
+            measured: (G,) as `measured` returns it.
+            covered: the measured part of the grid.
+            candidates: (n, G + 2 · shifts), as `profiles` returns them.
+            block: candidates that are compared at once.
+        """
+        m = measured[covered]
+        m = m / max(float(np.linalg.norm(m)), 1e-30)
+        scores, strains = np.empty((2, len(candidates)))
+        offsets = np.arange(-self.shifts, self.shifts + 1)
+        for start in range(0, len(candidates), block):
+            p = candidates[start : start + block]
+            squares = np.concatenate([np.zeros((len(p), 1)), np.cumsum(np.square(p, dtype=np.float64), axis=1)], axis=1)
+            best, where = np.zeros(len(p)), np.zeros(len(p))
+            for offset in offsets:
+                low = covered.start + self.shifts + offset
+                norm = np.sqrt(np.maximum(squares[:, low + len(m)] - squares[:, low], 1e-30))
+                cosine = (p[:, low : low + len(m)] @ m) / norm
+                better = cosine > best
+                best[better], where[better] = cosine[better], offset
+            scores[start : start + block], strains[start : start + block] = best, where * self.step
+        return Match(scores, strains)
+
+    def _draw(self, pattern: PowderPattern, grid: Array) -> Array:
+        """One computed profile: intensity per Q over ln Q."""
+        q = 2.0 * np.pi / pattern.d_spacings
+        seen = q < 0.95 * 4.0 * np.pi / REFERENCE_WAVELENGTH
+        q, areas = q[seen], pattern.intensities[seen]
+        areas = areas * lorentz_polarisation(q, REFERENCE_WAVELENGTH) / q
+        cosine = np.sqrt(np.maximum(1.0 - np.square(q * REFERENCE_WAVELENGTH / (4.0 * np.pi)), 0.0))
+        widths = self.width * np.radians(1.0) * (2.0 * np.pi / REFERENCE_WAVELENGTH) * cosine / q
+        return self._finish(draw(np.log(q), areas, widths, grid))
+
+    def _finish(self, profile: Array | NDArray[np.float32]) -> Array:
+        result: Array = np.asarray(profile, np.float64) / max(float(profile.max(initial=0.0)), 1e-30)
+        return result if self.power == 1.0 else np.maximum(result, 0.0) ** self.power
