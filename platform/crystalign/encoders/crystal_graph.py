@@ -47,6 +47,34 @@ class EdgeLinear(nn.Linear):
         return z + nn.functional.linear(v, sender).index_select(0, senders)
 
 
+DEGREES = (1, 2, 3, 4)
+"""l of `harmonics`."""
+
+
+def harmonics(unit: Tensor) -> Tensor:
+    """(E, 24) real spherical harmonics of degree 1 to 4 of unit vectors (E, 3), in Racah's normalisation.
+
+    Σ_m Y_lm(u) Y_lm(v) = P_l(u · v), the Legendre polynomial: sums of squares over m are functions of
+    angles alone (Varshalovich et al., *Quantum Theory of Angular Momentum*, § 5.17).
+    """
+    x, y, z = unit.unbind(dim=1)
+    xx, yy, zz = x * x, y * y, z * z
+    a, b, c, d = 3**0.5, 0.625**0.5, 15**0.5, 0.375**0.5
+    e, f, g = 35**0.5, 4.375**0.5, 5**0.5
+    first = [x, y, z]
+    second = [a * x * y, a * y * z, 1.5 * zz - 0.5, a * x * z, 0.5 * a * (xx - yy)]
+    third = [b * y * (3 * xx - yy), c * x * y * z, d * y * (5 * zz - 1), 0.5 * z * (5 * zz - 3)]
+    third += [d * x * (5 * zz - 1), 0.5 * c * z * (xx - yy), b * x * (xx - 3 * yy)]
+    fourth = [0.5 * e * x * y * (xx - yy), f * y * z * (3 * xx - yy), 0.5 * g * x * y * (7 * zz - 1)]
+    fourth += [b * y * z * (7 * zz - 3), (35 * zz * zz - 30 * zz + 3) / 8, b * x * z * (7 * zz - 3)]
+    fourth += [
+        0.25 * g * (xx - yy) * (7 * zz - 1),
+        f * x * z * (xx - 3 * yy),
+        e / 8 * (xx * xx - 6 * xx * yy + yy * yy),
+    ]
+    return torch.stack([*first, *second, *third, *fourth], dim=1)
+
+
 def on_sites(elements: Tensor, inputs: Inputs) -> Tensor:
     """(A, C) rows of a table over atomic numbers (Z, C); of a mixed site, the sum weighted by occupancy."""
     if "species_z" not in inputs:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from crystalign.config import Config
 from crystalign.crystal import MAX_ATOMIC_NUMBER
-from crystalign.encoders.crystal_graph import GaussianBasis, on_sites
+from crystalign.encoders.crystal_graph import DEGREES, GaussianBasis, harmonics, on_sites
 from crystalign.encoders.encoder import Encoder
+from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
 
 
@@ -22,7 +23,10 @@ class GatedGraph(Encoder):
     2. Each convolution adds the mean over neighbours of a gated message (eq. 5 of the paper):
        v_i ← v_i + 1/|N_i| Σ_j σ(W_g z_ij) ⊙ SiLU(W_m z_ij),  z_ij = LayerNorm(v)_i ⊕ LayerNorm(v)_j ⊕ u_ij.
        W z_ij is computed as W_i v_i + W_j v_j + W_u u_ij: matrices act on atoms, not on edges.
-    3. The crystal is the mean and the maximum over its atoms, beside the volume per atom.
+    3. With `angular` channels, an atom also learns how its neighbours stand to each other: for the first
+       of the gated messages g_ij, p_il = (Σ_m |1/|N_i| Σ_j g_ij Y_lm(r_ij)|²)^½, l = 1 … 4, which by the
+       addition theorem is Σ_jk g_ij g_ik P_l(cos θ_jk): all angles at the cost of edges, no triples.
+    4. The crystal is the mean and the maximum over its atoms, beside the volume per atom.
 
     Differences from CGCNN (`crystalign.encoders.cgcnn`), each for a reason: LayerNorm before a
     convolution, since BatchNorm ties samples together; the mean over neighbours, so that complete
@@ -42,6 +46,8 @@ class GatedGraph(Encoder):
         """Basis functions of the distance."""
         cutoff: float = Field(default=8.0, gt=0)
         """Å; centre of the last Gaussian. Longer edges, of isolated sites, count as this long."""
+        angular: int = Field(default=0, ge=0)
+        """Channels of an atom's angular environment, at most `hidden`; 0 sees distances alone."""
         width: int = Field(default=256, ge=4)
         """Length of the crystal's vector."""
 
@@ -54,7 +60,11 @@ class GatedGraph(Encoder):
         self.elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, hidden)
         self.distances = GaussianBasis(0.5, settings.cutoff, settings.gaussians)
         self.densities = GaussianBasis(1.5, 5.0, 24)  # log of Å³/atom: 4.5 (diamond) to 150 (molecular crystals)
-        self.convolutions = nn.ModuleList(GatedConvolution(hidden, settings.gaussians) for _ in range(settings.layers))
+        if settings.angular > hidden:
+            raise ConfigError(f"angular {settings.angular} exceeds hidden {hidden}: lower it")
+        self.convolutions = nn.ModuleList(
+            GatedConvolution(hidden, settings.gaussians, settings.angular) for _ in range(settings.layers)
+        )
         self.norm = nn.LayerNorm(hidden)
         self.head = nn.Sequential(nn.Linear(3 * hidden + 24, settings.width), nn.SiLU())
 
@@ -68,9 +78,10 @@ class GatedGraph(Encoder):
         basis = self.distances(lengths)  # (E, K)
         degree = torch.bincount(receivers, minlength=len(owner)).clamp(min=1)  # (A,)
         weight = (1.0 / degree.to(basis.dtype))[:, None]  # (A, 1)
+        directions = self._directions(inputs)  # (E, 24) or None
         v = start
         for convolution in self.convolutions:
-            v = convolution(v, basis, senders, receivers, weight)  # (A, C)
+            v = convolution(v, basis, directions, senders, receivers, weight)  # (A, C)
         v = self.norm(v)
         mean = v.new_zeros(n, v.shape[1]).index_add(0, owner, v) * per_atom[:, None]  # (n, C)
         first = start.new_zeros(n, v.shape[1]).index_add(0, owner, start) * per_atom[:, None]  # (n, C)
@@ -80,19 +91,33 @@ class GatedGraph(Encoder):
         pooled: Tensor = self.head(torch.cat([mean, largest, first, density], dim=1))  # (n, width)
         return pooled
 
+    def _directions(self, inputs: Inputs) -> Tensor | None:
+        if not self.settings.angular:
+            return None
+        return harmonics(inputs["edge_vector"] / inputs["edge_length"][:, None])
+
 
 class GatedConvolution(nn.Module):
     """One convolution of `GatedGraph`."""
 
-    def __init__(self, hidden: int, gaussians: int) -> None:
+    def __init__(self, hidden: int, gaussians: int, angular: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden)
         self.receiver = nn.Linear(hidden, 2 * hidden)
         self.sender = nn.Linear(hidden, 2 * hidden, bias=False)
         self.edge = nn.Linear(gaussians, 2 * hidden, bias=False)
-        self.out = nn.Linear(hidden, hidden)
+        self.angular = angular
+        self.out = nn.Linear(hidden + len(DEGREES) * angular, hidden)
 
-    def forward(self, v: Tensor, basis: Tensor, senders: Tensor, receivers: Tensor, weight: Tensor) -> Tensor:
+    def forward(
+        self,
+        v: Tensor,
+        basis: Tensor,
+        directions: Tensor | None,
+        senders: Tensor,
+        receivers: Tensor,
+        weight: Tensor,
+    ) -> Tensor:
         """(A, C) updated atoms."""
         h = self.norm(v)  # (A, C)
         z = self.edge(basis)  # (E, 2C)
@@ -101,5 +126,16 @@ class GatedConvolution(nn.Module):
         gate, message = z.chunk(2, dim=1)  # (E, C) each
         gated = torch.sigmoid(gate) * F.silu(message)
         summed = gated.new_zeros(v.shape).index_add(0, receivers, gated)  # (A, C)
-        updated: Tensor = v + self.out(summed * weight)
+        seen = summed * weight
+        if directions is not None:
+            seen = torch.cat([seen, self._angles(gated, directions, receivers, weight)], dim=1)
+        updated: Tensor = v + self.out(seen)
         return updated
+
+    def _angles(self, gated: Tensor, directions: Tensor, receivers: Tensor, weight: Tensor) -> Tensor:
+        """(A, 4 · angular) lengths of each degree's moments."""
+        edges = (gated[:, : self.angular, None] * directions[:, None]).flatten(1)  # (E, angular · 24)
+        moments = edges.new_zeros(len(weight), edges.shape[1]).index_add(0, receivers, edges) * weight
+        squares = moments.view(len(weight), self.angular, -1).square()  # (A, angular, 24)
+        sums = [part.sum(dim=2) for part in squares.split([2 * degree + 1 for degree in DEGREES], dim=2)]
+        return (torch.cat(sums, dim=1) + 1e-6).sqrt()  # the root of 0 has no slope

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 from crystalign.crystal import SYMBOLS, Crystal
 from crystalign.encoders import make_encoder
-from crystalign.encoders.crystal_graph import EdgeLinear, nearest_shares
+from crystalign.encoders.crystal_graph import DEGREES, EdgeLinear, harmonics, nearest_shares
 from crystalign.encoders.elements import element_features
+from crystalign.encoders.gated_graph import GatedGraph
 from crystalign.modalities import make_modality
 
 TWELVE = {"cutoff": 8.0, "k": 12, "dtype": "float64"}
@@ -135,3 +137,36 @@ def test_every_element_has_at_most_one_bin_of_each_quantity():
         assert part.sum(axis=1).max() == 1
     for column in (slice(0, 19), slice(19, 26), slice(36, 46), slice(46, 58), slice(78, 82)):
         assert (features[1:, column].sum(axis=1) == 1).all()  # known of all: group, period, radius, valence, block
+
+
+def test_harmonics_obey_the_addition_theorem():
+    u, v = torch.nn.functional.normalize(torch.randn(2, 50, 3, dtype=torch.float64), dim=2)
+    parts = (harmonics(u) * harmonics(v)).split([2 * degree + 1 for degree in DEGREES], dim=1)
+    for degree, part in zip(DEGREES, parts, strict=True):
+        legendre = scipy.special.eval_legendre(degree, (u * v).sum(dim=1).numpy())
+        np.testing.assert_allclose(part.sum(dim=1).numpy(), legendre, atol=1e-12)
+
+
+def test_angular_channels_tell_a_square_from_a_tetrahedron():
+    square = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
+    tetrahedron = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 3**0.5
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
+    graphs = [
+        {
+            "x": torch.tensor([29]),
+            "edge_index": torch.zeros(2, 4, dtype=torch.int64),
+            "edge_length": torch.full((4,), 2.5),
+            "edge_vector": 2.5 * directions,
+            "batch": torch.tensor([0]),
+            "n_atoms": torch.tensor([1]),
+            "volume": torch.tensor([12.0]),
+        }
+        for directions in (square, tetrahedron, tetrahedron @ turn)
+    ]
+    for angular in (0, 8):
+        torch.manual_seed(0)
+        encoder = GatedGraph(GatedGraph.Settings(hidden=16, angular=angular)).eval()
+        with torch.no_grad():
+            flat, full, turned = (encoder(graph) for graph in graphs)
+        torch.testing.assert_close(full, turned, rtol=1e-5, atol=1e-5)
+        assert ((flat - full).abs().max() > 1e-3) == (angular > 0)
