@@ -21,13 +21,14 @@ import crystalign
 from crystalign.errors import QueryError
 from crystalign.index.filters import parse_filter
 from crystalign_serve import errors, queries
-from crystalign_serve.backend import Backend, Stored
+from crystalign_serve.backend import Answer, Backend, Stored
 from crystalign_serve.curves import Curve, material_curve
 from crystalign_serve.errors import NotFoundError, UnavailableError
 from crystalign_serve.materials import describe, listed_result
 from crystalign_serve.queries import Part, Upload
 from crystalign_serve.requests import MAX_K, SearchOptions, SearchRequest
 from crystalign_serve.requests import Query as SearchQuery
+from crystalign_serve.rerank import Reordered, by_profile
 from crystalign_serve.service import Service, examples_for
 
 UI = Path(__file__).parent / "ui"
@@ -91,26 +92,37 @@ class Api:
         parts = await self.in_thread(read)
         weights = _weights(parts, options.weights)
         vectors = await asyncio.gather(*(self.vector(part, material_id) for part in parts))
-        found = await self.backend.search(queries.fuse(list(vectors), weights), options.k, options.filter)
+        again = options.rerank if [part.modality for part in parts] == ["xrd"] else 0
+        wanted = max(options.k, again)
+        found = await self.backend.search(queries.fuse(list(vectors), weights), wanted, options.filter)
         if found.shards_ok == 0:
             message = "no shard of the index answered in time; try again in a moment"
             raise UnavailableError(message)
+        exhausted = len(found.scores) < options.k and found.shards_ok == found.shards_total
+        matches: list[dict[str, Any] | None] = [None] * len(found.scores)
+        if again:
+            found, matches = await self.in_thread(self.look_again, parts[0].value, found, options.k)
         curves = [part.curve for part in parts if part.curve is not None]
-        ranked = enumerate(zip(found.scores, found.records, strict=True), start=1)
+        ranked = enumerate(zip(found.scores, found.records, matches, strict=True), start=1)
         properties = self.service.manifest.properties
         return {
-            "results": [listed_result(rank, score, record, properties) for rank, (score, record) in ranked],
+            "results": [listed_result(rank, *result, properties) for rank, result in ranked],
             "shards_ok": found.shards_ok,
             "shards_total": found.shards_total,
             "index_version": self.service.manifest.version,
             "allowed": found.allowed,
-            "exhausted": len(found.scores) < options.k and found.shards_ok == found.shards_total,
+            "exhausted": exhausted,
             "elapsed_ms": round((time.perf_counter() - started) * 1e3, 2),
             "query": {
                 "modalities": [part.modality for part in parts],
                 "curve": curves[0].model_dump() if curves else None,
             },
         }
+
+    def look_again(self, measured: Any, found: Answer, k: int) -> Reordered:
+        """The best k candidates of a measured pattern, by the fit of their computed ones."""
+        places = [(record["shard"], record["row"]) for record in found.records]
+        return by_profile(measured, found, self.service.materials.gather(places, "xrd"), k)
 
     async def vector(self, part: Part, material_id: str | None) -> NDArray[np.float32]:
         """(D,) of one part: encoded, or stored where the part is an id."""
@@ -203,6 +215,7 @@ def _add_search(app: FastAPI, api: Api) -> None:
         k: Annotated[int, Form(ge=1, le=MAX_K)] = 10,
         filter: Annotated[str | None, Form()] = None,  # noqa: A002 (the name of the field)
         weights: Annotated[str | None, Form()] = None,
+        rerank: Annotated[int, Form(ge=0, le=MAX_K)] = 200,
         query: Annotated[str | None, Form()] = None,
     ) -> dict[str, Any]:
         """Search by files, one `kind` each; `query` and `weights` are JSON, as in `/api/search`."""
@@ -212,7 +225,7 @@ def _add_search(app: FastAPI, api: Api) -> None:
             raise QueryError(message, reason="unknown-kind")
         kinds = kinds * len(file) if len(kinds) == 1 else kinds
         uploads = [Upload(f.filename or "", await f.read(), n, wavelength) for f, n in zip(file, kinds, strict=True)]
-        mapping = {"k": k, "filter": filter or None, "weights": _json(weights, "weights")}
+        mapping = {"k": k, "filter": filter or None, "weights": _json(weights, "weights"), "rerank": rerank}
         options = SearchOptions.from_mapping(mapping, origin="the form")
         parts = SearchQuery.from_mapping(_json(query, "query"), origin="`query`") if query else None
         return await api.search_files(uploads, parts, options)

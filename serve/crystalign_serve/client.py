@@ -41,7 +41,7 @@ class Hit(NamedTuple):
     """1 is the best."""
     id: str
     score: float
-    """Cosine similarity."""
+    """Cosine similarity of the embeddings; of a powder pattern asked alone, of the patterns at their best strain."""
     formula: str
     spacegroup_number: int | None
     n_sites: int
@@ -127,6 +127,7 @@ class Client:
         filter: str | None = None,  # noqa: A002 (the name of the option, as everywhere)
         k: int = 10,
         weights: Mapping[str, float] | None = None,
+        rerank: int = 200,
     ) -> Answer:
         """Search by any mixture of parts; the fused score is the weighted sum of the single ones.
 
@@ -141,6 +142,8 @@ class Client:
             filter: OPTIMADE filter, evaluated before the search.
             k: results wanted, 1 to 1000.
             weights: part → weight, 1 where none is given.
+            rerank: candidates of a powder pattern, asked alone, that are ordered by a profile match at
+                their best strain; 0 keeps the order of the embedding.
 
         Raises:
             QueryError: the service cannot use the query; the message says why.
@@ -155,10 +158,10 @@ class Client:
             elif value is not None:
                 query[kind] = _plain(value, wavelength if kind == "xrd" else None)
         query = {name: value for name, value in query.items() if value is not None}
-        options = {"k": k, "filter": filter, "weights": dict(weights or {})}
+        options = {"k": k, "filter": filter, "weights": dict(weights or {}), "rerank": rerank}
         if not files:
             return Answer(self._call("POST", "/api/search", json={"query": query, **options}))
-        form = {"k": str(k), "filter": filter or "", "weights": json.dumps(options["weights"])}
+        form = {"k": str(k), "rerank": str(rerank), "filter": filter or "", "weights": json.dumps(options["weights"])}
         form |= {"wavelength": str(wavelength or ""), "query": json.dumps(query) if query else ""}
         parts = [("file", (path.name, _read(path))) for _, path in files]
         data = {**form, "kind": [kind for kind, _ in files]}

@@ -37,6 +37,7 @@ class Materials:
             message = f"the dataset at {uri} has changed since it was embedded: embed it and build the index again"
             raise DatasetError(message)
         self.get = functools.lru_cache(_KEPT)(self._dataset.material)
+        self.gather = self._dataset.gather
 
     @property
     def sources(self) -> list[dict[str, Any]]:
@@ -98,12 +99,15 @@ def listed_properties(record: Record, properties: Sequence[PropertySpec]) -> lis
     return listed
 
 
-def listed_result(rank: int, score: float, record: Record, properties: Sequence[PropertySpec]) -> dict[str, Any]:
+def listed_result(
+    rank: int, score: float, record: Record, match: Record | None, properties: Sequence[PropertySpec]
+) -> dict[str, Any]:
     """One row of an answer."""
     return {
         "rank": rank,
         "id": record["id"],
         "score": score,
+        "match": match,
         "formula": pretty_formula(record["formula"]),
         "spacegroup_number": record["spacegroup_number"],
         "spacegroup_symbol": spacegroup_symbol(record["spacegroup_number"]),

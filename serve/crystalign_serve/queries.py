@@ -47,6 +47,8 @@ class Part(NamedTuple):
     """None for an id, whose vector is stored."""
     curve: Curve | None
     """What to draw beside the results."""
+    value: Any = None
+    """What was parsed; None for an id."""
 
 
 class Upload(NamedTuple):
@@ -109,7 +111,7 @@ def _require(modality: str, modalities: Mapping[str, Modality[Any]]) -> None:
 def _part(name: str, modality: str, value: Any, modalities: Mapping[str, Modality[Any]]) -> Part:
     features = modalities[modality].featurise(value)
     curve = _CURVES[modality](value) if modality in _CURVES else None
-    return Part(name, modality, features, curve)
+    return Part(name, modality, features, curve, value)
 
 
 def fuse(vectors: list[NDArray[np.float32]], weights: list[float]) -> NDArray[np.float32]:

@@ -74,6 +74,8 @@ class SearchOptions(Config):
     """OPTIMADE filter, evaluated before the search."""
     weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Part or modality → weight in a fused query, 1 where none is given."""
+    rerank: int = Field(default=200, ge=0, le=MAX_K)
+    """Candidates of a powder pattern, asked alone, that a profile match at the best strain orders anew; 0: none."""
 
 
 class SearchRequest(SearchOptions):

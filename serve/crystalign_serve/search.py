@@ -52,6 +52,8 @@ class Search(Asked):
     """A material of the index."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Part and weight in a mixed query, e.g. --weights text 0.5 xrd 2; 1 where none is given."""
+    rerank: int = Field(default=200, ge=0, le=1000)
+    """Candidates of a powder pattern, asked alone, that a profile match at the best strain orders anew; 0: none."""
 
 
 class Similar(Asked):
@@ -83,7 +85,12 @@ def main(config: Search | Similar) -> Answer:
                 message = f"nothing to search for; give at least one of {', '.join('--' + name for name in names)}"
                 raise ConfigError(message)
             answer = client.search(
-                **asked, wavelength=config.wavelength, filter=config.filter, k=config.k, weights=config.weights
+                **asked,
+                wavelength=config.wavelength,
+                filter=config.filter,
+                k=config.k,
+                weights=config.weights,
+                rerank=config.rerank,
             )
         if config.json_output:
             print(json.dumps(answer.raw, indent=1))

@@ -59,6 +59,31 @@ def test_every_modality_of_the_model_can_be_asked(http, materials, kind):
     assert (answer["query"]["curve"] is not None) == (kind in {"dos", "xrd"})
 
 
+def test_a_powder_pattern_finds_its_phase_at_its_strain(http, materials):
+    """The model is untrained: only the second look can know."""
+    for number, strain in ((3, 0.0), (11, 0.015), (30, -0.02)):
+        peaks = materials[number].value("xrd")
+        stretched = type(peaks)(peaks.d_spacings * (1.0 + strain), peaks.intensities)
+        curve = powder_curve(stretched, WAVELENGTHS["CuKa"])
+        asked = {"xrd": {"two_theta": curve.x, "intensities": curve.y, "wavelength": "CuKa"}}
+        ranked = search(http, asked, k=40)["results"]
+        assert [result["score"] for result in ranked] == sorted((r["score"] for r in ranked), reverse=True)
+        found = {result["id"]: result for result in ranked}[materials[number].id]
+        assert found["match"]["strain"] == pytest.approx(strain, abs=0.003)
+        assert found["score"] > 0.9
+        assert found["rank"] <= (1 if strain == 0 else 5)  # salts of one structure differ by little but their size
+        plain = search(http, asked, k=40, rerank=0)["results"]
+        assert all(result["match"] is None for result in plain)
+        cosines = {result["id"]: result["score"] for result in plain}
+        assert found["match"]["embedding_score"] == pytest.approx(cosines[found["id"]], abs=1e-5)
+        assert len(search(http, asked, k=40, rerank=2)["results"]) == 40
+
+
+def test_a_mixed_query_keeps_the_order_of_the_embedding(http, materials):
+    answer = search(http, {"xrd": xrd_json(materials[0]), "text": "salt"}, k=5)
+    assert all(result["match"] is None for result in answer["results"])
+
+
 def test_the_fused_score_is_the_weighted_sum_of_the_single_ones(http, materials):
     dos, text = dos_json(materials[1]), "a cubic salt of lithium"
     single = [scores(search(http, query, k=40)) for query in ({"dos": dos}, {"text": text})]

@@ -137,5 +137,6 @@ class GatedConvolution(nn.Module):
         edges = (gated[:, : self.angular, None] * directions[:, None]).flatten(1)  # (E, angular · 24)
         moments = edges.new_zeros(len(weight), edges.shape[1]).index_add(0, receivers, edges) * weight
         squares = moments.view(len(weight), self.angular, -1).square()  # (A, angular, 24)
-        sums = [part.sum(dim=2) for part in squares.split([2 * degree + 1 for degree in DEGREES], dim=2)]
+        sizes = [2 * degree + 1 for degree in DEGREES]
+        sums = [part.sum(dim=2) for part in torch.split(squares, sizes, dim=2)]
         return (torch.cat(sums, dim=1) + 1e-6).sqrt()  # the root of 0 has no slope

@@ -103,6 +103,30 @@ class Dataset:
                 table = self.read(shard, group, modalities=modalities)
                 yield from table_to_materials(table, self.manifest.properties, modalities=modalities)
 
+    def gather(self, places: Sequence[tuple[int, int]], modality: str) -> list[Any | None]:
+        """One modality of many materials, each row group read once.
+
+        Args:
+            places: (shard, row within the shard) of each.
+            modality: its name.
+
+        Returns:
+            The values in the order of `places`; None where it is not known.
+        """
+        wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for number, (shard, row) in enumerate(places):
+            bounds = np.cumsum(self.manifest.shards[shard].row_groups)
+            group = int(np.searchsorted(bounds, row, side="right"))
+            first = int(bounds[group - 1]) if group else 0
+            wanted.setdefault((shard, group), []).append((number, row - first))
+        found: list[Any | None] = [None] * len(places)
+        cls = modality_class(modality)
+        for (shard, group), members in wanted.items():
+            column = self.read(shard, group, columns=[modality]).column(modality)
+            for number, row in members:
+                found[number] = cls.from_column(column[row]) if column[row].is_valid else None
+        return found
+
     def material(self, shard: int, row: int, modalities: Sequence[str] | None = None) -> Material:
         """One material by its place: `row` counts within the shard. None reads every modality."""
         bounds = np.cumsum(self.manifest.shards[shard].row_groups)

@@ -284,3 +284,13 @@ def test_storage_of_the_dataset_holds_nothing_but_what_the_manifest_names(stored
     named = {s.path for s in stored.manifest.shards} | {e.path for e in stored.manifest.quarantine} | {MANIFEST}
     named |= {e.path for s in stored.manifest.shards for e in s.siblings.values()}
     assert set(storage.list_files(stored.uri)) == {storage.join(stored.uri, path) for path in named}
+
+
+def test_a_modality_of_scattered_rows_is_gathered_in_their_order(tmp_path):
+    rows = [material(i) for i in range(20)]
+    shards = [write_shard(str(tmp_path), f"part-{n}", rows[10 * n : 10 * n + 10], [], rows_per_group=4) for n in (0, 1)]
+    commit_manifest(str(tmp_path), shards, [])
+    places = [(1, 9), (0, 3), (0, 2), (1, 0), (0, 3)]
+    found = Dataset.open(str(tmp_path)).gather(places, "text")
+    assert found == [rows[10 * shard + row].value("text") for shard, row in places]
+    assert None in found

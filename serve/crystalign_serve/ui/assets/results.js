@@ -15,6 +15,12 @@ export function properties(entries, count = Infinity) {
   return known.length ? el("dl", { class: "properties" }, known.slice(0, count).map(property)) : null;
 }
 
+function scoreTitle({ match }) {
+  if (!match) return "Similarity to the query: weighted cosine";
+  const strain = `${match.strain < 0 ? "−" : "+"}${Math.abs(100 * match.strain).toFixed(1)} %`;
+  return `Similarity of the patterns with the cell changed by ${strain}; of the embeddings: ${Number(match.embedding_score).toFixed(3)}`;
+}
+
 function card(result, top, { onOpen, onSimilar }) {
   const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("i"));
   bar.firstChild.style.width = `${Math.min(100, Math.max(0, (100 * result.score) / Math.max(1, top))).toFixed(1)}%`;
@@ -23,7 +29,7 @@ function card(result, top, { onOpen, onSimilar }) {
     el("header", null,
       el("span", { class: "rank" }, el("span", { class: "hidden" }, "Rank "), result.rank),
       el("h3", null, open),
-      el("span", { class: "score", title: "Similarity to the query: weighted cosine" }, bar, Number(result.score).toFixed(3).replace("-", "−")),
+      el("span", { class: "score", title: scoreTitle(result) }, bar, Number(result.score).toFixed(3).replace("-", "−")),
     ),
     el("p", { class: "facts" },
       spaceGroup(result.spacegroup_symbol, result.spacegroup_number),
