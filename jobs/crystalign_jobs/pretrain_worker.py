@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ def train_worker(job: dict[str, Any]) -> None:
     # All ranks must start from the same checkpoint, so one of them decides.
     uri = broadcast_from_rank_zero(latest_checkpoint(job["run"]) if rank == 0 else None)
     model, state = _start(job, uri)
-    total_steps = plan.epochs * steps_per_epoch(plan)
+    total_steps = min(plan.epochs * steps_per_epoch(plan), config.max_steps or sys.maxsize)
     writer = _Writer(job, plan, state) if rank == 0 else None
     if state.step < total_steps:
         iterators = split(stream(plan, start_step=state.step), world_size) if rank == 0 else None

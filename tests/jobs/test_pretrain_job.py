@@ -128,3 +128,10 @@ def test_a_model_that_aligns_what_the_data_lacks_is_refused(small_dataset, tmp_p
 def test_a_plan_larger_than_the_cluster_is_refused_with_its_sum(small_dataset, tmp_path):
     with pytest.raises(ConfigError, match=r"1000 training workers × \(1 CPU, 0 GPU\)"):
         pretrain(settings(small_dataset, tmp_path, num_workers=1000))
+
+
+def test_a_run_ends_after_its_steps_and_its_schedule_with_it(small_dataset, tmp_path):
+    pretrain(settings(small_dataset, tmp_path, epochs=50, max_steps=3))
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert [float(row["step"]) for row in rows] == [1, 2, 3]
+    assert 0 < float(rows[2]["lr"]) < 0.5 * float(rows[1]["lr"])  # of a cosine over three steps, not over fifty epochs

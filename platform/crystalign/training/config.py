@@ -47,6 +47,8 @@ class PretrainConfig(Config):
     """Global batch B, whatever the number of workers."""
     epochs: int = Field(default=20, ge=1)
     """Passes over the training rows."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after this many steps, which the schedule then spans, if the epochs have not ended before."""
     max_minutes: float | None = Field(default=None, gt=0)
     """Stop after this many minutes of training; the schedule then runs on time, so that it ends at zero."""
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
