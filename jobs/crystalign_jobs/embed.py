@@ -73,7 +73,7 @@ def main(config: Embed) -> dict[str, EmbeddingManifest]:
         print(f"{name}: {manifest.rows:,} vectors of {manifest.dimension} dimensions at {_target(config, name)}")
         left_out = Dataset.open(config.data).manifest.modalities.get(name, 0) - manifest.rows
         if left_out and config.part is None:
-            print(f"  {left_out:,} materials exceed what the model takes (max_sites) and are not in it")
+            print(f"  {left_out:,} materials are larger than the model takes and are not in it")
     target = _target(config, "crystal" if "crystal" in made else next(iter(made)))
     print(f"next: crystalign index {target} --out URI")
     return made

@@ -147,7 +147,7 @@ def _select(config: PretrainConfig, dataset: Dataset) -> Selection:
     selection = Selection.build(dataset, config.split, "train", fits=modalities)
     left_out = Selection.build(dataset, config.split, "train").n - selection.n
     if left_out:
-        print(f"{left_out} materials of the training split exceed what the model takes (max_sites) and are left out")
+        print(f"{left_out} materials of the training split are larger than the model takes and are left out")
     if selection.n < config.batch_size:
         raise DatasetError(
             f"the training split of {config.data} holds {selection.n} materials, fewer than one batch of "

@@ -129,19 +129,23 @@ class Crystal:
         """Elements in alphabetical order, joined by dashes."""
         return "-".join(sorted(SYMBOLS[z] for z in self.composition))
 
-    def check(self, *, max_sites: int = 1000, min_distance: float = 0.5) -> Crystal:
+    def check(self, *, max_sites: int = 1000, min_distance: float = 0.5, max_volume: float = 100_000.0) -> Crystal:
         """Return the crystal itself if it is one that Crystalign works with.
 
         Args:
             max_sites: more sites than this are refused.
             min_distance: two ordered sites closer than this (Å), images included, overlap.
+            max_volume: Å³; a larger cell is mostly vacuum, and costs as if it were full.
 
         Raises:
-            CrystalError: too many sites, or overlapping atoms.
+            CrystalError: too many sites, too large a cell, or overlapping atoms.
         """
         if len(self) > max_sites:
             message = f"{len(self)} sites; the limit is {max_sites}. Use a smaller cell, or raise the limit"
             raise CrystalError(message, reason="too-many-sites")
+        if self.volume > max_volume:
+            message = f"a cell of {self.volume:.0f} Å³; the limit is {max_volume:.0f} Å³. Use a cell with less vacuum"
+            raise CrystalError(message, reason="too-large")
         closest = self.closest_distance(min_distance)
         if closest < min_distance:
             message = f"two sites of {self.formula} are {closest:.3f} Å apart; below {min_distance} Å atoms overlap"

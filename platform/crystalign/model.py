@@ -194,10 +194,23 @@ class Model(nn.Module):
         for name, encoder in self.encoders.items():
             files |= {f"{name}/{path}": data for path, data in encoder.files().items()}  # type: ignore[operator]
         digests = {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())}
-        described = ModelFile(format=FORMAT, config=self.config, card=card, files=digests)
+        described = ModelFile(format=FORMAT, config=self._resolved(), card=card, files=digests)
         files[README] = _readme(self, card).encode()
         files[CONFIG] = (described.model_dump_json(indent=2) + "\n").encode()
         return files
+
+    def _resolved(self) -> ModelConfig:
+        """The settings with every default written out: a later version's defaults do not change this model."""
+        specs = {
+            name: spec.model_copy(
+                update={
+                    "options": self.encoders[name].settings.model_dump(mode="json"),  # type: ignore[union-attr,operator]
+                    "features": self._modalities[name].settings.model_dump(mode="json"),
+                }
+            )
+            for name, spec in self.config.modalities.items()
+        }
+        return self.config.model_copy(update={"modalities": specs})
 
     @property
     def sha256(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 
 import crystalign
-from crystalign.errors import QueryError
+from crystalign.errors import Error, QueryError
 from crystalign.index.filters import parse_filter
 from crystalign_serve import errors, queries
 from crystalign_serve.backend import Answer, Backend, Stored
@@ -36,9 +37,11 @@ READERS = 4
 """Threads that parse and featurise what users send, apart from the event loop."""
 PARSE_SECONDS = 20.0
 ENCODE_SECONDS = 30.0
+LOOK_SECONDS = 10.0
 MAX_FILES = 4
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class Api:
@@ -92,16 +95,14 @@ class Api:
         parts = await self.in_thread(read)
         weights = _weights(parts, options.weights)
         vectors = await asyncio.gather(*(self.vector(part, material_id) for part in parts))
-        again = options.rerank if [part.modality for part in parts] == ["xrd"] else 0
-        wanted = max(options.k, again)
+        measured = parts[0].value if len(parts) == 1 and parts[0].modality == "xrd" else None
+        wanted = options.k if measured is None else max(options.k, options.rerank)
         found = await self.backend.search(queries.fuse(list(vectors), weights), wanted, options.filter)
         if found.shards_ok == 0:
             message = "no shard of the index answered in time; try again in a moment"
             raise UnavailableError(message)
         exhausted = len(found.scores) < options.k and found.shards_ok == found.shards_total
-        matches: list[dict[str, Any] | None] = [None] * len(found.scores)
-        if again:
-            found, matches = await self.in_thread(self.look_again, parts[0].value, found, options.k)
+        found, matches = await self.look_again(measured if options.rerank else None, found, options.k)
         curves = [part.curve for part in parts if part.curve is not None]
         ranked = enumerate(zip(found.scores, found.records, matches, strict=True), start=1)
         properties = self.service.manifest.properties
@@ -115,14 +116,32 @@ class Api:
             "elapsed_ms": round((time.perf_counter() - started) * 1e3, 2),
             "query": {
                 "modalities": [part.modality for part in parts],
+                "ordered_by": "patterns" if any(matches) else "embeddings",
                 "curve": curves[0].model_dump() if curves else None,
             },
         }
 
-    def look_again(self, measured: Any, found: Answer, k: int) -> Reordered:
-        """The best k candidates of a measured pattern, by the fit of their computed ones."""
-        places = [(record["shard"], record["row"]) for record in found.records]
-        return by_profile(measured, found, self.service.materials.gather(places, "xrd"), k)
+    async def look_again(self, measured: Any, found: Answer, k: int) -> Reordered:
+        """The best k candidates of a measured pattern by the fit of their computed ones.
+
+        Where there is no measured pattern, or the look takes too long or cannot be had, the order of
+        the embedding stands; the answer says which it is.
+        """
+        plain = Reordered(found._replace(scores=found.scores[:k], records=found.records[:k]), [None] * k)
+        plain = plain._replace(matches=plain.matches[: len(plain.answer.scores)])
+        if measured is None:
+            return plain
+
+        def look() -> Reordered:
+            places = [(record["shard"], record["row"]) for record in found.records]
+            return by_profile(measured, found, self.service.materials.gather(places, "xrd"), k)
+
+        job = asyncio.get_running_loop().run_in_executor(self._threads, look)
+        try:
+            return await asyncio.wait_for(job, LOOK_SECONDS)
+        except (TimeoutError, Error) as error:
+            logger.warning("the order of the embedding stands: %s", error or f"no match within {LOOK_SECONDS:g} s")
+            return plain
 
     async def vector(self, part: Part, material_id: str | None) -> NDArray[np.float32]:
         """(D,) of one part: encoded, or stored where the part is an id."""

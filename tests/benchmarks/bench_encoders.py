@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -62,13 +63,15 @@ def main(config: BenchEncoders) -> None:
             modality.collate(samples[start : start + config.batch_size])
             for start in range(0, len(samples), config.batch_size)
         ]
-        collated = rate(batches, lambda b: modality.collate(samples[: config.batch_size]), config)  # noqa: B023
-        vectors = rate(batches, encoder, config)
+        sizes = [len(samples[start : start + config.batch_size]) for start in range(0, len(samples), config.batch_size)]
+        parts = [samples[start : start + config.batch_size] for start in range(0, len(samples), config.batch_size)]
+        collated = rate(parts, sizes, modality.collate, config)
+        vectors = rate(batches, sizes, encoder, config)
         outside = 1.0 / made + 1.0 / collated
         row = [name, label, f"{sum(p.numel() for p in encoder.parameters()):,}", f"{made:,.0f}", f"{vectors:,.0f}"]
         row.append(f"{outside / (outside + 1.0 / vectors):.0%}")
         if gpu:
-            row.append(f"{rate([to_gpu(b) for b in batches], encoder.cuda(), config):,.0f}")
+            row.append(f"{rate([to_gpu(b) for b in batches], sizes, encoder.cuda(), config):,.0f}")
         table.add_row(*row)
     Console(width=130).print(table)
 
@@ -99,15 +102,15 @@ def build(name: str, values: list[Any]) -> Encoder:
     return cls.build(settings, cls.prepare(settings, values or ["a crystal"])).eval()
 
 
-def rate(batches: list[Inputs], work: Callable[[Inputs], Any], config: BenchEncoders) -> float:
+def rate(batches: list[Any], sizes: list[int], work: Callable[[Any], Any], config: BenchEncoders) -> float:
     """Samples per second of a piece of work, the first batch not counted."""
     done, began = 0, 0.0
     with torch.no_grad():
         work(batches[0])
         began = time.perf_counter()
-        for batch in batches * 100:
+        for batch, size in cycle(zip(batches, sizes, strict=True)):
             work(batch)
-            done += config.batch_size
+            done += size
             if time.perf_counter() - began > config.seconds:
                 break
     if torch.cuda.is_available():

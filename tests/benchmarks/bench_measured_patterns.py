@@ -120,6 +120,7 @@ def embed_pool(model: Model, dataset: Dataset) -> tuple[np.ndarray[Any, Any], li
     groups = [(s, g) for s, shard in enumerate(dataset.manifest.shards) for g in range(len(shard.row_groups))]
     for shard, group in track(groups, description="embedding the pool", transient=True):
         found = table_to_materials(dataset.read(shard, group, modalities=["xrd"]), modalities=["xrd"])
+        found = [m for m in found if m.value("xrd") is not None]
         parts.append(model.embed("crystal", [m.crystal for m in found]))
         materials += found
     return np.concatenate(parts), materials

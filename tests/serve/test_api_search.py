@@ -76,7 +76,31 @@ def test_a_powder_pattern_finds_its_phase_at_its_strain(http, materials):
         assert all(result["match"] is None for result in plain)
         cosines = {result["id"]: result["score"] for result in plain}
         assert found["match"]["embedding_score"] == pytest.approx(cosines[found["id"]], abs=1e-5)
-        assert len(search(http, asked, k=40, rerank=2)["results"]) == 40
+        assert [r["id"] for r in search(http, asked, k=40, rerank=2)["results"]] == [r["id"] for r in ranked]
+
+
+def test_an_id_is_no_measurement(http, materials, monkeypatch):
+    """In an index of patterns, an id stands for a stored pattern's vector; there is nothing to look at again."""
+    from crystalign_serve import queries
+
+    monkeypatch.setattr(queries, "parts_of", lambda query, *_: [queries.Part("id", "xrd", None, None)])
+    answer = search(http, {"id": materials[2].id}, k=3)
+    assert answer["results"][0]["id"] == materials[2].id
+    assert answer["query"]["ordered_by"] == "embeddings"
+
+
+def test_the_embedding_stands_where_the_second_look_fails(http, materials, monkeypatch):
+    from crystalign.errors import DatasetError
+    from crystalign_serve import api
+
+    def broken(*_):
+        raise DatasetError("gone")
+
+    plain = search(http, {"xrd": xrd_json(materials[1])}, k=4, rerank=0)
+    monkeypatch.setattr(api, "by_profile", broken)
+    answer = search(http, {"xrd": xrd_json(materials[1])}, k=4)
+    assert answer["results"] == plain["results"]
+    assert answer["query"]["ordered_by"] == "embeddings"
 
 
 def test_a_mixed_query_keeps_the_order_of_the_embedding(http, materials):

@@ -242,6 +242,9 @@ def _published_files(settings: Any) -> Files:
     except (OSError, ValueError, AttributeError) as error:
         message = f"no published text encoder {settings.pretrained!r} with a fast tokenizer: {error}"
         raise ConfigError(message) from error
+    most = getattr(description, "max_position_embeddings", settings.max_tokens)
+    if settings.max_tokens > most:
+        raise ConfigError(f"max_tokens {settings.max_tokens}, but {settings.pretrained!r} reads {most}: lower it")
     tokenizer.enable_truncation(settings.max_tokens)
     tokenizer.enable_padding(pad_id=fast.pad_token_id or 0, pad_token=fast.pad_token or "[PAD]")
     values = description.to_dict() | {"model_type": description.model_type}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+from pydantic import Field
 from torch import Tensor
 
 from crystalign.crystal import SYMBOLS
@@ -28,6 +29,9 @@ class CompositionText(Bert):
 
     class Settings(Bert.Settings):
         """As of the text encoder; the vocabulary is given by the elements."""
+
+        max_tokens: int = Field(default=128, ge=4)
+        """Longer compositions, of more than about twenty elements in odd amounts, are cut."""
 
     def forward(self, inputs: Inputs) -> Tensor:
         """(n, width) from `z` (n, M), zero where padded, and `fraction` (n, M)."""

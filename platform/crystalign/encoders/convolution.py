@@ -8,7 +8,15 @@ from torch import Tensor
 
 
 def cell_features(lattice: Tensor) -> Tensor:
-    """(n, 7): log of the three lengths, cosines of the three angles, log of the volume; free of rotation."""
+    """(n, 7): log of the three lengths, cosines of the three angles, log of the volume; free of rotation.
+
+    In single precision whatever is autocast: half of it would round a hundredth of an ångström away.
+    """
+    with torch.autocast(lattice.device.type, enabled=False):
+        return _cell_features(lattice if lattice.dtype == torch.float64 else lattice.float())
+
+
+def _cell_features(lattice: Tensor) -> Tensor:
     metric = lattice @ lattice.mT  # (n, 3, 3)
     lengths = metric.diagonal(dim1=1, dim2=2).sqrt()  # (n, 3)
     cosines = metric / (lengths[:, :, None] * lengths[:, None, :])  # (n, 3, 3)

@@ -119,7 +119,9 @@ class DosTransformer(Encoder):
             return x
         tokens = x.shape[1]
         places = (2.0 * torch.arange(tokens, device=x.device) + 1.0) / tokens - 1.0  # (T,) in (−1, 1)
-        e = self.energies(places.to(dos.dtype)[:, None]).expand_as(x)  # (n, T, C)
+        with torch.autocast(x.device.type, enabled=False):  # half precision has fewer numbers than there are bins
+            e = self.energies(places.to(self.energies.weight.dtype)[:, None])  # (T, C)
+        e = e.to(x.dtype).expand_as(x)  # (n, T, C)
         if self.settings.energies == "concatenated":
             joined: Tensor = self.join(torch.cat([e, x], dim=-1))  # (n, T, C)
             return joined

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from crystalign.config import Config
 from crystalign.encoders.encoder import Encoder
 from crystalign.encoders.gated_graph import GatedGraph
+from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
 
 
@@ -16,8 +17,8 @@ class DualSpace(Encoder):
     """`GatedGraph` beside a network over the crystal's reciprocal spectra.
 
     A graph of neighbours a few Å wide does not know the lattice: structures with the same bonds and
-    other periods look alike to it. The spectra of `crystalign.physics.reciprocal` hold the periods,
-    cost less than the graph, and like it depend on no choice of cell, origin or orientation.
+    other periods look alike to it. The spectra of `crystalign.physics.reciprocal` hold the periods, and
+    like the graph depend on no choice of cell, origin or orientation.
     """
 
     class Settings(Config):
@@ -48,7 +49,9 @@ class DualSpace(Encoder):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """(n, width) from the graph and `reciprocal` (n, 2, bins)."""
-        vectors: Tensor = self.head(
-            torch.cat([self.direct(inputs), self.reciprocal(inputs["reciprocal"].flatten(1))], dim=1)
-        )
+        spectra = inputs.get("reciprocal")
+        if spectra is None or spectra.shape[-1] != self.settings.bins:
+            found = 0 if spectra is None else spectra.shape[-1]
+            raise ConfigError(f"{found} points of reciprocal space, expected {self.settings.bins}: set reciprocal_bins")
+        vectors: Tensor = self.head(torch.cat([self.direct(inputs), self.reciprocal(spectra.flatten(1))], dim=1))
         return vectors

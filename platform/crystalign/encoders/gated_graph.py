@@ -24,8 +24,8 @@ class GatedGraph(Encoder):
        v_i ← v_i + 1/|N_i| Σ_j σ(W_g z_ij) ⊙ SiLU(W_m z_ij),  z_ij = LayerNorm(v)_i ⊕ LayerNorm(v)_j ⊕ u_ij.
        W z_ij is computed as W_i v_i + W_j v_j + W_u u_ij: matrices act on atoms, not on edges.
     3. With `angular` channels, an atom also learns how its neighbours stand to each other: for the first
-       of the gated messages g_ij, p_il = (Σ_m |1/|N_i| Σ_j g_ij Y_lm(r_ij)|²)^½, l = 1 … 4, which by the
-       addition theorem is Σ_jk g_ij g_ik P_l(cos θ_jk): all angles at the cost of edges, no triples.
+       of the gated messages g_ij, p_il = (Σ_m |1/|N_i| Σ_j g_ij Y_lm(r_ij)|²)^½, l = 1 … 4. By the addition
+       theorem p_il² = 1/|N_i|² Σ_jk g_ij g_ik P_l(cos θ_jk): all angles at the cost of edges, no triples.
     4. The crystal is the mean and the maximum over its atoms, beside the volume per atom.
 
     Differences from CGCNN (`crystalign.encoders.cgcnn`), each for a reason: LayerNorm before a
@@ -87,14 +87,14 @@ class GatedGraph(Encoder):
         first = start.new_zeros(n, v.shape[1]).index_add(0, owner, start) * per_atom[:, None]  # (n, C)
         largest = v.new_full((n, v.shape[1]), -torch.inf)
         largest = largest.scatter_reduce(0, owner[:, None].expand_as(v), v, "amax")  # (n, C)
-        density = self.densities((inputs["volume"] * per_atom).log())  # (n, 24)
+        density = self.densities((inputs["volume"] * per_atom).log().clamp(1.5, 5.0))  # (n, 24)
         pooled: Tensor = self.head(torch.cat([mean, largest, first, density], dim=1))  # (n, width)
         return pooled
 
     def _directions(self, inputs: Inputs) -> Tensor | None:
         if not self.settings.angular:
             return None
-        return harmonics(inputs["edge_vector"] / inputs["edge_length"][:, None])
+        return harmonics(inputs["edge_vector"] / inputs["edge_length"].clamp(min=1e-3)[:, None])
 
 
 class GatedConvolution(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from crystalign.config import Config
 from crystalign.encoders.encoder import Encoder
+from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
 
 
@@ -48,6 +49,8 @@ class VectorMLP(Encoder):
     def forward(self, inputs: Inputs) -> Tensor:
         """(n, width) from `values` (n, W) and `mask` (n, W), 1 where known."""
         values, mask = inputs["values"], inputs["mask"]
+        if values.shape[1] != self.settings.inputs:
+            raise ConfigError(f"vectors of {values.shape[1]} numbers, expected {self.settings.inputs}: set `inputs`")
         known = values * mask
         vector: Tensor = self.layers(torch.cat([known, mask], dim=1) if self.settings.missing else known)
         return vector

@@ -13,6 +13,7 @@ from crystalign.config import Config
 from crystalign.encoders.crystal_graph import EdgeLinear, GaussianBasis, mean_over_atoms, nearest_shares, on_sites
 from crystalign.encoders.elements import WIDTH, element_features
 from crystalign.encoders.encoder import Encoder
+from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
 
 WEIGHTS = (-0.801, -0.074, 0.145)
@@ -91,6 +92,10 @@ class PotNet(Encoder):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """(n, width) from n crystals with A atoms, E local edges and P complete ones."""
+        if "pair_index" not in inputs:
+            raise ConfigError(
+                "PotNet reads the lattice sums of all pairs: set lattice_sums_up_to of the crystal modality"
+            )
         senders, receivers = torch.cat([inputs["edge_index"], inputs["pair_index"]], dim=1)  # (E + P,) each
         lengths, near = inputs["edge_length"], inputs["edge_index"][1]  # (E,), sorted
         shares = nearest_shares(lengths, near, len(inputs["x"]), self.settings.neighbours)  # (E,)

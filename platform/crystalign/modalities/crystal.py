@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class CrystalModality(Modality[Crystal]):
         """Nearest neighbours per site; shells are never cut, so there may be more."""
         max_sites: int = 1000
         """Larger cells are refused; the default is what ingestion lets in."""
-        reciprocal_bins: int = Field(default=0, ge=0)
+        reciprocal_bins: Literal[0] | Annotated[int, Field(ge=2, le=4096)] = 0
         """Points at which the spectra of reciprocal space are given; 0 leaves them out."""
         reciprocal_range: tuple[float, float] = (0.4, 5.4)
         """Å⁻¹; Q of the first and the last of these points."""

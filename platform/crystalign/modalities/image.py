@@ -1,12 +1,10 @@
-"""A picture of the structure, drawn by us or by others."""
+"""A picture of the structure."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from crystalign.config import Config
-from crystalign.errors import FileFormatError, InputError
+from crystalign.errors import InputError
 from crystalign.modalities.modality import Features, Inputs, Modality
 
 if TYPE_CHECKING:
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 MIN_SIDE, MAX_SIDE = 8, 512
 """Pixels along one side of a stored picture."""
-MAX_BYTES, MAX_PIXELS = 16 * 2**20, 40_000_000
-"""Of a file; a larger one is refused before it is decoded."""
 WHITE = 255
 
 
@@ -50,35 +46,6 @@ class Picture:
             message = f"{pixels.shape[1]} × {pixels.shape[0]} pixels; both sides must have {MIN_SIDE} to {MAX_SIDE}"
             raise InputError(message, reason="bad-picture")
         object.__setattr__(self, "pixels", pixels)
-
-
-def parse_image(source: Path | bytes) -> Picture:
-    """A PNG or JPEG, on white, shrunk to at most `MAX_SIDE` pixels.
-
-    Raises:
-        FileFormatError: neither of them, damaged, or too large.
-    """
-    from PIL import Image
-
-    data = source if isinstance(source, bytes) else source.read_bytes()
-    if len(data) > MAX_BYTES:
-        message = f"the picture has {len(data):,} bytes; the limit is {MAX_BYTES:,}. Save it smaller"
-        raise FileFormatError(message, reason="too-large")
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                message = f"the picture has {opened.width} × {opened.height} pixels; the limit is {MAX_PIXELS:,} in all"
-                raise FileFormatError(message, reason="too-large")
-            seen = opened.convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, FileFormatError):
-            raise
-        message = f"not a readable PNG or JPEG: {str(error)[:200]}"
-        raise FileFormatError(message, reason="unreadable-image") from error
-    page = Image.new("RGBA", seen.size, (WHITE, WHITE, WHITE, WHITE))
-    flat = Image.alpha_composite(page, seen).convert("RGB")
-    flat.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
-    return Picture(np.array(flat, np.uint8))
 
 
 class ImageModality(Modality[Picture]):

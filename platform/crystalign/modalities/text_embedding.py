@@ -1,4 +1,4 @@
-"""The embedding of the description by a language model that is not trained: computed once, kept in the shards."""
+"""The embedding of the description by a language model that is not trained: brought in with a table, kept in shards."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from crystalign.crystal import SYMBOLS, Crystal
 from crystalign.errors import CrystalError, SpectrumError
-from crystalign.physics.reciprocal import reflections, structure_factors
+from crystalign.physics.reciprocal import Reflections, reflections, structure_factors
 
 Array = NDArray[np.float64]
 
@@ -123,8 +123,8 @@ def powder_peaks(crystal: Crystal) -> PowderPattern:
     Raises:
         CrystalError: an element without scattering factors, or no peak in the range.
     """
-    hkl, g = reflections(crystal, 2.0 * np.sin(np.radians(MAX_TWO_THETA / 2)) / REFERENCE_WAVELENGTH)
-    d, strength = _merge(1.0 / g, 2.0 * np.square(np.abs(_structure_factors(crystal, hkl, g))))
+    found = reflections(crystal, 2.0 * np.sin(np.radians(MAX_TWO_THETA / 2)) / REFERENCE_WAVELENGTH)
+    d, strength = _merge(1.0 / found.g, 2.0 * np.square(np.abs(_structure_factors(crystal, found))))
     weighted = strength * lorentz_polarisation(2.0 * np.pi / d, REFERENCE_WAVELENGTH)
     strongest = np.argsort(-weighted, kind="stable")[:MAX_PEAKS]
     strongest = strongest[weighted[strongest] > FAINTEST * weighted.max(initial=0.0)]
@@ -134,17 +134,17 @@ def powder_peaks(crystal: Crystal) -> PowderPattern:
     return PowderPattern(d[strongest], strength[strongest])
 
 
-def _structure_factors(crystal: Crystal, hkl: NDArray[np.int64], g: Array) -> NDArray[np.complex128]:
+def _structure_factors(crystal: Crystal, found: Reflections) -> NDArray[np.complex128]:
     """(M,) F(hkl), electrons per cell."""
-    factors = np.zeros(len(g), np.complex128)
-    s2 = np.square(g / 2.0)
+    factors = np.zeros(len(found.g), np.complex128)
+    s2 = np.square(found.g / 2.0)
     sites = crystal.occupancies or tuple(((int(z), 1.0),) for z in crystal.atomic_numbers)
     for z in crystal.composition:
         weight = np.array([sum(x for other, x in site if other == z) for site in sites])
         a, b = _scattering_parameters(z)
         f = z - 41.78214 * s2 * (np.exp(-np.outer(s2, b)) @ a)
         here = weight > 0
-        factors += f * structure_factors(hkl, crystal.frac_coords[here], weight[here, None])[:, 0]
+        factors += f * structure_factors(found.hkl, found.frac_coords[here], weight[here, None])[:, 0]
     return factors
 
 

@@ -173,8 +173,9 @@ def _settings(metric: Array) -> Array:
     """(R, 3, 3): M with M G Mᵀ = G, the rotations that leave the lattice as it is."""
     candidates = _unimodular()
     moved = candidates @ metric @ candidates.transpose(0, 2, 1)
-    kept: Array = candidates[np.abs(moved - metric).max(axis=(1, 2)) < 1e-4 * np.trace(metric)].astype(np.float64)
-    return kept
+    lengths = np.sqrt(metric.diagonal())
+    kept: Array = candidates[(np.abs(moved - metric) / np.outer(lengths, lengths)).max(axis=(1, 2)) < 3e-4]
+    return kept.astype(np.float64)
 
 
 def _kinds(cell: Crystal) -> Array:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from crystalign.modalities.xrd import MeasuredPattern
 
 Array = NDArray[np.float64]
+BROAD = 0.04
+"""Of ln Q; what is broader than twice this is background."""
 
 
 class Match(NamedTuple):
@@ -43,8 +45,9 @@ class ProfileMatcher(Config):
 
     score = max_s Σ_u m(u) p(u + s) / (‖m‖ ‖p(· + s)‖),  u = ln Q,
 
-    over the measured range of u, for strains s of at most `max_strain`. Both patterns are
-    intensities per Q on the reference instrument, blurred to one width, background removed.
+    over the measured range of u, for strains s of at most `max_strain`. Both patterns are intensities
+    per Q on the reference instrument, passed through the same removal of the background; the computed
+    one is drawn with broad peaks, which forgives what a strain cannot.
     """
 
     q_min: float = 0.7
@@ -91,10 +94,9 @@ class ProfileMatcher(Config):
                 f"the pattern covers too little of {self.q_min} … {self.q_max} Å⁻¹ to be matched",
                 reason="range-not-covered",
             )
-        rest = remove_background(raw[covered], round(0.04 / self.step))
-        profile = np.zeros(len(grid), np.float32)
-        profile[covered] = rest
-        return self._finish(profile).astype(np.float32), covered
+        profile = np.zeros(len(grid))
+        profile[covered] = self._finish(raw[covered])
+        return profile.astype(np.float32), covered
 
     def match(
         self, measured: NDArray[np.float32], covered: slice, candidates: NDArray[np.float32], block: int = 2048
@@ -127,13 +129,17 @@ class ProfileMatcher(Config):
     def _draw(self, pattern: PowderPattern, grid: Array) -> Array:
         """One computed profile: intensity per Q over ln Q."""
         q = 2.0 * np.pi / pattern.d_spacings
-        seen = q < 0.95 * 4.0 * np.pi / REFERENCE_WAVELENGTH
+        seen = (q > 0.9 * np.exp(grid[0])) & (
+            q < min(1.1 * np.exp(grid[-1]), 0.95 * 4.0 * np.pi / REFERENCE_WAVELENGTH)
+        )
         q, areas = q[seen], pattern.intensities[seen]
         areas = areas * lorentz_polarisation(q, REFERENCE_WAVELENGTH) / q
         cosine = np.sqrt(np.maximum(1.0 - np.square(q * REFERENCE_WAVELENGTH / (4.0 * np.pi)), 0.0))
         widths = self.width * np.radians(1.0) * (2.0 * np.pi / REFERENCE_WAVELENGTH) * cosine / q
         return self._finish(draw(np.log(q), areas, widths, grid))
 
-    def _finish(self, profile: Array | NDArray[np.float32]) -> Array:
-        result: Array = np.asarray(profile, np.float64) / max(float(profile.max(initial=0.0)), 1e-30)
-        return result if self.power == 1.0 else np.maximum(result, 0.0) ** self.power
+    def _finish(self, profile: Array) -> Array:
+        """Background off, maximum to 1, raised to `power`."""
+        rest = remove_background(profile / max(float(profile.max(initial=0.0)), 1e-300), round(BROAD / self.step))
+        result: Array = (rest / max(float(rest.max(initial=0.0)), 1e-300)) ** self.power
+        return result

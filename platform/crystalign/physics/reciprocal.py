@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.crystal import Crystal
 from crystalign.errors import CrystalError
+from crystalign.physics.ewald import reduced
 
 Array = NDArray[np.float64]
 
-MAX_REFLECTIONS = 8_000_000
+MAX_REFLECTIONS = 2_000_000
+"""About a second of work; a cell of 100,000 Å³, the largest that enters, has fewer."""
 BLOCK = 4_000_000
 """Phases that are held in memory at once."""
 
 
-def reflections(crystal: Crystal, g_max: float) -> tuple[NDArray[np.int64], Array]:
-    """The reciprocal lattice within a sphere, one of each Friedel pair.
+class Reflections(NamedTuple):
+    """The reciprocal lattice within a sphere, one of each Friedel pair."""
+
+    hkl: NDArray[np.int64]
+    """(M, 3) Miller indices in the Minkowski-reduced cell, whose box around a sphere is the smallest."""
+    g: Array
+    """(M,) 1/d in 1/Å, without 2π."""
+    frac_coords: Array
+    """(N, 3) the crystal's sites in the vectors of the reduced cell."""
+
+
+def reflections(crystal: Crystal, g_max: float) -> Reflections:
+    """Every reflection with 0 < 1/d <= g_max.
 
     Args:
-        crystal: the structure.
+        crystal: the structure, in any cell.
         g_max: 1/Å, without 2π.
 
-    Returns:
-        (M, 3) Miller indices and (M,) 1/d in 1/Å, 0 < 1/d <= g_max.
-
     Raises:
-        CrystalError: reason `too-large`, where there are more than `MAX_REFLECTIONS`.
+        CrystalError: reason `too-large`, where the box that holds them has more than `MAX_REFLECTIONS`.
     """
-    reciprocal = np.linalg.inv(crystal.lattice).T  # rows, without 2π
-    h, k, l = (int(n) for n in np.floor(g_max * np.linalg.norm(crystal.lattice, axis=1) + 1e-9))
-    if (h + 1) * (2 * k + 1) * (2 * l + 1) > MAX_REFLECTIONS:
+    lattice, frac_coords = reduced(crystal.lattice, crystal.frac_coords)
+    reciprocal = np.linalg.inv(lattice).T  # rows, without 2π
+    h, k, l = (int(n) for n in np.floor(g_max * np.linalg.norm(lattice, axis=1) + 1e-9))
+    phases = (2 * max(h, k, l) + 1) * len(crystal)
+    if max((h + 1) * (2 * k + 1) * (2 * l + 1), phases) > MAX_REFLECTIONS:
         message = f"{crystal.formula}: a cell of {crystal.volume:.0f} Å³ has too many reflections; use a smaller cell"
         raise CrystalError(message, reason="too-large")
     axes = np.meshgrid(np.arange(h + 1), np.arange(-k, k + 1), np.arange(-l, l + 1), indexing="ij")
@@ -38,7 +52,7 @@ def reflections(crystal: Crystal, g_max: float) -> tuple[NDArray[np.int64], Arra
     hkl = hkl[k * (2 * l + 1) + l + 1 :]  # drops (0, 0, 0) and, of the plane h = 0, the half before it
     g = np.linalg.norm(hkl @ reciprocal, axis=1)
     inside = g <= g_max
-    return hkl[inside], g[inside]
+    return Reflections(hkl[inside], g[inside], frac_coords)
 
 
 def structure_factors(hkl: NDArray[np.int64], frac_coords: Array, weights: Array) -> NDArray[np.complex128]:
@@ -98,11 +112,11 @@ def reciprocal_spectra(crystal: Crystal, grid: Array) -> Array:
         CrystalError: reason `too-large`, where the cell has more than `MAX_REFLECTIONS`.
     """
     step = grid[1] - grid[0]
-    hkl, g = reflections(crystal, float(grid[-1] + step) / (2.0 * np.pi))
+    hkl, g, frac_coords = reflections(crystal, float(grid[-1] + step) / (2.0 * np.pi))
     place = (2.0 * np.pi * g - grid[0]) / step + 1.0  # bin 0 and the last are thrown away
     near = place > 0.0
     hkl, place = hkl[near], place[near]
-    s = structure_factors(hkl, crystal.frac_coords, _weights(crystal))  # (M, 2)
+    s = structure_factors(hkl, frac_coords, _weights(crystal))  # (M, 2)
     power = 2.0 * (np.square(s.real) + np.square(s.imag))  # both of a Friedel pair
     low = place.astype(np.int64)
     high_share = (place - low)[:, None]

@@ -126,14 +126,16 @@ def lattice_point_group(lattice: Grid, tolerance: float = 1e-3) -> NDArray[np.in
 
     Args:
         lattice: (3, 3), Å, rows are vectors.
-        tolerance: of the metric, relative to its largest entry.
+        tolerance: of each entry of the metric, relative to the lengths of its two axes.
     """
     vectors = _short_vectors()
     products = vectors @ (lattice @ lattice.T) @ vectors.T  # (26, 26)
-    metric, within = lattice @ lattice.T, tolerance * np.square(lattice).sum(axis=1).max()
-    a, b, c = np.ix_(*(np.flatnonzero(np.abs(products.diagonal() - length) < within) for length in metric.diagonal()))
-    same = np.abs(products[a, b] - metric[0, 1]) < within
-    same = same & (np.abs(products[a, c] - metric[0, 2]) < within) & (np.abs(products[b, c] - metric[1, 2]) < within)
+    metric, lengths = lattice @ lattice.T, np.linalg.norm(lattice, axis=1)
+    within = tolerance * np.outer(lengths, lengths)
+    a, b, c = np.ix_(*(np.flatnonzero(np.abs(products.diagonal() - metric[i, i]) < within[i, i]) for i in range(3)))
+    same = np.abs(products[a, b] - metric[0, 1]) < within[0, 1]
+    same = same & (np.abs(products[a, c] - metric[0, 2]) < within[0, 2])
+    same = same & (np.abs(products[b, c] - metric[1, 2]) < within[1, 2])
     chosen = np.argwhere(same)
     return np.stack([vectors[axis.ravel()[chosen[:, j]]] for j, axis in enumerate((a, b, c))], axis=1)
 

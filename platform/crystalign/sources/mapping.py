@@ -93,7 +93,11 @@ class TableMapping(Config):
         if not isinstance(values, dict):
             return values
         readable = {name: columns for name in NAMES if (columns := modality_class(name).columns) is not None}
-        found = dict(values.get("modalities") or {}) | {name: values[name] for name in readable if name in values}
+        found = dict(values.get("modalities") or {})
+        for name in [name for name in readable if values.get(name) is not None]:
+            if name in found:
+                raise ValueError(f"{name} is given twice, at the top and under modalities")
+            found[name] = values[name]
         unknown = set(found) - set(readable)
         if unknown:
             raise ValueError(f"no table holds {', '.join(sorted(unknown))}; it may hold {', '.join(readable)}")

@@ -106,6 +106,8 @@ def pretrain_space_groups(
     entry = encoder_entry(encoder)
     if entry.modality != "xrd":
         raise ConfigError(f"encoder {encoder!r} reads {entry.modality!r}; space groups are learned from 'xrd'")
+    if config.split.by != "formula":
+        raise ConfigError(f"the split is by {config.split.by}; patterns know their formula alone: split by formula")
     parts = [config.split.name_of(fraction(p.formula, config.split.salt)) for p in patterns]
     train = [p for p, part in zip(patterns, parts, strict=True) if part == "train"]
     unseen = [p for p, part in zip(patterns, parts, strict=True) if part == "validation"]

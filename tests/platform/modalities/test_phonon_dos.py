@@ -97,6 +97,9 @@ def test_a_mapping_names_only_modalities_that_tables_hold():
     again = type(mapping).from_mapping(mapping.model_dump(), origin="itself")
     assert again == mapping
     plain = mapping.model_dump()
+    with pytest.raises(ConfigError, match="phonon_dos is given twice"):
+        type(mapping).from_mapping(plain | {"phonon_dos": {"frequencies": "f", "densities": "d"}}, origin="x")
+    del plain["modalities"]
     with pytest.raises(ConfigError, match="unit"):
         type(mapping).from_mapping(
             plain | {"phonon_dos": {"frequencies": "f", "densities": "d", "unit": "Hz"}}, origin="x"

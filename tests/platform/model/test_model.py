@@ -107,6 +107,18 @@ def test_there_is_no_model_where_there_is_none(tmp_path):
         load(tmp_path / "nothing")
 
 
+def test_a_saved_model_holds_every_setting_and_so_outlives_defaults(model):
+    import json
+
+    saved = json.loads(model.to_files()["config.json"])["config"]["modalities"]
+    assert saved["crystal"]["features"]["cutoff"] == model.modality("crystal").settings.cutoff
+    for name, spec in saved.items():
+        assert set(spec["options"]) == set(type(model.encoders[name].settings).model_fields)
+        assert set(spec["features"]) == set(type(model.modality(name).settings).model_fields)
+    again = Model.from_files(model.to_files(), origin="itself")
+    assert again.to_files() == model.to_files()
+
+
 def test_an_unknown_modality_is_refused(model):
     with pytest.raises(ConfigError, match="phonon"):
         model.embed("phonon", [])

@@ -41,13 +41,13 @@ def test_spectra_are_the_sum_of_their_definition():
 def test_factors_are_the_direct_sum_whatever_the_block(monkeypatch):
     rng = np.random.default_rng(1)
     crystal = Crystal(rng.normal(size=(3, 3)) + 5 * np.eye(3), rng.random((7, 3)), np.full(7, 26))
-    hkl, g = reflections(crystal, 0.9)
+    hkl, g, frac = reflections(crystal, 0.9)
     weights = rng.normal(size=(7, 3))
-    direct = np.exp(2j * np.pi * hkl @ crystal.frac_coords.T) @ weights
-    np.testing.assert_allclose(structure_factors(hkl, crystal.frac_coords, weights), direct, atol=1e-12)
+    direct = np.exp(2j * np.pi * hkl @ frac.T) @ weights
+    np.testing.assert_allclose(structure_factors(hkl, frac, weights), direct, atol=1e-12)
     monkeypatch.setattr(reciprocal, "BLOCK", 50)
-    np.testing.assert_allclose(structure_factors(hkl, crystal.frac_coords, weights), direct, atol=1e-12)
-    assert len(structure_factors(hkl[:0], crystal.frac_coords, weights)) == 0
+    np.testing.assert_allclose(structure_factors(hkl, frac, weights), direct, atol=1e-12)
+    assert len(structure_factors(hkl[:0], frac, weights)) == 0
     assert ((g > 0) & (g <= 0.9)).all()
     both = np.concatenate([hkl, -hkl])
     assert len(np.unique(both, axis=0)) == 2 * len(hkl)  # one of each Friedel pair
@@ -72,6 +72,13 @@ def test_a_site_that_is_half_one_element_counts_as_half():
     np.testing.assert_allclose(reciprocal_spectra(written, GRID), reciprocal_spectra(ordered, GRID), atol=1e-12)
     mixed = Crystal(lattice, frac, z, (((27, 0.5), (25, 0.5)), ((26, 1.0),)))
     np.testing.assert_allclose(reciprocal_spectra(mixed, GRID), reciprocal_spectra(ordered, GRID), atol=1e-12)
+
+
+def test_a_skewed_cell_costs_no_more_than_its_lattice():
+    """The vectors are 600 Å long, the cell has 64 Å³."""
+    skewed = Crystal(np.array([[4.0, 0, 0], [600.0, 4.0, 0], [-400.0, 80.0, 4.0]]), np.zeros((1, 3)), np.array([29]))
+    cubic = Crystal(4.0 * np.eye(3), np.zeros((1, 3)), np.array([29]))
+    np.testing.assert_allclose(reciprocal_spectra(skewed, GRID), reciprocal_spectra(cubic, GRID), atol=1e-9)
 
 
 def test_a_cell_too_large_is_refused_by_name():

@@ -156,8 +156,9 @@ def test_lattices_have_the_point_groups_of_the_textbook():
     hexagonal = np.array([[1.0, 0, 0], [-0.5, np.sqrt(3) / 2, 0], [0, 0, 1.6]])
     fcc = np.ones((3, 3)) - np.eye(3)
     triclinic = np.array([[4.1, 0.0, 0.0], [0.7, 5.2, 0.0], [-0.9, 1.1, 6.3]])
-    orders = {48: fcc, 24: hexagonal, 16: np.diag([3.0, 3, 4]), 8: np.diag([3.0, 4, 5]), 2: triclinic}
-    for order, lattice in orders.items():
+    needle, layers = np.diag([2.0, 2, 90]), hexagonal * [[2.46], [2.46], [37.5]]
+    orders = [(48, fcc), (24, hexagonal), (16, np.diag([3.0, 3, 4])), (8, np.diag([3.0, 4, 5])), (2, triclinic)]
+    for order, lattice in [*orders, (16, needle), (24, layers)]:
         group = lattice_point_group(lattice)
         assert len(np.unique(group, axis=0)) == len(group) == order
         turned = group @ lattice
