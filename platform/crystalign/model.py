@@ -22,12 +22,11 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crystalign.config import Config
 from crystalign.encoders import encoder_class, encoder_settings
 from crystalign.encoders.encoder import Files
 from crystalign.errors import ConfigError, ModelError, StorageError, VerificationError
 from crystalign.modalities import Inputs, Modality, make_modality
-from crystalign.model_config import ModalitySpec, ModelCard, ModelConfig, Pair
+from crystalign.model_config import ModalitySpec, ModelCard, ModelConfig, ModelFile, Pair
 from crystalign.training.batch import Batch
 
 __all__ = ["ModalitySpec", "Model", "ModelCard", "ModelConfig", "load", "prepare"]
@@ -35,19 +34,6 @@ __all__ = ["ModalitySpec", "Model", "ModelCard", "ModelConfig", "load", "prepare
 FORMAT = 1
 MAX_LOG_SCALE = math.log(100.0)
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
-
-
-class ModelFile(Config):
-    """The content of `config.json`."""
-
-    format: int
-    """Version of the directory's layout."""
-    config: ModelConfig
-    """Encoders, pairs, objective."""
-    card: ModelCard
-    """What it was trained on."""
-    files: dict[str, str]
-    """Relative path → sha256 of every other file, README aside."""
 
 
 class Model(nn.Module):
@@ -85,6 +71,7 @@ class Model(nn.Module):
         self.log_scales = nn.ParameterDict(
             {_key(pair): nn.Parameter(torch.tensor(start), config.learn_temperature) for pair in config.aligned}
         )
+        self.config = config if restore else self._resolved()
         siglip = config.aligned if config.objective == "siglip" else ()
         self.logit_biases = nn.ParameterDict({_key(pair): nn.Parameter(torch.tensor(-10.0)) for pair in siglip})
 
@@ -194,13 +181,16 @@ class Model(nn.Module):
         for name, encoder in self.encoders.items():
             files |= {f"{name}/{path}": data for path, data in encoder.files().items()}  # type: ignore[operator]
         digests = {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())}
-        described = ModelFile(format=FORMAT, config=self._resolved(), card=card, files=digests)
+        described = ModelFile(format=FORMAT, config=self.config, card=card, files=digests)
         files[README] = _readme(self, card).encode()
         files[CONFIG] = (described.model_dump_json(indent=2) + "\n").encode()
         return files
 
     def _resolved(self) -> ModelConfig:
-        """The settings with every default written out: a later version's defaults do not change this model."""
+        """The settings with every default written out: a later version's defaults do not change this model.
+
+        What was saved stays as it was: a model keeps its identity when a version adds a setting.
+        """
         specs = {
             name: spec.model_copy(
                 update={
@@ -215,7 +205,7 @@ class Model(nn.Module):
     @property
     def sha256(self) -> str:
         """Identity of what the model computes: its settings, weights and files, without the card."""
-        return _identity(ModelFile.model_validate_json(self.to_files()[CONFIG]))
+        return ModelFile.model_validate_json(self.to_files()[CONFIG]).identity
 
     def save_pretrained(self, directory: str | Path, card: ModelCard | Mapping[str, Any] | None = None) -> None:
         """Write the model's directory; it must not hold another model."""
@@ -302,11 +292,6 @@ def prepare(config: ModelConfig, values: Mapping[str, Sequence[Any]]) -> Files:
 
 def _key(pair: Pair) -> str:
     return f"{pair[0]}__{pair[1]}"
-
-
-def _identity(described: ModelFile) -> str:
-    content = described.model_dump(mode="json", exclude={"card"})
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _read_config(data: bytes, origin: str) -> ModelFile:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -97,3 +99,22 @@ class ModelCard(Config):
     """Samples seen, repetitions included."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Whatever was measured, by name."""
+
+
+class ModelFile(Config):
+    """The content of `config.json`."""
+
+    format: int
+    """Version of the directory's layout."""
+    config: ModelConfig
+    """Encoders, pairs, objective."""
+    card: ModelCard
+    """What it was trained on."""
+    files: dict[str, str]
+    """Relative path → sha256 of every other file, README aside."""
+
+    @property
+    def identity(self) -> str:
+        """sha256 of what the model computes: its settings, weights and files, without the card."""
+        content = self.model_dump(mode="json", exclude={"card"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from crystalign.config import Config
-from crystalign.errors import ConfigError, Error
+from crystalign.errors import ConfigError, Error, ModelError
 from crystalign.index.manifest import IndexManifest
 from crystalign.storage import Uri
 
@@ -74,7 +74,7 @@ def app(args: ServeArgs | dict[str, str]) -> Application:
     Raises:
         ConfigError: an argument that does not exist.
         DatasetError: no index there.
-        ModelError: no model there.
+        ModelError: no model there, or not that of the index.
     """
     from ray import serve
 
@@ -88,7 +88,11 @@ def app(args: ServeArgs | dict[str, str]) -> Application:
     index_uri, manifest = _absolute(args.index), IndexManifest.read(args.index)
     model_uri = _absolute(args.model or manifest.model_uri)
     dataset_uri = _absolute(args.dataset or manifest.dataset_uri)
-    model, card = read_model(model_uri)
+    described = read_model(model_uri)
+    if described.identity != manifest.model_sha256:
+        message = f"the model at {model_uri} is not the one that made the index; give that one with --model"
+        raise ModelError(message)
+    model, card = described.config, described.card
     shards = [
         serve.deployment(Shard)
         .options(name=f"shard-{number}", **_options(args, args.shard_cpus))
@@ -222,7 +226,8 @@ def _check_resources(args: ServeArgs) -> None:
     from crystalign_serve.service import read_model
 
     manifest = IndexManifest.read(args.index)
-    modalities = len(read_model(args.model or manifest.model_uri)[0].modalities) if args.encoders == "separate" else 1
+    model = read_model(args.model or manifest.model_uri).config
+    modalities = len(model.modalities) if args.encoders == "separate" else 1
     shards = min(args.shards, len(manifest.segments))
     demands = (
         Demand(name="encoders", count=modalities * args.replicas, cpus=args.encoder_cpus, gpus=args.encoder_gpus),

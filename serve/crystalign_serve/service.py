@@ -14,7 +14,7 @@ from crystalign.errors import ModelError, StorageError
 from crystalign.index.filters import Fields, listed_fields, make_fields
 from crystalign.index.manifest import IndexManifest
 from crystalign.modalities import NAMES, Modality, make_modality, modality_class
-from crystalign.model_config import ModelCard, ModelConfig
+from crystalign.model_config import ModelCard, ModelConfig, ModelFile
 from crystalign_serve.materials import Materials, open_materials
 from crystalign_serve.queries import ACCEPTS
 
@@ -102,8 +102,8 @@ def open_service(
     return Service(manifest, config, card, modalities, fields, open_materials(manifest, dataset_uri), shards)
 
 
-def read_model(uri: str) -> tuple[ModelConfig, ModelCard]:
-    """Settings and card of a model, without its weights.
+def read_model(uri: str) -> ModelFile:
+    """Settings, card and identity of a model, without its weights.
 
     Raises:
         ModelError: there is no model.
@@ -113,10 +113,7 @@ def read_model(uri: str) -> tuple[ModelConfig, ModelCard]:
     except (StorageError, ValueError) as error:
         message = f"no model at {uri}: {error}"
         raise ModelError(message) from error
-    origin = f"the model at {uri}"
-    return ModelConfig.from_mapping(values["config"], origin=origin), ModelCard.from_mapping(
-        values["card"], origin=origin
-    )
+    return ModelFile.from_mapping(values, origin=f"the model at {uri}")
 
 
 def examples_for(service: Service, record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -134,7 +134,8 @@ def http(places: Places, segments: list[Segment]) -> Iterator[TestClient]:
     from crystalign_serve.backend import LocalBackend
     from crystalign_serve.service import open_service, read_model
 
-    config, card = read_model(places.model)
+    described = read_model(places.model)
+    config, card = described.config, described.card
     service = open_service(IndexManifest.read(places.index), config, card, dataset_uri=None, shards=len(segments))
     with TestClient(build_api(service, LocalBackend(load(places.model), segments))) as client:
         yield client
