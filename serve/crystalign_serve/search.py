@@ -14,6 +14,8 @@ from crystalign.errors import ConfigError
 if TYPE_CHECKING:
     from crystalign_serve.client import Answer
 
+TABLE_WIDTH, COLUMN_WIDTH = 78, 20
+"""Characters of the columns that are always there, and of one more; what does not fit stays in the JSON."""
 MAX_PROPERTY_COLUMNS = 3
 
 
@@ -105,18 +107,20 @@ def show(answer: Answer, url: str) -> None:
     from rich.table import Table
 
     console = Console()
-    columns = _property_columns(answer)
+    room = max(0, console.width - TABLE_WIDTH) // COLUMN_WIDTH
+    columns = dict(list(_property_columns(answer).items())[: max(0, room - 1)])
     table = Table()
     for name in ("#", "id", "score", "formula", "space group", "sites"):
         table.add_column(name, no_wrap=True)
-    table.add_column("source")
+    if room:
+        table.add_column("source", no_wrap=True)
     for label in columns.values():
         table.add_column(label, justify="right")
     for hit in answer:
         symbol = " ".join(str(x) for x in (hit.raw.get("spacegroup_symbol"), hit.spacegroup_number) if x is not None)
         values = [_number(hit.properties.get(key)) for key in columns]
-        fixed = (str(hit.rank), hit.id, f"{hit.score:.4f}", hit.formula, symbol, str(hit.n_sites), hit.source)
-        table.add_row(*fixed, *values)
+        fixed = (str(hit.rank), hit.id, f"{hit.score:.4f}", hit.formula, symbol, str(hit.n_sites))
+        table.add_row(*fixed, *((hit.source, *values) if room else ()))
     console.print(table)
     shards = "" if answer.complete else f", {answer.raw['shards_ok']} of {answer.raw['shards_total']} shards answered"
     everything = ", which is all that the filter allows" if answer.exhausted else ""
