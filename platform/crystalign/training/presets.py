@@ -14,7 +14,9 @@ def tiny_model() -> ModelConfig:
     return ModelConfig(
         embedding_dim=96,
         modalities={
-            "crystal": ModalitySpec(encoder="gated-graph", options={"hidden": 48, "layers": 3}),
+            "crystal": ModalitySpec(
+                encoder="dual-space", options={"direct": {"hidden": 48, "layers": 3}, "hidden": 192}
+            ),
             "dos": ModalitySpec(encoder="dos-transformer", options={"hidden": 64, "layers": 2, "patch": 10}),
             "charge_density": ModalitySpec(encoder="conv3d", options={"channels": [8, 16, 24]}),
             "xrd": ModalitySpec(encoder="xrd-resnet", options={"channels": [16, 32, 48], "reduced": 32, "hidden": 192}),
