@@ -150,7 +150,9 @@ class TrackerWriter:
     def write(self, record: Record) -> None:
         """All metrics of the step."""
         if self.name == "mlflow":
-            self.tracker.log_metrics({k: v for k, v in record.items() if k != "step"}, step=int(record["step"]))
+            # names become paths there, and `loss` cannot be both a file and the folder of `loss/…`
+            named = {key.replace("/", "."): value for key, value in record.items() if key != "step"}
+            self.tracker.log_metrics(named, step=int(record["step"]))
         else:
             self.tracker.log(record, step=int(record["step"]))
 
@@ -166,4 +168,6 @@ class TrackerWriter:
 
 
 def _missing(name: str) -> ConfigError:
-    return ConfigError(f"the logger {name!r} is not installed: pip install {name}, or leave it out of `loggers`")
+    return ConfigError(
+        f"the logger {name!r} is not installed: pip install 'crystalign[{name}]', or leave it out of `loggers`"
+    )
