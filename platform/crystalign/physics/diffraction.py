@@ -115,7 +115,7 @@ def powder_peaks(crystal: Crystal) -> PowderPattern:
     F(hkl) = Σ_j o_j f_j(s) exp 2πi(h x_j + k y_j + l z_j), s = 1/2d, with the atomic scattering
     factors f of pymatgen (De Graef & McHenry, *Structure of Materials*, ch. 12):
     f(s) = Z − 41.78214 s² Σ_i a_i exp(−b_i s²). The same numbers as pymatgen's `XRDCalculator`
-    with its Lorentz–polarisation factor divided out, some twenty times as fast.
+    with its Lorentz–polarisation factor divided out, some ten times as fast.
 
     Peaks down to `MAX_TWO_THETA` at the reference wavelength, the `MAX_PEAKS` strongest (as the
     reference instrument sees them), equal d merged.
