@@ -26,7 +26,7 @@ FORBIDDEN = {
     "jobs": {"crystalign_serve"},
     "serve": {"crystalign_jobs"},
 }
-OTHERS_NAMES = {"yaml": "pyyaml", "faiss": "faiss-cpu", "multipart": "python-multipart"}
+OTHERS_NAMES = {"yaml": "pyyaml", "faiss": "faiss-cpu", "mlflow": "mlflow-skinny", "multipart": "python-multipart"}
 UNFINISHED = re.compile(
     "TO" + "DO|FIX" + "ME|X" + r"XX|\bHACK|NotImplemented" + r"Error|for\snow\b|place" + "holder|dum" + "my"
 )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,22 +48,14 @@ def run(*args: str, timeout: float = 280) -> str:
 
 @contextmanager
 def serving(*args: str) -> Iterator[str]:
-    """`crystalign serve` on a free port; stopped as a user stops it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-m", "crystalign_jobs.cli", "serve", *args, "--port", str(port)])
+    """`crystalign serve` on a free port, once it says that it answers; stopped as a user stops it."""
+    command = [sys.executable, "-m", "crystalign_jobs.cli", "serve", *args, "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
-        deadline = time.monotonic() + 200
-        while True:
-            try:
-                with urllib.request.urlopen(f"{url}/api/health", timeout=5):
-                    break
-            except (urllib.error.URLError, OSError):
-                assert process.poll() is None, "the service ended before it answered"
-                assert time.monotonic() < deadline, "the service did not answer"
-                time.sleep(0.5)
+        answers = (re.search(r"answers at (\S+)", line) for line in process.stdout)  # ends if the process does
+        url = next((match[1] for match in answers if match), None)
+        assert url is not None, "the service ended before it answered"
         yield url
     finally:
         process.send_signal(signal.SIGINT)
