@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from crystalign.errors import ConfigError
 from crystalign.modalities import stable_hash
 from crystalign.model import Model
-from crystalign.objectives import Loss, contrastive_loss, sigmoid_loss
+from crystalign.objectives import Loss
 from crystalign.training.batch import Batch
 from crystalign.training.config import PretrainConfig
+from crystalign.training.objective import objective
 from crystalign.training.schedule import (
     learning_rate,
     make_optimiser,
@@ -56,14 +57,8 @@ class Step(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Loss]:
         """The differentiable loss, and its parts for the log."""
-        model = self.model
-        embeddings = model(batch)  # modality → (b, D)
-        pairs = model.config.aligned
-        if model.config.objective == "siglip":
-            scales, biases = model.logit_scales(), model.pair_biases()
-            loss = sigmoid_loss(embeddings, batch.present, batch.keys, scales, biases, pairs)
-        else:
-            loss = contrastive_loss(embeddings, batch.present, batch.keys, model.logit_scales(), pairs)
+        embeddings = self.model(batch)  # modality → (b, D)
+        loss = objective(self.model, embeddings, batch.present, batch.keys)
         return loss.total, Loss(loss.total.detach(), loss.pairs, loss.counts)
 
 
