@@ -116,13 +116,13 @@ class Api:
             "elapsed_ms": round((time.perf_counter() - started) * 1e3, 2),
             "query": {
                 "modalities": [part.modality for part in parts],
-                "ordered_by": "patterns" if any(matches) else "embeddings",
+                "ordered_by": "embeddings and patterns" if any(matches) else "embeddings",
                 "curve": curves[0].model_dump() if curves else None,
             },
         }
 
     async def look_again(self, measured: Any, found: Answer, k: int) -> Reordered:
-        """The best k candidates of a measured pattern by the fit of their computed ones.
+        """The best k candidates of a measured pattern by their embeddings and the fit of their computed ones.
 
         Where there is no measured pattern, or the look takes too long or cannot be had, the order of
         the embedding stands; the answer says which it is.

@@ -142,8 +142,8 @@ class Client:
             filter: OPTIMADE filter, evaluated before the search.
             k: results wanted, 1 to 1000.
             weights: part → weight, 1 where none is given.
-            rerank: candidates of a powder pattern, asked alone, that are ordered by how their patterns
-                match at the best strain, at least k; 0 keeps the order of the embedding.
+            rerank: candidates of a powder pattern, asked alone, that are ordered by two ranks, of the embedding
+                and of how their patterns match at the best strain, at least k; 0 keeps the embedding's order.
 
         Raises:
             QueryError: the service cannot use the query; the message says why.

@@ -75,7 +75,7 @@ class SearchOptions(Config):
     weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Part or modality → weight in a fused query, 1 where none is given."""
     rerank: int = Field(default=200, ge=0, le=MAX_K)
-    """Candidates of a powder pattern, asked alone, that a match of patterns orders anew, at least k; 0: none."""
+    """Candidates of a powder pattern, asked alone, that a match of patterns looks at again, at least k; 0: none."""
 
 
 class SearchRequest(SearchOptions):

