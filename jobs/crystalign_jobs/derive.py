@@ -1,4 +1,4 @@
-"""`crystalign derive`: modalities that follow from the crystal, added to a dataset.
+"""`crystalign derive`: modalities that follow from the crystal, and embeddings of its text, added to a dataset.
 
 Each shard becomes a new one beside it, under a name that its content and the request determine, and a receipt says
 that it is complete: a job that was killed finds the receipts and goes on where it was. The manifest is swapped
@@ -20,18 +20,21 @@ from tyro.conf import Positional
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import InputError, VerificationError
+from crystalign.modalities.text_embedding import TokenPooling
 from crystalign.sources.source import time_limit, unforeseen
 from crystalign.storage import Uri
+from crystalign_jobs.text_embeddings import choose_language_model, embed_texts
 
 if TYPE_CHECKING:
     from crystalign.crystal import Crystal
     from crystalign.material import Material
+    from crystalign.modalities.text_embedding import LanguageModelEntry
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest, ShardEntry
     from crystalign.shards.writer import Reject
     from crystalign.storage import FileEntry
 
-Derivable = Literal["xrd", "text", "composition", "image", "tabular"]
+Derivable = Literal["xrd", "text", "composition", "image", "tabular", "text_embedding"]
 VERSION = 2
 """Raised when a derivation changes, so that an interrupted job never mixes old and new."""
 
@@ -39,7 +42,8 @@ VERSION = 2
 class Derive(Config):
     """Add powder patterns, captions and compositions, or pictures and descriptors, computed from the structures.
 
-    What is there already stays: a text that a person wrote is never replaced by a generated one.
+    What is there already stays: a text that a person wrote is never replaced by a generated one. With
+    `text_embedding`, a language model that is not trained embeds every text, once.
 
     Example: crystalign derive s3://bucket/mp --modalities xrd text
     """
@@ -50,6 +54,12 @@ class Derive(Config):
     """What to compute."""
     max_seconds: float = Field(default=60.0, gt=0)
     """For one modality of one crystal; what takes longer stays missing and is reported."""
+    language_model: Uri | None = None
+    """For `text_embedding`: folder of a Hugging Face encoder with safetensors weights, any URI that all workers see."""
+    pooling: TokenPooling = "cls"
+    """The vector of a text: the language model's for its first token, or the mean over its tokens."""
+    max_tokens: int | None = Field(default=None, ge=4)
+    """Longer texts are cut; default: as many tokens as the language model reads, at most 512."""
     address: str | None = None
     """Ray cluster; default: RAY_ADDRESS, or this machine."""
 
@@ -63,7 +73,9 @@ def main(config: Derive) -> Manifest:
 
     dataset = Dataset.open(config.data)
     shards = dataset.manifest.shards
-    plan = {n: target(entry, config.modalities) for n, entry in enumerate(shards) if _lacks(entry, config.modalities)}
+    chosen = choose_language_model(config, dataset.manifest)
+    asked = config.modalities
+    plan = {n: target(entry, asked, chosen) for n, entry in enumerate(shards) if _lacks(entry, asked)}
     print(f"deriving {', '.join(config.modalities)} of {len(dataset):,} crystals\nwriting {config.data}/shards/")
     receipts = {n: receipt for n, name in plan.items() if (receipt := _receipt(config.data, name))}
     if receipts:
@@ -73,7 +85,7 @@ def main(config: Derive) -> Manifest:
         meter.advance(len(dataset) - sum(shards[row["number"]].rows for row in todo), counted=False)
         if todo:
             with session(config.address):
-                for receipt in map_rows(todo, ShardDeriver(config, dataset)):
+                for receipt in map_rows(todo, ShardDeriver(config, dataset, chosen)):
                     receipts[receipt["number"]] = receipt
                     meter.advance(shards[receipt["number"]].rows)
     manifest = _commit(config, dataset, receipts) if receipts else dataset.manifest
@@ -81,10 +93,10 @@ def main(config: Derive) -> Manifest:
     return manifest
 
 
-def target(entry: ShardEntry, modalities: Sequence[str]) -> str:
-    """The name of the shard that a shard becomes: its own, and a hash of its content and of what is asked."""
-    asked = json.dumps([entry.sha256, sorted(modalities), VERSION])
-    return f"{_stem(entry.path)}.{hashlib.sha256(asked.encode()).hexdigest()[:10]}"
+def target(entry: ShardEntry, modalities: Sequence[str], language_model: LanguageModelEntry | None = None) -> str:
+    """The name of the shard that a shard becomes: its own, and a hash of its content and of what is asked of whom."""
+    asked = [entry.sha256, sorted(modalities), VERSION, *([language_model.identity] if language_model else [])]
+    return f"{_stem(entry.path)}.{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:10]}"
 
 
 def _stem(path: str) -> str:
@@ -115,9 +127,10 @@ def _receipt(uri: str, name: str) -> dict[str, Any] | None:
 class ShardDeriver:
     """Writes one shard again with more columns; runs inside a task."""
 
-    def __init__(self, config: Derive, dataset: Dataset) -> None:
+    def __init__(self, config: Derive, dataset: Dataset, language_model: LanguageModelEntry | None = None) -> None:
         self.config = config
         self.dataset = dataset
+        self.language_model = language_model
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """A shard's number and its new name in, the JSON of its receipt out; the receipt is stored too."""
@@ -131,10 +144,15 @@ class ShardDeriver:
             extended(material, self.config.modalities, self.config.max_seconds, rejects)
             for material in table_to_materials(self.dataset.read(number), properties)
         ]
+        if self.language_model is not None and self.config.language_model is not None:
+            materials = embed_texts(materials, self.config.language_model, self.language_model, rejects)
         new = write_shard(uri, name, materials, properties, rows_per_group=max(old.row_groups))
         # heavy modalities stay in the files they are in: the rows are the same
         heavy = {modality: old.counts[modality] for modality in old.siblings}
-        new = new.model_copy(update={"siblings": old.siblings, "counts": new.counts | heavy})
+        kept: dict[str, Any] = {"siblings": old.siblings, "counts": new.counts | heavy}
+        if new.counts["text_embedding"]:
+            kept["language_model"] = self.language_model or old.language_model
+        new = new.model_copy(update=kept)
         quarantine = write_quarantine(uri, f"derive-{name}", rejects).model_dump(mode="json") if rejects else None
         reasons = dict(Counter(f"{reject.stage}: {reject.reason}" for reject in rejects))
         result = json.dumps(
@@ -145,12 +163,12 @@ class ShardDeriver:
 
 
 def extended(material: Material, modalities: Sequence[str], max_seconds: float, rejects: list[Reject]) -> Material:
-    """The material with what it lacks of `modalities`; what fails is appended to `rejects`."""
+    """The material with what follows from its crystal and it lacks of `modalities`; `rejects` gets what fails."""
     from crystalign.shards.writer import Reject
 
     found: dict[str, Any] = {}
     for name in modalities:
-        if material.value(name) is not None:
+        if name not in _DERIVATIONS or material.value(name) is not None:
             continue
         try:
             with time_limit(max_seconds, f"{name} of {material.id}"):
@@ -229,11 +247,19 @@ def _commit(config: Derive, dataset: Dataset, receipts: Mapping[int, dict[str, A
         quarantined=sum(_rows(config.data, entry) for entry in quarantine),
         derived=sorted({*old.derived, *config.modalities}),
     )
-    superseded = {e.path for e in (*old.shards, *old.quarantine)} - {e.path for e in (*new.shards, *new.quarantine)}
-    for path in sorted(superseded):
-        storage.delete(storage.join(config.data, path))
-    storage.delete(storage.join(config.data, "derive"))
+    _delete_unnamed(config.data, new, renewed)
     return new
+
+
+def _delete_unnamed(uri: str, manifest: Manifest, renewed: set[str]) -> None:
+    """Delete what the renewed shards were before, and what runs left that were killed and asked for something else."""
+    named = {entry.path for entry in (*manifest.shards, *manifest.quarantine)}
+    for part in ("shards", "quarantine"):
+        for place in storage.list_files(storage.join(uri, part)):
+            path = f"{part}/{place.rpartition('/')[2]}"
+            if path not in named and _stem(path).removeprefix("derive-") in renewed:
+                storage.delete(storage.join(uri, path))
+    storage.delete(storage.join(uri, "derive"))
 
 
 def _derived_from(entry: FileEntry) -> str:
@@ -258,6 +284,9 @@ def _report(config: Derive, manifest: Manifest, receipts: Mapping[int, dict[str,
     reasons: Counter[str] = Counter()
     for receipt in receipts.values():
         reasons.update(receipt["reasons"])
+    if "text_embedding" in manifest.modalities:
+        made_by = manifest.language_model
+        print(f"text embeddings by {made_by.label if made_by else 'a language model that is not recorded'}")
     for reason, count in reasons.most_common():
         print(f"  {count:>7,}  {reason}")
     print(f"next: crystalign pretrain --data {config.data} --out RUNS")

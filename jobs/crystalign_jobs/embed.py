@@ -89,9 +89,12 @@ def embed(config: Embed) -> dict[str, EmbeddingManifest]:
     from crystalign.model import load
     from crystalign.shards.dataset import Dataset
     from crystalign_jobs.session import session
+    from crystalign_jobs.text_embeddings import same_language_model
 
     model, dataset = load(config.model), Dataset.open(config.data)
     names = _modalities(config, model, dataset)
+    if "text_embedding" in names:
+        same_language_model(model, dataset)
     print(f"embedding {', '.join(names)} of {config.data} with {config.model}")
     print("\n".join(f"writing to {_target(config, name)}/" for name in names))
     whole = {

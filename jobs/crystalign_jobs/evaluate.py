@@ -52,10 +52,13 @@ def main(config: Evaluate) -> Report:
     from crystalign.evaluation.report import Report, evaluate_pairs, plot, to_markdown
     from crystalign.model import load
     from crystalign.shards.dataset import Dataset
+    from crystalign_jobs.text_embeddings import same_language_model
 
     out = config.out or storage.join(config.model.rstrip("/").rpartition("/")[0] or ".", "evaluation")
     print(f"evaluating {config.model} on the {config.split} split of {config.data}\nwriting to {out}/retrieval.*")
     model, dataset = load(config.model), Dataset.open(config.data)
+    if "text_embedding" in model.config.modalities:
+        same_language_model(model, dataset)
     rule = split_of(model)
     materials = pool_of(model, dataset, config, rule)
     views = embed_views(model, materials, masked_text=config.masked_text)

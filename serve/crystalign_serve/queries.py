@@ -105,6 +105,12 @@ def warm_up(fields: Fields) -> None:
 def _require(modality: str, modalities: Mapping[str, Modality[Any]]) -> None:
     if modality not in modalities:
         message = f"this model does not read {modality}; it reads {', '.join(modalities)}"
+        if modality == "text" and "text_embedding" in modalities:
+            message += (
+                ". It was trained on embeddings of texts, and the language model that makes them is no part of it: to "
+                "ask in words, train a model with the modality text, for example with its encoder text-multimat and "
+                "that language model as `pretrained`"
+            )
         raise QueryError(message, reason="missing-modality")
 
 

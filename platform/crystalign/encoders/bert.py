@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from crystalign.config import Config
-from crystalign.encoders.encoder import Encoder, Files
+from crystalign.encoders.encoder import Files
 from crystalign.encoders.mlp import mlp
+from crystalign.encoders.published import NETWORK, TOKENIZER, Published, published_description, read_options
 from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
 from crystalign.modalities.text import decode
 
-TOKENIZER, NETWORK = "tokenizer.json", "network.json"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PIECES = r"[A-Z][a-z]*|[a-z]+|\d+|[^\w\s]"
 """Chemistry is case-sensitive and written without spaces: `Fe2O3` is Fe, 2, O, 3 and `CoO` is not `COO`."""
 
 
-class Bert(Encoder):
+class Bert(Published):
     """BERT (Devlin et al., NAACL 2019, arXiv:1810.04805) over a description.
 
     Without `pretrained`, a small network is made on the spot and its WordPiece tokenizer is trained
@@ -33,15 +32,9 @@ class Bert(Encoder):
     such a model is never run. Tokenizer and network description travel in the model directory.
     """
 
-    class Settings(Config):
+    class Settings(Published.Settings):
         """Which network, and its size where it is made on the spot."""
 
-        pretrained: str | None = None
-        """Hub name or path of a published encoder; None makes one."""
-        frozen: bool = False
-        """Whether the published weights stay as they are; those made on the spot are always trained."""
-        lr_scale: float = Field(default=1.0, gt=0)
-        """Learning rate of the published weights, in units of the run's."""
         pooling: Literal["cls", "mean", "attention"] = "mean"
         """The text's vector: its first token's, the mean over tokens, or their mean with learned weights."""
         head: tuple[int, ...] = ()
@@ -64,29 +57,20 @@ class Bert(Encoder):
     settings: Settings
 
     def __init__(self, settings: Settings, files: Files | None = None, network: nn.Module | None = None) -> None:
-        super().__init__(settings)
         missing = {TOKENIZER, NETWORK} - set(files or {})
         if missing or files is None:
             message = f"the text encoder lacks {', '.join(sorted(missing))}: make them with `crystalign.model.prepare`"
             raise ConfigError(message)
+        super().__init__(settings, files, network)
         from tokenizers import Tokenizer
 
-        self._files = {TOKENIZER: files[TOKENIZER], NETWORK: files[NETWORK]}
         self._tokenizer: Any = Tokenizer.from_str(files[TOKENIZER].decode())
-        description = json.loads(files[NETWORK])
-        chosen: Any = _network(description) if network is None else network
-        if getattr(chosen, "pooler", None) is not None:
-            chosen.pooler = None  # a head for another task, whose weights would never be trained
-        self.network = chosen
-        channels = int(description["hidden_size"])
+        if getattr(self.network, "pooler", None) is not None:
+            self.network.pooler = None  # a head for another task, whose weights would never be trained
+        channels = int(self.network.config.hidden_size)
         self.pooling = TokenMean(channels) if settings.pooling == "attention" else None
         self.head = mlp(channels, settings.head)
         self.width = (channels, *settings.head)[-1]
-        published = settings.pretrained is not None
-        self.frozen = settings.frozen and published
-        self.lr_scales = {"network": settings.lr_scale} if published else {}
-        if self.frozen:
-            self.network.requires_grad_(False)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """(n, width) from `utf8` and `offsets` of n texts."""
@@ -111,16 +95,6 @@ class Bert(Encoder):
         share = mask.to(states.dtype) / mask.sum(dim=1, keepdim=True)  # (n, T)
         return (states * share[..., None]).sum(dim=1)
 
-    def train(self, mode: bool = True) -> Self:
-        """As always, but a frozen network drops nothing in training either."""
-        super().train(mode)
-        self.network.train(mode and not self.frozen)
-        return self
-
-    def files(self) -> Files:
-        """The tokenizer and the network's description."""
-        return dict(self._files)
-
     @classmethod
     def prepare(cls, settings: Any, values: Sequence[Any]) -> Files:
         """Train a tokenizer on the captions, or read a published encoder's.
@@ -135,20 +109,6 @@ class Bert(Encoder):
             raise ConfigError("the text encoder's tokenizer is trained on captions, and the training rows have none")
         tokenizer = train_tokenizer(texts, vocabulary=settings.vocabulary, max_tokens=settings.max_tokens)
         return small_network_files(settings, tokenizer)
-
-    @classmethod
-    def build(cls, settings: Any, files: Files) -> Self:
-        """Fresh weights, or the published ones."""
-        if settings.pretrained is None:
-            return cls(settings, files)
-        from transformers import AutoModel
-
-        return cls(settings, files, AutoModel.from_pretrained(settings.pretrained, trust_remote_code=False))
-
-    @classmethod
-    def restore(cls, settings: Any, files: Files) -> Self:
-        """The network without weights; nothing is read but `files`."""
-        return cls(settings, files)
 
 
 class TokenMean(nn.Module):
@@ -232,34 +192,35 @@ def _by_frequency(counts: Counter[str]) -> list[str]:
     return sorted(counts, key=lambda token: (-counts[token], token))
 
 
-def _published_files(settings: Any) -> Files:
-    from transformers import AutoConfig, AutoTokenizer
+def published_tokenizer(source: str) -> tuple[Any, int]:
+    """The fast tokenizer of a published encoder, and how many tokens the encoder reads.
 
+    Raises:
+        OSError: there is none.
+        ValueError: it is of no kind that is known, or not a fast one.
+    """
+    from transformers import AutoTokenizer
+
+    fast = AutoTokenizer.from_pretrained(source, use_fast=True, **read_options(source))
+    positions = published_description(source).get("max_position_embeddings") or fast.model_max_length
+    if not hasattr(fast, "backend_tokenizer"):
+        message = f"{type(fast).__name__} is no fast tokenizer"
+        raise ValueError(message)
+    return fast, min(int(positions), int(fast.model_max_length))
+
+
+def _published_files(settings: Any) -> Files:
+    source = settings.pretrained
     try:
-        description = AutoConfig.from_pretrained(settings.pretrained, trust_remote_code=False)
-        fast = AutoTokenizer.from_pretrained(settings.pretrained, use_fast=True, trust_remote_code=False)
-        tokenizer = fast.backend_tokenizer
-    except (OSError, ValueError, AttributeError) as error:
-        message = f"no published text encoder {settings.pretrained!r} with a fast tokenizer: {error}"
+        fast, most = published_tokenizer(source)
+        description = published_description(source)
+    except (OSError, ValueError) as error:
+        message = f"no published text encoder {source!r} with a fast tokenizer: {error}"
         raise ConfigError(message) from error
-    most = getattr(description, "max_position_embeddings", settings.max_tokens)
     if settings.max_tokens > most:
-        raise ConfigError(f"max_tokens {settings.max_tokens}, but {settings.pretrained!r} reads {most}: lower it")
+        raise ConfigError(f"max_tokens {settings.max_tokens}, but {source!r} reads {most}: lower it")
+    tokenizer = fast.backend_tokenizer
     tokenizer.enable_truncation(settings.max_tokens)
     tokenizer.enable_padding(pad_id=fast.pad_token_id or 0, pad_token=fast.pad_token or "[PAD]")
-    values = description.to_dict() | {"model_type": description.model_type}
-    values.pop("auto_map", None)  # names code of the model's own, which is never run
-    return {TOKENIZER: tokenizer.to_str().encode(), NETWORK: json.dumps(values, indent=2, default=str).encode()}
-
-
-def _network(description: dict[str, Any]) -> nn.Module:
-    from transformers import AutoConfig, AutoModel
-
-    known = {key: value for key, value in description.items() if key != "model_type"}
-    try:
-        config = AutoConfig.for_model(description["model_type"], **known)
-        network: nn.Module = AutoModel.from_config(config, trust_remote_code=False)
-    except (KeyError, ValueError) as error:
-        message = f"the text encoder's {NETWORK} describes no network that transformers knows: {error}"
-        raise ConfigError(message) from error
-    return network
+    network = json.dumps(description, indent=2, default=str)
+    return {TOKENIZER: tokenizer.to_str().encode(), NETWORK: network.encode()}

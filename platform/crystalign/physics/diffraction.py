@@ -171,7 +171,7 @@ def _merge(d: Array, intensity: Array) -> tuple[Array, Array]:
     return mean, total
 
 
-def draw(positions: Array, areas: Array, widths: Array, grid: Array, *, lorentzian: float = 0.5) -> Array:
+def draw(positions: Array, areas: Array, widths: Array, grid: Array, *, lorentzian: float | Array = 0.5) -> Array:
     """A sum of pseudo-Voigt peaks on an even grid.
 
     Each is η L + (1 − η) G of one full width at half maximum w and of unit area:
@@ -183,26 +183,27 @@ def draw(positions: Array, areas: Array, widths: Array, grid: Array, *, lorentzi
         widths: (P,) full widths at half maximum; those below 1.5 steps are widened to it, so that
             no peak falls between two points.
         grid: (G,) ascending, even.
-        lorentzian: η, 0 to 1.
+        lorentzian: η, 0 to 1, one for all peaks or (P,).
 
     Returns:
         (G,) intensity per unit of `grid`, to single precision.
     """
+    eta = np.broadcast_to(np.asarray(lorentzian, np.float32), positions.shape)
     step = grid[1] - grid[0]
     width = np.maximum(widths / step, 1.5)  # from here on in steps
     half = int(np.ceil(5.0 * width.max()))
     place = (positions - grid[0]) / step
     inside = (place > -half) & (place < len(grid) + half)
-    place, width, height = place[inside], width[inside], areas[inside] / step
+    place, width, height, eta = place[inside], width[inside], areas[inside] / step, eta[inside, None]
     centre = np.rint(place).astype(np.int64)
     offsets = np.arange(-half, half + 1)
     x = np.subtract.outer((centre - place).astype(np.float32), -offsets.astype(np.float32))  # (P, 2 half + 1)
     x *= (2.0 / width).astype(np.float32)[:, None]
     np.square(x, out=x)
     peak = np.exp(x * np.float32(-np.log(2.0)))
-    peak *= np.float32((1.0 - lorentzian) * np.sqrt(np.log(2.0) / np.pi))
+    peak *= (1.0 - eta) * np.float32(np.sqrt(np.log(2.0) / np.pi))
     x += 1.0
-    peak += np.float32(lorentzian / np.pi) / x
+    peak += eta * np.float32(1.0 / np.pi) / x
     peak *= (2.0 * height / width).astype(np.float32)[:, None]
     index = (centre + 2 * half)[:, None] + offsets
     padded = np.bincount(index.ravel(), weights=peak.ravel(), minlength=len(grid) + 4 * half)

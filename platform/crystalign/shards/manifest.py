@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 
+from pydantic import Field
+
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import ConfigError, DatasetError, StorageError
+from crystalign.modalities.text_embedding import LanguageModelEntry
 from crystalign.properties import PropertySpec
 from crystalign.shards.schema import SCHEMA_VERSION
 from crystalign.storage import FileEntry
@@ -43,6 +46,8 @@ class ShardEntry(FileEntry):
     """Where its rows come from."""
     siblings: dict[str, FileEntry] = {}
     """Heavy modality → its file, the same rows in the same order."""
+    language_model: LanguageModelEntry | None = Field(default=None, exclude_if=lambda entry: entry is None)
+    """Who made its text embeddings; None where it has none, or where a table brought them without saying."""
 
 
 class Manifest(Config):
@@ -78,6 +83,11 @@ class Manifest(Config):
     def licences(self) -> tuple[str, ...]:
         """Every licence of its rows."""
         return tuple(sorted({source.licence for source in self.sources}))
+
+    @property
+    def language_model(self) -> LanguageModelEntry | None:
+        """Who made the text embeddings, the same for all rows; None where there are none or it is not recorded."""
+        return next((shard.language_model for shard in self.shards if shard.language_model is not None), None)
 
     @property
     def sha256(self) -> str:

@@ -4,10 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from crystalign.errors import InputError
+from crystalign.errors import ConfigError, InputError
 from crystalign.material import Material, Provenance
 from crystalign.modalities import make_modality
 from crystalign.modalities.tabular import TabularModality
+from crystalign.modalities.text_embedding import LanguageModelEntry, settings_of_language_model
 from crystalign.modalities.vector import Vector, VectorColumns
 from crystalign.physics.descriptors import descriptors
 
@@ -71,3 +72,31 @@ def test_vectors_that_agree_to_four_digits_are_equivalent(textbook):
     first = key("a", [1.0, np.nan])
     assert first == key("b", [1.000001, np.nan])
     assert len({first, key("c", [1.001, np.nan]), key("d", [1.0, 0.0]), key("e", None)}) == 4
+
+
+FIRST = LanguageModelEntry(name="first", sha256="a" * 64, pooling="cls", max_tokens=64, width=3)
+
+
+def test_a_model_learns_from_the_dataset_whose_vectors_it_reads():
+    filled = settings_of_language_model({"squash": True}, FIRST, origin="data")
+    assert filled == {"squash": True, "width": 3, "language_model": FIRST.identity}
+    assert make_modality("text_embedding", filled).settings.language_model == FIRST.identity
+    assert settings_of_language_model({"width": 5}, FIRST, origin="data")["width"] == 5  # and so is told by each row
+    assert settings_of_language_model(filled, FIRST.model_copy(update={"name": "moved"}), origin="data") == filled
+
+
+@pytest.mark.parametrize(
+    "change", [{"sha256": "b" * 64}, {"pooling": "mean"}, {"max_tokens": 32}, {"width": 4}], ids=lambda c: next(iter(c))
+)
+def test_vectors_of_another_language_model_are_refused(change):
+    filled = settings_of_language_model({}, FIRST, origin="data")
+    other = FIRST.model_copy(update=change)
+    with pytest.raises(ConfigError, match=rf"embeddings of data were made by first \(.*{FIRST.identity[:12]}"):
+        settings_of_language_model(filled, other, origin="data")
+
+
+def test_where_nobody_recorded_whose_they_are_nothing_is_compared():
+    assert settings_of_language_model({"width": 3}, None, origin="data") == {"width": 3}
+    known = {"width": 3, "language_model": FIRST.identity}
+    assert settings_of_language_model(known, None, origin="data") == known
+    assert make_modality("text_embedding").settings.language_model == ""

@@ -40,7 +40,8 @@ def test_the_wavelength_of_a_measurement_drops_out(known):
 def test_a_measurement_looks_like_the_rendered_peaks(known):
     peaks = powder_peaks(known)
     measured = XRD.featurise(_measure(peaks, WAVELENGTHS["CuKa"]))["pattern"]
-    rendered = XRD._finish(render(peaks, XRD.grid, Instrument(displacement=0.0, width=0.3)), slice(0, 1024))["pattern"]
+    instrument = Instrument(displacement=0.0, caglioti=(0.0, 0.0, 0.06))
+    rendered = XRD._finish(render(peaks, XRD.grid, instrument), slice(0, 1024))["pattern"]
     assert measured @ rendered / np.linalg.norm(measured) / np.linalg.norm(rendered) > 0.95
 
 
@@ -52,7 +53,7 @@ def test_real_measurements_resemble_their_own_structure_most(real_data):
     for name in names:
         measured.append(XRD.featurise(parse_xrd(folder / f"{name}.xy", wavelength="CuKa1"))["pattern"])
         peaks = powder_peaks(Crystal.from_cif((folder / f"{name}.cif").read_text()))
-        strained = [Instrument(strain=s, width=0.25) for s in np.linspace(-0.01, 0.01, 9)]
+        strained = [Instrument(strain=s, caglioti=(0.0, 0.0, 0.04)) for s in np.linspace(-0.01, 0.01, 9)]
         simulated.append([XRD._finish(render(peaks, XRD.grid, i), slice(0, 1024))["pattern"] for i in strained])
     queries, pool = np.array(measured), np.array(simulated)
     queries /= np.linalg.norm(queries, axis=-1, keepdims=True)

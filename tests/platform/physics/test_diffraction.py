@@ -15,7 +15,7 @@ from crystalign.physics.diffraction import (
     powder_peaks,
     remove_background,
 )
-from crystalign.physics.rendering import Augmentation, Instrument, render
+from crystalign.physics.rendering import Augmentation, Instrument, march_dollase, render
 
 GRID = np.linspace(0.4, 5.7, 1024)
 
@@ -110,6 +110,41 @@ def test_strain_moves_every_peak_by_its_share(textbook):
     assert GRID[plain.argmax()] / GRID[wide.argmax()] == pytest.approx(1.02, abs=0.004)
 
 
+def test_peaks_are_as_wide_as_optics_and_grains_make_them(textbook):
+    """Scherrer and Caglioti by hand at 2θ = 60° of copper radiation: tan θ = 0.5774, cos θ = 0.8660."""
+    q = np.array([4.0 * np.pi * np.sin(np.radians(30.0)) / REFERENCE_WAVELENGTH])
+    optics = Instrument(caglioti=(0.03, -0.02, 0.01), crystallite_size=1e9)
+    grains = Instrument(caglioti=(0.0, 0.0, 0.0), crystallite_size=20.0, microstrain=0.001)
+    width, eta = optics.profile(q)
+    assert width[0] == pytest.approx(np.sqrt(0.03 / 3 - 0.02 / 3**0.5 + 0.01), rel=1e-4)
+    assert eta[0] == pytest.approx(0.0, abs=1e-4)
+    width, eta = grains.profile(q)
+    by_hand = np.degrees(0.9 * REFERENCE_WAVELENGTH / 10 / (20.0 * np.cos(np.radians(30.0))) + 0.004 / 3**0.5)
+    assert width[0] == pytest.approx(by_hand, rel=5e-3)
+    assert eta[0] == pytest.approx(1.0, abs=5e-3)
+
+
+def test_the_pseudo_voigt_is_the_convolution_of_its_parts():
+    """Against a numerical Voigt profile of Γ_G = 0.2°, Γ_L = 0.1°: width and shape."""
+    x = np.linspace(-20.0, 20.0, 400_001)
+    gauss = np.exp(-4.0 * np.log(2.0) * (x / 0.2) ** 2)
+    lorentz = 1.0 / (1.0 + (2.0 * x / 0.1) ** 2)
+    voigt = np.fft.fftshift(np.fft.irfft(np.fft.rfft(gauss) * np.fft.rfft(lorentz), len(x)))
+    full_width = np.ptp(x[voigt >= voigt.max() / 2])
+    size = 0.9 * REFERENCE_WAVELENGTH / 10 / np.radians(0.1)
+    width, _ = Instrument(caglioti=(0.0, 0.0, 0.04), crystallite_size=size).profile(np.array([1e-6]))
+    assert width[0] == pytest.approx(full_width, rel=5e-3)
+
+
+@pytest.mark.parametrize("r", [0.4, 0.8, 1.0, 1.7])
+def test_preferred_orientation_moves_intensity_and_makes_none(r):
+    cosines = (np.arange(200_000) + 0.5) / 200_000  # uniform on the sphere
+    factors = march_dollase(cosines, r)
+    assert factors.mean() == pytest.approx(1.0, rel=1e-6)
+    assert factors[-1] == pytest.approx(r**-3, rel=1e-3)  # along the axis
+    assert factors[0] == pytest.approx(r**1.5, rel=1e-3)  # across it
+
+
 def test_background_removal_keeps_peaks_and_takes_humps():
     hump = 2.0 * np.exp(-0.5 * ((GRID - 2.0) / 1.0) ** 2) + np.exp(-GRID)
     peaks = draw(np.array([1.5, 3.0]), np.ones(2), np.full(2, 0.02), GRID)
@@ -130,12 +165,17 @@ def test_augmentation_is_a_function_of_its_random_numbers(textbook):
 def test_augmentation_covers_its_ranges():
     rng = np.random.default_rng(0)
     drawn = [Augmentation().instrument(rng) for _ in range(2000)]
-    strain, width = np.array([i.strain for i in drawn]), np.array([i.width for i in drawn])
+    strain, width = np.array([i.strain for i in drawn]), np.sqrt([i.caglioti[2] for i in drawn])
     assert strain.min() < -0.029
     assert strain.max() > 0.029
     assert np.abs(strain).max() <= 0.03
-    assert width.min() == pytest.approx(0.05, rel=0.02)
-    assert width.max() == pytest.approx(0.4, rel=0.02)
+    assert width.min() == pytest.approx(0.04, rel=0.02)
+    assert width.max() == pytest.approx(0.25, rel=0.02)
+    sizes = np.array([i.crystallite_size for i in drawn])
+    assert sizes.min() == pytest.approx(20.0, rel=0.02)
+    assert sizes.max() == pytest.approx(300.0, rel=0.02)
+    angles = np.tan(np.radians(np.linspace(1, 60, 60)))
+    assert all((u * angles**2 + v * angles + w > 0.0).all() for u, v, w in (i.caglioti for i in drawn))
     assert 0.45 < np.mean([i.kalpha2 for i in drawn]) < 0.55
 
 

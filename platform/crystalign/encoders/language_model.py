@@ -1,0 +1,145 @@
+"""A language model that is not trained: texts in, vectors out, and who it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from crystalign import storage
+from crystalign.encoders.bert import Bert, published_tokenizer
+from crystalign.encoders.published import published_description
+from crystalign.errors import ConfigError
+from crystalign.modalities.text_embedding import LanguageModelEntry, TokenPooling
+
+READ = (".json", ".txt", ".model", ".safetensors")
+"""Endings of the files that are read and that make its identity; others, pickles above all, are left where they are."""
+MOST_TOKENS = 512
+"""Unless more are asked for: the cost of attention grows with the square."""
+TEXTS_PER_BATCH = 32
+"""Texts of similar length that pass the network together."""
+_SAME = 1e-5
+
+
+class LanguageModel:
+    """A published text encoder, frozen, from a folder: `config.json`, the tokenizer's files, safetensors weights.
+
+    The vector of a text is h_1 (`cls`) or Σ_t h_t / T (`mean`) over the states h_t of the last layer: what the
+    encoder `bert` with `pretrained` and `frozen` gives to its head.
+    """
+
+    def __init__(self, encoder: Bert, entry: LanguageModelEntry) -> None:
+        self._encoder = encoder.eval()
+        self.entry = entry
+        """Who it is."""
+
+    @classmethod
+    def open(cls, uri: str, *, pooling: TokenPooling = "cls", max_tokens: int | None = None) -> Self:
+        """Read it, and see that it gives different texts different vectors.
+
+        Args:
+            uri: the folder, any URI.
+            pooling: how the vectors of tokens become one.
+            max_tokens: longer texts are cut; None for as many as it reads, at most 512.
+
+        Raises:
+            ConfigError: there is none, it has no safetensors weights, or its vectors mean nothing.
+        """
+        with _local_folder(uri) as folder:
+            try:
+                encoder = _encoder(folder, pooling, max_tokens)
+            except (ConfigError, OSError, ValueError) as error:
+                message = f"no language model at {uri}: {error}"
+                raise ConfigError(message) from error
+            entry = LanguageModelEntry(
+                name=uri.rstrip("/").rpartition("/")[2],
+                sha256=_digest(folder),
+                pooling=pooling,
+                max_tokens=encoder.settings.max_tokens,
+                width=encoder.width,
+            )
+        found = cls(encoder, entry)
+        _check(found, uri)
+        return found
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, W) vectors of n texts, each independent of the others.
+
+        Texts of similar length pass the network together and padding is masked.
+        """
+        vectors = np.empty((len(texts), self.entry.width), np.float32)
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        for start in range(0, len(order), TEXTS_PER_BATCH):
+            rows = order[start : start + TEXTS_PER_BATCH]
+            vectors[rows] = self._encoder.read([texts[row] for row in rows], torch.device("cpu")).numpy()
+        return vectors
+
+
+def _check(model: LanguageModel, uri: str) -> None:
+    """A short and a long text that begin alike: too many tokens, or a first token that sees no other, show at once."""
+    entry = model.entry
+    try:
+        short, long = model.embed(["a crystal", "a crystal " + "of lithium " * entry.max_tokens])
+    except (RuntimeError, IndexError, TypeError, ValueError, AttributeError) as error:
+        message = (
+            f"the language model at {uri} does not read texts of {entry.max_tokens} tokens: {error}; lower max_tokens, "
+            "or give an encoder such as BERT"
+        )
+        raise ConfigError(message) from error
+    if not np.isfinite([short, long]).all():
+        message = f"the language model at {uri} gives numbers that are not finite; its weights are broken"
+        raise ConfigError(message)
+    if np.allclose(short, long, rtol=_SAME, atol=_SAME):
+        message = (
+            f"the language model at {uri} gives a text of two words and one of many the same vector with pooling "
+            f"{entry.pooling!r}: its first token does not see the others; choose pooling 'mean'"
+        )
+        raise ConfigError(message)
+
+
+def _encoder(folder: str, pooling: TokenPooling, max_tokens: int | None) -> Bert:
+    if f"{folder}/config.json" not in _files(folder):
+        message = (
+            "it needs config.json, the tokenizer's files and model.safetensors, as `save_pretrained` writes them or "
+            "`hf download NAME --local-dir FOLDER` fetches them"
+        )
+        raise ConfigError(message)
+    if published_description(folder).get("is_encoder_decoder"):
+        message = "it is an encoder and a decoder; save its encoder alone"
+        raise ConfigError(message)
+    if max_tokens is None:
+        max_tokens = min(published_tokenizer(folder)[1], MOST_TOKENS)
+    settings = Bert.Settings(pretrained=folder, frozen=True, pooling=pooling, max_tokens=max_tokens)
+    return Bert.build(settings, Bert.prepare(settings, []))
+
+
+@contextmanager
+def _local_folder(uri: str) -> Iterator[str]:
+    """The folder itself, or a copy of what is read of a remote one for the length of the block."""
+    system, path = storage.filesystem(uri)
+    if system.type_name == "local":
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="crystalign-language-model-") as folder:
+        for file in _files(uri):
+            storage.download(file, f"{folder}/{file.rpartition('/')[2]}")
+        yield folder
+
+
+def _files(uri: str) -> list[str]:
+    """The files right inside the folder that are read, sorted."""
+    inside = (path.rpartition("/") for path in storage.list_files(uri))
+    return [f"{folder}/{name}" for folder, _, name in inside if folder == uri.rstrip("/") and name.endswith(READ)]
+
+
+def _digest(folder: str) -> str:
+    listed = [(path.rpartition("/")[2], storage.fingerprint(path)[1]) for path in _files(folder)]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
