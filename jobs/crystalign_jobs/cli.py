@@ -30,6 +30,8 @@ class Verb(NamedTuple):
     """One line."""
     presets: str | None = None
     """The module whose `preset(name)` gives the settings that `--config NAME` stands for."""
+    resumes: bool = False
+    """Whether `--resume RUN` stands for the settings of a run, which the module's `stored_settings(run)` reads."""
 
 
 GROUPS: dict[str, tuple[Verb, ...]] = {
@@ -44,7 +46,9 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
             "Pretrain",
             "train the encoders contrastively",
             presets="crystalign.training.presets",
+            resumes=True,
         ),
+        Verb("runs", "crystalign_jobs.runs", "Runs", "list runs: state, step, loss, and how to go on"),
         Verb("evaluate", "crystalign_jobs.evaluate", "Evaluate", "measure retrieval between all modalities"),
     ),
     "Screening": (
@@ -104,7 +108,10 @@ def _run(args: list[str]) -> int:
     verb = find_verb(args[0])
     rest, source = _take_config(args[1:])
     module = importlib.import_module(verb.module)
-    module.main(parse(verb, getattr(module, verb.config), rest, source))
+    cls = getattr(module, verb.config)
+    rest, run = _take_run(verb, cls, rest, source)
+    stored = None if run is None else with_defaults(cls, module.stored_settings(run), origin=f"the settings of {run}")
+    module.main(parse(verb, cls, rest, source, stored))
     return 0
 
 
@@ -129,8 +136,10 @@ def find_verb(name: str) -> Verb:
     raise ConfigError(f"no command {name!r}{_nearest(name, VERBS)}; `crystalign --help` lists all")
 
 
-def parse(verb: Verb, cls: type[Config], args: Sequence[str], source: str | None = None) -> Config:
-    """The configuration of a command: its defaults, replaced by `source`, overridden by the flags `args`.
+def parse(
+    verb: Verb, cls: type[Config], args: Sequence[str], source: str | None = None, stored: Config | None = None
+) -> Config:
+    """The configuration of a command: its defaults, or `stored`, replaced by `source`, overridden by the flags `args`.
 
     Raises:
         ConfigError: `source` does not exist or does not fit.
@@ -140,7 +149,9 @@ def parse(verb: Verb, cls: type[Config], args: Sequence[str], source: str | None
 
     import tyro
 
-    default = None if source is None else settings(verb, cls, read_source(verb, source), origin=source)
+    default = stored
+    if source is not None:
+        default = settings(verb, cls, read_source(verb, source), origin=source, base=stored)
     description = f"{inspect.getdoc(cls)}\n\n{COMMON_OPTIONS}"
     config: Config = tyro.cli(
         cls,
@@ -179,14 +190,17 @@ def read_source(verb: Verb, source: str) -> dict[str, Any]:
     return _preset(verb, source)
 
 
-def settings(verb: Verb, cls: type[Config], values: dict[str, Any], *, origin: str) -> Config:
-    """`values` over the preset that they may name under `preset`, over the defaults of `cls`.
+def settings(
+    verb: Verb, cls: type[Config], values: dict[str, Any], *, origin: str, base: Config | None = None
+) -> Config:
+    """`values` over the preset that they may name under `preset`, over `base` or the defaults of `cls`.
 
     Raises:
         ConfigError: the preset or a field does not exist, or a value does not fit.
     """
     name = values.get("preset") if "preset" not in cls.model_fields else None
-    base = None if name is None else with_defaults(cls, _preset(verb, name), origin=f"preset {name!r}")
+    if name is not None:
+        base = with_defaults(cls, _preset(verb, name), origin=f"preset {name!r}", base=base)
     own = {key: value for key, value in values.items() if name is None or key != "preset"}
     return with_defaults(cls, own, origin=origin, base=base)
 
@@ -268,6 +282,38 @@ def _take_config(args: Sequence[str]) -> tuple[list[str], str | None]:
 
         raise ConfigError("--config needs a .yaml file or the name of a preset")
     return rest, source
+
+
+def _take_run(verb: Verb, cls: type[Config], args: Sequence[str], source: str | None) -> tuple[list[str], str | None]:
+    """The arguments without the URI after `--resume`, and the run that is resumed, if one is.
+
+    Without a URI it is the run that `--out` and `--name` name, on the command line or in `--config`.
+    """
+    rest = list(args)
+    given = read_source(verb, source) if verb.resumes and source is not None else {}
+    if not verb.resumes or not ("--resume" in rest or given.get("resume")):
+        return rest, None
+    from crystalign import storage
+    from crystalign.errors import ConfigError
+
+    place = rest.index("--resume") + 1 if "--resume" in rest else len(rest)
+    if place < len(rest) and not rest[place].startswith("-"):
+        return rest[:place] + rest[place + 1 :], storage.absolute(rest[place].rstrip("/"))
+    out = _flag(rest, "--out") or given.get("out")
+    name = _flag(rest, "--name") or given.get("name") or cls.model_fields["name"].default
+    if out is None:
+        raise ConfigError("which run? --resume OUT/NAME, or --resume --out OUT --name NAME")
+    return rest, storage.join(storage.absolute(out), name)
+
+
+def _flag(args: Sequence[str], name: str) -> str | None:
+    """The value of a flag, written `--flag value` or `--flag=value`."""
+    for place, arg in enumerate(args):
+        if arg == name:
+            return args[place + 1] if place + 1 < len(args) else None
+        if arg.startswith(f"{name}="):
+            return arg.partition("=")[2]
+    return None
 
 
 def _nearest(name: str, known: Any) -> str:

@@ -7,33 +7,31 @@ die; what they go on from, they read from the run's own folder.
 from __future__ import annotations
 
 import json
-import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from pydantic import Field
 
 from crystalign import storage
 from crystalign.errors import ConfigError, DatasetError, Error
 from crystalign.training.config import PretrainConfig
-from crystalign_jobs.pretrain_worker import MODEL, Watch, train_worker
-from crystalign_jobs.progress import Meter
+from crystalign_jobs.pretrain_worker import Watch
+from crystalign_jobs.run_status import CONFIG, MODEL
 
 if TYPE_CHECKING:
     from crystalign.model_config import ModelCard
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.selection import Selection
     from crystalign.training.feed import FeedPlan
+    from crystalign.training.held_out import Place
 
-CONFIG, PREPARED = "config.yaml", "prepared"
+PREPARED = "prepared"
 CAPTIONS_FOR_TOKENIZER = 50_000
 _MAY_CHANGE = {"out", "name", "max_minutes", "num_workers", "use_gpu", "compute_dtype", "loggers"} | {
     "checkpoint_every_steps",
     "log_every_steps",
+    "micro_batch_size",
 }
-_CONTROLLER_RETRIES = 3
 
 
 class Pretrain(PretrainConfig):
@@ -42,25 +40,40 @@ class Pretrain(PretrainConfig):
     `--config tiny` and `--config default` are presets; `--config FILE.yaml` sets any field.
 
     Example: crystalign pretrain --config default --data s3://bucket/mp --out s3://bucket/runs --name first
+    Example: crystalign pretrain --resume s3://bucket/runs/first
     """
 
     resume: bool = False
-    """Go on from the newest checkpoint of this run; the same step, the same order of samples."""
+    """Go on from the newest checkpoint of this run; the same step, the same order of samples. `--resume RUN` needs
+    nothing else: the run knows its settings."""
     address: str | None = None
     """Ray cluster; default: RAY_ADDRESS, else this machine."""
     max_failures: int = Field(default=2, ge=0)
-    """How often workers that died are started again before the run gives up."""
+    """How often workers that died are started again before the run gives up. Nodes that the cluster takes away do
+    not count, and what would fail again in the same way is not tried again."""
+    timeout_minutes: float = Field(default=15.0, gt=0)
+    """How long workers wait for one that hangs; the error names it."""
     keep_checkpoints: int = Field(default=3, ge=1)
-    """Older checkpoints are deleted."""
+    """How many of the best checkpoints stay beside the newest: by the retrieval on a slice of the validation rows,
+    by the loss where there are none."""
+    held_out: int = Field(default=512, ge=0)
+    """Validation rows on which retrieval is measured with the checkpoints, in at most 2 % of the time."""
 
 
 def main(config: Pretrain) -> None:
     """Train, and print what was made."""
+    from crystalign_jobs.pretrain_fit import Stopped
+
     run = run_uri(config)
-    print(f"pre-training on {config.data}\nwriting to {run}/")
-    print("├─ config.yaml       every setting\n├─ checkpoints/      step-…, each a model directory")
-    print("├─ metrics.csv       and tensorboard/\n└─ model/            the final model")
-    model = pretrain(config)
+    print(f"{'going on with' if config.resume else 'pre-training on'} {run if config.resume else config.data}")
+    print(f"writing to {run}/\n├─ config.yaml       every setting\n├─ checkpoints/      step-…, each a model directory")
+    print("├─ metrics.csv       and tensorboard/\n├─ status.json       how it stands: `crystalign runs`")
+    print("└─ model/            the final model")
+    try:
+        model = pretrain(config)
+    except Stopped as stop:
+        print(stop)
+        raise SystemExit(128 + stop.signum) from None
     print(f"trained {model}\nnext: crystalign evaluate {model} --data {config.data}")
 
 
@@ -76,28 +89,33 @@ def pretrain(config: Pretrain, *, watch: Watch | None = None) -> str:
 
     Raises:
         ConfigError: the run exists and is not resumed, or is resumed with settings that change what it computes,
-            or the cluster is too small.
+            or the model cannot be built, or a logger is not installed, or the cluster is too small.
         DatasetError: no row to train on.
+        Stopped: Ctrl-C or SIGTERM; a checkpoint was written first.
+        StorageError: a checkpoint could not be stored.
     """
     from crystalign.shards.dataset import Dataset
+    from crystalign.training.metrics import check_loggers
+    from crystalign_jobs.pretrain_fit import fit
     from crystalign_jobs.session import session
 
-    run = run_uri(config)
-    _claim(config, run)
-    dataset = Dataset.open(config.data)
+    run, dataset = run_uri(config), Dataset.open(config.data)
+    config = _with_language_model(config, dataset)  # before the check: a resumed run stored it so
+    _check_run(config, run)
+    check_loggers(config)
     selection = _select(config, dataset)
-    files = _prepared(config, dataset, selection, run)
     with session(config.address):
         _check_resources(config)
         job = {
             "config": config,
+            "files": _claim(config, dataset, selection, run),
             "plan": _plan(config, dataset, selection),
             "card": _card(config, dataset, selection),
-            "files": files,
+            "held_out": _held_out(config, dataset),
             "run": run,
             "watch": watch,
         }
-        _fit(config, job)
+        fit(config, job)
     return storage.join(run, MODEL)
 
 
@@ -109,28 +127,80 @@ def run_uri(config: PretrainConfig) -> str:
 # --- before the workers ---------------------------------------------------------------------------------------------
 
 
-def _claim(config: Pretrain, run: str) -> None:
-    """Write the configuration of a new run, or compare with that of the run to go on with."""
-    place = storage.join(run, CONFIG)
-    settings = PretrainConfig.model_validate(config.model_dump(include=set(PretrainConfig.model_fields)))
-    if not storage.exists(place):
-        if config.resume:
-            raise ConfigError(f"there is no run at {run} to resume; leave out --resume to start it")
-        storage.write_bytes(place, settings.to_yaml().encode())
-        return
-    if not config.resume:
-        raise ConfigError(f"{run} already holds a run; go on with it by --resume, or choose another --name")
-    import yaml
+def _with_language_model(config: Pretrain, dataset: Dataset) -> Pretrain:
+    """A model that reads text embeddings knows whose: those of the dataset."""
+    from crystalign.modalities.text_embedding import settings_of_language_model
 
-    known = yaml.safe_load(storage.read_bytes(place))
-    asked = settings.model_dump(mode="json")
-    different = [key for key in asked if key not in _MAY_CHANGE and asked[key] != known.get(key)]
+    spec = config.model.modalities.get("text_embedding")
+    if spec is None:
+        return config
+    features = settings_of_language_model(spec.features, dataset.manifest.language_model, origin=config.data)
+    modalities = config.model.modalities | {"text_embedding": spec.model_copy(update={"features": features})}
+    return config.model_copy(update={"model": config.model.model_copy(update={"modalities": modalities})})
+
+
+def stored_settings(run: str) -> dict[str, Any]:
+    """The settings that a run was started with, to go on with it where it lies now.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    place = storage.join(run, CONFIG)
+    if not storage.exists(place):
+        out = run.rpartition("/")[0]
+        raise ConfigError(f"there is no run at {run} to resume; `crystalign runs {out}` lists those that are there")
+    values: dict[str, Any] = yaml.safe_load(storage.read_bytes(place))
+    out, _, name = run.rstrip("/").rpartition("/")
+    return values | {"out": out, "name": name, "resume": True}
+
+
+def _check_run(config: Pretrain, run: str) -> None:
+    """A new run finds its place empty, and one to go on with has the same settings.
+
+    Raises:
+        ConfigError: not so; the message names the fields.
+    """
+    place = storage.join(run, CONFIG)
+    if not config.resume:
+        if storage.exists(place):
+            raise ConfigError(f"{run} already holds a run; go on with it by --resume {run}, or choose another --name")
+        return
+    own = {key: value for key, value in stored_settings(run).items() if key in PretrainConfig.model_fields}
+    known = PretrainConfig.from_mapping(own, origin=place).model_dump(mode="json")
+    asked = config.model_dump(mode="json", include=set(PretrainConfig.model_fields))
+    different = [key for key in asked if key not in _MAY_CHANGE and asked[key] != known[key]]
     if different:
         raise ConfigError(
             f"{run} was started with other settings: "
-            + ", ".join(f"{key}={known.get(key)!r} rather than {asked[key]!r}" for key in different)
+            + ", ".join(f"{key}={known[key]!r} rather than {asked[key]!r}" for key in different)
             + "; resume with the same ones, or choose another --name"
         )
+
+
+def _claim(config: Pretrain, dataset: Dataset, selection: Selection, run: str) -> dict[str, bytes]:
+    """Write the settings of a new run, and make the files of its encoders; nothing stays of a model that is impossible.
+
+    Returns:
+        The encoders' files.
+    """
+    from crystalign.model import Model
+    from crystalign.training.gradient_cache import refuse_batch_statistics
+
+    place = storage.join(run, CONFIG)
+    if not config.resume:
+        settings = config.model_dump(mode="json", exclude={"resume", "address"})
+        storage.write_bytes(place, yaml.safe_dump(settings, sort_keys=False).encode(), if_absent=True)
+    try:
+        files = _prepared(config, dataset, selection, run)
+        model = Model(config.model, files, restore=True)  # what cannot be built is found here and not by the workers
+        if config.micro_batch_size is not None:
+            refuse_batch_statistics(model)
+    except Error:
+        if not config.resume:
+            storage.delete(place)
+            storage.delete(storage.join(run, PREPARED))
+        raise
+    return files
 
 
 def _select(config: PretrainConfig, dataset: Dataset) -> Selection:
@@ -200,6 +270,7 @@ def _plan(config: PretrainConfig, dataset: Dataset, selection: Selection) -> Fee
         seed=config.seed,
         augment=config.augment,
         batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
         window_rows=config.rows_per_window,
         world_size=1,
         epochs=config.epochs,
@@ -221,6 +292,23 @@ def _card(config: PretrainConfig, dataset: Dataset, selection: Selection) -> Mod
     )
 
 
+def _held_out(config: Pretrain, dataset: Dataset) -> tuple[Place, ...]:
+    """Where the rows are on which retrieval is measured; none where the split has no validation part."""
+    from crystalign.modalities import make_modality
+    from crystalign.shards.selection import Selection
+    from crystalign.training.held_out import choose_places
+
+    if config.held_out == 0:
+        return ()
+    modalities = [make_modality(name, spec.features) for name, spec in config.model.modalities.items()]
+    try:
+        selection = Selection.build(dataset, config.split, "validation", fits=modalities)
+    except DatasetError:
+        print("the split has no validation part: the best checkpoints are those of the lowest loss")
+        return ()
+    return choose_places(selection, config.held_out)
+
+
 def _check_resources(config: PretrainConfig) -> None:
     import ray
 
@@ -229,101 +317,3 @@ def _check_resources(config: PretrainConfig) -> None:
     gpus = 1.0 if config.use_gpu else 0.0
     workers = Demand(name="training workers", count=config.num_workers, gpus=gpus)
     check_fits([workers], ray.cluster_resources(), free_cpus=1.5)
-
-
-# --- around the workers ---------------------------------------------------------------------------------------------
-
-
-def _fit(config: Pretrain, job: dict[str, Any]) -> None:
-    """Start the workers, show their progress, and leave nothing of Ray's own state behind."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    failures = FailureConfig(max_failures=config.max_failures, controller_failure_limit=_CONTROLLER_RETRIES)
-    per_worker = {"CPU": 1.0} | ({"GPU": 1.0} if config.use_gpu else {})
-    with tempfile.TemporaryDirectory(prefix="crystalign-train-") as folder, _mailbox(config.name) as mailbox:
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config=job | {"mailbox": mailbox},
-            torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=per_worker
-            ),
-            run_config=RunConfig(name=config.name, storage_path=folder, failure_config=failures),
-        )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            raise _explained(error, job["run"]) from error
-
-
-def _explained(error: Exception, run: str) -> Error:
-    """Our own exception if a worker raised one, else what failed and how to go on."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        cause = getattr(failure, "_base_exc", failure)
-        cause = getattr(cause, "cause", cause)  # of a task, wrapped once more
-        if isinstance(cause, Error):
-            return cause
-    ranks = ", ".join(str(rank) for rank in sorted(failures)) or "none"
-    last = str(error).strip().splitlines()[-1]
-    return Error(f"training stopped (ranks that failed: {ranks}): {last}; {run} keeps its checkpoints: use --resume")
-
-
-class Mailbox:
-    """An actor through which rank 0 tells the terminal how it goes."""
-
-    def __init__(self) -> None:
-        self._records: list[dict[str, float]] = []
-
-    def put(self, record: dict[str, float]) -> None:
-        """From rank 0."""
-        self._records.append(record)
-
-    def take(self) -> list[dict[str, float]]:
-        """What came since the last call."""
-        taken, self._records = self._records, []
-        return taken
-
-
-@contextmanager
-def _mailbox(name: str) -> Iterator[Any]:
-    """A mailbox, and a thread that shows what arrives in it."""
-    import ray
-
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
-    stop = threading.Event()
-    with Meter(f"pretrain {name}", total=0, unit="steps") as meter:
-        thread = threading.Thread(target=_show, args=(mailbox, meter, stop), daemon=True)
-        thread.start()
-        try:
-            yield mailbox
-        finally:
-            stop.set()
-            thread.join(timeout=10)
-            ray.kill(mailbox)
-
-
-def _show(mailbox: Any, meter: Meter, stop: threading.Event) -> None:
-    import ray
-
-    last = False
-    while not last:
-        last = stop.wait(0.5)
-        try:
-            records = ray.get(mailbox.take.remote(), timeout=10)
-        except ray.exceptions.RayError:
-            return  # the cluster is going down, and with it what there was to show
-        for record in records:
-            if "start" in record:
-                meter.start_from(int(record["start"]))
-                continue
-            step, progress = int(record["step"]), max(record["progress"], 1e-9)
-            meter.reach(step, total=max(step, round(step / progress)), note=progress_note(record))
-
-
-def progress_note(record: dict[str, float]) -> str:
-    """Loss by pair, speed and waiting, on one line."""
-    pairs = "  ".join(f"{key[5:]} {value:.3f}" for key, value in record.items() if key.startswith("loss/"))
-    speed, waiting = record["samples_per_second"], record.get("data_wait", 0.0)
-    return f"loss {record['loss']:.3f} ({pairs})  {speed:,.0f} samples/s  {100 * waiting:.0f} % waiting for data"

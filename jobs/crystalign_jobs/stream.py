@@ -2,15 +2,16 @@
 
 A few tasks read windows and cut them into portions; many tasks turn portions into batches; order
 is preserved from end to end and a strict repartition keeps one batch per block, so that the split
-hands row `step × W + rank` to `rank`. Every rank asserts that this is so. Resuming is not asked of
-Ray, which cannot do it: a stream is built for a start step.
+hands row `step × W + rank` to `rank`. Every rank asserts that this is so. With micro-batches the ranks
+take turns part by part, and each puts the parts of its step together: what a task makes, and what
+travels, is never larger than one. Resuming is not asked of Ray, which cannot do it: a stream is built
+for a start step.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ import ray
 import ray.data
 
 from crystalign.resources import parallel_tasks
-from crystalign.training.feed import Fed, FeedPlan, Portion, StepRange, featurise, ranges, read_window
+from crystalign.training.feed import Fed, FeedPlan, Portion, StepRange, featurise, join, ranges, read_window
 
 if TYPE_CHECKING:
     from ray.data import DataIterator, Dataset
@@ -30,13 +31,14 @@ READ_CPUS = 0.5
 ROWS_PER_TASK = 256
 """Samples that one task featurises: small batches travel in groups, for a task costs some ten milliseconds."""
 PREFETCH = 4
-"""Batches that wait at each rank."""
-_PORTIONS = pa.list_(pa.struct({"step": pa.int64(), "rank": pa.int32(), "rows": pa.large_binary()}))
-_FED = pa.schema({"step": pa.int64(), "rank": pa.int32(), "ids": pa.list_(pa.string()), "batch": pa.large_binary()})
+"""Batches, or micro-batches, that wait at each rank."""
+_PLACE = {"step": pa.int64(), "rank": pa.int32(), "part": pa.int32()}
+_PORTIONS = pa.list_(pa.struct(_PLACE | {"rows": pa.large_binary()}))
+_FED = pa.schema(_PLACE | {"parts": pa.int32(), "ids": pa.list_(pa.string()), "batch": pa.large_binary()})
 
 
 def stream(plan: FeedPlan, *, start_step: int = 0, tasks: int | None = None) -> Dataset:
-    """One row per (step, rank) in order: `step`, `rank`, `ids` and `batch` (`Batch.to_bytes()`).
+    """One row per (step, part, rank) in order: its place, `parts`, `ids` and `batch` (`Batch.to_bytes()`).
 
     Memory is bounded by two windows of undecoded rows and Ray's buffers between the stages, each of
     which holds a few batches.
@@ -100,30 +102,48 @@ class RankFeed:
     def __iter__(self) -> Iterator[Fed]:
         if self._rows is None:
             self.start()
-        first = () if self._first is None else (self._first,)
-        self._first = None
-        yield from chain(first, iter(self._take, None))
+        return iter(self._next, None)
+
+    def _next(self) -> Fed | None:
+        """The batch that `start` took, and is let go, then those that follow."""
+        first, self._first = self._first, None
+        return self._take() if first is None else first
 
     def _take(self) -> Fed | None:
+        """All micro-batches of the next step, if there is one."""
+        from crystalign.training.batch import Batch
+
+        parts: list[Fed] = []
+        expected = 1
+        while len(parts) < expected:
+            row = self._row(len(parts))
+            if row is None:
+                assert not parts, f"the stream of rank {self._rank} ends within step {self._next_step}"
+                return None
+            expected = row["parts"]
+            parts.append(Fed(row["step"], row["rank"], row["ids"], Batch.from_bytes(row["batch"])))
+        self._next_step += 1
+        return join(parts)
+
+    def _row(self, part: int) -> dict[str, Any] | None:
+        """The next row, if there is one; it must be this part of the next step."""
         assert self._rows is not None
         began = time.perf_counter()
         table = next(self._rows, None)
         self.waited += time.perf_counter() - began
         if table is None:
             return None
-        from crystalign.training.batch import Batch
-
+        row: dict[str, Any]
         (row,) = table.to_pylist()
-        assert (row["step"], row["rank"]) == (self._next_step, self._rank), (
-            f"rank {self._rank} expected step {self._next_step} but was given step {row['step']} of rank {row['rank']}"
-        )
-        self._next_step += 1
-        return Fed(row["step"], row["rank"], row["ids"], Batch.from_bytes(row["batch"]))
+        found, expected = (row["step"], row["rank"], row["part"]), (self._next_step, self._rank, part)
+        assert found == expected, f"expected (step, rank, part) {expected} but was given {found}"
+        return row
 
 
 def _read(table: pa.Table, plan: FeedPlan) -> Iterator[pa.Table]:
     """Windows in, groups of portions out, one group per row."""
-    size = max(1, ROWS_PER_TASK // plan.rows_per_rank)
+    largest = max(stop - start for start, stop in plan.part_edges)
+    size = max(1, ROWS_PER_TASK // largest)
     for text in table.column("window").to_pylist():
         group: list[dict[str, Any]] = []
         for portion in read_window(plan, StepRange.model_validate_json(text)):
@@ -140,5 +160,7 @@ def _featurise(table: pa.Table, plan: FeedPlan) -> Iterator[pa.Table]:
     for group in table.column("portions").to_pylist():
         for portion in group:
             fed = featurise(plan, Portion(**portion))
-            row = {"step": fed.step, "rank": fed.rank, "ids": fed.ids, "batch": fed.batch.to_bytes()}
+            (batch,) = fed.batch.parts
+            place = {"step": fed.step, "rank": fed.rank, "part": portion["part"], "parts": len(plan.part_edges)}
+            row = place | {"ids": fed.ids, "batch": batch.to_bytes()}
             yield pa.Table.from_pylist([row], _FED)

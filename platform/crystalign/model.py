@@ -26,7 +26,7 @@ from crystalign.encoders import encoder_class, encoder_settings
 from crystalign.encoders.encoder import Files
 from crystalign.errors import ConfigError, ModelError, StorageError, VerificationError
 from crystalign.modalities import Inputs, Modality, make_modality
-from crystalign.model_config import ModalitySpec, ModelCard, ModelConfig, ModelFile, Pair
+from crystalign.model_config import ModalitySpec, ModelCard, ModelConfig, ModelFile, Names
 from crystalign.training.batch import Batch
 
 __all__ = ["ModalitySpec", "Model", "ModelCard", "ModelConfig", "load", "prepare"]
@@ -69,7 +69,7 @@ class Model(nn.Module):
             self._modalities[name] = make_modality(name, spec.features)
         start = -math.log(config.initial_temperature)
         self.log_scales = nn.ParameterDict(
-            {_key(pair): nn.Parameter(torch.tensor(start), config.learn_temperature) for pair in config.aligned}
+            {_key(names): nn.Parameter(torch.tensor(start), config.learn_temperature) for names in config.scaled}
         )
         self.config = config if restore else self._resolved()
         siglip = config.aligned if config.objective == "siglip" else ()
@@ -103,12 +103,12 @@ class Model(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def logit_scales(self) -> dict[Pair, Tensor]:
-        """Pair → scalar 1/τ."""
-        return {pair: self.log_scales[_key(pair)].exp() for pair in self.config.aligned}
+    def logit_scales(self) -> dict[Names, Tensor]:
+        """Pair, or all modalities, → scalar 1/τ; empty where the objective has no temperature."""
+        return {names: self.log_scales[_key(names)].exp() for names in self.config.scaled}
 
-    def pair_biases(self) -> dict[Pair, Tensor]:
-        """Pair → scalar bias of the sigmoid objective; empty for `clip`."""
+    def pair_biases(self) -> dict[Names, Tensor]:
+        """Pair → scalar bias of the sigmoid objective; empty for the others."""
         return {pair: self.logit_biases[_key(pair)] for pair in self.config.aligned if _key(pair) in self.logit_biases}
 
     @torch.no_grad()
@@ -183,7 +183,7 @@ class Model(nn.Module):
         digests = {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())}
         described = ModelFile(format=FORMAT, config=self.config, card=card, files=digests)
         files[README] = _readme(self, card).encode()
-        files[CONFIG] = (described.model_dump_json(indent=2) + "\n").encode()
+        files[CONFIG] = described.to_json().encode()
         return files
 
     def _resolved(self) -> ModelConfig:
@@ -200,7 +200,8 @@ class Model(nn.Module):
             )
             for name, spec in self.config.modalities.items()
         }
-        return self.config.model_copy(update={"modalities": specs})
+        written = {name: getattr(self.config, name) for name in ModelConfig.model_fields}
+        return self.config.model_copy(update=written | {"modalities": specs})
 
     @property
     def sha256(self) -> str:
@@ -290,8 +291,8 @@ def prepare(config: ModelConfig, values: Mapping[str, Sequence[Any]]) -> Files:
     return files
 
 
-def _key(pair: Pair) -> str:
-    return f"{pair[0]}__{pair[1]}"
+def _key(names: Names) -> str:
+    return "__".join(names)
 
 
 def _read_config(data: bytes, origin: str) -> ModelFile:

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -164,6 +165,22 @@ def list_files(uri: str) -> list[str]:
         found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     prefix = f"{uri.partition('://')[0]}://" if "://" in uri else ""
     return sorted(prefix + info.path for info in found if info.type == fs.FileType.File)
+
+
+def list_folders(uri: str) -> list[str]:
+    """URIs of the folders directly below a folder, sorted; empty where there is none."""
+    system, path = filesystem(uri)
+    with _reporting("list", uri):
+        found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(join(uri, info.base_name) for info in found if info.type == fs.FileType.Directory)
+
+
+def modified(uri: str) -> datetime | None:
+    """When a file was last written, by the store's clock; None where there is none."""
+    system, path = filesystem(uri)
+    with _reporting("look at", uri):
+        found: datetime | None = system.get_file_info(path).mtime
+    return found
 
 
 def download(uri: str, local_path: str | Path, *, expect: FileEntry | None = None) -> None:

@@ -88,7 +88,7 @@ def test_the_bare_command_imports_nothing_heavy(args):
 def test_the_help_names_every_command_in_the_order_of_the_pipeline(capsys):
     assert cli.main([]) == 0
     text = capsys.readouterr().out
-    order = ["ingest", "derive", "pretrain", "evaluate", "embed", "index", "serve", "search", "similar"]
+    order = ["ingest", "derive", "pretrain", "runs", "evaluate", "embed", "index", "serve", "search", "similar"]
     positions = [text.index(f"\n  {name} ") for name in order]
     assert positions == sorted(positions)
     assert set(cli.VERBS) == {*order, "demo", "encoders", "submit"}
@@ -183,6 +183,61 @@ def test_a_file_may_start_from_a_preset(tmp_path):
     assert plain == mixed.model_copy(update={"optimiser": plain.model_dump()["optimiser"]}) or (
         plain.model_dump()["model"] == mixed.model_dump()["model"]
     )
+
+
+PRETRAIN = cli.VERBS["pretrain"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--resume", "URI/runs/first"],
+        ["--resume", "URI/runs/first/", "--num_workers", "3"],
+        ["--resume", "--name", "first", "--out", "URI/runs"],
+        ["--out=URI/runs", "--name=first", "--resume"],
+    ],
+)
+def test_a_run_is_resumed_by_its_name_alone(tmp_path, monkeypatch, args):
+    from crystalign_jobs import pretrain
+
+    seen: list[pretrain.Pretrain] = []
+    monkeypatch.setattr(pretrain, "main", seen.append)
+    folder = tmp_path / "runs" / "first"
+    folder.mkdir(parents=True)
+    config = pretrain.Pretrain(data="/data", out="/elsewhere", name="other", batch_size=24, keep_checkpoints=5)
+    (folder / "config.yaml").write_text(config.to_yaml())
+    assert cli.main(["pretrain", *(arg.replace("URI", str(tmp_path)) for arg in args)]) == 0
+    workers = 3 if "--num_workers" in args else config.num_workers
+    here = {"out": str(folder.parent), "name": "first", "resume": True, "num_workers": workers}
+    assert seen == [config.model_copy(update=here)]
+
+
+def test_a_flag_that_contradicts_the_run_is_an_error_that_names_it(tmp_path, capsys):
+    from crystalign_jobs import pretrain
+
+    folder = tmp_path / "first"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(pretrain.Pretrain(data="/data", out="/out", batch_size=24).to_yaml())
+    assert cli.main(["pretrain", "--resume", str(folder), "--batch_size", "8", "--optimiser.lr", "0.5"]) == 2
+    error = capsys.readouterr().err
+    assert "batch_size=24 rather than 8" in error
+    assert "optimiser=" in error
+
+
+def test_a_run_that_is_not_there_is_not_resumed(tmp_path, capsys):
+    assert cli.main(["pretrain", "--resume", str(tmp_path / "first")]) == 2
+    assert f"crystalign runs {tmp_path}" in capsys.readouterr().err
+    assert cli.main(["pretrain", "--resume"]) == 2
+    assert "--resume OUT/NAME" in capsys.readouterr().err
+
+
+def test_a_job_file_may_resume(tmp_path):
+    out = str(tmp_path)
+    source = json.dumps({"out": out, "name": "first", "resume": True})
+    from crystalign_jobs.pretrain import Pretrain
+
+    assert cli._take_run(PRETRAIN, Pretrain, [], source) == ([], f"{out}/first")
+    assert cli._take_run(PRETRAIN, Pretrain, ["--out", out], None) == (["--out", out], None)
 
 
 def test_an_unknown_command_suggests_the_nearest(capsys):

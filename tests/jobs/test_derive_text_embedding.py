@@ -20,14 +20,17 @@ from crystalign.modalities import make_modality
 from crystalign.modalities.text_embedding import settings_of_language_model
 from crystalign.modalities.vector import Vector
 from crystalign.model import Model, ModelConfig, prepare
+from crystalign.model_config import ModalitySpec
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.manifest import Manifest
 from crystalign.shards.writer import commit_manifest, write_shard
 from crystalign.training.batch import make_batch
 from crystalign.training.config import PretrainConfig
 from crystalign.training.loop import train
-from crystalign_jobs import derive
+from crystalign_jobs import derive, embed
 from crystalign_jobs.derive import Derive, ShardDeriver, main, target
+from crystalign_jobs.embed import Embed
+from crystalign_jobs.pretrain import Pretrain, pretrain
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -234,3 +237,33 @@ def test_a_model_trains_on_the_embeddings_and_knows_whose_they_are(data: str, be
     restored = Model.from_files(model.to_files(), origin="memory")
     identity = manifest.language_model.identity if manifest.language_model else ""
     assert restored.config.modalities["text_embedding"].features["language_model"] == identity
+
+
+def test_a_trained_model_knows_the_language_model_and_refuses_anothers_vectors(
+    data: str, berts: Callable[[str], str], tmp_path: Path
+) -> None:
+    other = str(tmp_path / "other")
+    shutil.copytree(data, other)
+    entry = main(settings(data, berts("first"))).language_model
+    main(settings(other, berts("second")))
+    config = Pretrain(
+        data=data,
+        out=str(tmp_path / "runs"),
+        model=ModelConfig(
+            embedding_dim=16,
+            modalities={
+                "crystal": ModalitySpec(encoder="gated-graph", options={"hidden": 8, "layers": 1}),
+                "text_embedding": ModalitySpec(encoder="text-embedding-clasp", options={"inputs": 32, "layers": [16]}),
+            },
+        ),
+        batch_size=16,
+        max_steps=1,
+        num_workers=1,
+        loggers=("csv",),
+    )
+    model = pretrain(config)
+    assert entry is not None
+    features = Model.from_pretrained(model).config.modalities["text_embedding"].features
+    assert (features["language_model"], features["width"]) == (entry.identity, 32)
+    with pytest.raises(ConfigError, match="made by second"):
+        embed.main(Embed(model=model, data=other, out=str(tmp_path / "vectors"), modality="text_embedding"))

@@ -1,15 +1,16 @@
-"""What all objectives share: one differentiable gather, which pairs count, and which rows are negatives."""
+"""What all objectives share: the value they return, one differentiable gather, and which rows count."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from crystalign.model_config import Pair
+from crystalign.model_config import Names
 
 
 class Loss(NamedTuple):
@@ -17,10 +18,11 @@ class Loss(NamedTuple):
 
     total: Tensor
     """Scalar. Its mean over the ranks, which is what DDP takes of the gradients, is the exact global loss."""
-    pairs: dict[Pair, Tensor]
-    """Pair → this rank's share of the pair's loss, without gradient; the mean over ranks is the pair's loss."""
-    counts: dict[Pair, int]
-    """Pair → rows of the global batch that have both modalities."""
+    pairs: dict[Names, Tensor]
+    """Pair → this rank's share of the pair's loss, without weight and gradient; the mean over ranks is the pair's
+    loss. A non-pairwise objective has one entry, under all its modalities."""
+    counts: dict[Names, int]
+    """Pair → rows of the global batch that have all its modalities."""
 
 
 class Gathered(NamedTuple):
@@ -32,25 +34,21 @@ class Gathered(NamedTuple):
     """Modality → (B,) bool."""
     keys: dict[str, Tensor]
     """Modality → (B,) int64."""
-    offset: int
-    """First row of this rank."""
+    rank: int
+    """r, of this process."""
     world_size: int
     """W."""
 
 
-class PairRows(NamedTuple):
-    """One pair's rows: the n local anchors against the N global candidates."""
+class Rows(NamedTuple):
+    """The N rows of the global batch that have all of some modalities; this rank answers for [start, stop) of them."""
 
-    pair: Pair
-    """(a, b)."""
-    anchors: Tensor
-    """(n,) int64; local rows that have both modalities."""
     candidates: Tensor
-    """(N,) int64; global rows that have both modalities."""
-    targets: Tensor
-    """(n,) int64; where each anchor stands among the candidates."""
-    indistinct: Tensor
-    """(n, N) bool; another row that the pair's modalities cannot tell from the anchor: no negative."""
+    """(N,) int64, ascending; where they stand in the global batch."""
+    start: int
+    """The first of this rank's, among the candidates."""
+    stop: int
+    """One past the last of this rank's."""
 
 
 def gather(
@@ -61,59 +59,76 @@ def gather(
 ) -> Gathered:
     """Gather the batch of all ranks: one collective for the embeddings, one for masks and keys.
 
-    The first is differentiable; without that the loss is right and the gradients are wrong.
+    The first is differentiable; without that the loss is right and the gradients are wrong. Half
+    precision becomes float32: similarities near 1 need the digits.
     """
     world_size = dist.get_world_size(group) if dist.is_initialized() else 1
-    names = list(embeddings)
+    local = {name: t if t.dtype == torch.float64 else t.float() for name, t in embeddings.items()}
     if world_size == 1:
-        return Gathered(dict(embeddings), dict(present), dict(keys), 0, 1)
-    from torch.distributed._functional_collectives import all_gather_single_autograd
-
-    widths = [embeddings[name].shape[1] for name in names]
-    local = torch.cat([embeddings[name] for name in names], dim=1).contiguous()  # (b, ΣD)
+        return Gathered(local, dict(present), dict(keys), 0, 1)
+    names = list(local)
+    widths = [local[name].shape[1] for name in names]
     flags = torch.stack([t for name in names for t in (present[name].long(), keys[name])], dim=1)  # (b, 2M)
-    chosen = group or dist.distributed_c10d._get_default_group()  # noqa: SLF001
-    everyone = all_gather_single_autograd(local, 0, chosen)  # (B, ΣD)
-    everyones = flags.new_empty((world_size * len(flags), flags.shape[1]))  # (B, 2M)
-    dist.all_gather_into_tensor(everyones, flags.contiguous(), group=group)
+    joined = torch.cat([local[name] for name in names], dim=1)  # (b, ΣD)
+    everyone = _Gather.apply(joined, world_size, group)  # type: ignore[no-untyped-call]  # (B, ΣD)
+    everyones = _gathered(flags, world_size, group)  # (B, 2M)
     parts = dict(zip(names, everyone.split(widths, dim=1), strict=True))
     return Gathered(
         embeddings=parts,
         present={name: everyones[:, 2 * i].bool() for i, name in enumerate(names)},
         keys={name: everyones[:, 2 * i + 1] for i, name in enumerate(names)},
-        offset=dist.get_rank(group) * len(local),
+        rank=dist.get_rank(group),
         world_size=world_size,
     )
 
 
-def pair_rows(everyone: Gathered, pairs: Sequence[Pair], b: int) -> Iterator[PairRows]:
-    """The rows of each pair that at least one rank has: the same pairs on every rank.
+class _Gather(torch.autograd.Function):
+    """Backward, each rank gets the gradients that all ranks have of its rows, and sums them in the order of ranks.
 
-    Negatives are rows with *both* modalities, so that both directions see the same rows. Rows i ≠ j
-    whose keys agree in either modality are not negatives of each other.
+    That is a reduce-scatter, as an all-to-all: gloo's reduce-scatter is an all-reduce, twice the bytes.
     """
-    for pair in pairs:
-        first, second = pair
-        both = everyone.present[first] & everyone.present[second]  # (B,)
-        candidates = both.nonzero().flatten()  # (N,)
-        if len(candidates) == 0:
-            continue
-        mine = (candidates >= everyone.offset) & (candidates < everyone.offset + b)
-        targets = mine.nonzero().flatten()  # (n,)
-        same = torch.zeros(len(targets), len(candidates), dtype=torch.bool, device=candidates.device)
-        for name in pair:
-            key = everyone.keys[name][candidates]  # (N,)
-            same |= key[targets, None] == key[None, :]
-        same[torch.arange(len(targets), device=targets.device), targets] = False
-        yield PairRows(pair, candidates[targets] - everyone.offset, candidates, targets, same)
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, world_size: int, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.world_size, ctx.group = world_size, group
+        return _gathered(local, world_size, group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        mine = torch.empty_like(gradient, memory_format=torch.contiguous_format)  # (B, ΣD)
+        dist.all_to_all_single(mine, gradient.contiguous(), group=ctx.group)
+        return mine.reshape(ctx.world_size, -1, mine.shape[1]).sum(dim=0), None, None
 
 
-def at_least_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Half precision is for encoders: similarities near 1 need the digits."""
-    return {name: t if t.dtype == torch.float64 else t.float() for name, t in tensors.items()}
+def _gathered(local: Tensor, world_size: int, group: dist.ProcessGroup | None) -> Tensor:
+    """(B, …) of every rank's (b, …)."""
+    everyone = local.new_empty((world_size * len(local), *local.shape[1:]))
+    dist.all_gather_single(everyone, local.contiguous(), group=group)
+    return everyone
 
 
-def connected_zero(tensors: Mapping[str, Tensor], scales: Mapping[Pair, Tensor]) -> Tensor:
-    """A zero that depends on everything, so that a skipped pair leaves no parameter without a gradient."""
-    terms = [t.sum() for t in tensors.values()] + [t.sum() for t in scales.values()]
-    return 0.0 * torch.stack(terms).sum()
+def rows_with_all(everyone: Gathered, names: Names) -> Rows:
+    """The rows that have all of the modalities `names`: the same candidates on every rank."""
+    has = torch.stack([everyone.present[name] for name in names]).all(dim=0)  # (B,)
+    candidates = has.nonzero().flatten()  # (N,)
+    b = len(has) // everyone.world_size
+    mine = torch.tensor([everyone.rank * b, (everyone.rank + 1) * b], device=candidates.device)
+    start, stop = torch.searchsorted(candidates, mine).tolist()
+    return Rows(candidates, start, stop)
+
+
+def indistinct(keys: tuple[Tensor, Tensor], start: int, stop: int) -> Tensor:
+    """(stop − start, N) bool: another row that either modality cannot tell from row start, start + 1, …: no negative.
+
+    Args:
+        keys: (N,) int64 of the rows, in each of the two modalities.
+        start: first row that is compared with all.
+        stop: one past the last.
+    """
+    first, second = keys
+    same = first[start:stop, None] == first[None, :]
+    same |= second[start:stop, None] == second[None, :]
+    own = torch.arange(start, stop, device=same.device)
+    same[own - start, own] = False
+    return same

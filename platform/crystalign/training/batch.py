@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -35,6 +36,11 @@ class Batch:
     def __len__(self) -> int:
         """The number of rows b, surplus included."""
         return len(self.real)
+
+    @property
+    def parts(self) -> tuple[Batch, ...]:
+        """Itself: all rows pass the encoders together."""
+        return (self,)
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
@@ -81,30 +87,61 @@ class Batch:
         return cls(real=tensors["real"], present=present, inputs=inputs, keys=keys)
 
 
+@dataclass(frozen=True)
+class MicroBatches:
+    """The share of one rank in one global step as batches that pass the encoders one after the other.
+
+    They are made apart and never joined, so that no graph needs to be cut; only embeddings are.
+    """
+
+    parts: tuple[Batch, ...]
+    """In row order; the last may be smaller. All ranks have as many, of the same sizes."""
+
+    def __len__(self) -> int:
+        """The number of rows b of all parts, surplus included."""
+        return sum(len(part) for part in self.parts)
+
+    @cached_property
+    def real(self) -> Tensor:
+        """(b,) bool; False on surplus rows."""
+        return torch.cat([part.real for part in self.parts])
+
+    @cached_property
+    def present(self) -> dict[str, Tensor]:
+        """Modality → (b,) bool; which rows have it."""
+        return {name: torch.cat([part.present[name] for part in self.parts]) for name in self.parts[0].present}
+
+    @cached_property
+    def keys(self) -> dict[str, Tensor]:
+        """Modality → (b,) int64; rows with equal keys cannot be told apart in it."""
+        return {name: torch.cat([part.keys[name] for part in self.parts]) for name in self.parts[0].keys}
+
+
 def make_batch(
     materials: Sequence[Material | None],
     modalities: Mapping[str, Modality[Any]],
-    rng: np.random.Generator | None = None,
+    rng: np.random.Generator | Sequence[np.random.Generator] | None = None,
 ) -> Batch:
     """Turn materials into tensors.
 
     Args:
         materials: the b rows of this rank; None is a surplus row.
         modalities: by name, with the settings of the model that is trained.
-        rng: augments the samples; without it they are deterministic.
+        rng: augments the samples, one for all rows or one for each; without it they are deterministic.
 
     Raises:
         InputError: a value that cannot be featurised; a note names the material and the modality.
     """
     real = [material is not None for material in materials]
+    rngs = rng if isinstance(rng, Sequence) else [rng] * len(materials)
     present: dict[str, Tensor] = {}
     keys: dict[str, Tensor] = {}
     inputs: dict[str, Inputs] = {}
     for name, modality in modalities.items():
         values = [None if material is None else material.value(name) for material in materials]
         samples = [
-            _featurise(modality, material, value, rng)
-            for material, value in zip(materials, values, strict=True)
+            _featurise(modality, material, value, row_rng)
+            for material, value, row_rng in zip(materials, values, rngs, strict=True)
             if material is not None and value is not None
         ]
         inputs[name] = modality.collate(samples or [modality.stand_in()])

@@ -16,7 +16,7 @@ Logger = Literal["csv", "tensorboard", "mlflow", "wandb"]
 
 
 class OptimiserConfig(Config):
-    """AdamW, linear warm-up and a cosine to zero."""
+    """AdamW, linear warm-up, and a cosine to zero or no decay."""
 
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate at the top of the schedule."""
@@ -26,6 +26,8 @@ class OptimiserConfig(Config):
     """Decay of the first and second moments."""
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
     """Share of the run in which the learning rate rises from zero."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after the warm-up: half a cosine to zero, or nothing."""
     clip: float = Field(default=1.0, gt=0)
     """Largest global norm of the gradient."""
 
@@ -45,6 +47,9 @@ class PretrainConfig(Config):
     """Which rows are trained on; the model carries it."""
     batch_size: int = Field(default=256, ge=2)
     """Global batch B, whatever the number of workers."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Rows of one worker that pass the encoders together, where B needs more memory than there is; by default all.
+    The gradient is the same (gradient caching), for one more forward pass."""
     epochs: int = Field(default=20, ge=1)
     """Passes over the training rows."""
     max_steps: int | None = Field(default=None, ge=1)

@@ -3,19 +3,20 @@
 The work is cut in two so that any scheduler can run it in parallel and in order:
 
 1. `read_window` reads the row groups of one window of steps once and cuts them into *portions*:
-   the undecoded rows of one (step, rank). Reading is cheap and needs memory for one window.
+   the undecoded rows of one (step, rank), or of one of its micro-batches. Reading is cheap and
+   needs memory for one window.
 2. `featurise` turns one portion into a `Batch`: decoding, augmentation, neighbour search,
-   collation. It is the expensive half and needs memory for one batch.
+   collation. It is the expensive half and needs memory for one portion.
 
 Both are pure functions of the plan, so that a killed run, or one that continues with a different
-number of ranks, sees exactly the batches it would have seen.
+number of ranks, sees exactly the batches it would have seen. `join` puts micro-batches together again.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from crystalign.shards.schema import table_to_materials
 from crystalign.shards.selection import Selection
 
 if TYPE_CHECKING:
-    from crystalign.training.batch import Batch
+    from crystalign.training.batch import Batch, MicroBatches
 
 
 class FeedPlan(Config):
@@ -51,6 +52,8 @@ class FeedPlan(Config):
     """Whether the features are augmented."""
     batch_size: int
     """Global, over all ranks."""
+    micro_batch_size: int | None = None
+    """Most rows of a rank that are made into tensors together; None makes no parts."""
     window_rows: int
     """Rows that are shuffled together, hence held together."""
     world_size: int
@@ -62,6 +65,13 @@ class FeedPlan(Config):
     def rows_per_rank(self) -> int:
         """⌈B / W⌉, the same on every rank; surplus rows are masked."""
         return -(-self.batch_size // self.world_size)
+
+    @property
+    def part_edges(self) -> list[tuple[int, int]]:
+        """Where a rank's rows are cut into micro-batches, the same on every rank: first row, one past the last."""
+        rows = self.rows_per_rank
+        size = self.micro_batch_size or rows
+        return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 class StepRange(Config):
@@ -76,18 +86,20 @@ class StepRange(Config):
 
 
 class Portion(NamedTuple):
-    """The undecoded rows of one rank at one step."""
+    """The undecoded rows of one micro-batch of one rank at one step."""
 
     step: int
     """Counted over all epochs."""
     rank: int
     """Which rank trains on them."""
+    part: int
+    """Which of `FeedPlan.part_edges`."""
     rows: bytes
     """An Arrow IPC stream; row order is sample order."""
 
 
 class Fed(NamedTuple):
-    """What a rank trains on at one step."""
+    """What a rank trains on at one step, or one micro-batch of it."""
 
     step: int
     """Counted over all epochs."""
@@ -95,8 +107,8 @@ class Fed(NamedTuple):
     """Which rank."""
     ids: list[str]
     """Of the real rows, in order."""
-    batch: Batch
-    """`FeedPlan.rows_per_rank` rows."""
+    batch: Batch | MicroBatches
+    """`FeedPlan.rows_per_rank` rows, or those of one part."""
 
 
 def steps_per_epoch(plan: FeedPlan) -> int:
@@ -119,7 +131,9 @@ def ranges(plan: FeedPlan, start_step: int = 0) -> list[StepRange]:
 
 
 def read_window(plan: FeedPlan, window: StepRange) -> Iterator[Portion]:
-    """Read the row groups of a window once and yield its portions, step by step and rank by rank.
+    """Read the row groups of a window once and yield its portions, by step, part and rank.
+
+    The ranks take turns, part by part: a scheduler that hands them rows in order serves all at the same pace.
 
     Raises:
         DatasetError: the dataset is not the one the plan was made for.
@@ -129,30 +143,54 @@ def read_window(plan: FeedPlan, window: StepRange) -> Iterator[Portion]:
     table = _read_rows(plan, np.concatenate(steps))
     first, begin = window.epoch * order.steps + window.first, 0
     for number, rows in enumerate(steps):
-        for rank, (low, high) in enumerate(_cuts(len(rows), plan.world_size)):
-            yield Portion(first + number, rank, _to_ipc(table.slice(begin + low, high - low)))
+        shares = _cuts(len(rows), plan.world_size)
+        for part, (start, stop) in enumerate(plan.part_edges):
+            for rank, (low, high) in enumerate(shares):
+                begins, ends = min(low + start, high), min(low + stop, high)
+                piece = table.slice(begin + begins, ends - begins)  # empty where all rows are surplus
+                yield Portion(first + number, rank, part, _to_ipc(piece))
         begin += len(rows)
 
 
 def featurise(plan: FeedPlan, portion: Portion) -> Fed:
-    """The batch of one portion; its randomness is a function of (seed, step, rank) alone."""
+    """The batch of one portion.
+
+    The randomness of a row is a function of (seed, step, rank, its place in the rank) alone:
+    micro-batches can be made apart, and hold the same features wherever they are cut.
+    """
     from crystalign.training.batch import make_batch  # torch, which tasks that read do without
 
     table = pa.ipc.open_stream(portion.rows).read_all()
     properties = _dataset(plan.data, plan.data_sha256).manifest.properties
     materials = table_to_materials(table, properties, modalities=tuple(plan.modalities))
-    surplus = [None] * (plan.rows_per_rank - len(materials))
-    rng = np.random.default_rng([plan.seed, portion.step, portion.rank]) if plan.augment else None
-    batch = make_batch([*materials, *surplus], _modalities(plan), rng)
+    rows = range(*plan.part_edges[portion.part])
+    surplus = [None] * (len(rows) - len(materials))
+    rngs = [np.random.default_rng([plan.seed, portion.step, portion.rank, row]) for row in rows]
+    batch = make_batch([*materials, *surplus], _modalities(plan), rngs if plan.augment else None)
     return Fed(portion.step, portion.rank, [str(name) for name in table.column("id").to_pylist()], batch)
+
+
+def join(parts: Sequence[Fed]) -> Fed:
+    """The micro-batches of one step and rank, in order, as what the rank trains on."""
+    from crystalign.training.batch import MicroBatches
+
+    if len(parts) == 1:
+        return parts[0]
+    batch = MicroBatches(tuple(itertools.chain.from_iterable(part.batch.parts for part in parts)))
+    return Fed(parts[0].step, parts[0].rank, [name for part in parts for name in part.ids], batch)
 
 
 def feed(plan: FeedPlan, *, rank: int = 0, start_step: int = 0) -> Iterator[Fed]:
     """The same batches in this process alone: for a notebook, a test, or a rank under `torchrun`."""
+    parts: list[Fed] = []
     for window in ranges(plan, start_step):
         for portion in read_window(plan, window):
             if portion.rank == rank:
-                yield featurise(plan, portion)
+                parts.append(featurise(plan, portion))
+            if len(parts) == len(plan.part_edges):
+                whole, parts = join(parts), []
+                yield whole
+                del whole  # its features make room for the next
 
 
 def _cuts(n: int, parts: int) -> list[tuple[int, int]]:

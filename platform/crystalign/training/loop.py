@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +17,9 @@ from crystalign.errors import ConfigError
 from crystalign.modalities import stable_hash
 from crystalign.model import Model
 from crystalign.objectives import Loss
-from crystalign.training.batch import Batch
+from crystalign.training.batch import Batch, MicroBatches
 from crystalign.training.config import PretrainConfig
+from crystalign.training.gradient_cache import CachedGradients, cached_backward, refuse_batch_statistics
 from crystalign.training.objective import objective
 from crystalign.training.schedule import (
     learning_rate,
@@ -55,17 +57,20 @@ class Step(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Loss]:
-        """The differentiable loss, and its parts for the log."""
+    def forward(self, batch: Batch, cached: CachedGradients | None = None) -> tuple[Tensor, Loss]:
+        """The differentiable loss, and its parts for the log; of a micro-batch, the surrogate of its share."""
         embeddings = self.model(batch)  # modality → (b, D)
-        loss = objective(self.model, embeddings, batch.present, batch.keys)
+        if cached is None:
+            loss = objective(self.model, embeddings, batch.present, batch.keys)
+        else:
+            loss = cached.surrogate(self.model, embeddings)
         return loss.total, Loss(loss.total.detach(), loss.pairs, loss.counts)
 
 
 def train(
     config: PretrainConfig,
     model: Model,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch | MicroBatches],
     *,
     total_steps: int,
     start_step: int = 0,
@@ -81,7 +86,7 @@ def train(
     Args:
         config: optimiser, objective, intervals.
         model: trained in place.
-        batches: this rank's batches of steps `start_step`, `start_step + 1`, …, as many on every rank.
+        batches: of this rank, from `start_step` on, as many on every rank, cut as `config.micro_batch_size` says.
         total_steps: length of the whole run, which the schedule spans.
         start_step: the step of the first batch; `state.step` where a state is given.
         rank: of this process.
@@ -95,7 +100,7 @@ def train(
         The state after the last step, with the optimiser's tensors.
 
     Raises:
-        ConfigError: the state is of another step than `start_step`.
+        ConfigError: the state is of another step than `start_step`; batches are cut otherwise, or where they must not.
         FloatingPointError: the gradient is not finite.
     """
     state = TrainState(step=start_step) if state is None else state
@@ -103,12 +108,14 @@ def train(
         raise ConfigError(f"the state is of step {state.step}, but the batches start at step {start_step}")
     device = torch.device(device)
     model.to(device).train()
-    optimiser = make_optimiser(model, config.optimiser)
-    restore_optimiser(model, optimiser, state.optimiser)
+    if config.micro_batch_size is not None:
+        refuse_batch_statistics(model)
+    restore_optimiser(model, optimiser := make_optimiser(model, config.optimiser), state.optimiser)
     runner = _Runner(config, model, optimiser, state, total_steps, rank, world_size, device)
     finished = False
     for batch in batches:
-        record = runner.step(batch.to(device))
+        record = runner.step(batch)
+        del batch  # its features make room for the next
         finished = runner.finished()
         last = finished or state.step >= total_steps
         if record is not None and rank == 0 and on_log is not None:
@@ -149,23 +156,21 @@ class _Runner:
         self.progress = self._progress()
         self.logged = (self.mark, state.samples)
 
-    def step(self, batch: Batch) -> dict[str, float] | None:
+    def step(self, batch: Batch | MicroBatches) -> dict[str, float] | None:
         """One optimiser step; the metrics where they are due."""
         state, config = self.state, self.config
         torch.manual_seed(stable_hash(f"{config.seed}/{state.step}/{self.rank}"))  # dropout survives a restart
         lr = learning_rate(config.optimiser, self.progress)
         set_learning_rate(self.optimiser, lr)
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            total, parts = self.module(batch)
-        total.backward()
+        parts = self._backward(batch)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip))
         if not math.isfinite(norm):  # of the averaged gradient: all ranks see the same
             raise FloatingPointError(f"the gradient is not finite at step {state.step}: lower the learning rate {lr:g}")
         self.optimiser.step()
         self.model.clamp_scales()
         state.step += 1
-        state.samples += int(_total(batch.real.sum().double()[None], self.world_size)[0])
+        state.samples += int(_total(batch.real.sum().double()[None].to(self.device), self.world_size)[0])
         now = time.perf_counter()
         state.seconds += now - self.mark
         self.mark = now
@@ -173,6 +178,25 @@ class _Runner:
         if state.step % config.log_every_steps and state.step < self.total_steps and self.progress < 1.0:
             return None
         return self._record(parts, norm, lr)
+
+    def _backward(self, batch: Batch | MicroBatches) -> Loss:
+        """Fill the gradients; the loss without them."""
+        size, limit = max(len(part) for part in batch.parts), self.config.micro_batch_size
+        if size > (limit or size) or (limit is None and len(batch.parts) > 1):
+            raise ConfigError(
+                f"micro_batch_size is {limit}, but the batch of step {self.state.step} comes in {len(batch.parts)} "
+                f"parts of up to {size} rows: set it in the FeedPlan, too"
+            )
+        if isinstance(batch, MicroBatches):
+            return cached_backward(self.module, self.model, batch, device=self.device, autocast=self._autocast)
+        parts: Loss
+        with self._autocast():
+            total, parts = self.module(batch.to(self.device))
+        total.backward()
+        return parts
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
     def finished(self) -> bool:
         """Whether the minutes are over; all ranks agree."""
@@ -190,8 +214,7 @@ class _Runner:
 
     def _record(self, parts: Loss, norm: float, lr: float) -> dict[str, float]:
         """Flat metrics of this step, of the whole batch; the same call on all ranks."""
-        pairs = [pair for pair in self.model.config.aligned if pair in parts.pairs]
-        local = torch.stack([parts.total, *(parts.pairs[pair] for pair in pairs)]).double()
+        local = torch.stack([parts.total, *parts.pairs.values()]).double()  # the same pairs on all ranks
         means = (_total(local, self.world_size) / self.world_size).tolist()
         before, samples = self.logged
         self.logged = (self.mark, self.state.samples)
@@ -205,10 +228,10 @@ class _Runner:
             "samples_per_second": (self.state.samples - samples) / max(1e-9, self.mark - before),
             "seconds": self.state.seconds,
         }
-        for pair, mean in zip(pairs, means[1:], strict=True):
-            record[f"loss/{pair[0]}-{pair[1]}"] = mean
-        for pair, scale in self.model.logit_scales().items():
-            record[f"temperature/{pair[0]}-{pair[1]}"] = 1.0 / float(scale.detach())
+        for names, mean in zip(parts.pairs, means[1:], strict=True):
+            record[f"loss/{'-'.join(names)}"] = mean
+        for names, scale in self.model.logit_scales().items():
+            record[f"temperature/{'-'.join(names)}"] = 1.0 / float(scale.detach())
         return record
 
 

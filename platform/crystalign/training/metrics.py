@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,27 +39,29 @@ class MetricLog:
         Args:
             config: names the loggers and is recorded by those that record settings.
             run_uri: of the run; `metrics.csv` and `tensorboard/` lie under it.
-            start_step: rows of later steps, of a run that was cut short, are dropped from the CSV.
+            start_step: rows of later steps, of a run that was cut short, are dropped from the CSV, and
+                TensorBoard is told to hide them.
 
         Raises:
             ConfigError: a logger whose package is not installed.
         """
+        check_loggers(config)
         self.writers: list[Writer] = []
         for name in config.loggers:
             if name == "csv":
                 self.writers.append(CsvWriter(storage.join(run_uri, "metrics.csv"), start_step))
             elif name == "tensorboard":
-                self.writers.append(TensorBoardWriter(storage.join(run_uri, "tensorboard")))
+                self.writers.append(TensorBoardWriter(storage.join(run_uri, "tensorboard"), start_step))
             else:
                 self.writers.append(TrackerWriter(name, config))
 
     def write(self, record: Record) -> None:
-        """To every writer."""
+        """To every writer; what is measured later at the same step is added to it."""
         for writer in self.writers:
             writer.write(record)
 
     def publish(self) -> None:
-        """Make what was written visible; call it with each checkpoint."""
+        """Make what was written visible; call it with each checkpoint, from any thread."""
         for writer in self.writers:
             writer.publish()
 
@@ -79,16 +82,21 @@ class CsvWriter:
             self.rows = [row for row in old if float(row["step"]) <= start_step]
 
     def write(self, record: Record) -> None:
-        """One row."""
-        self.rows.append({key: f"{value:.8g}" for key, value in record.items()})
+        """One row per step."""
+        row = {key: f"{value:.8g}" for key, value in record.items()}
+        if self.rows and self.rows[-1]["step"] == row["step"]:
+            self.rows[-1] = self.rows[-1] | row
+        else:
+            self.rows.append(row)
 
     def publish(self) -> None:
         """The whole table, small as it is."""
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        rows = list(self.rows)  # the training goes on adding to it
+        columns = list(dict.fromkeys(key for row in rows for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows(rows)
         storage.write_bytes(self.uri, text.getvalue().encode())
 
     def close(self) -> None:
@@ -99,14 +107,12 @@ class CsvWriter:
 class TensorBoardWriter:
     """Event files, written locally and copied to the run."""
 
-    def __init__(self, uri: str) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise _missing("tensorboard") from error
+    def __init__(self, uri: str, start_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         self.uri = uri
         self.folder = tempfile.TemporaryDirectory(prefix="crystalign-tensorboard-")
-        self.events: Any = SummaryWriter(self.folder.name)
+        self.events: Any = SummaryWriter(self.folder.name, purge_step=start_step + 1 if start_step else None)
 
     def write(self, record: Record) -> None:
         """One point per metric."""
@@ -133,19 +139,16 @@ class TrackerWriter:
     def __init__(self, name: str, config: PretrainConfig) -> None:
         self.name = name
         settings = config.model_dump(mode="json")
-        try:
-            if name == "mlflow":
-                import mlflow  # type: ignore[import-not-found]
+        if name == "mlflow":
+            import mlflow  # type: ignore[import-not-found]
 
-                self.tracker: Any = mlflow
-                mlflow.start_run(run_name=config.name)
-                mlflow.log_dict(settings, "config.json")
-            else:
-                import wandb  # type: ignore[import-not-found]
+            self.tracker: Any = mlflow
+            mlflow.start_run(run_name=config.name)
+            mlflow.log_dict(settings, "config.json")
+        else:
+            import wandb  # type: ignore[import-not-found]
 
-                self.tracker = wandb.init(project="crystalign", name=config.name, config=settings)
-        except ImportError as error:
-            raise _missing(name) from error
+            self.tracker = wandb.init(project="crystalign", name=config.name, config=settings)
 
     def write(self, record: Record) -> None:
         """All metrics of the step."""
@@ -167,7 +170,20 @@ class TrackerWriter:
             self.tracker.finish()
 
 
-def _missing(name: str) -> ConfigError:
-    return ConfigError(
-        f"the logger {name!r} is not installed: pip install 'crystalign[{name}]', or leave it out of `loggers`"
-    )
+def check_loggers(config: PretrainConfig) -> None:
+    """See to it that the packages of all loggers are there; nothing is imported.
+
+    Raises:
+        ConfigError: one is not installed.
+    """
+    for name in config.loggers:
+        if name == "csv":
+            continue
+        try:
+            found = find_spec(name) is not None
+        except ValueError:  # of a module that was put away
+            found = False
+        if not found:
+            raise ConfigError(
+                f"loggers: {name!r} is not installed: pip install 'crystalign[{name}]', or leave it out of `loggers`"
+            )

@@ -64,7 +64,88 @@ def default() -> dict[str, Any]:
     }
 
 
-PRESETS: dict[str, Callable[[], dict[str, Any]]] = {"tiny": tiny, "default": default}
+def multimat_paper() -> dict[str, Any]:
+    """MultiMat (Moro et al., Newton 1, 100016 (2025)): AnchoredCLIP at a fixed temperature, as its paper trains it.
+
+    Text is the frozen language model's vector: `crystalign derive --modalities text_embedding
+    --language-model FOLDER`, with MatBERT there. Two things are not the paper's: gradients are clipped,
+    and a projection to the shared space follows each encoder.
+    """
+    encoders = {
+        "crystal": "potnet",
+        "dos": "dos-transformer-multimat",
+        "charge_density": "resnext3d",
+        "text_embedding": "text-embedding-multimat",
+    }
+    return {
+        "model": ModelConfig(
+            modalities={name: ModalitySpec(encoder=encoder) for name, encoder in encoders.items()},
+            embedding_dim=128,
+            initial_temperature=0.2,
+            learn_temperature=False,
+        ),
+        "batch_size": 360,
+        "epochs": 500,
+        "optimiser": {"lr": 1e-4, "weight_decay": 5e-4, "betas": (0.9, 0.95), "warmup_fraction": 10 / 500},
+    }
+
+
+def matbind_paper() -> dict[str, Any]:
+    """MatBind (ICLR workshop, 2025): the crystal as hub of DOS, powder pattern and text, at a fixed temperature.
+
+    Its text network is MatBERT, tuned at a hundredth of the learning rate: give its folder as
+    `pretrained` in the options of `text`, or a small one is trained from scratch.
+    """
+    encoders = {
+        "crystal": "matbind-gcn",
+        "dos": "dos-transformer-matbind",
+        "xrd": "matbind-xrd",
+        "text": "text-matbind",
+    }
+    return {
+        "model": ModelConfig(
+            modalities={name: ModalitySpec(encoder=encoder) for name, encoder in encoders.items()},
+            embedding_dim=128,
+            initial_temperature=0.07,
+            learn_temperature=False,
+        ),
+        "batch_size": 250,
+        "epochs": 250,
+        "optimiser": {"lr": 5e-4, "weight_decay": 1e-4, "betas": (0.9, 0.95), "warmup_fraction": 0.1},
+    }
+
+
+def clasp_paper() -> dict[str, Any]:
+    """CLaSP (Suzuki et al., Mach. Learn.: Sci. Technol. 6, 035006 (2025)): crystal and title, CosFace, batch 16,384.
+
+    Text is the frozen language model's vector, as in `multimat_paper`, with SciBERT there. Rows pass
+    the encoders 256 at a time.
+    """
+    return {
+        "model": ModelConfig(
+            modalities={
+                "crystal": ModalitySpec(encoder="cgcnn-clasp"),
+                "text_embedding": ModalitySpec(encoder="text-embedding-clasp"),
+            },
+            embedding_dim=768,
+            objective="cosface",
+            cosface_scale=3.0,
+            cosface_margin=0.5,
+        ),
+        "batch_size": 16384,
+        "micro_batch_size": 256,
+        "epochs": 2000,
+        "optimiser": {"lr": 2e-5, "warmup_fraction": 0.0, "schedule": "constant"},
+    }
+
+
+PRESETS: dict[str, Callable[[], dict[str, Any]]] = {
+    "tiny": tiny,
+    "default": default,
+    "multimat-paper": multimat_paper,
+    "matbind-paper": matbind_paper,
+    "clasp-paper": clasp_paper,
+}
 
 
 def preset(name: str) -> dict[str, Any]:

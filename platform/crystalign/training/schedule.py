@@ -57,7 +57,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
 
 
 def learning_rate(config: OptimiserConfig, progress: float) -> float:
-    """Linear warm-up, then half a cosine to zero.
+    """Linear warm-up, then half a cosine to zero, or the top of the schedule to the end.
 
     Args:
         config: the top of the schedule and the share of the warm-up.
@@ -65,6 +65,8 @@ def learning_rate(config: OptimiserConfig, progress: float) -> float:
     """
     if progress < config.warmup_fraction:
         return config.lr * progress / config.warmup_fraction
+    if config.schedule == "constant":
+        return config.lr
     rest = (min(progress, 1.0) - config.warmup_fraction) / (1.0 - config.warmup_fraction)
     return config.lr * 0.5 * (1.0 + math.cos(math.pi * rest))
 

@@ -2,90 +2,79 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-WORKER = Path(__file__).with_name("exactness_worker.py")
-spec = importlib.util.spec_from_file_location("exactness_worker", WORKER)
-assert spec is not None
-assert spec.loader is not None
-worker = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(worker)
-
+HERE = Path(__file__).parent
 TOLERANCE = 1e-12
+TRAJECTORY_TOLERANCE = 1e-11
+"""Adam divides by the gradient's size, and so magnifies the rounding of small gradients."""
 
 
-def plain_clip(z, present, keys, scales):
-    """The formula, row by row, in one process."""
-    losses = []
-    for a, b in worker.PAIRS:
-        rows = [i for i in range(worker.SAMPLES) if present[a][i] and present[b][i]]
-        if not rows:
-            continue
-        total = torch.zeros((), dtype=torch.float64)
-        for query, key in ((a, b), (b, a)):
-            for i in rows:
-                others = [j for j in rows if j == i or not (keys[a][i] == keys[a][j] or keys[b][i] == keys[b][j])]
-                logits = torch.stack([scales[a, b] * z[query][i] @ z[key][j] for j in others])
-                total = total - 0.5 * logits.log_softmax(0)[others.index(i)]
-        losses.append(total / len(rows))
-    return sum(losses) / len(losses)
+def beside(name: str) -> ModuleType:
+    """A module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def plain_siglip(z, present, keys, scales, biases):
-    """The sigmoid formula, row by row, in one process."""
-    losses = []
-    for a, b in worker.PAIRS:
-        rows = [i for i in range(worker.SAMPLES) if present[a][i] and present[b][i]]
-        if not rows:
-            continue
-        total = torch.zeros((), dtype=torch.float64)
-        for i in rows:
-            for j in rows:
-                if i != j and (keys[a][i] == keys[a][j] or keys[b][i] == keys[b][j]):
-                    continue
-                logit = scales[a, b] * z[a][i] @ z[b][j] + biases[a, b]
-                total = total - torch.nn.functional.logsigmoid(logit if i == j else -logit)
-        losses.append(total / len(rows))
-    return sum(losses) / len(losses)
+problem, plain, mutations = beside("exactness_problem"), beside("plain_formulas"), beside("exactness_mutations")
 
 
-@pytest.fixture(scope="module")
-def reference() -> dict[str, dict[str, torch.Tensor]]:
-    """Loss and gradients of the plain formulas."""
-    x, present, keys = worker.problem()
-    found = {}
-    for objective in ("clip", "siglip"):
-        net = worker.Net()
-        z = net.embed(x, present)
-        if objective == "clip":
-            loss = plain_clip(z, present, keys, net.scale())
-        else:
-            loss = plain_siglip(z, present, keys, net.scale(), net.bias())
-        loss.backward()
-        grads = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in net.named_parameters()}
-        found[objective] = grads | {"loss": loss.detach()[None]}
-    return found
+@functools.cache
+def reference(objective: str, name: str) -> dict[str, torch.Tensor]:
+    """Loss, its parts and its gradients by the plain formula."""
+    step = problem.Step(plain, objective)
+    total, pairs = step(*problem.PROBLEMS[name]())
+    found = {f"loss of {'-'.join(pair)}": value.detach()[None] for pair, value in pairs.items()}
+    return found | {"loss": total.detach()[None]} | gradients(step.net, total)
+
+
+def gradients(net: torch.nn.Module, total: torch.Tensor) -> dict[str, torch.Tensor]:
+    if total.requires_grad:
+        total.backward()
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in net.named_parameters()}
+
+
+@functools.cache
+def reference_trajectory(objective: str) -> dict[str, torch.Tensor]:
+    """The weights after some steps of AdamW by the plain formula."""
+    step = problem.Step(plain, objective)
+    optimiser = torch.optim.AdamW(step.parameters(), lr=0.01, weight_decay=0.0)
+    for number in range(problem.TRAJECTORY_STEPS):
+        optimiser.zero_grad()
+        total, _ = step(*problem.rolled(problem.uneven(), number))
+        found = gradients(step.net, total)
+        for name, parameter in step.net.named_parameters():
+            parameter.grad = found[name]
+        optimiser.step()
+    return {name: parameter.detach() for name, parameter in step.net.named_parameters()}
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 4])
 def distributed(request, tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
-    """Variant → loss and gradients, of W processes; one start per W for all variants."""
+    """Case → tensors, of W processes; one start per W for all cases."""
     world_size = request.param
     folder = tmp_path_factory.mktemp(f"world-{world_size}")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    worker = str(HERE / "exactness_worker.py")
     ranks = [
-        subprocess.Popen([sys.executable, str(WORKER), str(rank), str(world_size), str(folder)], env=environment)
+        subprocess.Popen([sys.executable, worker, str(rank), str(world_size), str(folder)], env=environment)
         for rank in range(world_size)
     ]
-    assert [rank.wait(timeout=200) for rank in ranks] == [0] * world_size
+    assert [rank.wait(timeout=250) for rank in ranks] == [0] * world_size
     return {"W": world_size} | {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
 
 
@@ -95,22 +84,50 @@ def worst(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> 
     return max(float((found[n] - e).abs().max() / (e.abs().max() if e.any() else 1.0)) for n, e in expected.items())
 
 
-@pytest.mark.parametrize("objective", ["clip", "siglip"])
-def test_loss_and_gradients_equal_those_of_the_plain_formula(distributed, reference, objective):
-    assert worst(distributed[objective], reference[objective]) < TOLERANCE
+@pytest.mark.parametrize("name", problem.PROBLEMS)
+@pytest.mark.parametrize("objective", problem.OBJECTIVES)
+def test_loss_and_gradients_equal_those_of_the_plain_formula(distributed, objective, name):
+    assert worst(distributed[f"{objective} on {name}"], reference(objective, name)) < TOLERANCE
 
 
-def test_every_temperature_of_a_pair_that_someone_has_gets_a_gradient(reference):
-    for pair in worker.PAIRS:
-        gradient = reference["clip"][f"scales.{'/'.join(pair)}"]
-        assert bool(gradient.abs() > 1e-6) == ("xrd" not in pair)
+@pytest.mark.parametrize("objective", problem.OBJECTIVES)
+def test_neither_chunks_nor_the_order_of_ranks_change_anything(distributed, objective):
+    expected = reference(objective, "uneven")
+    assert worst(distributed[f"{objective} in one chunk"], expected) < TOLERANCE
+    assert worst(distributed[f"{objective} reversed"], expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("mutation", worker.MUTATIONS)
-def test_a_mutation_of_the_formula_is_noticed(distributed, reference, mutation):
-    deviation = worst(distributed[mutation], reference["clip"])
-    needs_workers = mutation not in {"equivalent rows as negatives", "temperature of one direction detached"}
-    if distributed["W"] == 1 and needs_workers:
+@pytest.mark.parametrize("objective", problem.OBJECTIVES)
+def test_optimiser_trajectories_are_those_of_a_single_process(distributed, objective):
+    found, expected = distributed[f"trajectory of {objective}"], reference_trajectory(objective)
+    assert worst(found, expected) < TRAJECTORY_TOLERANCE
+
+
+@pytest.mark.parametrize("mutation", mutations.MUTATIONS)
+def test_a_mutation_of_the_formula_is_noticed(distributed, mutation):
+    changed = mutations.MUTATIONS[mutation]
+    expected = {n: t for n, t in reference(changed.objective, "uneven").items() if not n.startswith("loss of")}
+    deviation = worst(distributed[mutation], expected)
+    if distributed["W"] == 1 and changed.needs_workers:
         assert deviation < TOLERANCE  # one process has nothing to get wrong here
     else:
         assert deviation > 1e-3
+
+
+def test_the_problems_are_as_hard_as_they_claim():
+    pairs = set(problem.ALL_PAIRS)
+    counted = {name.removeprefix("loss of ") for name in reference("clip of all pairs, weighted", "uneven")}
+    assert not any("xrd" in name for name in counted if not name.startswith(("scales", "biases", "encoders")))
+    _, present, _ = problem.uneven()
+    assert not present["charge_density"][: problem.SAMPLES // 2].any(), "half of the ranks have none"
+    _, present, _ = problem.sparse()
+    counts = {pair: int((present[pair[0]] & present[pair[1]]).sum()) for pair in pairs}
+    assert min(count for count in counts.values() if count) == 1
+    assert reference("tensorclip", "uneven")["loss"] != 0
+    assert reference("barlow of what nobody has", "uneven")["loss"] == 0
+
+
+def test_every_temperature_of_a_pair_that_someone_has_gets_a_gradient():
+    for pair in problem.PAIRS:
+        gradient = reference("clip", "uneven")[f"scales.{'/'.join(pair)}"]
+        assert bool(gradient.abs() > 1e-6) == ("xrd" not in pair)

@@ -20,7 +20,7 @@ from crystalign.training.batch import make_batch
 from crystalign.training.config import OptimiserConfig, PretrainConfig
 from crystalign.training.loop import TrainState, train
 from crystalign.training.metrics import MetricLog
-from crystalign.training.presets import preset
+from crystalign.training.presets import PRESETS, preset
 from crystalign.training.schedule import learning_rate, make_optimiser
 
 WORKER = Path(__file__).with_name("training_worker.py")
@@ -150,6 +150,11 @@ def test_norms_biases_embeddings_and_temperatures_do_not_decay(synthetic_materia
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
+def test_a_constant_schedule_only_warms_up():
+    optimiser = OptimiserConfig(lr=2.0, warmup_fraction=0.5, schedule="constant")
+    assert [learning_rate(optimiser, progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0.0, 1.0, 2.0, 2.0, 2.0]
+
+
 def test_temperatures_stay_above_a_hundredth(synthetic_materials):
     model = fresh(synthetic_materials(8))
     with torch.no_grad():
@@ -159,14 +164,14 @@ def test_temperatures_stay_above_a_hundredth(synthetic_materials):
     assert float(model.logit_scales()["crystal", "xrd"].detach()) <= 100.001
 
 
-@pytest.mark.parametrize("name", ["tiny", "default"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_completed_with_data_and_out_is_a_configuration(name):
     config = PretrainConfig.from_mapping({**preset(name), "data": "d", "out": "o"}, origin=name)
     assert PretrainConfig.from_mapping(config.model_dump(mode="json"), origin="itself") == config
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ConfigError, match="tiny, default"):
+    with pytest.raises(ConfigError, match="tiny, default, multimat-paper, matbind-paper, clasp-paper"):
         preset("huge")
 
 

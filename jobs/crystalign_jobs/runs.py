@@ -1,0 +1,95 @@
+"""`crystalign runs`: the pre-training runs under a URI, how they stand, and how to go on with them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+
+from tyro.conf import Positional
+
+from crystalign import storage
+from crystalign.config import Config
+from crystalign.errors import ConfigError
+from crystalign.storage import Uri
+from crystalign_jobs.run_status import CONFIG, RunSummary, summarise
+
+
+class Runs(Config):
+    """List the runs under a URI: state, step, loss, retrieval, when they last wrote, and how to go on.
+
+    The state is concluded from what the store holds; no cluster is asked.
+
+    Example: crystalign runs s3://bucket/runs
+    """
+
+    under: Positional[Uri]
+    """The `--out` of the runs, or one run."""
+    json_lines: bool = False
+    """One JSON object per line instead of a table."""
+
+
+def main(config: Runs) -> None:
+    """Print the table.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    found = summaries(config.under)
+    if config.json_lines:
+        for run in found:
+            print(json.dumps(run.model_dump(mode="json") | {"resume": run.resume_command}))
+        return
+    show(found)
+
+
+def summaries(under: str) -> list[RunSummary]:
+    """Every run directly under a URI, or the run that it is; the one that wrote last comes first.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    folders = [under, *storage.list_folders(under)]
+    runs = [folder for folder in folders if storage.exists(storage.join(folder, CONFIG))]
+    if not runs:
+        raise ConfigError(f"there is no run under {under}; name the --out of `crystalign pretrain`")
+    found = [summarise(run) for run in runs]
+    oldest = datetime.min.replace(tzinfo=UTC)
+    return sorted(found, key=lambda run: run.written or oldest, reverse=True)
+
+
+def show(found: list[RunSummary]) -> None:
+    """A row per run, and below it what to type."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("run", "state", "step", "loss", "R@1", "checkpoint", "last written"):
+        table.add_column(column, justify="left" if column in {"run", "state"} else "right", no_wrap=True)
+    for run in found:
+        step = "–" if run.step is None else f"{run.step:,}" + (f"/{run.total:,}" if run.total else "")
+        loss = "–" if run.loss is None else f"{run.loss:.3f}"
+        retrieval = "–" if run.retrieval is None else f"{100 * run.retrieval:.1f} %"
+        place = "–" if run.checkpoint is None else f"step {run.checkpoint:,}"
+        name = run.uri.rpartition("/")[2]
+        table.add_row(name, run.state, step, loss, retrieval, place, age(run.written))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    for run in found:
+        if run.message:
+            console.print(f"{run.uri.rpartition('/')[2]}: {run.message}", markup=False, highlight=False, soft_wrap=True)
+    for run in found:
+        if run.resume_command:
+            console.print(f"next: {run.resume_command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def age(when: datetime | None) -> str:
+    """How long ago, in the largest unit that fits."""
+    if when is None:
+        return "–"
+    seconds = max(0.0, (datetime.now(UTC) - when).total_seconds())
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"

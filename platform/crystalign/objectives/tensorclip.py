@@ -1,0 +1,107 @@
+"""Contrastive loss over triples of modalities (TensorCLIP), exact at any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from crystalign.errors import ConfigError
+from crystalign.objectives import chunks
+from crystalign.objectives.chunks import Inputs, summed
+from crystalign.objectives.gather import Loss, gather, indistinct, rows_with_all
+
+SCALE = "logit scale"
+
+
+def tensor_loss(
+    embeddings: Mapping[str, Tensor],
+    present: Mapping[str, Tensor],
+    keys: Mapping[str, Tensor],
+    logit_scale: Tensor,
+    *,
+    group: dist.ProcessGroup | None = None,
+) -> Loss:
+    r"""Contrasts triples of rows, one of each modality, by the product of their three vectors.
+
+    With t_ijk = s Σ_d a_id b_jd c_kd over the rows V that have *all three* modalities:
+
+        L = 1/(3|V|) Σ_axes Σ_{i∈V} [ log Σ_{(j,k)∈N_i} exp t_ijk − Σ_jk M_ijk t_ijk / Σ_jk M_ijk ]
+
+    M is 1 where i = j = k, ½ where exactly two agree and 0 elsewhere. The negatives N_i are the
+    triples of three different rows of which no two are indistinct: the keys of, say, i and j must
+    differ in both modalities that they stand for, the first and the second. An anchor without
+    negatives adds nothing; a row that lacks a modality is neither anchor nor candidate.
+
+    This is the first non-pairwise loss of MultiMat's supplement (Moro et al., Newton 1, 100016
+    (2025)), whose code sums over axes and positives: 3(1 + 3(|V| − 1)/2) times this mean.
+
+    Time grows as |V|³ D; memory as `chunks.CHUNK`, or the |V|² logits of one anchor.
+
+    Args:
+        embeddings: modality → (b, D), unit vectors of exactly three modalities; zero where absent.
+        present: modality → (b,) bool.
+        keys: modality → (b,) int64.
+        logit_scale: scalar s = 1/τ.
+        group: process group; by default all processes.
+
+    Returns:
+        This rank's share, whose mean over ranks is the global loss; zero where no row has all three.
+
+    Raises:
+        ConfigError: not three modalities.
+    """
+    names = tuple(embeddings)
+    if len(names) != 3:
+        raise ConfigError(f"TensorCLIP aligns three modalities, not {len(names)}: {', '.join(names)}")
+    everyone = gather(embeddings, present, keys, group)
+    rows = rows_with_all(everyone, names)
+    n = len(rows.candidates)
+    chosen = {name: everyone.embeddings[name].index_select(0, rows.candidates) for name in names}  # (N, D)
+    own_keys = {name: everyone.keys[name][rows.candidates] for name in names}  # (N,)
+    first, second, third = names
+    with torch.autocast(logit_scale.device.type, enabled=False):
+        terms = [
+            partial(_chunk_loss, axis, own_keys, start, stop)
+            for axis in (names, (second, first, third), (third, first, second))
+            for start, stop in chunks.chunks(rows.start, rows.stop, n * max(n, chosen[first].shape[1]))
+        ]
+        total, _ = summed(terms, {**chosen, SCALE: logit_scale})
+        total = total * (everyone.world_size / (3 * max(1, n)))
+    return Loss(total, {names: total.detach()} if n else {}, {names: n} if n else {})
+
+
+def _chunk_loss(
+    axis: tuple[str, str, str], keys: Mapping[str, Tensor], start: int, stop: int, inputs: Inputs
+) -> Tensor:
+    """Of the anchors [start, stop) of the axis' first modality against all pairs of the other two."""
+    anchor, second, third = axis
+    a, b, c = inputs[anchor][start:stop], inputs[second], inputs[third]  # (m, D), (N, D), (N, D)
+    logits = inputs[SCALE] * ((a[:, None, :] * b) @ c.T)  # (m, N, N)
+    excluded = (
+        _alike(keys[anchor], keys[second], start, stop)[:, :, None]
+        | _alike(keys[anchor], keys[third], start, stop)[:, None, :]
+        | _alike(keys[second], keys[third], 0, len(b))
+    )  # (m, N, N)
+    has_negatives = ~excluded.flatten(1).all(dim=1)  # (m,)
+    excluded &= has_negatives[:, None, None]  # so that what is not counted is finite
+    negative = logits.masked_fill(excluded, -torch.inf).flatten(1).logsumexp(dim=1)  # (m,)
+    positive = inputs[SCALE] * (a * _partners(b, c, start, stop)).sum(dim=1)  # (m,)
+    return (negative - positive)[has_negatives].sum()
+
+
+def _alike(first: Tensor, second: Tensor, start: int, stop: int) -> Tensor:
+    """(stop − start, N) bool; the same row, or one that cannot be told from it in either modality."""
+    own = torch.arange(start, stop, device=first.device)
+    return indistinct((first, second), start, stop).index_put((own - start, own), torch.tensor(data=True))
+
+
+def _partners(b: Tensor, c: Tensor, start: int, stop: int) -> Tensor:
+    """(m, D): Σ_jk M_ijk b_j ∘ c_k / Σ_jk M_ijk of each anchor i, without the N² pairs."""
+    own_b, own_c = b[start:stop], c[start:stop]
+    both = own_b * own_c
+    half = own_b * (c.sum(dim=0) - own_c) + (b.sum(dim=0) - own_b) * own_c + (b * c).sum(dim=0) - both
+    return (both + 0.5 * half) / (1.0 + 1.5 * (len(b) - 1))
