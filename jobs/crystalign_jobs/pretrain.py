@@ -99,10 +99,10 @@ def pretrain(config: Pretrain, *, watch: Watch | None = None) -> str:
     from crystalign_jobs.pretrain_fit import fit
     from crystalign_jobs.session import session
 
-    run, dataset = run_uri(config), Dataset.open(config.data)
-    config = _with_language_model(config, dataset)  # before the check: a resumed run stored it so
+    run, config = run_uri(config), _with_language_model(config)  # as a run that is resumed stored it
     _check_run(config, run)
     check_loggers(config)
+    dataset = Dataset.open(config.data)
     selection = _select(config, dataset)
     with session(config.address):
         _check_resources(config)
@@ -127,14 +127,16 @@ def run_uri(config: PretrainConfig) -> str:
 # --- before the workers ---------------------------------------------------------------------------------------------
 
 
-def _with_language_model(config: Pretrain, dataset: Dataset) -> Pretrain:
+def _with_language_model(config: Pretrain) -> Pretrain:
     """A model that reads text embeddings knows whose: those of the dataset."""
     from crystalign.modalities.text_embedding import settings_of_language_model
+    from crystalign.shards.dataset import Dataset
 
     spec = config.model.modalities.get("text_embedding")
     if spec is None:
         return config
-    features = settings_of_language_model(spec.features, dataset.manifest.language_model, origin=config.data)
+    language_model = Dataset.open(config.data).manifest.language_model
+    features = settings_of_language_model(spec.features, language_model, origin=config.data)
     modalities = config.model.modalities | {"text_embedding": spec.model_copy(update={"features": features})}
     return config.model_copy(update={"model": config.model.model_copy(update={"modalities": modalities})})
 

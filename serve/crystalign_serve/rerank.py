@@ -31,7 +31,8 @@ def by_profile(
     """Order candidates by both ranks, of the embedding and of the strain-scanned cosine of `ProfileMatcher`.
 
     The two err on different patterns: a match of peaks is misled where a cell is distorted, an
-    embedding where structures are alike, and `reciprocal_rank_fusion` puts first what both like.
+    embedding where structures are alike, and `reciprocal_rank_fusion` puts first what both like. Of
+    equals, such as a first and a second place and a second and a first, the better match comes first.
 
     Args:
         measured: the query.
@@ -49,7 +50,8 @@ def by_profile(
     if known:
         drawn = matcher.profiles([pattern for pattern in patterns if pattern is not None])
         scores[known], strains[known] = matcher.match(profile, covered, drawn)
-    order = np.argsort(-reciprocal_rank_fusion(answer.scores, scores), kind="stable")[:k].tolist()
+    fused = reciprocal_rank_fusion(answer.scores, scores)
+    order = np.lexsort((-scores, -fused))[:k].tolist()
     matches = [
         None if patterns[i] is None else {"strain": round(float(strains[i]), 4), "embedding_score": answer.scores[i]}
         for i in order

@@ -94,7 +94,7 @@ def main(config: MeasuredPatterns) -> None:
         reordered = first.copy()
         top = first[: config.rerank]
         fused = reciprocal_rank_fusion(scores[top], matched[top])
-        reordered[: config.rerank] = top[np.argsort(-fused, kind="stable")]
+        reordered[: config.rerank] = top[np.lexsort((-matched[top], -fused))]
         found = Outcome(
             min(best_rank(first, row) for row in true),
             min(best_rank(reordered, row) for row in true),
