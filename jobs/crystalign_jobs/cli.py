@@ -6,12 +6,13 @@ text, so that `crystalign --help` imports nothing but this file.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from crystalign_jobs.settings import changed, nearest, with_defaults
 
 if TYPE_CHECKING:
     from crystalign.config import Config
@@ -29,7 +30,7 @@ class Verb(NamedTuple):
     help: str
     """One line."""
     presets: str | None = None
-    """The module whose `preset(name)` gives the settings that `--config NAME` stands for."""
+    """The module whose `preset(name)` gives the settings that a name stands for, as first word or after `--config`."""
     resumes: bool = False
     """Whether `--resume RUN` stands for the settings of a run, which the module's `stored_settings(run)` reads."""
 
@@ -72,6 +73,7 @@ VERBS: dict[str, Verb] = {verb.name: verb for group in GROUPS.values() for verb 
 COMMON_OPTIONS = """\
 Every command also takes
   --config FILE.yaml|PRESET  settings that replace the defaults; flags override them
+  --set NAME.NAME=VALUE      one setting, however deep; VALUE is YAML, and null takes an entry away
   --debug                    show the traceback of an error"""
 
 
@@ -106,12 +108,13 @@ def _run(args: list[str]) -> int:
         print(f"crystalign {__version__}")
         return 0
     verb = find_verb(args[0])
-    rest, source = _take_config(args[1:])
+    rest, source = _take_config(verb, args[1:])
+    rest, changes = _take_changes(verb, rest)
     module = importlib.import_module(verb.module)
     cls = getattr(module, verb.config)
     rest, run = _take_run(verb, cls, rest, source)
     stored = None if run is None else with_defaults(cls, module.stored_settings(run), origin=f"the settings of {run}")
-    module.main(parse(verb, cls, rest, source, stored))
+    module.main(parse(verb, cls, rest, source, stored, changes))
     return 0
 
 
@@ -133,13 +136,18 @@ def find_verb(name: str) -> Verb:
         return VERBS[name]
     from crystalign.errors import ConfigError
 
-    raise ConfigError(f"no command {name!r}{_nearest(name, VERBS)}; `crystalign --help` lists all")
+    raise ConfigError(f"no command {name!r}{nearest(name, VERBS)}; `crystalign --help` lists all")
 
 
 def parse(
-    verb: Verb, cls: type[Config], args: Sequence[str], source: str | None = None, stored: Config | None = None
+    verb: Verb,
+    cls: type[Config],
+    args: Sequence[str],
+    source: str | None = None,
+    stored: Config | None = None,
+    changes: Sequence[str] = (),
 ) -> Config:
-    """The configuration of a command: its defaults, or `stored`, replaced by `source`, overridden by the flags `args`.
+    """The configuration of a command: its defaults, or `stored`, replaced by `source`, `changes` and the flags `args`.
 
     Raises:
         ConfigError: `source` does not exist or does not fit.
@@ -152,6 +160,8 @@ def parse(
     default = stored
     if source is not None:
         default = settings(verb, cls, read_source(verb, source), origin=source, base=stored)
+    for change in changes:
+        default = changed(cls, default, change)
     description = f"{inspect.getdoc(cls)}\n\n{COMMON_OPTIONS}"
     config: Config = tyro.cli(
         cls,
@@ -205,57 +215,6 @@ def settings(
     return with_defaults(cls, own, origin=origin, base=base)
 
 
-def with_defaults(cls: type[Config], values: dict[str, Any], *, origin: str, base: Config | None = None) -> Config:
-    """`values` over the defaults of `cls`; what is required and not given stays `tyro.MISSING` for a flag to fill.
-
-    A nested section replaces only the fields it names, as flags do.
-
-    Raises:
-        ConfigError: a field does not exist or its value does not fit.
-    """
-    import tyro
-
-    from crystalign.config import Config
-    from crystalign.errors import ConfigError
-
-    for name in values:
-        if name not in cls.model_fields:
-            raise ConfigError(f"{origin}: {cls.__name__} has no field {name!r}{_nearest(name, cls.model_fields)}")
-    filled: dict[str, Any] = {}
-    for name, field in cls.model_fields.items():
-        kind = field.annotation
-        present = getattr(base, name) if base is not None else _field_default(field, tyro.MISSING)
-        given = values.get(name)
-        if name not in values:
-            filled[name] = present
-        elif isinstance(given, dict) and isinstance(kind, type) and issubclass(kind, Config):
-            inner = present if isinstance(present, Config) else None
-            filled[name] = with_defaults(kind, given, origin=f"{origin}: {name}", base=inner)
-        else:
-            filled[name] = _checked(name, field, given, origin)
-    return cls.model_construct(**filled)
-
-
-def _checked(name: str, field: Any, value: Any, origin: str) -> Any:
-    """One field's value, converted and held to the field's bounds."""
-    from typing import Annotated
-
-    from pydantic import TypeAdapter, ValidationError
-
-    from crystalign.errors import ConfigError
-
-    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        problems = "; ".join(".".join(map(str, (name, *e["loc"]))) + f": {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{origin}: {problems}") from error
-
-
-def _field_default(field: Any, missing: Any) -> Any:
-    return missing if field.is_required() else field.get_default(call_default_factory=True)
-
-
 def _preset(verb: Verb, name: str) -> dict[str, Any]:
     from crystalign.errors import ConfigError
 
@@ -265,23 +224,45 @@ def _preset(verb: Verb, name: str) -> dict[str, Any]:
     return values
 
 
-def _take_config(args: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments without `--config X`, and X."""
+def _take_config(verb: Verb, args: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments without `--config X`, and X; where a verb has presets, X may be its first word as well."""
+    from crystalign.errors import ConfigError
+
+    named = list(args[:1]) if verb.presets and args and not args[0].startswith("-") else []
+    rest, sources = _take_all(args[len(named) :], "--config")
+    sources = named + sources
+    if len(sources) > 1:
+        raise ConfigError(f"settings are taken from one place, not from {' and '.join(sources)}")
+    if sources == [""]:
+        raise ConfigError("--config needs a .yaml file or the name of a preset")
+    return rest, sources[0] if sources else None
+
+
+def _take_changes(verb: Verb, args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without `--set X`, and every X; which run it is, and whether it is resumed, is said by flags."""
+    rest, changes = _take_all(args, "--set")
+    for change in changes:
+        name = change.partition("=")[0]
+        if verb.resumes and name in {"resume", "out", "name"}:
+            from crystalign.errors import ConfigError
+
+            raise ConfigError(f"--set {change}: say it by --{name}")
+    return rest, changes
+
+
+def _take_all(args: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+    """The arguments without `flag X` and `flag=X`, and every X; an empty one where nothing follows."""
     rest: list[str] = []
-    source: str | None = None
+    found: list[str] = []
     remaining = iter(args)
     for arg in remaining:
-        if arg == "--config":
-            source = next(remaining, "")
-        elif arg.startswith("--config="):
-            source = arg.removeprefix("--config=")
+        if arg == flag:
+            found.append(next(remaining, ""))
+        elif arg.startswith(f"{flag}="):
+            found.append(arg.partition("=")[2])
         else:
             rest.append(arg)
-    if source == "":
-        from crystalign.errors import ConfigError
-
-        raise ConfigError("--config needs a .yaml file or the name of a preset")
-    return rest, source
+    return rest, found
 
 
 def _take_run(verb: Verb, cls: type[Config], args: Sequence[str], source: str | None) -> tuple[list[str], str | None]:
@@ -314,11 +295,6 @@ def _flag(args: Sequence[str], name: str) -> str | None:
         if arg.startswith(f"{name}="):
             return arg.partition("=")[2]
     return None
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; perhaps you meant {close[0]!r}" if close else ""
 
 
 def _red(text: str) -> str:

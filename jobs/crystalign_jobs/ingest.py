@@ -1,8 +1,11 @@
 """`crystalign ingest`: crystals from files, tables or the demo corpus into a dataset.
 
-The driver lists work items, shares them out in chunks, and Ray tasks read one chunk each and write its shards;
+The driver lists work items, deals them out in chunks, and Ray tasks read one chunk each and write its shards;
 nothing but names and counts comes back. What cannot be used goes to quarantine with its reason. The manifest is
 written last: without it there is no dataset.
+
+Neighbours in a source resemble each other, and training reads whole row groups: only if each of them is
+a fair sample does a batch made of a few look like one drawn from everything.
 """
 
 from __future__ import annotations
@@ -33,6 +36,10 @@ LEAST_ROWS = 128
 """Small datasets are shared out in at least this many rows, so that all cores have work."""
 CHUNKS = 8
 """Into how many chunks a small dataset is shared out; a constant, so that shards do not depend on the machine."""
+STRETCH = 64
+"""So many neighbouring chunks deal their rows out among each other: 262,144 rows at the default. A row group of the
+source is read by each of them, at worst so many times; longer sources are dealt stretch by stretch, and a window of the
+training order takes its row groups evenly from all of them."""
 PARTS = ("shards", "charge_density", "quarantine", "selections", "derive")
 """What a dataset consists of beside its manifest."""
 
@@ -92,9 +99,9 @@ def main(config: Ingest) -> Manifest:
     chunks = share_out(items, min(config.rows_per_shard, max(LEAST_ROWS, -(-expected // CHUNKS))))
     print(f"ingesting {config.source} ({expected:,} entries, {len(chunks)} tasks) into {config.out}/")
     print("├─ shards/        one row per crystal\n├─ quarantine/    what was refused, and why\n└─ manifest.json  last")
-    _clear(config.out)
     results = []
     with session(config.address), Meter("ingest", total=expected, unit="crystals") as meter:
+        _clear(config.out)
         for result in _run(source, chunks, config):
             results.append(result)
             meter.advance(result["entries"])
@@ -125,16 +132,58 @@ def _clear(out: str) -> None:
 
 
 def share_out(items: Sequence[Item], rows: int) -> list[list[Item]]:
-    """Consecutive items in chunks of about `rows` materials; an item is never cut, so its file is read once."""
-    chunks: list[list[Item]] = [[]]
+    """Chunks of at most `rows` materials, each a fair sample of a stretch of the source, in the source's order.
+
+    Rows of a table are dealt one by one; a slice of a file that must be parsed is never cut.
+
+    Args:
+        items: everything there is.
+        rows: materials per chunk; an item that holds more is a chunk of its own.
+    """
+    import numpy as np
+
+    chunks: list[list[Item]] = []
+    for stretch in _consecutive(items, STRETCH * rows):
+        units = [(place, row) for place, item in enumerate(stretch) for row in _units(item)]
+        hands: list[list[tuple[int, int | None]]] = []
+        filled = rows
+        for number in np.random.default_rng(len(chunks)).permutation(len(units)).tolist():
+            place, row = units[number]
+            weight = stretch[place].count if row is None else 1
+            if filled + weight > rows:
+                hands.append([])
+                filled = 0
+            hands[-1].append((place, row))
+            filled += weight
+        chunks += [_gathered(stretch, hand) for hand in hands]
+    return chunks
+
+
+def _consecutive(items: Sequence[Item], rows: int) -> Iterator[list[Item]]:
+    """Neighbours, about `rows` materials at a time."""
+    stretch: list[Item] = []
     filled = 0
     for item in items:
-        if filled and filled + item.count > rows:
-            chunks.append([])
-            filled = 0
-        chunks[-1].append(item)
+        if stretch and filled + item.count > rows:
+            yield stretch
+            stretch, filled = [], 0
+        stretch.append(item)
         filled += item.count
-    return [chunk for chunk in chunks if chunk]
+    if stretch:
+        yield stretch
+
+
+def _units(item: Item) -> Sequence[int | None]:
+    """What an item can be cut into: its rows, or nothing."""
+    return range(len(item.rows)) if item.rows and not item.stop else (None,)
+
+
+def _gathered(stretch: Sequence[Item], hand: Sequence[tuple[int, int | None]]) -> list[Item]:
+    """The dealt units of a chunk as items, in order: what a file or row group holds is read together."""
+    rows: dict[int, list[int]] = {}
+    for place, row in hand:
+        rows.setdefault(place, []).extend([] if row is None else [row])
+    return [stretch[place].take(sorted(rows[place])) if rows[place] else stretch[place] for place in sorted(rows)]
 
 
 def _run(source: Source, chunks: list[list[Item]], config: Ingest) -> Iterator[dict[str, Any]]:
@@ -160,12 +209,15 @@ class ChunkReader:
         """A chunk in, the JSON of its shard entries and of its quarantine out."""
         import json
 
+        import numpy as np
+
         from crystalign.shards.writer import write_quarantine
 
         items = [Item.model_validate_json(text) for text in row["items"]]
         rejects: list[Reject] = []
         shards = []
         for number, materials in enumerate(self._batches(items, rejects)):
+            np.random.default_rng([int(row["name"]), number]).shuffle(materials)  # every row group a fair sample
             shards.append(self._write(f"{row['name']}-{number:03d}", materials).model_dump(mode="json"))
         quarantine = None
         if rejects:

@@ -39,7 +39,7 @@ class Mailbox:
         self._behind: list[str] = []
         self._records: list[dict[str, float]] = []
         self._positions: dict[int, tuple[float, Position]] = {}
-        self._stop = False
+        self._stop = self._began = False
         self._failure: Exception | None = None
         self._stopped_at: int | None = None
 
@@ -63,7 +63,7 @@ class Mailbox:
     def begin(self) -> Exception | None:
         """From rank 0 of new workers: what the ones before were doing is past. The answer is what ended the run."""
         self._positions.clear()
-        self._behind = []
+        self._behind, self._began = [], True
         return self._failure
 
     def behind(self) -> list[str]:
@@ -73,6 +73,12 @@ class Mailbox:
     def ask_stop(self) -> None:
         """From the terminal: write a checkpoint after this step, and end."""
         self._stop = True
+
+    def resume(self) -> bool:
+        """From the terminal, before other workers start: a stop is past. The answer is whether the last ones began."""
+        began, self._began = self._began, False
+        self._stopped_at, self._stop = None, False
+        return began
 
     def fail(self, error: Exception) -> None:
         """From a rank: what happened would happen again after a restart."""
@@ -115,7 +121,9 @@ def laggards(heard: dict[int, tuple[float, Position]], now: float) -> list[str]:
 
 
 def open_mailbox(timeout_s: float) -> Any:
-    """Start the actor; it needs no CPU."""
+    """Start the actor, which needs no CPU, on the node of the terminal: other nodes may be lost."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return ray.remote(num_cpus=0)(Mailbox).remote(timeout_s)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote(timeout_s)

@@ -7,10 +7,10 @@ die; what they go on from, they read from the run's own folder.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crystalign import storage
 from crystalign.errors import ConfigError, DatasetError, Error
@@ -37,9 +37,10 @@ _MAY_CHANGE = {"out", "name", "max_minutes", "num_workers", "use_gpu", "compute_
 class Pretrain(PretrainConfig):
     """Align the modalities of a dataset in one space, contrastively.
 
-    `--config tiny` and `--config default` are presets; `--config FILE.yaml` sets any field.
+    The first word is a preset (`tiny`, `default`, `multimat-paper`, `matbind-paper`, `clasp-paper`) or a YAML file.
 
-    Example: crystalign pretrain --config default --data s3://bucket/mp --out s3://bucket/runs --name first
+    Example: crystalign pretrain default --data s3://bucket/mp --out s3://bucket/runs --name first
+    Example: crystalign pretrain matbind-paper --set model.modalities.dos=null --data mp --out runs
     Example: crystalign pretrain --resume s3://bucket/runs/first
     """
 
@@ -48,6 +49,9 @@ class Pretrain(PretrainConfig):
     nothing else: the run knows its settings."""
     address: str | None = None
     """Ray cluster; default: RAY_ADDRESS, else this machine."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Fewest workers to go on with where nodes are lost; by default all of `num_workers`. With fewer the run grows as
+    soon as the cluster does. The samples of each step are the same at any number."""
     max_failures: int = Field(default=2, ge=0)
     """How often workers that died are started again before the run gives up. Nodes that the cluster takes away do
     not count, and what would fail again in the same way is not tried again."""
@@ -57,7 +61,14 @@ class Pretrain(PretrainConfig):
     """How many of the best checkpoints stay beside the newest: by the retrieval on a slice of the validation rows,
     by the loss where there are none."""
     held_out: int = Field(default=512, ge=0)
-    """Validation rows on which retrieval is measured with the checkpoints, in at most 2 % of the time."""
+    """Validation rows on which retrieval is measured: with the first checkpoint, at the end, and with those between as
+    far as it takes no more than 2 % of the time."""
+
+    @model_validator(mode="after")
+    def _least(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers is {self.min_workers}, more than num_workers, {self.num_workers}")
+        return self
 
 
 def main(config: Pretrain) -> None:
@@ -96,6 +107,7 @@ def pretrain(config: Pretrain, *, watch: Watch | None = None) -> str:
     """
     from crystalign.shards.dataset import Dataset
     from crystalign.training.metrics import check_loggers
+    from crystalign_jobs.elastic import fitting_workers
     from crystalign_jobs.pretrain_fit import fit
     from crystalign_jobs.session import session
 
@@ -105,7 +117,7 @@ def pretrain(config: Pretrain, *, watch: Watch | None = None) -> str:
     dataset = Dataset.open(config.data)
     selection = _select(config, dataset)
     with session(config.address):
-        _check_resources(config)
+        fitting_workers(config)
         job = {
             "config": config,
             "files": _claim(config, dataset, selection, run),
@@ -309,13 +321,3 @@ def _held_out(config: Pretrain, dataset: Dataset) -> tuple[Place, ...]:
         print("the split has no validation part: the best checkpoints are those of the lowest loss")
         return ()
     return choose_places(selection, config.held_out)
-
-
-def _check_resources(config: PretrainConfig) -> None:
-    import ray
-
-    from crystalign.resources import Demand, check_fits
-
-    gpus = 1.0 if config.use_gpu else 0.0
-    workers = Demand(name="training workers", count=config.num_workers, gpus=gpus)
-    check_fits([workers], ray.cluster_resources(), free_cpus=1.5)

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from crystalign.errors import Error, StorageError
+from crystalign.errors import ConfigError, Error, StorageError
+from crystalign_jobs.elastic import Growth, alive_nodes, is_elastic, least_workers, lost_a_node, wait_for_workers
 from crystalign_jobs.mailbox import open_mailbox
 from crystalign_jobs.pretrain_worker import train_worker
 from crystalign_jobs.progress import Meter
@@ -46,7 +47,7 @@ def fit(config: Pretrain, job: dict[str, Any]) -> None:
     mailbox = open_mailbox(60 * config.timeout_minutes)
     with _shown(config.name, run, mailbox) as display, _signals() as asked:
         try:
-            failure = _run_trainer(config, job | {"mailbox": mailbox}, mailbox, asked)
+            failure = _run(config, job | {"mailbox": mailbox}, asked)
             display.end(_outcome(failure, mailbox, run))
         except KeyboardInterrupt:
             display.end(Stopped(f"stopped at once, without a last checkpoint; crystalign pretrain --resume {run}"))
@@ -57,41 +58,82 @@ def fit(config: Pretrain, job: dict[str, Any]) -> None:
         raise display.error
 
 
-def _run_trainer(config: Pretrain, job: dict[str, Any], mailbox: Any, asked: list[int]) -> Exception | None:
-    """Fit in a thread of its own, for Ray would take Ctrl-C for itself; what it raised."""
+def _run(config: Pretrain, job: dict[str, Any], asked: list[int]) -> Exception | None:
+    """Trainers until the end of the run, each with the workers that fit when it starts; what the last one raised."""
+    import ray
+
+    mailbox, failures, ran, most = job["mailbox"], 0, least_workers(config), config.num_workers
+    while True:
+        try:
+            workers = wait_for_workers(config, most, asked)
+        except ConfigError as error:
+            return error
+        if not workers:
+            return Stopped(f"stopped while it waited for nodes; crystalign pretrain --resume {job['run']}")
+        nodes = alive_nodes()
+        grows, failure = _run_trainer(config, workers, most, job, asked)
+        if asked or not is_elastic(config):
+            return failure
+        fatal, stopped_at = ray.get(mailbox.outcome.remote())
+        if fatal is not None or (failure is None and not (grows and stopped_at is not None)):
+            return failure
+        if ray.get(mailbox.resume.remote()):
+            ran = workers
+        elif failure is not None:
+            most = max(ran, least_workers(config))  # so many could not be had
+        if failure is not None:
+            failures += not lost_a_node(nodes)
+            if failures > config.max_failures:
+                return failure
+            print(f"going on from the newest checkpoint: {_last_line(failure)}", flush=True)
+
+
+def _run_trainer(
+    config: Pretrain, workers: int, most: int, job: dict[str, Any], asked: list[int]
+) -> tuple[bool, Exception | None]:
+    """Fit in a thread of its own, for Ray would take Ctrl-C for itself.
+
+    Returns:
+        Whether it was asked to stop because more workers fit, and what it raised.
+    """
     raised: list[Exception] = []
 
     def work() -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="crystalign-train-") as folder:
-                _trainer(config, job, folder).fit()
+                _trainer(config, workers, job, folder).fit()
         except Exception as error:  # noqa: BLE001 (told by the caller, in the main thread)
             raised.append(error)
 
     thread = threading.Thread(target=work, daemon=True, name="fit")
     thread.start()
-    told = False
+    told = grows = False
+    growth = Growth(config, workers, most)
     while thread.is_alive():
         thread.join(0.2)
         if asked and not told:
             print("stopping after this step, with a checkpoint; once more to stop at once", flush=True)
-            mailbox.ask_stop.remote()
+            job["mailbox"].ask_stop.remote()
             told = True
         if len(asked) > 1:
             raise KeyboardInterrupt
-    return raised[0] if raised else None
+        if not (told or grows) and growth.due():
+            job["mailbox"].ask_stop.remote()
+            grows = True
+    return grows, raised[0] if raised else None
 
 
-def _trainer(config: Pretrain, job: dict[str, Any], folder: str) -> Any:
+def _trainer(config: Pretrain, workers: int, job: dict[str, Any], folder: str) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from crystalign_jobs.interruption import PoliteTorchConfig
 
     failures = FailureConfig(
-        max_failures=config.max_failures,
-        controller_failure_limit=_CONTROLLER_RETRIES,
-        max_preemption_failures=_FOREVER,  # a node that is taken away is nobody's mistake
+        max_failures=0 if is_elastic(config) else config.max_failures,  # nobody waits for a node that may not return
+        controller_failure_limit=0 if is_elastic(config) else _CONTROLLER_RETRIES,
+        # A node that is taken away is nobody's mistake.
+        max_preemption_failures=0 if is_elastic(config) else _FOREVER,
     )
     per_worker = {"CPU": 1.0} | ({"GPU": 1.0} if config.use_gpu else {})
     return TorchTrainer(
@@ -100,9 +142,7 @@ def _trainer(config: Pretrain, job: dict[str, Any], folder: str) -> Any:
         torch_config=PoliteTorchConfig(
             backend="nccl" if config.use_gpu else "gloo", timeout_s=round(60 * config.timeout_minutes)
         ),
-        scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=per_worker
-        ),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=config.use_gpu, resources_per_worker=per_worker),
         # Ray's own records are thrown away with the folder: what a run goes on from is in its own.
         run_config=RunConfig(name=config.name, storage_path=folder, failure_config=failures),
     )
@@ -118,6 +158,8 @@ def _outcome(failure: Exception | None, mailbox: Any, run: str) -> Error | None:
             return fatal if isinstance(fatal, Error) else Error(str(fatal))
         if stopped_at is not None:
             return Stopped(f"stopped at step {stopped_at}, its checkpoint stored; crystalign pretrain --resume {run}")
+    if isinstance(failure, Error):
+        return failure
     return None if failure is None else explained(failure, run, _behind(mailbox))
 
 
@@ -136,12 +178,16 @@ def explained(error: Exception, run: str, behind: list[str]) -> Error:
         if isinstance(cause, Error):
             return cause
     ranks = ", ".join(str(rank) for rank in sorted(failures)) or "none"
-    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    last = _last_line(error)
     waited = f"; the others waited for {' and '.join(behind)}" if behind else ""
     return Error(
         f"training stopped (ranks that failed: {ranks}): {last}{waited}; {run} keeps its checkpoints: "
         f"crystalign pretrain --resume {run}"
     )
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _behind(mailbox: Any) -> list[str]:
@@ -194,7 +240,7 @@ class Display:
         self._meter.reach(step, total=total, note=progress_note(record))
         numbers = {key: value for key, value in record.items() if key.split("/")[0] in {"loss", "retrieval"}}
         metrics = numbers | {"progress": record["progress"]}
-        self._status = RunStatus(state="running", step=step, total=total, metrics=metrics)
+        self._status = self._status.model_copy(update={"step": step, "total": total, "metrics": metrics})
 
     def tell(self) -> None:
         """Write the status, if it is time to."""

@@ -68,7 +68,7 @@ def _train(job: dict[str, Any], uri: str | None) -> TrainState:
     total_steps = min(plan.epochs * steps_per_epoch(plan), config.max_steps or sys.maxsize)
     with ExitStack() as stack:
         writer = stack.enter_context(Writer(job, plan, model, state)) if rank == 0 else None
-        if state.step >= total_steps:
+        if state.step >= total_steps or state.seconds >= 60 * (config.max_minutes or sys.maxsize):
             return _finished(writer, model, state)
         interruption = Interruption(rank, world_size, job["mailbox"], 60 * config.timeout_minutes)
         stack.callback(interruption.close)
@@ -201,11 +201,11 @@ class Writer:
         from crystalign.training.metrics import MetricLog
 
         self.job, self.run, self.mailbox = job, job["run"], job["mailbox"]
-        self.card: ModelCard = job["card"]
+        self.card: ModelCard = job["card"].model_copy(update={"metrics": model.card.metrics})
         self.steps_per_epoch = steps_per_epoch(plan)
         self.metrics = MetricLog(job["config"], self.run, start_step=start.step)
         self.checkpoints = CheckpointWriter(
-            self.run, model, keep=job["config"].keep_checkpoints, on_saved=lambda _: self.metrics.publish()
+            self.run, model, keep=job["config"].keep_checkpoints, publish=self.metrics.publish
         )
         self.held_out: HeldOut | None = None
         self.ration, self.began = Ration(), time.perf_counter()
@@ -228,7 +228,7 @@ class Writer:
                 self.metrics.close()
 
     def read_held_out(self, model: Model) -> None:
-        """Featurise the slice that retrieval is measured on, while the stream starts."""
+        """Featurise the slice that retrieval is measured on."""
         from crystalign.shards.dataset import Dataset
         from crystalign.training.held_out import HeldOut
 
@@ -292,5 +292,6 @@ class Writer:
             self.mailbox.put.remote(self.last | self.retrieval)
 
     def _card(self, state: TrainState) -> ModelCard:
-        metrics = {key: value for key, value in self.last.items() if key.startswith("loss")} | self.retrieval
+        known = self.card.metrics | {key: value for key, value in self.last.items() if key.startswith("loss")}
+        metrics = known | self.retrieval
         return self.card.model_copy(update={"steps": state.step, "samples": state.samples, "metrics": metrics})

@@ -69,9 +69,9 @@ def quieten() -> None:
 
     Ray Data installs its handlers when it is first used, hence a call after connecting.
     """
+    context = ray.data.DataContext.get_current()  # imports it, which sets its levels
     for name in ("ray", "ray.data", "ray.train", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR if name == "ray.data" else logging.WARNING)
-    context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 

@@ -1,4 +1,4 @@
-"""Every encoder in the real training path: a few DDP steps on two workers, its loss and its rate.
+"""Every encoder in the real training path: a few DDP steps on two workers, the losses of its pair and its rate.
 
     python tests/benchmarks/train_every_encoder.py --data URI
 
@@ -13,6 +13,7 @@ import csv
 import tempfile
 from itertools import zip_longest
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +34,7 @@ class TrainEveryEncoder(Config):
     data: str
     """Dataset to train on."""
     steps: int = 12
-    """Optimiser steps of each run, at most those of an epoch."""
+    """Optimiser steps of each run."""
     batch_size: int = 32
     """Global batch."""
     options: dict[str, dict[str, object]] = {}
@@ -51,22 +52,26 @@ def main(config: TrainEveryEncoder) -> None:
         for modality in present
     }
     others = {modality: names for modality, names in named.items() if modality != "crystal"}
-    table = Table("crystal", "aligned with", "loss, first", "loss, last", "samples/s")
+    table = Table("crystal", "aligned with", "pair", "loss, first", "loss, last", "samples/s")
     with tempfile.TemporaryDirectory(prefix="crystalign-encoders-") as folder, session(None):
         for number, row in enumerate(zip_longest(named["crystal"], *others.values())):
             chosen = dict(zip(("crystal", *others), row, strict=True))
             chosen["crystal"] = chosen["crystal"] or "gated-graph"
             chosen = {modality: name for modality, name in chosen.items() if name is not None}
             if len(chosen) < 2:
-                chosen["composition"] = "composition-transformer"
-            losses, rate = train(config, chosen, folder, f"run-{number}")
-            others_named = ", ".join(name for modality, name in chosen.items() if modality != "crystal")
-            table.add_row(chosen["crystal"], others_named, f"{losses[0]:.3f}", f"{losses[-1]:.3f}", f"{rate:.0f}")
+                chosen |= {modality: names[0] for modality, names in list(others.items())[:1]}
+            rows = train(config, chosen, folder, f"run-{number}")
+            rate = f"{float(rows[-1]['samples_per_second']):.0f}"
+            for modality, name in chosen.items():
+                losses = [float(row[f"loss/crystal-{modality}"]) for row in rows if row.get(f"loss/crystal-{modality}")]
+                if modality != "crystal":
+                    ends = [f"{np.mean(part):.3f}" for part in (losses[:3], losses[-3:])]
+                    table.add_row(chosen["crystal"], name, f"crystal-{modality}", *ends, rate)
     Console(width=140).print(table)
 
 
-def train(config: TrainEveryEncoder, chosen: dict[str, str], folder: str, name: str) -> tuple[list[float], float]:
-    """Losses and the rate of the last step."""
+def train(config: TrainEveryEncoder, chosen: dict[str, str], folder: str, name: str) -> list[dict[str, str]]:
+    """The metrics of every step."""
     specs = {m: ModalitySpec(encoder=encoder, options=config.options.get(encoder, {})) for m, encoder in chosen.items()}
     run = Pretrain(
         data=config.data,
@@ -74,7 +79,7 @@ def train(config: TrainEveryEncoder, chosen: dict[str, str], folder: str, name: 
         name=name,
         model=ModelConfig(modalities=specs),
         batch_size=config.batch_size,
-        epochs=1,
+        epochs=config.steps,  # each has at least one
         max_steps=config.steps,
         optimiser=OptimiserConfig(lr=5e-4, warmup_fraction=0.2),
         log_every_steps=1,
@@ -82,8 +87,7 @@ def train(config: TrainEveryEncoder, chosen: dict[str, str], folder: str, name: 
     )
     pretrain(run)
     text = storage.read_bytes(storage.join(folder, name, "metrics.csv")).decode()
-    rows = list(csv.DictReader(text.splitlines()))
-    return [float(row["loss"]) for row in rows], float(rows[-1]["samples_per_second"])
+    return [row for row in csv.DictReader(text.splitlines()) if row["loss"]]
 
 
 if __name__ == "__main__":

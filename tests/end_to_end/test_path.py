@@ -84,7 +84,7 @@ def test_from_files_to_an_answered_query(base: str, tmp_path: Path, monkeypatch:
 
     assert "next: crystalign derive" in run("ingest", "demo", "--out", data, "--limit", "260")
     run("derive", data)
-    run("pretrain", "--config", str(settings), "--data", data, "--out", runs, "--name", "e2e")
+    run("pretrain", str(settings), "--data", data, "--out", runs, "--name", "e2e")
     assert "crystal → xrd" in run("evaluate", model, "--data", data)
     report = json.loads(storage.read_bytes(storage.join(base, "runs", "e2e", "evaluation", "retrieval.json")))
     assert {(p["query"], p["target"]) for p in report["pairs"]} >= {("xrd", "crystal"), ("text-masked", "crystal")}

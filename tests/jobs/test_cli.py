@@ -63,6 +63,7 @@ class Brew(Config):
 
 
 BREW = cli.Verb("brew", "nowhere", "Brew", "brew a potion")
+PRETRAIN = cli.VERBS["pretrain"]
 
 
 def run_python(code: str) -> str:
@@ -88,7 +89,8 @@ def test_the_bare_command_imports_nothing_heavy(args):
 def test_the_help_names_every_command_in_the_order_of_the_pipeline(capsys):
     assert cli.main([]) == 0
     text = capsys.readouterr().out
-    order = ["ingest", "derive", "pretrain", "runs", "evaluate", "embed", "index", "serve", "search", "similar"]
+    order = ["ingest", "derive", "pretrain", "runs", "evaluate"]
+    order += ["embed", "index", "serve", "search", "similar"]
     positions = [text.index(f"\n  {name} ") for name in order]
     assert positions == sorted(positions)
     assert set(cli.VERBS) == {*order, "demo", "encoders", "submit"}
@@ -165,12 +167,65 @@ def test_a_wrong_file_is_refused_with_its_field(tmp_path, text, complaint):
 
 
 def test_presets_are_named_where_there_are_any():
-    pretrain = cli.VERBS["pretrain"]
-    assert cli.read_source(pretrain, "tiny")["batch_size"] >= 2
+    assert cli.read_source(PRETRAIN, "tiny")["batch_size"] >= 2
     with pytest.raises(ConfigError, match="tiny"):
-        cli.read_source(pretrain, "no-such-preset")
+        cli.read_source(PRETRAIN, "no-such-preset")
     with pytest.raises(ConfigError, match="has no presets"):
         cli.read_source(BREW, "tiny")
+
+
+def test_a_preset_or_a_file_may_be_the_first_word():
+    assert cli._take_config(PRETRAIN, ["tiny", "--out", "x"]) == (["--out", "x"], "tiny")
+    assert cli._take_config(PRETRAIN, ["mine.yaml"]) == ([], "mine.yaml")
+    assert cli._take_config(PRETRAIN, ["--out", "x", "--config=tiny"]) == (["--out", "x"], "tiny")
+    assert cli._take_config(BREW, ["roots", "--out", "x"]) == (["roots", "--out", "x"], None), (
+        "no presets, no first word"
+    )
+    with pytest.raises(ConfigError, match="not from tiny and default"):
+        cli._take_config(PRETRAIN, ["tiny", "--config", "default"])
+
+
+def test_one_setting_can_be_changed_however_deep_it_lies(tmp_path):
+    source = config_file(tmp_path, "out: pot\nparts: {dos: {encoder: mlp, options: {a: 1}}, xrd: {encoder: net}}\n")
+    changes = ["optimiser.lr=0.25", "parts.dos.options.b=[2, 3]", "parts.xrd=null", "parts.text={encoder: bert}"]
+    brew = cli.parse(BREW, Brew, ["roots", "--loss", "siglip"], source, changes=[*changes, "limit=5", "loss=clip"])
+    assert isinstance(brew, Brew)
+    assert (brew.limit, brew.loss) == (5, "siglip"), "a flag has the last word"
+    assert brew.optimiser == Optimiser(lr=0.25, betas=(0.5, 0.6))
+    assert brew.parts == {"dos": Part(encoder="mlp", options={"a": 1, "b": [2, 3]}), "text": Part(encoder="bert")}
+    assert cli.parse(BREW, Brew, ["roots"], source, changes=["limit=7", "limit=null"]).model_dump()["limit"] is None
+
+
+def test_which_run_it_is_is_said_by_flags(capsys):
+    assert cli.main(["pretrain", "--resume", "--set", "out=runs"]) == 2
+    assert "say it by --out" in capsys.readouterr().err
+
+
+def test_a_preset_loses_a_modality_by_one_change():
+    from crystalign_jobs.pretrain import Pretrain
+
+    args = ["--data", "here", "--out", "there"]
+    run = cli.parse(PRETRAIN, Pretrain, args, "matbind-paper", changes=["model.modalities.dos=null"])
+    assert isinstance(run, Pretrain)
+    assert list(run.model.modalities) == ["crystal", "xrd", "text"]
+    assert (run.model.learn_temperature, run.batch_size) == (False, 250), "the rest is the preset's"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("optimiser.rl=1", "Optimiser has no field 'rl'"),
+        ("limmit=3", "no field 'limmit'; perhaps you meant 'limit'"),
+        ("optimiser.lr=-1", "--set optimiser.lr=-1.*greater than 0"),
+        ("limit", "expected NAME.NAME=VALUE"),
+        (".lr=1", "expected NAME.NAME=VALUE"),
+        ("limit.x=1", "nothing to set within"),
+        ("parts={", "is not YAML"),
+    ],
+)
+def test_a_wrong_change_is_refused_with_its_field(change, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        cli.parse(BREW, Brew, ["roots", "--out", "pot"], changes=[change])
 
 
 def test_a_file_may_start_from_a_preset(tmp_path):
@@ -183,9 +238,6 @@ def test_a_file_may_start_from_a_preset(tmp_path):
     assert plain == mixed.model_copy(update={"optimiser": plain.model_dump()["optimiser"]}) or (
         plain.model_dump()["model"] == mixed.model_dump()["model"]
     )
-
-
-PRETRAIN = cli.VERBS["pretrain"]
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,18 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from crystalign import storage
 from crystalign.crystal import Crystal
 from crystalign.errors import ConfigError, DatasetError
 from crystalign.shards.dataset import Dataset
+from crystalign.shards.order import EpochOrder
+from crystalign.shards.selection import Selection
+from crystalign.shards.splits import SplitRule
 from crystalign.sources import Item, Limits
 from crystalign_jobs.ingest import Ingest, main, share_out
 
@@ -97,11 +102,58 @@ def test_a_file_that_takes_too_long_is_given_up_inside_a_task(tmp_path: Path) ->
     assert [entry["reason"] for entry in found] == ["too-slow"]
 
 
-def test_work_is_shared_out_in_order_and_completely() -> None:
+def test_work_is_shared_out_completely_and_in_the_order_of_the_source_within_a_chunk() -> None:
     items = [Item(key=str(n), rows=tuple(range(n % 5))) for n in range(50)]
+    items += [Item(key=str(50 + n), rows=(0, 1, 2), stop=9) for n in range(5)]  # slices of a text, to be parsed
     chunks = share_out(items, 7)
-    assert [item for chunk in chunks for item in chunk] == items
+    dealt = [(int(item.key), row) for chunk in chunks for item in chunk for row in item.rows or (None,)]
+    assert sorted(dealt, key=str) == sorted(((int(i.key), row) for i in items for row in i.rows or (None,)), key=str)
     assert all(sum(item.count for item in chunk) <= 7 for chunk in chunks)
+    assert all([int(item.key) for item in chunk] == sorted({int(item.key) for item in chunk}) for chunk in chunks)
+    assert all(len(item.rows) == 3 for chunk in chunks for item in chunk if item.stop)
+    assert share_out(items, 7) == chunks
+
+
+def test_a_long_source_is_dealt_out_stretch_by_stretch() -> None:
+    items = [Item(key=str(n), rows=tuple(range(16))) for n in range(100)]
+    chunks = share_out(items, 10)  # stretches of 640 rows: 40 items
+    first = [int(item.key) for chunk in chunks[:64] for item in chunk]
+    assert max(first) == 39
+    assert all(len(chunk) > 5 for chunk in chunks[:64]), "ten rows of one chunk come from many places"
+
+
+def test_batches_of_a_sorted_table_look_as_if_drawn_at_random(tmp_path: Path) -> None:
+    """χ² of the kinds in each batch; windows of two shards of ten, and a source in which kinds stand together."""
+    rows, kinds, batch = 2000, 10, 100
+    kind = np.arange(rows) * kinds // rows
+    table = pa.table(
+        {
+            "material_id": [f"m{row}" for row in range(rows)],
+            "lattice": [[4.0 + 1e-4 * row] * 3 + [90.0] * 3 for row in range(rows)],
+            "frac_coords": [[0.0, 0, 0, 0.5, 0.5, 0.5]] * rows,
+            "atomic_numbers": [[55, 31 + int(k)] for k in kind],
+        }
+    )
+    pq.write_table(table, tmp_path / "crystals.parquet")
+    columns = {"lattice": "lattice", "lattice_format": "parameters", "frac_coords": "frac_coords"}
+    columns["atomic_numbers"] = "atomic_numbers"
+    mapping = {"name": "sorted", "licence": "CC0-1.0", "id": "material_id", "crystal": columns}
+    (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(mapping))
+    out = str(tmp_path / "data")
+    source = str(tmp_path / "crystals.parquet")
+    main(Ingest(source=source, mapping=str(tmp_path / "mapping.yaml"), out=out, rows_per_shard=200))
+    dataset = Dataset.open(out)
+    assert len(dataset.manifest.shards) == 10
+    everything = Selection.build(dataset, SplitRule(train=1.0, validation=0.0), "train")
+    order = EpochOrder(everything, seed=0, epoch=0, batch_size=batch, window_rows=400)
+    second = [dataset.read(n, columns=["crystal"]).column("crystal").to_pylist() for n in range(10)]
+    found = []
+    for step in range(order.steps):
+        elements = [second[shard][row]["atomic_numbers"][1] for shard, _, row in order.rows(step).tolist()]
+        seen = np.bincount(np.array(elements) - 31, minlength=kinds)
+        found.append(float(((seen - batch / kinds) ** 2 / (batch / kinds)).sum()))
+    # 9 degrees of freedom; the mean over 20 batches has a standard error of sqrt(18 / 20) = 0.95
+    assert 5.5 < np.mean(found) < 12.5
 
 
 def test_real_files_are_read_or_refused_with_a_reason(real_data: Path, tmp_path: Path) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from crystalign import storage
-from crystalign.errors import ConfigError
+from crystalign.errors import ConfigError, Error
 from crystalign.model import Model, ModelConfig
 from crystalign.training.checkpoint import save_checkpoint
 from crystalign.training.loop import TrainState
 from crystalign_jobs import cli
-from crystalign_jobs.mailbox import Position, laggards
-from crystalign_jobs.pretrain_fit import progress_note
+from crystalign_jobs.mailbox import Mailbox, Position, laggards
+from crystalign_jobs.pretrain_fit import Display, progress_note
 from crystalign_jobs.run_status import RunStatus, summarise, write_status
 from crystalign_jobs.runs import summaries
 
@@ -100,6 +101,28 @@ def test_the_live_line_holds_what_one_looks_at():
     assert line == "loss 1.500 (crystal-dos 1.250)  R@1 40.0 %  1,234 samples/s  3 % waiting for data"
     del record["retrieval"]
     assert "R@1" not in progress_note(record)
+
+
+def test_what_arrives_after_the_end_does_not_change_how_it_ended(tmp_path):
+    meter = SimpleNamespace(start_from=lambda step: None, reach=lambda *args, **kwargs: None)
+    display = Display(str(tmp_path), meter)
+    display.end(Error("the disk is full"))
+    display.show({"step": 7.0, "progress": 0.5, "loss": 1.0, "samples_per_second": 9.0})
+    display.tell()
+    written = RunStatus.model_validate_json((tmp_path / "status.json").read_bytes())
+    assert (written.state, written.message, written.step, written.total) == ("failed", "the disk is full", 7, 14)
+
+
+def test_a_stop_that_is_past_does_not_stop_the_workers_that_start_next():
+    mailbox = Mailbox(60.0)
+    assert mailbox.begin() is None
+    mailbox.ask_stop()
+    assert mailbox.beat(0, place(4, "computes"))
+    mailbox.stop_at(4)
+    assert mailbox.resume(), "they had begun"
+    assert mailbox.outcome() == (None, None)
+    assert not mailbox.beat(0, place(4, "computes"))
+    assert not mailbox.resume(), "nobody has begun since"
 
 
 def place(step: int, phase: str, since: float = 60.0) -> Position:

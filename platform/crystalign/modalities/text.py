@@ -106,9 +106,14 @@ class TextModality(Modality[Text]):
 
     @classmethod
     def equivalence(cls, material: Material) -> str:
-        """The words themselves: many crystals may share a caption."""
+        """The words of a caption of ours, which names the structure; the formula of what a person wrote.
+
+        A title or an abstract names a compound, and any of its polymorphs may be meant.
+        """
         text: Text | None = material.value("text")
-        return material.id if text is None else text.description
+        if text is None:
+            return material.id
+        return text.description if text.generated else material.crystal.formula
 
 
 def decode(inputs: Inputs) -> list[str]:

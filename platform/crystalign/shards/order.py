@@ -1,7 +1,8 @@
 """Which row is the k-th sample of epoch e: a pure function of (seed, epoch, selection), whatever the world size.
 
-Row groups are permuted and pooled into buckets that fit into memory; the rows of a bucket are
-shuffled together. Sample k belongs to step ⌊k/B⌋, so an epoch has ⌈N/B⌉ steps, the last one short.
+Row groups are pooled into buckets that fit into memory, each bucket one of every few neighbours, and
+the rows of a bucket are shuffled together. Sample k belongs to step ⌊k/B⌋, so an epoch has ⌈N/B⌉ steps,
+the last one short.
 """
 
 from __future__ import annotations
@@ -38,8 +39,7 @@ class EpochOrder:
             seed: of the run.
             epoch: counted from 0.
             batch_size: global, B.
-            window_rows: rows that are shuffled together, hence held in memory together; one row
-                group more may be.
+            window_rows: about how many rows are shuffled together, hence held in memory together.
         """
         self.selection, self.batch_size, self.window_rows = selection, batch_size, window_rows
         self._seed = [seed, epoch, int(selection.sha256[:16], 16)]
@@ -51,14 +51,16 @@ class EpochOrder:
 
     @cached_property
     def _buckets(self) -> list[NDArray[np.int64]]:
-        """Places of row groups, pooled; the buckets hold about equally many rows."""
+        """Places of row groups, pooled: of each k neighbours, one for each of the k buckets.
+
+        Each bucket is so spread over the whole dataset, whose parts may differ from each other.
+        """
         rng = np.random.default_rng(self._seed)
         filled = np.flatnonzero(self.selection.counts)
-        places = rng.permutation(filled)
-        ends = np.cumsum(self.selection.counts[places])
-        number = -(-self.selection.n // self.window_rows)
-        bucket = np.minimum((ends - 1) * number // self.selection.n, number - 1)
-        return [places[bucket == b] for b in range(number) if (bucket == b).any()]
+        number = min(len(filled), -(-self.selection.n // self.window_rows))
+        bucket = np.concatenate([rng.permutation(number) for _ in range(-(-len(filled) // number))])[: len(filled)]
+        order = rng.permutation(number)
+        return [rng.permutation(filled[bucket == b]) for b in order]
 
     @cached_property
     def _bounds(self) -> NDArray[np.int64]:

@@ -110,7 +110,7 @@ def save_checkpoint(
     return uri
 
 
-def prune_checkpoints(run_uri: str, keep: int) -> list[str]:
+def prune_checkpoints(run_uri: str, keep: int, newest: int | None = None) -> list[str]:
     """Delete all but the best `keep` checkpoints and the newest, each manifest first.
 
     What an upload that broke off left behind goes too. Nothing may be writing to the run meanwhile.
@@ -118,6 +118,8 @@ def prune_checkpoints(run_uri: str, keep: int) -> list[str]:
     Args:
         run_uri: of the run.
         keep: how many of the best stay, by `CheckpointManifest.score`; of equals the newer.
+        newest: the step that was just stored. Those of later steps did not verify, or the run would be beyond them:
+            they go.
 
     Returns:
         URIs of the checkpoints that were deleted.
@@ -125,11 +127,11 @@ def prune_checkpoints(run_uri: str, keep: int) -> list[str]:
     assert keep >= 1
     steps = _steps(run_uri)
     whole = sorted((step for step, complete in steps.items() if complete), reverse=True)
-    kept = set(whole[:1])
-    if len(whole) > keep:
-        kept |= set(sorted(whole, key=lambda step: (_score(checkpoint_uri(run_uri, step)), step), reverse=True)[:keep])
-    else:
-        kept = set(whole)
+    able = [step for step in whole if newest is None or step <= newest]
+    kept = set(able)
+    if len(able) > keep:
+        best = sorted(able, key=lambda step: (_score(checkpoint_uri(run_uri, step)), step), reverse=True)
+        kept = {able[0], *best[:keep]}
     for step in steps:
         uri = checkpoint_uri(run_uri, step)
         if step not in kept:

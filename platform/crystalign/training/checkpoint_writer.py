@@ -30,16 +30,17 @@ class CheckpointWriter:
                 writer.save(model, state, card, {"loss": 0.1})
     """
 
-    def __init__(self, run_uri: str, model: Model, *, keep: int, on_saved: Callable[[str], None] | None = None) -> None:
+    def __init__(self, run_uri: str, model: Model, *, keep: int, publish: Callable[[], None] | None = None) -> None:
         """Make room for one copy of the model in main memory.
 
         Args:
             run_uri: of the run.
             model: of which checkpoints will be taken.
             keep: how many of the best checkpoints stay beside the newest.
-            on_saved: called in the thread with the URI of each checkpoint once it is stored.
+            publish: called in the thread before each checkpoint is written; what it stores is there when the run goes
+                on from the checkpoint.
         """
-        self._run, self._keep, self._on_saved = run_uri, keep, on_saved
+        self._run, self._keep, self._publish = run_uri, keep, publish
         self._copy = copy.deepcopy(model).cpu()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._flight: Future[None] | None = None
@@ -102,10 +103,10 @@ class CheckpointWriter:
             flight.result()
 
     def _write(self, state: TrainState, card: ModelCard, metrics: dict[str, float]) -> None:
+        if self._publish is not None:
+            self._publish()
         try:
-            uri = save_checkpoint(self._run, self._copy, state, card, metrics)
-            prune_checkpoints(self._run, self._keep)
-            if self._on_saved is not None:
-                self._on_saved(uri)
+            save_checkpoint(self._run, self._copy, state, card, metrics)
+            prune_checkpoints(self._run, self._keep, newest=state.step)
         except StorageError as error:
             raise type(error)(f"the checkpoint of step {state.step} could not be stored: {error}") from error

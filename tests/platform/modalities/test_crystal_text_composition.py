@@ -138,10 +138,13 @@ def test_compositions_are_padded_and_survive_their_column(textbook):
 def test_each_modality_knows_what_looks_alike(textbook, transform):
     nacl = textbook["NaCl"]
     polymorph = Crystal(3.4 * np.eye(3), np.array([[0] * 3, [0.5] * 3]), np.array([11, 17]))
-    one = Material("a", nacl, SOURCE, {"text": Text("salt")})
-    other = Material("b", polymorph, SOURCE, {"text": Text("salt")})
+    one = Material("a", nacl, SOURCE, {"text": Text("Superconducting salt")})
+    other = Material("b", polymorph, SOURCE, {"text": Text("Melting of salt")})
     assert COMPOSITION.equivalence(one) == COMPOSITION.equivalence(other)
-    assert TEXT.equivalence(one) == TEXT.equivalence(other)
+    assert TEXT.equivalence(one) == TEXT.equivalence(other), "a title does not say which polymorph it means"
+    captions = ["NaCl is cubic.", "NaCl is cubic.", "NaCl is hexagonal."]
+    written = [Material("c", nacl, SOURCE, {"text": Text(words, generated=True)}) for words in captions]
+    assert TEXT.equivalence(written[0]) == TEXT.equivalence(written[1]) != TEXT.equivalence(written[2])
     assert CRYSTAL.equivalence(one) != CRYSTAL.equivalence(other)
     big = Material("c", transform(nacl, [[2, 0, 0], [0, 1, 0], [0, 0, 1]]), SOURCE)
     assert COMPOSITION.equivalence(one) == COMPOSITION.equivalence(big)

@@ -138,11 +138,27 @@ def test_without_retrieval_the_lowest_losses_stay(tmp_path):
     assert kept(run) == [40, 20]
 
 
+def test_checkpoints_beyond_the_one_that_was_just_stored_did_not_verify_and_go(tmp_path):
+    run = str(tmp_path / "run")
+    scored(run, {70: {"retrieval": 0.5}, 80: {"retrieval": 0.6}, 100: {"retrieval": 0.9}, 90: {"loss": 1.0}})
+    prune_checkpoints(run, keep=1, newest=90)
+    assert kept(run) == [90, 80]
+
+
 def test_what_an_upload_that_broke_off_left_behind_is_cleared_away(run):
     (local(checkpoint_uri(run, 20)) / "manifest.json").unlink()
     assert prune_checkpoints(run, keep=9) == []
     assert not local(checkpoint_uri(run, 20)).exists()
     assert kept(run) == [30, 10]
+
+
+def test_what_is_published_with_a_checkpoint_is_there_before_a_run_can_go_on_from_it(tmp_path):
+    run, seen = str(tmp_path / "run"), []
+    model = Model(CONFIG)
+    with CheckpointWriter(run, model, keep=1, publish=lambda: seen.append(kept(run))) as writer:
+        for step in (10, 20):
+            writer.save(model, TrainState(step))
+    assert seen == [[], [10]]
 
 
 def test_a_checkpoint_holds_the_step_it_was_taken_at_though_it_is_written_later(

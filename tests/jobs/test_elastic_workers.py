@@ -1,0 +1,138 @@
+"""A run goes on with the workers that fit: nodes are lost and join, and every sample is trained on once per epoch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crystalign.errors import ConfigError
+from crystalign.shards.dataset import Dataset
+from crystalign.shards.order import EpochOrder
+from crystalign.shards.selection import Selection
+from crystalign.shards.splits import SplitRule
+from crystalign_jobs import elastic
+from crystalign_jobs.pretrain import Pretrain
+
+HERE = Path(__file__).parent
+EPOCHS = 18
+spec = importlib.util.spec_from_file_location("pretrain_settings", HERE / "pretrain_settings.py")
+assert spec is not None
+assert spec.loader is not None
+small = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(small)
+
+
+def expected(data: str) -> list[list[str]]:
+    """The ids of each step, in order."""
+    dataset = Dataset.open(data)
+    chosen = Selection.build(dataset, SplitRule(), "train")
+    ids = {}
+    for shard, entry in enumerate(dataset.manifest.shards):
+        for group in range(len(entry.row_groups)):
+            column = dataset.read(shard, group, columns=["id"]).column("id").to_pylist()
+            ids |= {(shard, group, row): name for row, name in enumerate(column)}
+    orders = [EpochOrder(chosen, seed=0, epoch=epoch, batch_size=16, window_rows=32) for epoch in range(EPOCHS)]
+    return [[ids[tuple(place)] for place in order.rows(k).tolist()] for order in orders for k in range(order.steps)]
+
+
+def surviving(notes: Path, wanted: list[list[str]]) -> tuple[list[list[str]], list[int]]:
+    """The ids of each step as they were trained on the last time, and by how many ranks."""
+
+    def last(step: int, rank: int) -> list[str]:
+        attempts = list(notes.glob(f"{step:04d}-{rank}-*.json"))
+        found: list[str] = json.loads(max(attempts, key=lambda path: int(path.stem.rpartition("-")[2])).read_text())
+        return found
+
+    steps, sizes = [], []
+    for step, ids in enumerate(wanted):
+        first = last(step, 0)
+        (size,) = [count for count in range(1, 5) if -(-len(ids) // count) == len(first)]
+        steps.append([name for rank in range(size) for name in last(step, rank)])
+        sizes.append(size)
+    return steps, sizes
+
+
+@pytest.mark.timeout(600)
+def test_a_lost_node_shrinks_a_run_and_a_new_one_lets_it_grow_without_losing_a_sample(small_dataset, tmp_path):
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, sys.path)])
+    command = [sys.executable, str(HERE / "elastic_run.py"), small_dataset, str(tmp_path), str(EPOCHS)]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "a node is lost" in done.stdout
+    assert "workers instead of 1, after a checkpoint" in done.stdout
+    wanted = expected(small_dataset)
+    steps, sizes = surviving(tmp_path / "notes", wanted)
+    assert steps == wanted
+    assert sizes[0] == 4
+    assert 1 in sizes
+    assert sizes[-1] == 4
+
+
+def config(**changes: object) -> Pretrain:
+    found: Pretrain = small.settings("data", "out", **changes)
+    return found
+
+
+def cluster(monkeypatch, *nodes: dict[str, float], free: dict[str, float] | None = None) -> None:
+    """A cluster of such nodes, all of it free or as much as is said."""
+    found = [{"NodeID": str(n), "Alive": True, "Resources": resources} for n, resources in enumerate(nodes)]
+    total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    monkeypatch.setattr("ray.nodes", lambda: found)
+    monkeypatch.setattr("ray.cluster_resources", lambda: total)
+    monkeypatch.setattr("ray.available_resources", lambda: total if free is None else free)
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(6.0, 4), (5.0, 3), (4.0, 2), (100.0, 4)])
+def test_as_many_workers_are_started_as_leave_room_for_the_tasks_that_feed_them(monkeypatch, cpus, workers):
+    cluster(monkeypatch, {"CPU": cpus})
+    assert elastic.fitting_workers(config(num_workers=4, min_workers=2)) == workers
+    assert elastic.fitting_workers(config(num_workers=4, min_workers=2), most=2) == 2
+
+
+def test_a_gpu_without_a_cpu_beside_it_is_no_place_for_a_worker(monkeypatch):
+    cluster(monkeypatch, {"CPU": 8.0}, {"CPU": 2.0, "GPU": 4.0})
+    assert elastic.fitting_workers(config(num_workers=4, min_workers=1, use_gpu=True)) == 2
+    cluster(monkeypatch, {"CPU": 8.0}, {"GPU": 4.0})
+    with pytest.raises(ConfigError, match="the CPU and the GPU"):
+        elastic.fitting_workers(config(num_workers=4, min_workers=1, use_gpu=True))
+
+
+def test_fewer_than_the_least_are_refused_with_the_sum(monkeypatch):
+    cluster(monkeypatch, {"CPU": 3.0})
+    with pytest.raises(ConfigError, match="2 training workers"):
+        elastic.fitting_workers(config(num_workers=4, min_workers=2))
+    with pytest.raises(ConfigError, match="4 training workers"):
+        elastic.fitting_workers(config(num_workers=4))
+    with pytest.raises(ValueError, match="min_workers is 5, more than num_workers, 4"):
+        config(num_workers=4, min_workers=5)
+
+
+def test_a_run_does_not_grow_into_what_others_use(monkeypatch):
+    monkeypatch.setattr(elastic, "LOOK_SECONDS", 0.0)
+    wanted = config(num_workers=4, min_workers=1)
+    for free, grows in ((0.5, True), (-1.0, False)):  # the feed, which makes room, uses up to 1.5
+        cluster(monkeypatch, {"CPU": 8.0}, free={"CPU": free})
+        assert elastic.Growth(wanted, 2, most=4).due() == grows
+    cluster(monkeypatch, {"CPU": 8.0})
+    assert not elastic.Growth(wanted, 2, most=2).due(), "so many could not be had before"
+
+
+def test_a_stop_is_heard_while_nodes_are_waited_for(monkeypatch):
+    cluster(monkeypatch, {"CPU": 1.0})
+    assert elastic.wait_for_workers(config(num_workers=2, min_workers=1), 2, asked=[2]) == 0
+
+
+def test_a_lost_node_is_told_from_a_worker_that_died(monkeypatch):
+    monkeypatch.setattr(elastic, "LOSS_SECONDS", 0.1)
+    cluster(monkeypatch, {"CPU": 4.0}, {"CPU": 4.0})
+    before = elastic.alive_nodes()
+    assert not elastic.lost_a_node(before)
+    cluster(monkeypatch, {"CPU": 4.0})
+    assert elastic.lost_a_node(before), "though there may be room enough without it"
