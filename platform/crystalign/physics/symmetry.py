@@ -80,6 +80,23 @@ def conventional(crystal: Crystal, symprec: float = SYMPREC) -> Crystal:
     return _cell(_dataset(crystal, symprec), crystal, conventional=True)
 
 
+def conventional_vectors(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Matrix, str]:
+    """The vectors of the conventional cell where they lie in the crystal, and the crystal system.
+
+    `conventional` turns the crystal into the standard's orientation; here it stays as it is.
+
+    Returns:
+        (3, 3) Å, rows are vectors, and `cubic`, `hexagonal`, …
+
+    Raises:
+        CrystalError: reason `no-symmetry`.
+    """
+    from moyopy import SpaceGroupType
+
+    found = _dataset(crystal, symprec)
+    return np.array(found.std_linear).T @ crystal.lattice, SpaceGroupType(found.number).crystal_system.lower()
+
+
 class Settings(NamedTuple):
     """The equivalent ways into the primitive standard cell: x = A x' + o, and lattice' = Aᵀ · lattice · Rᵀ."""
 

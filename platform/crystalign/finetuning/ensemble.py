@@ -1,0 +1,154 @@
+"""Several seeds of one trial as one predictor: their mean, and intervals as wide as they disagree.
+
+ensemble/
+├── ensemble.json   calibration, and the folders of the members; written last
+└── 0/, 1/, …       a model directory each
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from crystalign import storage
+from crystalign.config import Config
+from crystalign.crystal import Crystal
+from crystalign.errors import ConfigError, ModelError, StorageError
+from crystalign.finetuning.intervals import calibrate
+from crystalign.finetuning.network import PropertyModel
+from crystalign.finetuning.network_config import Calibration
+from crystalign.finetuning.network_files import is_property_model, model_sha256, read_model, write_model
+from crystalign.finetuning.prediction import Prediction, Predictor, predict_together
+from crystalign.finetuning.trial import MODEL, PREDICTIONS
+from crystalign.material import Material
+
+Array = NDArray[np.float64]
+FILE = "ensemble.json"
+
+
+class EnsembleFile(Config):
+    """The content of `ensemble.json`."""
+
+    members: tuple[str, ...]
+    """Identity of the model in each of the folders 0, 1, …"""
+    calibration: Calibration | None
+    """Widths of intervals in units of the members' spread."""
+
+
+class Ensemble:
+    """Members that predict the same targets on the same scale; ẑ is their mean."""
+
+    def __init__(self, members: Sequence[PropertyModel], calibration: Calibration | None = None) -> None:
+        """Join them.
+
+        Args:
+            members: at least two.
+            calibration: of their mean, by `calibrated`.
+
+        Raises:
+            ModelError: fewer than two, or they predict different things or on different scales.
+        """
+        if len(members) < 2:
+            raise ModelError(f"an ensemble has at least two members, not {len(members)}")
+        first = members[0].config
+        for member in members[1:]:
+            if (member.config.targets, member.config.scaler) != (first.targets, first.scaler):
+                raise ModelError(
+                    "the members of an ensemble predict the same targets from the same training labels; these differ: "
+                    f"{', '.join(members[0].targets)} and {', '.join(member.targets)}, {first.scaler} and "
+                    f"{member.config.scaler}"
+                )
+        self.members = tuple(members)
+        self.calibration = calibration
+
+    @classmethod
+    def from_trials(cls, folders: Sequence[str]) -> Self:
+        """Finished trials that differ in their seed alone, calibrated on their validation part.
+
+        Args:
+            folders: at least two, each with a `model` and its predictions.
+
+        Raises:
+            ModelError: a trial without a model, or trials that were validated on different materials.
+        """
+        members = [read_model(storage.join(folder, MODEL)) for folder in folders]
+        joined = cls(members)
+        tables = [_validation(folder) for folder in folders]
+        if any(table.column("id") != tables[0].column("id") for table in tables):
+            raise ModelError(f"the trials {', '.join(folders)} were validated on different materials")
+        scaler, targets = members[0].config.scaler, members[0].targets
+        scaled = [scaler.scaled(_values(table, [f"{name}_predicted" for name in targets])) for table in tables]
+        return joined.calibrated(scaled, scaler.scaled(_values(tables[0], targets)))
+
+    def calibrated(self, scaled: Sequence[Array], wanted: Array) -> Self:
+        """With intervals from what the members say of the validation part.
+
+        Args:
+            scaled: (n, T) of each member, on the scale of the network.
+            wanted: (n, T) labels on that scale; NaN where not known.
+        """
+        if self.members[0].config.task.kind == "classification":
+            return self
+        spread = np.std(scaled, axis=0, ddof=1)
+        return type(self)(self.members, calibrate(np.mean(scaled, axis=0), wanted, spread))
+
+    def predict(
+        self, materials: Sequence[Material | Crystal], *, level: float = 0.9, batch_size: int = 64
+    ) -> Prediction:
+        """As `PropertyModel.predict`."""
+        return predict_together({"": self}, materials, level=level, batch_size=batch_size)[""]
+
+    def save_pretrained(self, uri: str) -> None:
+        """Write all members and the file that makes them one."""
+        for number, member in enumerate(self.members):
+            write_model(member, storage.join(uri, str(number)))
+        identities = tuple(model_sha256(member) for member in self.members)
+        described = EnsembleFile(members=identities, calibration=self.calibration)
+        storage.write_bytes(storage.join(uri, FILE), (described.model_dump_json(indent=2) + "\n").encode())
+
+    @classmethod
+    def from_pretrained(cls, uri: str) -> Self:
+        """Read an ensemble from a path or URI, and verify its members.
+
+        Raises:
+            ModelError: there is none, or a member is missing or another.
+        """
+        try:
+            values: dict[str, Any] = json.loads(storage.read_bytes(storage.join(uri, FILE)))
+            described = EnsembleFile.from_mapping(values, origin=f"{uri}/{FILE}")
+        except (StorageError, ConfigError, ValueError) as error:
+            raise ModelError(f"no ensemble at {uri}: {error}") from error
+        members = [read_model(storage.join(uri, str(number))) for number in range(len(described.members))]
+        for number, (member, identity) in enumerate(zip(members, described.members, strict=True)):
+            if model_sha256(member) != identity:
+                raise ModelError(f"member {number} of the ensemble at {uri} is another model than when it was made")
+        return cls(members, described.calibration)
+
+
+def load_predictor(uri: str) -> Predictor:
+    """The fine-tuned model or the ensemble at a path or URI.
+
+    Raises:
+        ModelError: there is neither, or it is broken.
+    """
+    if not is_property_model(uri) and storage.exists(storage.join(uri, FILE)):
+        return Ensemble.from_pretrained(uri)
+    return read_model(uri)
+
+
+def _validation(folder: str) -> pa.Table:
+    """The validation rows of a trial's predictions."""
+    with storage.open_input(storage.join(folder, PREDICTIONS)) as source:
+        table = pq.read_table(source)
+    return table.filter(pa.array([part == "validation" for part in table.column("part").to_pylist()]))
+
+
+def _values(table: pa.Table, names: Sequence[str]) -> Array:
+    """(n, T)."""
+    return np.column_stack([table.column(name).to_numpy() for name in names]).astype(np.float64)

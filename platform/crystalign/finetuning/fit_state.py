@@ -1,0 +1,69 @@
+"""What a fit needs to go on where it was killed: one file of tensors, and one that says it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass
+
+from torch import Tensor
+
+from crystalign import storage
+from crystalign.errors import StorageError
+
+STATE = "state.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FitState:
+    """Where a fit is, besides its tensors."""
+
+    epoch: int = 0
+    """Epochs done."""
+    step: int = 0
+    """Optimiser steps done."""
+    seconds: float = 0.0
+    """Processor time, restarts included."""
+    best_epoch: int = 0
+    """The best so far, counted from 1."""
+    best_score: float = float("inf")
+    """Its score."""
+
+
+def save_state(folder: str, key: str, state: FitState, tensors: dict[str, Tensor]) -> None:
+    """Write a state; `state.json`, which names the tensors by their sha256, changes from one to the next at once."""
+    from safetensors.torch import save
+
+    data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    name = f"epoch-{state.epoch:06d}.safetensors"
+    storage.write_bytes(storage.join(folder, name), data)
+    described = {"key": key, "tensors": name, "sha256": hashlib.sha256(data).hexdigest(), "state": asdict(state)}
+    storage.write_bytes(storage.join(folder, STATE), json.dumps(described, indent=2).encode())
+    for place in storage.list_files(folder):
+        if place.endswith(".safetensors") and not place.endswith(f"/{name}"):
+            storage.delete(place)
+
+
+def load_state(folder: str, key: str) -> tuple[FitState, dict[str, Tensor]] | None:
+    """The last whole state of a trial; None where there is none, or where it is another trial's or broken."""
+    from safetensors.torch import load
+
+    place = storage.join(folder, STATE)
+    if not storage.exists(place):
+        return None
+    try:
+        described = json.loads(storage.read_bytes(place))
+        data = storage.read_bytes(storage.join(folder, described["tensors"]))
+        whole = described["key"] == key and hashlib.sha256(data).hexdigest() == described["sha256"]
+        state = FitState(**described["state"])
+    except (StorageError, ValueError, KeyError, TypeError) as error:
+        logger.warning("the state in %s cannot be read, the fit starts again: %s", folder, error)
+        return None
+    if not whole:
+        logger.warning("the state in %s is another trial's, or not whole: the fit starts again", folder)
+        return None
+    tensors: dict[str, Tensor] = load(data)
+    return state, tensors

@@ -1,0 +1,201 @@
+"""Predictions of one model, of an ensemble, or of many that share a pass of the encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from crystalign.crystal import Crystal
+from crystalign.errors import InputError
+from crystalign.finetuning.domain import Domain
+from crystalign.finetuning.features import batch_of
+from crystalign.finetuning.fusion import Views
+from crystalign.finetuning.intervals import interval
+from crystalign.finetuning.network import PropertyModel
+from crystalign.finetuning.network_config import Calibration
+from crystalign.material import Material, Provenance
+from crystalign.modalities import Modality
+from crystalign.modalities.composition import Composition
+from crystalign.training.batch import Batch
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What is predicted of n materials."""
+
+    ids: tuple[str, ...]
+    """Of the n materials; empty for a bare crystal."""
+    targets: tuple[str, ...]
+    """T property columns, which name quantity, method, source and release."""
+    mean: Array
+    """(n, T) in the unit of the property; of a classification the probability of the second class."""
+    lower: Array
+    """(n, T) lower end of the interval; NaN of a classification and of a model without calibration."""
+    upper: Array
+    """(n, T) upper end."""
+    out_of_domain: Array
+    """(n,) distance to the training materials; above 1 it is larger than 95 % of the validation part's. NaN where the
+    model has no reference."""
+
+
+class Predictor(Protocol):
+    """A model or an ensemble."""
+
+    @property
+    def members(self) -> tuple[PropertyModel, ...]:
+        """The networks behind it; they have the same targets and the same scaler."""
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Widths of its intervals."""
+
+    def predict(
+        self, materials: Sequence[Material | Crystal], *, level: float = 0.9, batch_size: int = 64
+    ) -> Prediction:
+        """Values, intervals and out-of-domain scores of n materials."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the members of a predictor say of n materials."""
+
+    scaled: tuple[Array, ...]
+    """(n, T) of each member, on the scale of the network."""
+    distance: tuple[Array, ...]
+    """(n,) out-of-domain score of each member."""
+
+    @property
+    def mean(self) -> Array:
+        """(n, T) over the members."""
+        return np.asarray(np.mean(self.scaled, axis=0))
+
+    @property
+    def spread(self) -> Array | None:
+        """(n, T) standard deviation over the members; None of a single one."""
+        return np.asarray(np.std(self.scaled, axis=0, ddof=1)) if len(self.scaled) > 1 else None
+
+
+def as_material(value: Material | Crystal) -> Material:
+    """A material with the composition that follows from its crystal."""
+    if isinstance(value, Crystal):
+        value = Material("", value, Provenance("", ""))
+    if value.value("composition") is None:
+        return replace(value, modalities={**value.modalities, "composition": Composition.of(value.crystal)})
+    return value
+
+
+def predict_together(
+    predictors: Mapping[str, Predictor],
+    values: Sequence[Material | Crystal],
+    *,
+    level: float = 0.9,
+    batch_size: int = 64,
+) -> dict[str, Prediction]:
+    """Many predictors on the same materials: one pass for all that share their (frozen) encoders.
+
+    Args:
+        predictors: by any name.
+        values: n materials, with whatever modalities they have; of a bare crystal the structure and the composition.
+        level: of the intervals, one of `LEVELS`.
+        batch_size: materials that pass the encoders together.
+
+    Returns:
+        Name → its prediction.
+
+    Raises:
+        InputError: a material has none of a predictor's modalities, or cannot be encoded; a note names it.
+        ConfigError: a level that is not calibrated.
+    """
+    materials = [as_material(value) for value in values]
+    members = {id(member): member for predictor in predictors.values() for member in predictor.members}
+    identity = {key: member.encoder_sha256() for key, member in members.items()}
+    found: dict[int, list[tuple[Array, Array]]] = {key: [] for key in members}
+    for start in range(0, len(materials), batch_size):
+        batches, views = _Batches(materials[start : start + batch_size]), {}
+        for key, member in members.items():
+            if identity[key] not in views:
+                views[identity[key]] = _encoded(member, batches.of(member.modalities))
+            found[key].append(_answer(member, views[identity[key]], batches))
+    ids = tuple(material.id for material in materials)
+    return {name: _assembled(predictor, found, ids, level) for name, predictor in predictors.items()}
+
+
+class _Batches:
+    """The features of some materials, made once for each setting of a modality."""
+
+    def __init__(self, materials: Sequence[Material]) -> None:
+        self.materials = materials
+        self._made: dict[str, Batch] = {}
+
+    def of(self, modalities: Mapping[str, Modality[object]]) -> Batch:
+        parts = [self.one(name, modality) for name, modality in modalities.items()]
+        for number, material in enumerate(self.materials):
+            if not any(bool(part.present[name][number]) for part, name in zip(parts, modalities, strict=True)):
+                raise InputError(
+                    f"material {material.id or material.crystal.formula!r} has none of {', '.join(modalities)}, which "
+                    "this model reads; `crystalign derive` adds what follows from the structure",
+                    reason="no-modality",
+                )
+        pairs = list(zip(modalities, parts, strict=True))
+        return Batch(
+            real=parts[0].real,
+            present={name: part.present[name] for name, part in pairs},
+            inputs={name: part.inputs[name] for name, part in pairs},
+            keys={},
+        )
+
+    def one(self, name: str, modality: Modality[object]) -> Batch:
+        key = f"{name} {modality.settings.model_dump_json()}"
+        if key not in self._made:
+            self._made[key] = batch_of(self.materials, {name: modality})
+        return self._made[key]
+
+
+@torch.no_grad()
+def _encoded(member: PropertyModel, batch: Batch) -> Views:
+    member.eval()
+    return member.encode(batch.to(member.device))
+
+
+@torch.no_grad()
+def _answer(member: PropertyModel, views: Views, batches: _Batches) -> tuple[Array, Array]:
+    """(n, T) on the network's scale, and (n,) out-of-domain scores."""
+    member.eval()
+    crystals = None
+    if member.config.head.kind == "elastic":
+        one = batches.one("crystal", member.modalities["crystal"]).to(member.device)
+        crystals = one.inputs["crystal"]
+    scaled = member.combined(*member.answers(views, crystals)).double().cpu().numpy()
+    domain: Domain | None = member.domain
+    if domain is None:
+        return scaled, np.full(len(scaled), np.nan)
+    return scaled, domain.score(member.represent(views).float().cpu().numpy())
+
+
+def _assembled(
+    predictor: Predictor, found: Mapping[int, list[tuple[Array, Array]]], ids: tuple[str, ...], level: float
+) -> Prediction:
+    first = predictor.members[0]
+    parts = [found[id(member)] for member in predictor.members]
+    targets = len(first.targets)
+    answers = Answers(
+        tuple(np.concatenate([np.empty((0, targets)), *(scaled for scaled, _ in part)]) for part in parts),
+        tuple(np.concatenate([np.empty(0), *(score for _, score in part)]) for part in parts),
+    )
+    lower, upper = interval(predictor.calibration, answers.mean, answers.spread, level=level)
+    scaler = first.config.scaler
+    return Prediction(
+        ids=ids,
+        targets=first.targets,
+        mean=scaler.restored(answers.mean),
+        lower=scaler.restored(lower),
+        upper=scaler.restored(upper),
+        out_of_domain=np.asarray(np.mean(answers.distance, axis=0)),
+    )

@@ -1,0 +1,140 @@
+"""A spectrum as target, through the space that pre-training aligned: no head, and no weight is fitted.
+
+A crystal lies near the spectra that fit it. Its own is predicted as the mean of those of the nearest training materials
+(Moro et al., MultiMat, Newton 1, 100016 (2025), take the best of up to 15; here nothing is chosen by the target).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalign.crystal import Crystal
+from crystalign.errors import ConfigError
+from crystalign.material import Material
+from crystalign.modalities import Modality
+from crystalign.modalities.spectrum import SpectrumModality
+from crystalign.model import Model
+from crystalign.shards.dataset import Dataset
+from crystalign.shards.schema import table_to_materials
+from crystalign.shards.selection import Selection
+from crystalign.shards.splits import SplitName, SplitRule
+
+Array = NDArray[np.float64]
+NEIGHBOURS = 5
+"""Training spectra that are averaged."""
+SHARPNESS = 1.0 / 0.07
+"""1/τ of a pair that pre-training gave no temperature."""
+SPECTRA = ("dos", "phonon_dos", "xrd")
+
+
+class SpectrumErrors(NamedTuple):
+    """Of n materials, ∫|y − ŷ| / ∫y: MultiMat's normalised error; NaN where the spectrum is zero."""
+
+    predicted: Array
+    """(n,) of the prediction."""
+    mean: Array
+    """(n,) of the mean of the training spectra, for who knows no structure."""
+
+
+@dataclass(frozen=True, eq=False)
+class SpectrumTarget:
+    """ŷ(c) = Σ_j w_j y_j,  w = softmax_j(⟨z_c, z_j⟩/τ) over the k training spectra with the largest ⟨z_c, z_j⟩."""
+
+    model: Model
+    """Aligned; it embeds crystals and the spectra."""
+    name: str
+    """`dos` (states/eV/atom from −10 to 10 eV), `phonon_dos` or `xrd` (on the model's grid, as its network sees it)."""
+    vectors: NDArray[np.float32]
+    """(m, D) embeddings of the training spectra."""
+    curves: Array
+    """(m, G) the training spectra."""
+    neighbours: int = NEIGHBOURS
+    """k."""
+
+    @classmethod
+    def fit(cls, model: Model, name: str, materials: Sequence[Material], neighbours: int = NEIGHBOURS) -> Self:
+        """From training materials that have the spectrum; others are passed over.
+
+        Raises:
+            ConfigError: not a spectrum, the model has no such modality, or no material has one.
+        """
+        if name not in SPECTRA:
+            raise ConfigError(f"{name!r} is not a spectrum; there are {', '.join(SPECTRA)}")
+        modality = model.modality(name)
+        values = [value for material in materials if (value := material.value(name)) is not None]
+        if not values:
+            raise ConfigError(
+                f"none of {len(materials)} training materials has {name}; `crystalign derive`, or ingest it"
+            )
+        curves = np.stack([_curve(modality, value) for value in values])
+        return cls(model, name, model.embed(name, values), curves, neighbours)
+
+    def predict(self, crystals: Sequence[Crystal]) -> Array:
+        """(n, G) the spectra of n crystals.
+
+        Raises:
+            InputError: a crystal that cannot be encoded.
+        """
+        cosines = self.model.embed("crystal", crystals).astype(np.float64) @ self.vectors.astype(np.float64).T  # (n, m)
+        k = min(self.neighbours, cosines.shape[1])
+        nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :k]  # (n, k)
+        scores = self._sharpness() * np.take_along_axis(cosines, nearest, axis=1)
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
+        weights /= weights.sum(axis=1, keepdims=True)
+        return np.asarray(np.einsum("nk,nkg->ng", weights, self.curves[nearest]))
+
+    def errors(self, materials: Sequence[Material]) -> SpectrumErrors:
+        """Beside the mean of the training spectra, of materials that have the spectrum and were not learnt from.
+
+        Raises:
+            ConfigError: one that has none.
+        """
+        missing = [material.id for material in materials if material.value(self.name) is None]
+        if missing:
+            raise ConfigError(f"{len(missing)} materials, such as {missing[0]}, have no {self.name} to compare with")
+        modality = self.model.modality(self.name)
+        wanted = np.stack([_curve(modality, material.value(self.name)) for material in materials])
+        predicted = self.predict([material.crystal for material in materials])
+        return SpectrumErrors(_normalised(wanted, predicted), _normalised(wanted, self.curves.mean(axis=0)))
+
+    def _sharpness(self) -> float:
+        for pair, scale in self.model.logit_scales().items():
+            if set(pair) == {"crystal", self.name}:
+                return float(scale.detach())
+        return SHARPNESS
+
+
+def part_of(model: Model, dataset: Dataset, which: SplitName, name: str) -> list[Material]:
+    """Materials with a spectrum, of one part of the split that the model was trained on.
+
+    Raises:
+        ConfigError: the model does not record its split.
+        DatasetError: not one material is left.
+    """
+    if not model.card.split:
+        raise ConfigError("the model does not record which split it was trained on; pre-train with this version")
+    rule = SplitRule.from_mapping(model.card.split, origin="the split of the model")
+    fits = [model.modality("crystal")]
+    selection = Selection.build(dataset, rule, which, [name], fits=fits)
+    found: list[Material] = []
+    for place in np.flatnonzero(selection.counts).tolist():
+        shard, group, _ = selection.rows(place)[0].tolist()
+        table = dataset.read(shard, row_group=group, modalities=[name])
+        found += table_to_materials(table.take(selection.rows(place)[:, 2]), modalities=[name])
+    return found
+
+
+def _curve(modality: Modality[Any], value: Any) -> Array:
+    if isinstance(modality, SpectrumModality):
+        return np.asarray(modality.curve(value), np.float64)
+    return np.asarray(modality.featurise(value)["pattern"], np.float64)
+
+
+def _normalised(wanted: Array, predicted: Array) -> Array:
+    area = wanted.sum(axis=1)
+    return np.asarray(np.abs(wanted - predicted).sum(axis=1) / np.where(area > 0, area, np.nan))
