@@ -51,6 +51,15 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
         ),
         Verb("runs", "crystalign_jobs.runs", "Runs", "list runs: state, step, loss, and how to go on"),
         Verb("evaluate", "crystalign_jobs.evaluate", "Evaluate", "measure retrieval between all modalities"),
+        Verb(
+            "tune",
+            "crystalign_jobs.tune",
+            "Tune",
+            "fine-tune to properties: a campaign, and its table",
+            presets="crystalign_jobs.campaign_presets",
+            resumes=True,
+        ),
+        Verb("predict", "crystalign_jobs.predict", "Predict", "predict properties of crystals by fine-tuned models"),
     ),
     "Screening": (
         Verb("embed", "crystalign_jobs.embed", "Embed", "encode a dataset with a model"),

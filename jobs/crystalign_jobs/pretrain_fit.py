@@ -17,6 +17,7 @@ from crystalign_jobs.mailbox import open_mailbox
 from crystalign_jobs.pretrain_worker import train_worker
 from crystalign_jobs.progress import Meter
 from crystalign_jobs.run_status import WRITE_SECONDS, RunStatus, write_status
+from crystalign_jobs.signals import asked_to_stop
 
 if TYPE_CHECKING:
     from crystalign_jobs.pretrain import Pretrain
@@ -45,7 +46,7 @@ def fit(config: Pretrain, job: dict[str, Any]) -> None:
     """
     run = job["run"]
     mailbox = open_mailbox(60 * config.timeout_minutes)
-    with _shown(config.name, run, mailbox) as display, _signals() as asked:
+    with _shown(config.name, run, mailbox) as display, asked_to_stop() as asked:
         try:
             failure = _run(config, job | {"mailbox": mailbox}, asked)
             display.end(_outcome(failure, mailbox, run))
@@ -198,22 +199,6 @@ def _behind(mailbox: Any) -> list[str]:
     except ray.exceptions.RayError:
         return []
     return found
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of dying of them; in the main thread, where alone this is possible."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, lambda signum, _: asked.append(signum)) for kind in kinds]
-    try:
-        yield asked
-    finally:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)
 
 
 # --- what a user sees -----------------------------------------------------------------------------------------------

@@ -1,0 +1,121 @@
+"""The best model of each task of a campaign, as a directory that `crystalign predict` and the service load."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from crystalign import storage
+from crystalign.finetuning.trial_config import TrialResult
+from crystalign_jobs.campaign_run import trial_uri
+from crystalign_jobs.campaign_trials import Cell, safe_name
+from crystalign_jobs.campaign_worker import criterion
+
+if TYPE_CHECKING:
+    from crystalign.finetuning.ensemble import Ensemble
+    from crystalign_jobs.campaign import Campaign
+
+Array = NDArray[np.float64]
+
+
+def write_best(campaign: Campaign, run: str, chosen: Mapping[Cell, Mapping[int, TrialResult]]) -> dict[str, str]:
+    """Of each task, with the most labels there are: the row that the validation part prefers, its best seed or all.
+
+    Args:
+        campaign: what was asked.
+        run: URI of its folder.
+        chosen: row of the table → seed → trial of its best setting.
+
+    Returns:
+        Task → URI of the model's directory.
+    """
+    found = {}
+    for task in campaign.tasks:
+        learnt = [
+            (cell, trials)
+            for cell, trials in chosen.items()
+            if cell.task == task and not next(iter(trials.values())).config.constant
+        ]
+        if not learnt:
+            continue
+        most = max(cell.size for cell, _ in learnt)
+        _, trials = min(
+            (pair for pair in learnt if pair[0].size == most),
+            key=lambda pair: float(np.mean([criterion(result) for result in pair[1].values()])),
+        )
+        found[task] = storage.join(run, "best", safe_name(task))
+        if campaign.ensemble and len(trials) > 1:
+            _write_ensemble(run, trials, found[task])
+        else:
+            best = min(trials.values(), key=criterion)
+            _copy_model(storage.join(trial_uri(run, best.config), "model"), found[task], best)
+    return found
+
+
+def _copy_model(source: str, target: str, result: TrialResult) -> None:
+    """File by file, `config.json` last: without it the rest is no model."""
+    names = [entry.path.removeprefix("model/") for entry in result.files if entry.path.startswith("model/")]
+    storage.delete(target)
+    for name in sorted(names, key=lambda name: name == "config.json"):
+        path = name.split("/")
+        storage.write_bytes(storage.join(target, *path), storage.read_bytes(storage.join(source, *path)))
+
+
+def _write_ensemble(run: str, trials: Mapping[int, TrialResult], target: str) -> None:
+    """All seeds of a setting, with intervals from what they say together of the validation part."""
+    found, values, scaled = _joined(run, trials)
+    together = found.calibrated(scaled["validation"], found.members[0].config.scaler.scaled(values["validation"]))
+    storage.delete(target)
+    storage.write_bytes(storage.join(target, "README.md"), _card(together, trials, values["test"], scaled["test"]))
+    together.save_pretrained(target)
+
+
+def _joined(run: str, trials: Mapping[int, TrialResult]) -> tuple[Ensemble, dict[str, Array], dict[str, list[Array]]]:
+    """The members; of both parts the labels (n, T), and what each member says of them on the network's scale."""
+    from crystalign.finetuning.ensemble import Ensemble
+    from crystalign.finetuning.network_files import read_model
+
+    folders = [trial_uri(run, result.config) for result in trials.values()]
+    members = [read_model(storage.join(folder, "model")) for folder in folders]
+    targets, scaler = members[0].targets, members[0].config.scaler
+    values: dict[str, Array] = {}
+    scaled: dict[str, list[Array]] = {"validation": [], "test": []}
+    for folder in folders:
+        table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(folder, "predictions.parquet"))))
+        part = np.array(table.column("part").to_pylist())
+        labels = np.column_stack([_numbers(table, name) for name in targets])
+        said = np.column_stack([_numbers(table, f"{name}_predicted") for name in targets])
+        for name, found in scaled.items():
+            values[name] = labels[part == name]
+            found.append(scaler.scaled(said[part == name]))
+    return Ensemble(members), values, scaled
+
+
+def _numbers(table: Any, name: str) -> Array:
+    return np.asarray(table.column(name).to_numpy(), np.float64)
+
+
+def _card(together: Ensemble, trials: Mapping[int, TrialResult], values: Array, scaled: list[Array]) -> bytes:
+    """For people: what it is, and its error and coverage on the test part."""
+    from crystalign.finetuning.intervals import coverage, interval
+
+    config = together.members[0].config
+    lines = [f"# {len(together.members)} seeds of one network", ""]
+    lines += [f"- **Predicts**: {', '.join(spec.label for spec in config.targets)}"]
+    lines += [f"- **Members**: trials {', '.join(result.id for result in trials.values())}, each in a folder here"]
+    if config.task.kind == "regression":
+        mean, spread = np.mean(scaled, axis=0), np.std(scaled, axis=0, ddof=1)
+        errors = np.nanmean(np.abs(config.scaler.restored(mean) - values), axis=0)
+        ends = [config.scaler.restored(end) for end in interval(together.calibration, mean, spread)]
+        shares = coverage(ends[0], ends[1], values)
+        for spec, error, share in zip(config.targets, errors, shares, strict=True):
+            lines.append(
+                f"- **{spec.label}**: mean absolute error {error:.4g}, {100 * share:.0f} % within the 90 % intervals "
+                "(test part)"
+            )
+    return "\n".join([*lines, ""]).encode()

@@ -1,0 +1,327 @@
+"""The trials of a campaign that are not finished yet, by Ray Tune.
+
+What is finished stands in the trials' own folders, as verified results. Tune's records are thrown away with a temporary
+folder: going on after a crash is running what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from crystalign import storage
+from crystalign.errors import ConfigError, Error
+from crystalign.finetuning.trial_config import TrialConfig, TrialResult
+from crystalign_jobs.campaign_trials import Cell, Entry, cells
+from crystalign_jobs.campaign_worker import Watch, Work, criterion, read_failure, run_one, write_failure
+from crystalign_jobs.progress import Meter
+from crystalign_jobs.signals import asked_to_stop
+
+if TYPE_CHECKING:
+    from crystalign_jobs.campaign_search import Study
+    from crystalign_jobs.tune import Tune
+
+TRIALS = "trials"
+_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the older output can be silent
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nobody reads Tune's own records
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean what they meant where the campaign was started
+}
+_CHATTER = ("ray.tune.tune", "ray.tune.execution.tune_controller", "ray.tune.analysis.experiment_analysis")
+"""Loggers that tell of failed and interrupted trials what the display tells better."""
+
+
+class Interrupted(Error):  # noqa: N818 (it is no mistake)
+    """The campaign ended before its end because it was asked to."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+def run_uri(campaign: Tune) -> str:
+    """Where a campaign writes."""
+    return storage.join(campaign.out, campaign.name)
+
+
+def trial_uri(run: str, config: TrialConfig) -> str:
+    """Where a trial writes."""
+    return storage.join(run, TRIALS, config.id)
+
+
+def split_by_state(run: str, entries: Sequence[Entry]) -> tuple[dict[str, TrialResult], list[Entry]]:
+    """The verified results of finished trials by id, and the other trials."""
+    from crystalign.finetuning.trial import finished
+
+    folders = {place.rstrip("/").rpartition("/")[2] for place in storage.list_folders(storage.join(run, TRIALS))}
+    done: dict[str, TrialResult] = {}
+    missing = []
+    for entry in entries:
+        result = finished(entry.config, trial_uri(run, entry.config)) if entry.config.id in folders else None
+        if result is None:
+            missing.append(entry)
+        else:
+            done[entry.config.id] = result
+    return done, missing
+
+
+def load_models(entries: Sequence[Entry]) -> None:
+    """Load every model that trials start from or are built like, once, before hundreds of trials fail by it.
+
+    Raises:
+        ModelError: one is broken, or of another version.
+    """
+    from crystalign.model import Model
+
+    for uri in dict.fromkeys(entry.config.origin for entry in entries):
+        if uri is not None:
+            Model.from_pretrained(uri)
+
+
+def run_trials(
+    campaign: Tune,
+    entries: Sequence[Entry],
+    *,
+    studies: Sequence[tuple[Cell, Study]] = (),
+    watch: Watch | None = None,
+) -> list[Entry]:
+    """Run trials to their ends, a few at a time; those that fail say so in their folders.
+
+    Args:
+        campaign: how.
+        entries: which; none of them is finished.
+        studies: cells whose next samples are asked for, each with its study.
+        watch: called in the trial's process after each epoch.
+
+    Returns:
+        What ran: `entries`, and the samples.
+
+    Raises:
+        ConfigError: not one trial fits into the cluster.
+        Interrupted: Ctrl-C or SIGTERM arrived; what is finished stays.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from crystalign_jobs.campaign_display import Display
+    from crystalign_jobs.campaign_tune import Queue
+
+    run, at_once = run_uri(campaign), concurrent_trials(campaign)
+    samples = campaign.search.samples if campaign.search is not None else 0
+    queue = Queue([entry.config for entry in entries], [study for _, study in studies], samples)
+    if not queue.total:
+        return []
+    known = {entry.config.id: entry for entry in entries}
+    places = {study.search.basis(study.base): cell for cell, study in studies}
+
+    def entry_of(config: TrialConfig) -> Entry:
+        if config.id not in known:
+            assert campaign.search is not None
+            known[config.id] = Entry(places[campaign.search.basis(config)], config)
+        return known[config.id]
+
+    with Meter(f"tune {campaign.name}", total=queue.total, unit="trials") as meter, asked_to_stop() as asked:
+        display = Display(meter, storage.join(run, TRIALS), entry_of)
+        raised = _in_a_thread(campaign, queue, display, asked, at_once, watch)
+    if asked:
+        raise Interrupted(f"stopped; finished trials stay, and crystalign tune --resume {run} goes on", asked[0])
+    if raised is not None:
+        raise raised
+    return list(known.values())
+
+
+def concurrent_trials(campaign: Tune) -> int:
+    """How many trials run at the same time: one per core and, if they use them, per share of a GPU.
+
+    Raises:
+        ConfigError: not one fits, or not as many as are asked for.
+    """
+    import ray
+
+    available = ray.cluster_resources()
+    alone = len([node for node in ray.nodes() if node["Alive"]]) == 1
+    cores = min(available.get("CPU", 0.0), float(os.cpu_count() or 1)) if alone else available.get("CPU", 0.0) - 1
+    room = int(cores // campaign.cpus)
+    if campaign.gpus:
+        room = min(room, int(available.get("GPU", 0.0) // campaign.gpus + 1e-9))
+    if room < (campaign.concurrent or 1):
+        wanted, gpus = campaign.concurrent or 1, available.get("GPU", 0.0)
+        raise ConfigError(
+            f"concurrent: {wanted} trials × ({campaign.cpus} CPUs, {campaign.gpus:g} GPUs) do not fit into {cores:g} "
+            f"cores and {gpus:g} GPUs, which hold {room}; lower concurrent, cpus or gpus, or use a larger cluster"
+        )
+    return campaign.concurrent or room
+
+
+def _in_a_thread(
+    campaign: Tune, queue: Any, display: Any, asked: list[int], at_once: int, watch: Watch | None
+) -> Exception | None:
+    """Tune in a thread of its own, for it would take Ctrl-C for itself; what it raised."""
+    raised: list[Exception] = []
+
+    for name in _CHATTER:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    def work() -> None:
+        try:
+            with tempfile.TemporaryDirectory(prefix="crystalign-tune-") as folder:
+                _tuner(campaign, queue, display, asked, at_once, watch, folder).fit()
+        except Exception as error:  # noqa: BLE001 (told by the caller, in the main thread)
+            raised.append(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="tune")
+    thread.start()
+    told = False
+    while thread.is_alive():
+        thread.join(0.2)
+        if asked and not told:
+            print("stopping; once more to stop at once", flush=True)
+            told = True
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+    return raised[0] if raised else None
+
+
+def _tuner(
+    campaign: Tune, queue: Any, display: Any, asked: list[int], at_once: int, watch: Watch | None, folder: str
+) -> Any:
+    from ray import tune
+
+    from crystalign_jobs.campaign_tune import WhenAsked, per_group
+
+    trials = storage.join(run_uri(campaign), TRIALS)
+    work = Work(
+        trials=trials,
+        cpus=campaign.cpus,
+        gpu=campaign.gpus > 0,
+        processes=at_once,
+        competing=campaign.stop_early is not None,
+        watch=watch,
+    )
+    resources = {"cpu": float(campaign.cpus)} | ({"gpu": campaign.gpus} if campaign.gpus else {})
+    stopping = campaign.stop_early
+    return tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_one, work=work), resources),
+        tune_config=tune.TuneConfig(
+            search_alg=queue,
+            scheduler=None if stopping is None else per_group(stopping, campaign.recipe, trials),
+            num_samples=queue.total,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,  # features are made once per process
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name="campaign",
+            storage_path=folder,
+            failure_config=tune.FailureConfig(max_failures=campaign.max_failures),
+            callbacks=[display],
+            stop=WhenAsked(asked),
+            verbose=0,
+        ),
+    )
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config["id"])
+
+
+# --- a search ---------------------------------------------------------------------------------------------------------
+
+
+def studies(campaign: Tune, run: str) -> list[tuple[Cell, Study]]:
+    """A study for each cell of a search by Optuna, with what earlier runs of the campaign have sampled."""
+    from crystalign_jobs.campaign_search import Study
+
+    search = campaign.search
+    if search is None or search.kind != "optuna":
+        return []
+    found = [
+        (cell, Study(search, base.model_copy(update={"seed": campaign.seeds[0]})))
+        for cell, base in cells(campaign)
+        if not base.constant
+    ]
+    earlier = _results_in(run)
+    for _, study in found:
+        basis = search.basis(study.base)
+        for result in earlier:
+            if search.basis(result.config) == basis:
+                study.remember(result.config, criterion(result))
+    return found
+
+
+def sampled_entries(campaign: Tune, run: str) -> list[Entry]:
+    """What a search by Optuna has sampled so far, in all runs of the campaign, with any seed."""
+    search = campaign.search
+    if search is None or search.kind != "optuna":
+        return []
+    places = {search.basis(base): cell for cell, base in cells(campaign)}
+    found = []
+    for result in _results_in(run):
+        basis = search.basis(result.config.model_copy(update={"seed": 0}))
+        if basis in places and result.config.seed in campaign.seeds:
+            found.append(Entry(places[basis], result.config))
+    return found
+
+
+def _results_in(run: str) -> list[TrialResult]:
+    """Every result of a network in the folder of a campaign, in order of their ids."""
+    folders = sorted(storage.list_folders(storage.join(run, TRIALS)))
+    found = [read_result(folder.rstrip("/")) for folder in folders]
+    return [result for result in found if result is not None and not result.config.constant]
+
+
+def best_of_search(entries: Sequence[Entry], results: dict[str, TrialResult], seeds: Sequence[int]) -> list[Entry]:
+    """The best sample of each cell with the other seeds."""
+    best: dict[Cell, tuple[float, TrialConfig]] = {}
+    for cell, config in entries:
+        if config.id not in results or config.constant or config.seed != seeds[0]:
+            continue
+        value = criterion(results[config.id])
+        if cell not in best or value < best[cell][0]:
+            best[cell] = (value, config)
+    return [
+        Entry(cell, config.model_copy(update={"seed": seed}))
+        for seed in seeds[1:]
+        for cell, (_, config) in best.items()
+    ]
+
+
+# --- what there is ----------------------------------------------------------------------------------------------------
+
+
+def read_result(folder: str) -> TrialResult | None:
+    """The result in a trial's folder, not verified again; None if there is none."""
+    place = storage.join(folder, "result.json")
+    if not storage.exists(place):
+        return None
+    try:
+        return TrialResult.model_validate_json(storage.read_bytes(place))
+    except ValueError:
+        return None
+
+
+def results_of(run: str, entries: Sequence[Entry]) -> tuple[dict[str, TrialResult], dict[str, str]]:
+    """Results, and reasons of those that failed, by id."""
+    results, failures = {}, {}
+    for entry in entries:
+        folder = trial_uri(run, entry.config)
+        result = read_result(folder)
+        if result is not None and result.id == entry.config.id:
+            results[entry.config.id] = result
+        else:
+            failures[entry.config.id] = read_failure(folder) or "it did not run to its end; run the campaign again"
+    return results, failures
+
+
+def note_death(trials: str, config: TrialConfig, failures: int) -> str:
+    """Write down that a trial's process died again and again."""
+    told = f"its process died {failures} times; perhaps it needs more memory than there is: lower concurrent"
+    write_failure(storage.join(trials, config.id), config, told)
+    return told

@@ -1,0 +1,226 @@
+"""`crystalign predict`: properties of crystals by fine-tuned models, with intervals and out-of-domain scores.
+
+What the models read besides the structure and follows from it (powder pattern, caption, descriptors, picture) is
+computed as `crystalign derive` does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+from tyro.conf import Positional, UseAppendAction
+
+from crystalign import storage
+from crystalign.config import Config
+from crystalign.errors import ConfigError, InputError
+from crystalign.storage import Uri
+
+if TYPE_CHECKING:
+    from crystalign.finetuning.prediction import Prediction, Predictor
+    from crystalign.material import Material
+
+
+class Predict(Config):
+    """Predict properties of crystals by fine-tuned models or ensembles of them.
+
+    An interval holds the value with the probability `level` for materials like those of the validation part. A score
+    out of domain above 1 says that the material is unlike what the model learnt from: then neither value nor interval
+    can be relied on. Models that share frozen encoders share their pass.
+
+    Example: crystalign predict --model campaigns/first/best/gap NaCl.cif MgO.cif
+    Example: crystalign predict --model best/gap --model best/bulk-modulus --json-lines *.cif
+    """
+
+    files: Positional[tuple[Uri, ...]]
+    """CIF or POSCAR files, gzipped or not, any URI."""
+    model: Annotated[tuple[Uri, ...], UseAppendAction, Field(min_length=1)]
+    """Model directory, such as `best/<task>` of a campaign or `model` of a trial; give it several times for several."""
+    level: float = 0.9
+    """Of the intervals: 0.5, 0.8, 0.9 or 0.95."""
+    json_lines: bool = False
+    """One JSON object per crystal instead of a table."""
+    batch_size: int = Field(default=64, ge=1)
+    """Crystals that pass the encoders together."""
+    max_seconds: float = Field(default=60.0, gt=0)
+    """For what follows from one crystal."""
+
+
+def main(config: Predict) -> None:
+    """Print values, intervals and scores; the exit code is 1 where a file could not be used.
+
+    Raises:
+        ConfigError: no file or no model.
+        ModelError: a model is missing or broken.
+        InputError: none of the files could be used.
+    """
+    from crystalign.finetuning.ensemble import load_predictor
+
+    if not config.files or not config.model:
+        raise ConfigError("name a model and at least one file: crystalign predict --model DIR FILE.cif")
+    predictors = {name: load_predictor(uri) for name, uri in _names(config.model).items()}
+    wanted = {name for predictor in predictors.values() for one in predictor.members for name in one.modalities}
+    materials, wrong = read(config.files, sorted(wanted), config.max_seconds)
+    records, more = predicted(predictors, materials, level=config.level, batch_size=config.batch_size)
+    wrong += more
+    if config.json_lines:
+        for record in records:
+            print(json.dumps(record))
+    elif records:
+        show(records, config.level)
+    for name, why in wrong:
+        print(f"{name}: {why}", file=sys.stderr)
+    if not records:
+        raise InputError(f"none of the {len(config.files)} files could be used")
+    if wrong:
+        raise SystemExit(1)
+
+
+def _names(models: Sequence[str]) -> dict[str, str]:
+    """A short name for each model: its folder, or its whole place where two folders are called alike."""
+    short = [uri.rstrip("/").rpartition("/")[2] for uri in models]
+    alike = len(set(short)) < len(short)
+    return {uri if alike else name: uri for name, uri in zip(short, models, strict=True)}
+
+
+def read(
+    files: Sequence[str], modalities: Sequence[str], max_seconds: float
+) -> tuple[list[Material], list[tuple[str, str]]]:
+    """The crystals of some files, with what follows from them; and what could not be read, and why.
+
+    Args:
+        files: CIF or POSCAR.
+        modalities: what is wanted besides the structure.
+        max_seconds: for one modality of one crystal.
+    """
+    from crystalign.errors import CrystalError, FileFormatError, StorageError
+    from crystalign.material import Material, Provenance
+    from crystalign.shards.writer import Reject
+    from crystalign.sources.source import Limits
+    from crystalign.sources.structures import crystals_of_text, decode, file_kind, gunzip
+    from crystalign_jobs.derive import extended
+
+    limits, materials, wrong = Limits(), list[Material](), list[tuple[str, str]]()
+    for place in files:
+        name = place.rpartition("/")[2]
+        try:
+            kind = file_kind(name)
+            if kind not in {"cif", "poscar"}:
+                raise FileFormatError("neither a CIF nor a POSCAR by its name", reason="unsupported-file")  # noqa: TRY301
+            data = gunzip(
+                storage.read_bytes(place, limit=limits.max_structure_bytes),
+                limit=limits.max_structure_bytes,
+                name=name,
+            )
+            found = list(crystals_of_text(decode(data, name), kind, max_sites=limits.max_sites))
+        except (FileFormatError, StorageError) as error:
+            wrong.append((name, str(error)))
+            continue
+        for suffix, crystal in found:
+            if isinstance(crystal, CrystalError):
+                wrong.append((name + suffix, str(crystal)))
+                continue
+            rejects: list[Reject] = []
+            material = Material(name + suffix, crystal, Provenance("file", ""))
+            materials.append(extended(material, modalities, max_seconds, rejects))
+            wrong += [(name + suffix, f"{reject.stage}: {reject.message}") for reject in rejects]
+    return materials, wrong
+
+
+def predicted(
+    predictors: Mapping[str, Predictor], materials: Sequence[Material], *, level: float, batch_size: int
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """What all models say of each crystal, and which crystals a model cannot read, and why.
+
+    Args:
+        predictors: by name.
+        materials: n crystals.
+        level: of the intervals.
+        batch_size: crystals that pass the encoders together.
+    """
+    from crystalign.finetuning.prediction import predict_together
+
+    try:
+        together = predict_together(predictors, materials, level=level, batch_size=batch_size)
+        return records(predictors, materials, together, level), []
+    except InputError as error:
+        if len(materials) == len(predictors) == 1:
+            return [], [(materials[0].id, f"{next(iter(predictors))}: {error}")]
+    found: list[dict[str, Any]] = []
+    wrong: list[tuple[str, str]] = []
+    for material in materials:  # one cannot be read by one: the others are told nevertheless
+        answers = []
+        for name, predictor in predictors.items():
+            one, why = predicted({name: predictor}, [material], level=level, batch_size=1)
+            answers += [answer for record in one for answer in record["predictions"]]
+            wrong += why
+        if answers:
+            found.append({"id": material.id, "formula": material.crystal.formula, "predictions": answers})
+    return found, wrong
+
+
+def records(
+    predictors: Mapping[str, Predictor],
+    materials: Sequence[Material],
+    together: Mapping[str, Prediction],
+    level: float,
+) -> list[dict[str, Any]]:
+    """One plain mapping per crystal; what is infinite or not known is None."""
+    found: list[dict[str, Any]] = []
+    for row, material in enumerate(materials):
+        answers = []
+        for name, predictor in predictors.items():
+            prediction, first = together[name], predictor.members[0].config
+            for t, spec in enumerate(first.targets):
+                answers.append(
+                    {
+                        "model": name,
+                        "target": spec.column,
+                        "label": spec.label if first.task.kind == "regression" else f"P({first.task.classes[1]})",
+                        "unit": spec.quantity.unit if first.task.kind == "regression" else "",
+                        "value": _finite(prediction.mean[row, t]),
+                        "lower": _finite(prediction.lower[row, t]),
+                        "upper": _finite(prediction.upper[row, t]),
+                        "level": level,
+                        "out_of_domain": _finite(prediction.out_of_domain[row]),
+                    }
+                )
+        found.append({"id": material.id, "formula": material.crystal.formula, "predictions": answers})
+    return found
+
+
+def _finite(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def show(found: Sequence[Mapping[str, Any]], level: float) -> None:
+    """A table: one line per crystal and target."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    several = len({answer["model"] for answer in found[0]["predictions"]}) > 1
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("file", "formula", *(["model"] if several else []), "property"):
+        table.add_column(name, no_wrap=True)
+    for name in ("value", f"{100 * level:g} % interval", "out of domain"):
+        table.add_column(name, justify="right", no_wrap=True)
+    strange = False
+    for record in found:
+        for answer in record["predictions"]:
+            far = answer["out_of_domain"]
+            strange = strange or (far is not None and far > 1)
+            ends = [answer["lower"], answer["upper"]]
+            interval = "–" if None in ends else f"{ends[0]:.4g} … {ends[1]:.4g}"
+            score = "–" if far is None else f"{far:.2f}" + (" !" if far > 1 else "")
+            first = [record["id"], record["formula"], *([answer["model"]] if several else []), answer["label"]]
+            table.add_row(*first, f"{answer['value']:.4g}", interval, score)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    if strange:
+        console.print("! unlike what the model learnt from: neither value nor interval can be relied on")

@@ -1,0 +1,201 @@
+"""`crystalign tune`: a fine-tuning campaign from one file to a table with error bars and the best models.
+
+<out>/<name>/
+├── config.yaml        every setting
+├── trials/<id>/       one folder per trial, `result.json` last
+├── results.parquet    one row per trial
+├── results.md         the table
+├── results.html       table and figure, self-contained
+├── figure.png         the figure
+└── best/<task>/       the best model of each task, as `crystalign predict` and the service load it
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import Field
+
+from crystalign import storage
+from crystalign.errors import ConfigError, Error
+from crystalign_jobs.campaign import Campaign
+from crystalign_jobs.campaign_trials import Entry, check, expand, refuse_contradiction
+from crystalign_jobs.campaign_worker import Watch
+
+if TYPE_CHECKING:
+    from crystalign_jobs.campaign_report import CampaignReport
+
+CONFIG = "config.yaml"
+
+
+class Tune(Campaign):
+    """Fine-tune to properties: what does pre-training buy, with how many labels, and which model is the best?
+
+    The first word is a YAML file, or the preset `costa-fusion`. The file names tasks, initialisations, and what else is
+    to be compared; every combination becomes a trial for each learning rate and seed:
+
+      data: mp
+      out: campaigns
+      tasks:
+        bulk modulus: {target: bulk_modulus_vrh, transform: log10, lower: 1}
+      initialisations:
+        mean: mean                     # or median: a constant
+        composition only: composition-only
+        cgcnn: cgcnn                   # any network of `crystalign encoders`
+        scratch: scratch               # the network below with fresh weights
+        pre-trained: runs/first/model
+      n_labels: [100, 1000, all]
+      search: {kind: random, samples: 12}   # or optuna: in place of learning_rates
+      stop_early: {rule: asha}              # or median: among the learning rates of one cell and seed
+
+    The same command again, or --resume, runs what is missing. A campaign may grow: name more and run it again.
+
+    Example: crystalign tune campaign.yaml
+    Example: crystalign tune campaign.yaml --learning-rates 1e-3 1e-4 --seeds 0 1 2 3 4
+    Example: crystalign tune --resume campaigns/campaign
+    """
+
+    resume: bool = False
+    """Go on with the campaign whose settings are stored; `--resume OUT/NAME` needs nothing else."""
+    address: str | None = None
+    """Ray cluster; default: RAY_ADDRESS, else this machine."""
+    concurrent: int | None = Field(default=None, ge=1)
+    """Trials at the same time; by default one per core, or as many as the GPUs hold."""
+    cpus: int = Field(default=1, ge=1)
+    """Cores of each trial, which is one process: trials are what there is many of."""
+    gpus: float = Field(default=0.0, ge=0)
+    """GPUs of each trial; 0.25 puts four on one."""
+    max_failures: int = Field(default=2, ge=0)
+    """How often a trial whose process died goes on in another. What raises an error is not tried again."""
+    dry_run: bool = False
+    """Check everything, say what would run, and end."""
+
+
+def main(config: Tune) -> None:
+    """Run, and print what was found."""
+    from crystalign_jobs.campaign_run import Interrupted, run_uri
+
+    run = run_uri(config)
+    rows = check(config)
+    planned = expand(config)
+    more = f", and up to {config.search.samples} samples of each" if config.search is not None else ""
+    print(f"{rows} rows, {len(planned)} trials{more}, on {config.data}\nwriting to {run}/")
+    print("├─ config.yaml      every setting\n├─ trials/<id>/     one folder per trial")
+    print("├─ results.md       the table; also .parquet, .html and figure.png")
+    print("└─ best/<task>/     the best model of each task")
+    if config.dry_run:
+        for entry in planned:
+            print(f"  {entry.config.id}  {entry.cell.label}  lr {entry.config.lr:g}  seed {entry.config.seed}")
+        return
+    try:
+        report = _run(config, None)
+    except Interrupted as stop:
+        print(stop)
+        raise SystemExit(128 + stop.signum) from None
+    report.show()
+    if not report.trials:
+        raise Error(f"no trial finished; {run}/results.md says why")
+    for task, place in report.best.items():
+        print(f"best model of {task}: {place}")
+    for place in list(report.best.values())[:1]:
+        print(f"next: crystalign predict --model {place} FILE.cif")
+
+
+def tune(config: Tune, *, watch: Watch | None = None) -> CampaignReport:
+    """Run what is missing of a campaign, and write its tables, its figure and its best models.
+
+    Args:
+        config: what is compared.
+        watch: called in a trial's process after each epoch.
+
+    Raises:
+        ConfigError: the campaign cannot work, or contradicts what stands in its folder.
+        DatasetError: there is no dataset.
+        ModelError: a model to start from is broken.
+        Interrupted: Ctrl-C or SIGTERM arrived; what is finished stays.
+    """
+    check(config)
+    return _run(config, watch)
+
+
+def _run(config: Tune, watch: Watch | None) -> CampaignReport:
+    from crystalign_jobs.campaign_report import report
+    from crystalign_jobs.campaign_run import results_of, run_uri, sampled_entries
+
+    run = run_uri(config)
+    claim(config, run)
+    entries = {entry.config.id: entry for entry in _run_missing(config, run, watch)}
+    entries |= {entry.config.id: entry for entry in sampled_entries(config, run)}
+    results, failures = results_of(run, list(entries.values()))
+    return report(config, run, list(entries.values()), results, failures)
+
+
+def _run_missing(config: Tune, run: str, watch: Watch | None) -> list[Entry]:
+    """Run what is not finished; returns all trials that are known."""
+    from crystalign_jobs.campaign_run import (
+        best_of_search,
+        load_models,
+        run_trials,
+        sampled_entries,
+        split_by_state,
+        studies,
+    )
+    from crystalign_jobs.session import session
+
+    entries = expand(config)
+    done, missing = split_by_state(run, entries)
+    asked = studies(config, run)
+    if done:
+        print(f"{len(done)} of {len(entries)} trials were finished before")
+    load_models(missing)
+    with ExitStack() as cluster:
+        if missing or any(study.asked < study.search.samples for _, study in asked):
+            cluster.enter_context(session(config.address))
+            entries = _united(entries, run_trials(config, missing, studies=asked, watch=watch))
+        if config.search is not None:
+            entries = _united(entries, sampled_entries(config, run))
+            found, _ = split_by_state(run, entries)
+            chosen = best_of_search(entries, found, config.seeds)
+            _, missing = split_by_state(run, chosen)
+            if missing:
+                cluster.enter_context(session(config.address))
+                run_trials(config.model_copy(update={"search": None}), missing, watch=watch)
+            entries = _united(entries, chosen)
+    return entries
+
+
+def _united(first: list[Entry], second: list[Entry]) -> list[Entry]:
+    return list({entry.config.id: entry for entry in (*first, *second)}.values())
+
+
+def stored_settings(run: str) -> dict[str, Any]:
+    """The settings that a campaign was started with, to go on with it where it lies now.
+
+    Raises:
+        ConfigError: there is no campaign.
+    """
+    place = storage.join(run, CONFIG)
+    if not storage.exists(place):
+        raise ConfigError(f"there is no campaign at {run} to resume; start one: crystalign tune campaign.yaml")
+    values: dict[str, Any] = yaml.safe_load(storage.read_bytes(place))
+    out, _, name = run.rstrip("/").rpartition("/")
+    return values | {"out": out, "name": name, "resume": True}
+
+
+def claim(config: Tune, run: str) -> None:
+    """Store the settings; what was stored before must be contained in them.
+
+    Raises:
+        ConfigError: it is not, or the folder holds something else.
+    """
+    place = storage.join(run, CONFIG)
+    now = Campaign.model_validate(config.model_dump(include=set(Campaign.model_fields)))
+    if storage.exists(place):
+        values = yaml.safe_load(storage.read_bytes(place))
+        if not isinstance(values, dict) or "initialisations" not in values:
+            raise ConfigError(f"{run} holds no campaign but something else; choose another --name")
+        own = {name: value for name, value in values.items() if name in Campaign.model_fields}
+        refuse_contradiction(Campaign.from_mapping(own, origin=place), now, run)
+    storage.write_bytes(place, now.to_yaml().encode())

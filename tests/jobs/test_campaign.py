@@ -1,0 +1,352 @@
+"""A campaign's file is read strictly, becomes trials, and its results become a table; without a cluster."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from crystalign.config import read_yaml
+from crystalign.errors import ConfigError, Error, ModelError
+from crystalign.finetuning.trial_config import TrialConfig
+from crystalign_jobs import cli
+from crystalign_jobs.campaign import Campaign
+from crystalign_jobs.campaign_presets import COSTA_TARGETS, SUBSETS
+from crystalign_jobs.campaign_run import load_models
+from crystalign_jobs.campaign_search import Search, sampled
+from crystalign_jobs.campaign_trials import Cell, Entry, cells, check, expand, refuse_contradiction
+from crystalign_jobs.campaign_worker import STOP
+from crystalign_jobs.settings import with_defaults
+from crystalign_jobs.tune import Tune, stored_settings
+
+HERE = Path(__file__).parent
+loader = importlib.util.spec_from_file_location("campaign_settings", HERE / "campaign_settings.py")
+assert loader is not None
+assert loader.loader is not None
+small = importlib.util.module_from_spec(loader)
+loader.loader.exec_module(small)
+settings, TABLE, FORMULA, GRAPH, RECIPE = small.settings, small.TABLE, small.FORMULA, small.GRAPH, small.RECIPE
+
+TARGET = "formation_energy_per_atom_pbe_synthetic_2026"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return small.write_dataset(str(tmp_path_factory.mktemp("campaign") / "data"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return small.write_model(tmp_path_factory.mktemp("pretrained") / "model")
+
+
+@pytest.fixture
+def campaign(data, tmp_path):
+    return lambda **changes: settings(data, tmp_path, **changes)
+
+
+# --- from a file to trials --------------------------------------------------------------------------------------------
+
+
+def test_the_grid_is_the_product_and_constants_run_once(campaign):
+    found = expand(
+        campaign(
+            tasks={"energy": {"target": "formation_energy_per_atom"}, "bulk": {"target": "bulk_modulus_vrh"}},
+            n_labels=(20, "all"),
+            seeds=(0, 1, 2),
+        )
+    )
+    constants = [entry for entry in found if entry.config.constant]
+    assert len(constants) == 2 * 2
+    assert len(found) - len(constants) == 2 * 2 * 2 * 3
+    assert found[: len(constants)] == constants, "they come first"
+    assert len({entry.config.id for entry in found}) == len(found)
+    assert [entry.config.seed for entry in found] == sorted(entry.config.seed for entry in found)
+    assert found[-1].cell == Cell("bulk", "scratch", "tabular", "", None)
+
+
+def test_words_stand_for_networks_and_scratch_for_the_same_one_with_fresh_weights(campaign, model):
+    words = {"none": "scratch", "pre": model, "formula": "composition-only", "cgcnn": "cgcnn", "median": "median"}
+    found = {cell.initialisation: config for cell, config in cells(campaign(initialisations=words))}
+    assert (found["none"].like, found["none"].pretrained) == (model, False)
+    assert found["pre"].pretrained
+    assert found["formula"].specs["composition"].encoder == "crabnet"
+    assert found["cgcnn"].specs["crystal"].encoder == "cgcnn"
+    assert found["median"].constant
+    alone = dict(cells(campaign(initialisations={"scratch": "scratch"})))
+    assert next(iter(alone.values())).specs["crystal"].encoder == "dual-space"
+
+
+def test_every_subset_is_a_row_and_fusions_only_where_there_is_something_to_fuse(campaign):
+    starts = {"fresh": {"encoders": {"tabular": TABLE, "composition": FORMULA}}, "mean": "mean"}
+    asked = campaign(
+        initialisations=starts,
+        modalities=("tabular", "composition", "tabular+composition"),
+        fusion=("early", "late-stacked", "attention"),
+    )
+    found = {cell: config for cell, config in cells(asked) if not config.constant}
+    assert [(cell.modalities, cell.fusion) for cell in found] == [
+        ("tabular", ""),
+        ("composition", ""),
+        ("tabular+composition", "early"),
+        ("tabular+composition", "late-stacked"),
+        ("tabular+composition", "attention"),
+    ]
+    stacked = next(config for cell, config in found.items() if cell.fusion == "late-stacked")
+    assert (stacked.fusion.kind, stacked.fusion.weights) == ("late", "stacked")
+    assert check(asked) == 6
+
+
+def test_a_task_may_have_a_split_a_head_and_numbers_of_labels_of_its_own(campaign):
+    task = {"target": "bulk_modulus_vrh", "split": {"train": 0.5, "validation": 0.3}, "n_labels": [25]}
+    found = [c for _, c in cells(campaign(tasks={"bulk": task | {"head": {"kind": "mlp", "hidden": [8]}}}))]
+    assert {config.n_labels for config in found} == {25}
+    assert found[0].split.train == 0.5
+    assert found[1].head.kind == "mlp"
+    assert type(found[1].task).__name__ == "Task"
+
+
+def test_a_good_campaign_is_checked_within_a_second(campaign, model):
+    asked = campaign(
+        initialisations={"mean": "mean", "scratch": "scratch", "pre": model},
+        n_labels=(20, 30, 40, "all"),
+        seeds=tuple(range(10)),
+    )
+    check(asked)  # imports
+    began = time.process_time()
+    assert check(asked) == 12
+    assert len(expand(asked)) == 4 + 2 * 4 * 2 * 10
+    assert time.process_time() - began < 5.0  # a hundred times what it takes: it must not grow with the trials
+
+
+def test_bad_campaigns_name_the_field_and_what_is_valid(campaign, model, tmp_path):
+    seen = small.write_model(tmp_path / "seen", train=0.9)
+    bad = [
+        ({"tasks": {}}, ["tasks", "target: band_gap"]),
+        ({"initialisations": {}}, ["initialisations", "mean: mean"]),
+        ({"tasks": {"e": {"target": "colour"}}}, ["tasks.e", "'colour'", "formation_energy_per_atom"]),
+        ({"tasks": {"n": {"target": "refractive_index"}}}, ["tasks.n", "3 labels", TARGET]),
+        ({"split": {"train": 0.9, "validation": 0.1}}, ["split", "above 0"]),
+        ({"n_labels": (500,)}, ["n_labels is 500", "training part has"]),
+        ({"initialisations": {"pre": "nowhere/model"}}, ["initialisations.pre", "nowhere/model", "scratch, mean or"]),
+        ({"initialisations": {"pre": "cgcn"}}, ["initialisations.pre", "'cgcnn'"]),
+        ({"initialisations": {"pre": seen}}, ["initialisations.pre", "0.9)", "test materials"]),
+        ({"initialisations": {"pre": model}, "modalities": ("crystal+xrd",)}, ["modalities", "no 'xrd'"]),
+        ({"initialisations": {"x": "xrd-resnet"}}, ["modalities", "no 'xrd'", "it has composition"]),
+        ({"require": ("dos",)}, ["require", "no 'dos'"]),
+        ({"baseline": "nothing"}, ["baseline", "'nothing'", "mean, scratch"]),
+        ({"initialisations": {"a": "mean", "b": "mean"}}, ["initialisations.b", "initialisations.a", "the same"]),
+        ({"tasks": {"a b": {"target": TARGET}, "a-b": {"target": "bulk_modulus_vrh"}}}, ["tasks", "folder"]),
+        ({"tasks": {"n": {"target": "colour"}}, "missing_targets": "name"}, ["tasks", "none of them", "'colour'"]),
+    ]
+    for changes, said in bad:
+        with pytest.raises(ConfigError) as caught:
+            check(campaign(**changes))
+        for words in said:
+            assert words in str(caught.value), changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"learning_rates": ()}, "learning_rates"),
+        ({"learning_rates": (0.0,)}, "learning_rates"),
+        ({"seeds": (1, 1)}, "seeds"),
+        ({"name": "a/b"}, "name"),
+        ({"fusion": ("sideways",)}, "fusion"),
+        ({"tasks": {"e": {"target": "band_gap", "threshold": 1.0}}}, "threshold"),
+        ({"search": {"learning_rates": (1e-2, 1e-4)}}, "learning_rates"),
+        ({"stop_early": {"rule": "guess"}}, "stop_early"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(campaign, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        campaign(**changes)
+
+
+def test_optuna_is_named_where_it_is_missing(campaign, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"crystalign\[optuna\]"):
+        check(campaign(search={"kind": "optuna"}))
+
+
+def test_the_command_reads_a_file_and_fails_with_2_before_ray_starts(campaign, tmp_path, capsys):
+    values = yaml.safe_load(campaign().to_yaml())
+    place = tmp_path / "campaign.yaml"
+    place.write_text(yaml.safe_dump(values))
+    assert cli.main(["tune", str(place), "--dry-run", "--seeds", "0", "1", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "2 rows, 7 trials" in out
+    assert "results.md" in out
+    place.write_text(yaml.safe_dump(values | {"tasks": {"e": {"target": "colour"}}}))
+    assert cli.main(["tune", str(place)]) == 2
+    assert "tasks.e" in capsys.readouterr().err
+    place.write_text(yaml.safe_dump(values | {"tasks": {"e": {"target": "band_gap", "lower": 2, "upper": 1}}}))
+    assert cli.main(["tune", str(place)]) == 2
+    assert "tasks.e" in capsys.readouterr().err
+
+
+def test_the_example_in_the_house_is_a_campaign():
+    values = read_yaml(HERE.parents[1] / "cluster" / "campaign.yaml")
+    example = Tune.from_mapping(values, origin="the example")
+    rows = list(cells(example))
+    assert len(rows) == 4 * 4 * 6
+    assert {config.initialisation for _, config in rows if config.constant} == {"mean", "median"}
+
+
+def test_costas_table_is_a_preset_that_names_what_is_missing(data, tmp_path):
+    values = cli.read_source(cli.VERBS["tune"], "costa-fusion") | {"data": data, "out": str(tmp_path)}
+    filled = with_defaults(Tune, values, origin="preset")
+    campaign = Tune.model_validate(filled.model_dump())
+    assert len(SUBSETS) == 7
+    found = {cell for cell, config in cells(campaign) if not config.constant}
+    assert len(found) == 2 * (3 + 4 * 5)
+    assert len(COSTA_TARGETS) == 5
+    with pytest.raises(ConfigError, match="require"):
+        check(campaign)
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"seeds": (0, 1, 2)}, None),
+        ({"learning_rates": (1e-2, 1e-3, 1e-4)}, None),
+        ({"n_labels": ("all", 20)}, None),
+        ({"baseline": "mean", "note": "new"}, None),
+        ({"seeds": (0,)}, "seeds"),
+        ({"recipe": RECIPE | {"loss": "mse"}}, "recipe"),
+        ({"tasks": {"energy": {"target": "formation_energy_per_atom", "max_sites": 9}}}, "tasks"),
+        ({"shuffle_labels": True}, "shuffle_labels"),
+    ],
+)
+def test_a_campaign_may_grow_and_not_contradict_itself(campaign, changes, field):
+    before, now = (Campaign.model_validate(c.model_dump(include=set(Campaign.model_fields))) for c in
+                   (campaign(), campaign(**changes)))  # fmt: skip
+    if field is None:
+        refuse_contradiction(before, now, "there")
+        assert {entry.config.id for entry in expand(before)} <= {entry.config.id for entry in expand(now)}
+        return
+    with pytest.raises(ConfigError, match=f"other settings: {field}"):
+        refuse_contradiction(before, now, "there")
+
+
+def test_a_run_that_is_not_there_cannot_go_on(tmp_path):
+    with pytest.raises(ConfigError, match="no campaign at"):
+        stored_settings(str(tmp_path / "nothing"))
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+
+def test_random_samples_are_a_function_of_the_cell_and_more_keep_the_first(campaign):
+    search = Search(samples=8, layer_decay=(1.0, 0.7), batch_size=(16, 64))
+    base = next(config for cell, config in cells(campaign()) if not config.constant)
+    few, many = list(sampled(search, base)), list(sampled(search.model_copy(update={"samples": 20}), base))
+    assert many[:8] == few
+    assert all(1e-5 <= config.lr <= 3e-3 for config in many)
+    assert {config.recipe.layer_decay for config in many} == {1.0, 0.7}
+    assert len({search.basis(config) for config in many}) == 1 == len({search.basis(base)} | {search.basis(few[3])})
+    assert TrialConfig.from_mapping(json.loads(few[0].model_dump_json()), origin="x").id == few[0].id
+    found = expand(campaign(search={"samples": 3}, seeds=(5, 6)))
+    assert [entry.config.seed for entry in found] == [0, 5, 5, 5], "the first seed searches"
+
+
+# --- who competes -----------------------------------------------------------------------------------------------------
+
+
+class Competing:
+    """What a scheduler sees of a trial."""
+
+    def __init__(self, config: TrialConfig) -> None:
+        from crystalign_jobs.campaign_tune import group
+
+        self.trial_id, self.config = config.id, {"id": config.id, "group": group(config)}
+
+
+@pytest.mark.parametrize("rule", ["asha", "median"])
+def test_only_learning_rates_of_the_same_task_start_labels_and_seed_compete(campaign, rule, tmp_path):
+    from crystalign_jobs.campaign_tune import per_group
+
+    asked = campaign(
+        stop_early={"rule": rule, "grace_epochs": 2, "min_others": 1},
+        learning_rates=(1e-2, 1e-3),
+        initialisations={"good": {"encoders": {"tabular": TABLE}}, "bad": {"encoders": {"composition": FORMULA}}},
+    )
+    scheduler = per_group(asked.stop_early, asked.recipe, str(tmp_path))
+    trials = [(entry, Competing(entry.config)) for entry in expand(asked)]
+    for _, trial in trials:
+        scheduler.on_trial_add(None, trial)
+    for epoch in range(1, 13):
+        for entry, trial in trials:
+            worse = 10.0 if entry.cell.initialisation == "bad" else 0.0
+            score = worse + (0.5 if entry.config.lr == 1e-2 else 0.7)
+            result = {"epoch": epoch, "best_score": score}
+            assert scheduler.on_trial_result(SimpleNamespace(get_live_trials=list), trial, result) == "CONTINUE"
+    stopped = {place.parent.name for place in tmp_path.glob(f"*/{STOP}")}
+    assert stopped == {entry.config.id for entry, _ in trials if entry.config.lr == 1e-3}
+
+
+def test_the_queue_gives_every_trial_once_and_then_asks_the_studies(campaign):
+    from crystalign_jobs.campaign_tune import Queue
+
+    entries = expand(campaign())
+    base = entries[-1].config
+
+    class Study:
+        def __init__(self) -> None:
+            self.asked, self.heard = 1, []
+
+        def ask(self):
+            self.asked += 1
+            return base.model_copy(update={"lr": 1e-3 / self.asked})
+
+        def tell(self, config, value) -> None:
+            self.heard.append(value)
+
+    study = Study()
+    queue = Queue([entry.config for entry in entries], [study], samples=3)
+    assert queue.total == len(entries) + 2
+    given = [queue.suggest(f"t{k}") for k in range(queue.total + 1)]
+    assert given.pop() == "FINISHED"
+    assert [one["id"] for one in given[: len(entries)]] == [entry.config.id for entry in entries]
+    queue.on_trial_complete("t0", {"value": 1.0})
+    queue.on_trial_complete(f"t{queue.total + len(entries) - 2}", None, error=True)
+    assert study.heard == []
+    queue.on_trial_complete(f"t{len(entries)}", {"value": 0.25})
+    queue.on_trial_complete(f"t{len(entries) + 1}", {"failed": "why"})
+    assert study.heard == [0.25, None]
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_campaign_and_not_each_of_its_trials(campaign, model, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    asked = campaign(initialisations={"mean": "mean", "pre": str(broken)})
+    assert check(asked) == 2
+    with pytest.raises(ModelError, match="broken"):
+        load_models(expand(asked))
+
+
+def test_a_campaign_in_which_nothing_finished_is_an_error(data, tmp_path, monkeypatch):
+    from crystalign_jobs import tune as verb
+
+    report = SimpleNamespace(trials=0, best={}, show=lambda: None)
+    monkeypatch.setattr(verb, "_run", lambda config, watch: report)
+    with pytest.raises(Error, match="no trial finished"):
+        verb.main(settings(data, tmp_path))
+
+
+def test_entries_know_where_they_belong():
+    cell = Cell("gap", "scratch", "crystal", "", 100)
+    assert cell.label == "gap · scratch · crystal · 100 labels"
+    assert Entry(cell, TrialConfig(data="x", task={"target": "band_gap"})).cell is cell

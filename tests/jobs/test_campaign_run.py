@@ -1,0 +1,244 @@
+"""A campaign on a cluster: nothing finished runs again, who dies goes on, who fails says why, and nothing leaks."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crystalign.finetuning.trial_config import TrialResult
+from crystalign_jobs import cli
+from crystalign_jobs.campaign_run import concurrent_trials
+from crystalign_jobs.campaign_trials import expand
+from crystalign_jobs.campaign_worker import FAILURE, STOP
+from crystalign_jobs.tune import tune
+
+pytestmark = pytest.mark.ray
+
+PROGRAM = Path(__file__).with_name("campaign_settings.py")
+loader = importlib.util.spec_from_file_location("campaign_settings", PROGRAM)
+assert loader is not None
+assert loader.loader is not None
+small = importlib.util.module_from_spec(loader)
+loader.loader.exec_module(small)
+settings, audit, epochs_of, TABLE, RECIPE = small.settings, small.audit, small.epochs_of, small.TABLE, small.RECIPE
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return small.write_dataset(str(tmp_path_factory.mktemp("campaign") / "data"))
+
+
+def left_behind() -> list[str]:
+    """Placement groups and processes of trials that are still there, after a moment to go."""
+    import ray
+
+    for _ in range(50):
+        groups = [g["name"] for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
+        found = groups + [name for name in commands() if "Func" in name or "run_one" in name]
+        if not found:
+            return []
+        time.sleep(0.2)
+    return found
+
+
+def commands() -> list[str]:
+    """The titles of all processes that can be seen."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(place.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip())
+        except OSError:
+            continue
+    return [name for name in found if name.startswith("ray::")]
+
+
+def tree(folder: Path) -> dict[str, int]:
+    return {str(place.relative_to(folder)): place.stat().st_mtime_ns for place in folder.rglob("*") if place.is_file()}
+
+
+def results(run: Path) -> dict[str, TrialResult]:
+    places = run.glob("trials/*/result.json")
+    return {place.parent.name: TrialResult.model_validate_json(place.read_text()) for place in places}
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory, ray_session):
+    out = tmp_path_factory.mktemp("finished")
+    config = settings(data, out)
+    return config, out / "campaign", tune(config, watch=audit(out / "notes"))
+
+
+def test_a_campaign_writes_its_table_and_the_same_command_runs_nothing(finished, tmp_path, capsys):
+    config, run, report = finished
+    assert report.trials == 5
+    assert not report.failures
+    assert {p.name for p in run.iterdir()} == {
+        "config.yaml", "trials", "results.parquet", "results.md", "results.html", "figure.png", "best"
+    }  # fmt: skip
+    assert {p.name for p in (run / "trials").iterdir()} == {entry.config.id for entry in expand(config)}
+    assert left_behind() == []
+    before = tree(run / "trials")
+    again = tune(config, watch=audit(tmp_path))
+    assert epochs_of(tmp_path) == {}
+    assert tree(run / "trials") == before
+    assert "5 of 5 trials were finished before" in capsys.readouterr().out
+    assert again.trials == 5
+
+
+def test_processes_are_used_again_and_run_side_by_side(finished, data):
+    config, run, _ = finished
+    lines = [line for place in (run.parent / "notes").glob("*.txt") for line in place.read_text().splitlines()]
+    processes = {line.split()[1] for line in lines}
+    assert len(processes) <= concurrent_trials(config) < 4
+
+
+def test_a_campaign_grows_by_flags_and_runs_what_is_new(finished, tmp_path, capsys):
+    run = finished[1]
+    before = set(results(run))
+    assert cli.main(["tune", "--resume", str(run), "--seeds", "0", "1", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "5 of 7 trials were finished before" in out
+    assert "next: crystalign predict --model" in out
+    assert len(set(results(run)) - before) == 2
+    assert cli.main(["tune", "--resume", str(run), "--seeds", "0"]) == 2
+    assert "other settings: seeds" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_trial_whose_process_is_killed_goes_on_in_another(data, tmp_path, capsys):
+    config = settings(data, tmp_path, learning_rates=(1e-2,))
+    dies = {"seed": 1, "lr": 1e-2, "epoch": 7, "how": "kill", "times": 1}
+    report = tune(config, watch=audit(tmp_path / "notes", dies=dies))
+    assert report.trials == 3
+    killed = next(entry.config.id for entry in expand(config) if entry.config.seed == 1)
+    assert epochs_of(tmp_path / "notes")[killed] == [*range(1, 8), *range(7, 13)]
+    assert "its process died, it goes on in another" in capsys.readouterr().out
+    assert left_behind() == []
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_trials_that_fail_say_why_and_the_others_go_on(data, tmp_path, capsys):
+    config = settings(data, tmp_path, max_failures=1)
+    dies = {"seed": 1, "lr": 1e-2, "epoch": 3, "how": "raise"}
+    report = tune(config, watch=audit(tmp_path / "notes", dies=dies))
+    assert report.trials == 4
+    assert [why for _, why in report.failures] == ["ValueError: the furnace is cold"]
+    failed = report.failures[0][0].config
+    place = tmp_path / "campaign" / "trials" / failed.id / FAILURE
+    assert "the furnace is cold" in json.loads(place.read_text())["traceback"]
+    text = (tmp_path / "campaign" / "results.md").read_text()
+    assert "Trials that failed" in text
+    assert "furnace" in text
+    assert "failed: ValueError" in capsys.readouterr().out
+    assert epochs_of(tmp_path / "notes")[failed.id] == [1, 2, 3], "what raises is not tried again"
+    report = tune(config, watch=audit(tmp_path / "again", dies=dies | {"how": "kill", "epoch": 5, "times": 9}))
+    assert set(epochs_of(tmp_path / "again")) == {failed.id}, "the next run tries it again, and nothing else"
+    assert "its process died 2 times" in report.failures[0][1]
+    report = tune(config)
+    assert report.trials == 5
+    assert not place.exists()
+    assert left_behind() == []
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_trial_that_is_stopped_early_leaves_a_result_and_nothing_else(data, tmp_path):
+    config = settings(
+        data,
+        tmp_path,
+        stop_early={"rule": "asha", "grace_epochs": 3, "reduction": 2},
+        learning_rates=(1e-2, 1e-9),
+        seeds=(0,),
+        concurrent=1,
+    )
+    report = tune(config, watch=audit(tmp_path / "notes"))
+    assert (report.trials, report.stopped) == (3, 1)
+    found = {result.config.lr: result for result in results(tmp_path / "campaign").values() if result.epochs}
+    assert (found[1e-2].ended, found[1e-2].epochs) == ("epochs", 12)
+    assert found[1e-9].ended == "stopped"
+    assert found[1e-9].epochs < 12
+    folder = tmp_path / "campaign" / "trials" / found[1e-9].id
+    assert {p.name for p in folder.iterdir()} == {"model", "predictions.parquet", "result.json", STOP}
+    assert left_behind() == []
+    assert "1 trials ended early" in (tmp_path / "campaign" / "results.md").read_text()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_random_search_runs_the_best_of_its_samples_with_the_other_seeds(data, tmp_path):
+    config = settings(data, tmp_path, search={"samples": 3}, seeds=(0, 1, 2), recipe=RECIPE | {"max_epochs": 4})
+    report = tune(config)
+    row = next(row for row in report.rows if row.cell.initialisation == "scratch")
+    assert sorted(row.results) == [0, 1, 2]
+    assert report.trials == 1 + 3 + 2
+    assert tune(config).trials == 6
+    assert left_behind() == []
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_search_by_optuna_goes_on_where_it_was(data, tmp_path):
+    pytest.importorskip("optuna")
+    config = settings(data, tmp_path, search={"kind": "optuna", "samples": 3}, recipe=RECIPE | {"max_epochs": 4})
+    report = tune(config)
+    assert report.trials == 1 + 3 + 1
+    grown = settings(
+        data, tmp_path, search={"kind": "optuna", "samples": 5}, recipe=RECIPE | {"max_epochs": 4}, seeds=(0, 1)
+    )
+    assert tune(grown, watch=audit(tmp_path / "notes")).trials >= 1 + 5 + 1
+    assert 2 <= len(epochs_of(tmp_path / "notes")) <= 3
+
+
+def driver(data: str, out: Path, notes: Path, slow: float) -> subprocess.Popen[str]:
+    arguments = [sys.executable, str(PROGRAM), data, str(out), str(notes), str(slow)]
+    path = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.Popen(
+        arguments,
+        env=os.environ | {"PYTHONPATH": path, "RAY_ADDRESS": "local"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(what, seconds: float = 150.0) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.usefixtures("ray_session")
+def test_a_campaign_that_is_killed_goes_on_where_it_was(data, tmp_path, how):
+    run, notes = tmp_path / "campaign", tmp_path / "notes"
+    process = driver(data, tmp_path, notes, slow=0.2)
+    try:
+        wait_until(lambda: len(results(run)) >= 2 and any(6 in e for i, e in epochs_of(notes).items()
+                                                          if i not in results(run)))  # fmt: skip
+        process.send_signal(how)
+        said, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    if how == signal.SIGINT:
+        assert "stopping" in said
+    before = results(run)
+    assert 2 <= len(before) < 5
+    assert not (run / "results.md").exists()
+    time.sleep(2.0)  # a killed driver takes its workers along
+    quiet = {place: place.stat().st_size for place in notes.glob("*.txt")}
+    time.sleep(1.0)
+    assert {place: place.stat().st_size for place in notes.glob("*.txt")} == quiet, "a worker went on alone"
+    report = tune(settings(data, tmp_path), watch=audit(tmp_path / "again"))
+    assert report.trials == 5
+    again = epochs_of(tmp_path / "again")
+    assert not set(before) & set(again), "finished trials are not run again"
+    assert any(epochs[0] > 1 for epochs in again.values()), "a trial that was killed goes on from its state"
+    assert not list(run.glob("trials/*/state"))
+    assert left_behind() == []
