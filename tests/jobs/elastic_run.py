@@ -25,10 +25,9 @@ def ranks_at_work(notes: Path) -> int:
 
 
 def disturb(cluster: Any, node: Any, notes: Path) -> None:
-    """Take a node away once four ranks are at work, and add one once a single rank has gone on."""
-    while ranks_at_work(notes) < 4:
+    """Take a node away once four ranks have stored a checkpoint, and add one once a single rank has gone on."""
+    while ranks_at_work(notes) < 4 or not list(notes.parent.glob("run/checkpoints/*/manifest.json")):
         time.sleep(0.2)
-    time.sleep(2.0)
     cluster.remove_node(node, allow_graceful=False)
     print("a node is lost", flush=True)
     done = len(list(notes.glob("*-0-*.json")))
