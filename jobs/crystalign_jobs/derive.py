@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -19,15 +18,13 @@ from tyro.conf import Positional
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import InputError, VerificationError
+from crystalign.derivation import extended
+from crystalign.errors import VerificationError
 from crystalign.modalities.text_embedding import TokenPooling
-from crystalign.sources.source import time_limit, unforeseen
 from crystalign.storage import Uri
 from crystalign_jobs.text_embeddings import choose_language_model, embed_texts
 
 if TYPE_CHECKING:
-    from crystalign.crystal import Crystal
-    from crystalign.material import Material
     from crystalign.modalities.text_embedding import LanguageModelEntry
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest, ShardEntry
@@ -160,70 +157,6 @@ class ShardDeriver:
         )
         storage.write_bytes(storage.join(uri, "derive", f"{name}.json"), result.encode())
         return {"result": result}
-
-
-def extended(material: Material, modalities: Sequence[str], max_seconds: float, rejects: list[Reject]) -> Material:
-    """The material with what follows from its crystal and it lacks of `modalities`; `rejects` gets what fails."""
-    from crystalign.shards.writer import Reject
-
-    found: dict[str, Any] = {}
-    for name in modalities:
-        if name not in _DERIVATIONS or material.value(name) is not None:
-            continue
-        try:
-            with time_limit(max_seconds, f"{name} of {material.id}"):
-                found[name] = _DERIVATIONS[name](material.crystal)
-        except InputError as error:
-            reason, message = error.reason, str(error)
-        except Exception as error:  # noqa: BLE001 (one crystal must not stop the others)
-            reason, message = unforeseen(error)
-        else:
-            continue
-        rejects.append(Reject(material.id, f"derive {name}", reason, message, material.provenance.reference))
-    return replace(material, modalities={**material.modalities, **found})
-
-
-def _xrd(crystal: Crystal) -> Any:
-    from crystalign.physics.diffraction import powder_peaks
-
-    return powder_peaks(crystal)
-
-
-def _text(crystal: Crystal) -> Any:
-    from crystalign.modalities.text import Text
-    from crystalign.physics.caption import caption
-    from crystalign.physics.symmetry import symmetry
-
-    return Text(caption(crystal, symmetry(crystal)), generated=True)
-
-
-def _composition(crystal: Crystal) -> Any:
-    from crystalign.modalities.composition import Composition
-
-    return Composition.of(crystal)
-
-
-def _image(crystal: Crystal) -> Any:
-    from crystalign.modalities.image import Picture
-    from crystalign.physics.picture import draw_crystal
-
-    return Picture(draw_crystal(crystal))
-
-
-def _tabular(crystal: Crystal) -> Any:
-    from crystalign.modalities.vector import Vector
-    from crystalign.physics.descriptors import descriptors
-
-    return Vector(descriptors(crystal))
-
-
-_DERIVATIONS: Mapping[str, Callable[[Crystal], Any]] = {
-    "xrd": _xrd,
-    "text": _text,
-    "composition": _composition,
-    "image": _image,
-    "tabular": _tabular,
-}
 
 
 def _commit(config: Derive, dataset: Dataset, receipts: Mapping[int, dict[str, Any]]) -> Manifest:

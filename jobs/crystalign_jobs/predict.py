@@ -7,7 +7,6 @@ computed as `crystalign derive` does.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +20,6 @@ from crystalign.errors import ConfigError, InputError
 from crystalign.storage import Uri
 
 if TYPE_CHECKING:
-    from crystalign.finetuning.prediction import Prediction, Predictor
     from crystalign.material import Material
 
 
@@ -58,15 +56,17 @@ def main(config: Predict) -> None:
         ModelError: a model is missing or broken.
         InputError: none of the files could be used.
     """
+    from crystalign.finetuning.answers import answers_of
     from crystalign.finetuning.ensemble import load_predictor
+    from crystalign.finetuning.prediction import PredictorGroup
 
     if not config.files or not config.model:
         raise ConfigError("name a model and at least one file: crystalign predict --model DIR FILE.cif")
-    predictors = {name: load_predictor(uri) for name, uri in _names(config.model).items()}
-    wanted = {name for predictor in predictors.values() for one in predictor.members for name in one.modalities}
-    materials, wrong = read(config.files, sorted(wanted), config.max_seconds)
-    records, more = predicted(predictors, materials, level=config.level, batch_size=config.batch_size)
-    wrong += more
+    group = PredictorGroup({name: load_predictor(uri) for name, uri in _names(config.model).items()})
+    materials, wrong = read(config.files, group.modalities, config.max_seconds)
+    answers, more = answers_of(group, materials, level=config.level, batch_size=config.batch_size)
+    wrong += [(materials[number].id, why) for number, why in more]
+    records = [record for record in answers if record["predictions"]]
     if config.json_lines:
         for record in records:
             print(json.dumps(record))
@@ -97,12 +97,12 @@ def read(
         modalities: what is wanted besides the structure.
         max_seconds: for one modality of one crystal.
     """
+    from crystalign.derivation import extended
     from crystalign.errors import CrystalError, FileFormatError, StorageError
     from crystalign.material import Material, Provenance
     from crystalign.shards.writer import Reject
     from crystalign.sources.source import Limits
     from crystalign.sources.structures import crystals_of_text, decode, file_kind, gunzip
-    from crystalign_jobs.derive import extended
 
     limits, materials, wrong = Limits(), list[Material](), list[tuple[str, str]]()
     for place in files:
@@ -129,73 +129,6 @@ def read(
             materials.append(extended(material, modalities, max_seconds, rejects))
             wrong += [(name + suffix, f"{reject.stage}: {reject.message}") for reject in rejects]
     return materials, wrong
-
-
-def predicted(
-    predictors: Mapping[str, Predictor], materials: Sequence[Material], *, level: float, batch_size: int
-) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """What all models say of each crystal, and which crystals a model cannot read, and why.
-
-    Args:
-        predictors: by name.
-        materials: n crystals.
-        level: of the intervals.
-        batch_size: crystals that pass the encoders together.
-    """
-    from crystalign.finetuning.prediction import predict_together
-
-    try:
-        together = predict_together(predictors, materials, level=level, batch_size=batch_size)
-        return records(predictors, materials, together, level), []
-    except InputError as error:
-        if len(materials) == len(predictors) == 1:
-            return [], [(materials[0].id, f"{next(iter(predictors))}: {error}")]
-    found: list[dict[str, Any]] = []
-    wrong: list[tuple[str, str]] = []
-    for material in materials:  # one cannot be read by one: the others are told nevertheless
-        answers = []
-        for name, predictor in predictors.items():
-            one, why = predicted({name: predictor}, [material], level=level, batch_size=1)
-            answers += [answer for record in one for answer in record["predictions"]]
-            wrong += why
-        if answers:
-            found.append({"id": material.id, "formula": material.crystal.formula, "predictions": answers})
-    return found, wrong
-
-
-def records(
-    predictors: Mapping[str, Predictor],
-    materials: Sequence[Material],
-    together: Mapping[str, Prediction],
-    level: float,
-) -> list[dict[str, Any]]:
-    """One plain mapping per crystal; what is infinite or not known is None."""
-    found: list[dict[str, Any]] = []
-    for row, material in enumerate(materials):
-        answers = []
-        for name, predictor in predictors.items():
-            prediction, first = together[name], predictor.members[0].config
-            for t, spec in enumerate(first.targets):
-                answers.append(
-                    {
-                        "model": name,
-                        "target": spec.column,
-                        "label": spec.label if first.task.kind == "regression" else f"P({first.task.classes[1]})",
-                        "unit": spec.quantity.unit if first.task.kind == "regression" else "",
-                        "value": _finite(prediction.mean[row, t]),
-                        "lower": _finite(prediction.lower[row, t]),
-                        "upper": _finite(prediction.upper[row, t]),
-                        "level": level,
-                        "out_of_domain": _finite(prediction.out_of_domain[row]),
-                    }
-                )
-        found.append({"id": material.id, "formula": material.crystal.formula, "predictions": answers})
-    return found
-
-
-def _finite(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 def show(found: Sequence[Mapping[str, Any]], level: float) -> None:

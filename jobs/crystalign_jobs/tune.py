@@ -23,6 +23,7 @@ from crystalign.errors import ConfigError, Error
 from crystalign_jobs.campaign import Campaign
 from crystalign_jobs.campaign_trials import Entry, check, expand, refuse_contradiction
 from crystalign_jobs.campaign_worker import Watch
+from crystalign_jobs.settings import stored
 
 if TYPE_CHECKING:
     from crystalign_jobs.campaign_report import CampaignReport
@@ -176,12 +177,8 @@ def stored_settings(run: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no campaign.
     """
-    place = storage.join(run, CONFIG)
-    if not storage.exists(place):
-        raise ConfigError(f"there is no campaign at {run} to resume; start one: crystalign tune campaign.yaml")
-    values: dict[str, Any] = yaml.safe_load(storage.read_bytes(place))
-    out, _, name = run.rstrip("/").rpartition("/")
-    return values | {"out": out, "name": name, "resume": True}
+    missing = f"there is no campaign at {run} to resume; start one: crystalign tune campaign.yaml"
+    return stored(run, CONFIG, missing=missing)
 
 
 def claim(config: Tune, run: str) -> None:

@@ -8,9 +8,8 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, File, Form, Query, UploadFile
@@ -21,26 +20,26 @@ from numpy.typing import NDArray
 import crystalign
 from crystalign.errors import Error, QueryError
 from crystalign.index.filters import parse_filter
+from crystalign.material import Material
 from crystalign_serve import errors, queries
 from crystalign_serve.backend import Answer, Backend, Stored
 from crystalign_serve.curves import Curve, material_curve
 from crystalign_serve.errors import NotFoundError, UnavailableError
 from crystalign_serve.materials import describe, listed_result
+from crystalign_serve.predict_api import PredictApi, add_predictions, add_predictions_of_index
+from crystalign_serve.predictions import Predictors
 from crystalign_serve.queries import Part, Upload
+from crystalign_serve.readers import Readers
 from crystalign_serve.requests import MAX_K, SearchOptions, SearchRequest
 from crystalign_serve.requests import Query as SearchQuery
 from crystalign_serve.rerank import Reordered, by_profile
 from crystalign_serve.service import Service, examples_for
 
 UI = Path(__file__).parent / "ui"
-READERS = 4
-"""Threads that parse and featurise what users send, apart from the event loop."""
-PARSE_SECONDS = 20.0
 ENCODE_SECONDS = 30.0
 LOOK_SECONDS = 10.0
 MAX_FILES = 4
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -50,20 +49,7 @@ class Api:
     def __init__(self, service: Service, backend: Backend) -> None:
         self.service = service
         self.backend = backend
-        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
-
-    async def in_thread(self, work: Callable[..., T], *args: Any) -> T:
-        """Blocking work, away from the event loop, for a limited time.
-
-        Raises:
-            QueryError: it took too long.
-        """
-        job = asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
-        try:
-            return await asyncio.wait_for(job, PARSE_SECONDS)
-        except TimeoutError:
-            message = f"reading the query took more than {PARSE_SECONDS:g} s; send a smaller structure or spectrum"
-            raise QueryError(message, reason="too-slow") from None
+        self.in_thread = Readers()
 
     async def search(self, request: SearchRequest) -> dict[str, Any]:
         """Answer a JSON query."""
@@ -136,9 +122,8 @@ class Api:
             places = [(record["shard"], record["row"]) for record in found.records]
             return by_profile(measured, found, self.service.materials.gather(places, "xrd"), k)
 
-        job = asyncio.get_running_loop().run_in_executor(self._threads, look)
         try:
-            return await asyncio.wait_for(job, LOOK_SECONDS)
+            return await self.in_thread.within(LOOK_SECONDS, look)
         except (TimeoutError, Error) as error:
             logger.warning("the order of the embedding stands: %s", error or f"no match within {LOOK_SECONDS:g} s")
             return plain
@@ -166,11 +151,16 @@ class Api:
             raise NotFoundError(message)
         return stored
 
-    async def material(self, material_id: str) -> tuple[Any, Stored]:
+    async def material(self, material_id: str) -> tuple[Material, Stored]:
         """A material of the dataset, and its row of the index."""
         stored = await self.find(material_id)
         place = (stored.record["shard"], stored.record["row"])
         return await self.in_thread(self.service.materials.get, *place), stored
+
+    async def known(self, material_id: str) -> Material:
+        """A material of the dataset."""
+        material, _ = await self.material(material_id)
+        return material
 
     async def info(self) -> dict[str, Any]:
         """What the service is, with queries that work."""
@@ -190,14 +180,24 @@ def _weights(parts: list[Part], given: dict[str, float]) -> list[float]:
     return [given.get(part.name, given.get(part.modality, 1.0)) for part in parts]
 
 
-def build_api(service: Service, backend: Backend) -> FastAPI:
-    """The application: JSON under `/api`, its description at `/docs`, the page at `/`."""
+def build_api(service: Service, backend: Backend, predictors: Predictors | None = None) -> FastAPI:
+    """The application: JSON under `/api`, its description at `/docs`, the page at `/`.
+
+    Args:
+        service: what is known before the first request.
+        backend: encoders and shards.
+        predictors: the fine-tuned models that `service.models` describes.
+    """
     app = FastAPI(
         title="Crystalign", version=crystalign.__version__, description=crystalign.__doc__ or "", redoc_url=None
     )
     api = Api(service, backend)
     errors.install(app)
     _add_search(app, api)
+    if predictors is not None:
+        predictions = PredictApi(service.models, predictors, api.in_thread, api.known)
+        add_predictions(app, predictions)
+        add_predictions_of_index(app, predictions)
     _add_materials(app, api)
 
     @app.get("/api/info")
@@ -294,4 +294,5 @@ def _add_materials(app: FastAPI, api: Api) -> None:
     async def material(material_id: str) -> dict[str, Any]:
         """Everything known about a material but its curves."""
         found, stored = await api.material(material_id)
-        return describe(found, stored.record, api.service.manifest.properties)
+        known = describe(found, stored.record, api.service.manifest.properties)
+        return {**known, "predicted_by": [model["name"] for model in api.service.models]}

@@ -174,9 +174,30 @@ class Client:
 
     def find_similar(self, structure_or_id: Any, top: int = 50, *, filter: str | None = None) -> Answer:  # noqa: A002
         """The `top` nearest materials to a structure or to an id, in the manner of mp-api."""
-        if isinstance(structure_or_id, str) and "\n" not in structure_or_id and not Path(structure_or_id).is_file():
+        if _is_id(structure_or_id):
             return self.similar(structure_or_id, k=top, filter=filter)
         return self.search(cif=structure_or_id, k=top, filter=filter)
+
+    def predict(
+        self, structures: Sequence[Any], *, models: Sequence[str] = (), level: float = 0.9
+    ) -> list[dict[str, Any]]:
+        """Properties by the service's fine-tuned models, with intervals and out-of-domain scores.
+
+        Args:
+            structures: ids of the index, or paths, CIF text, `Crystal`, pymatgen `Structure` or ASE `Atoms`.
+            models: names, as `info` lists them; by default all.
+            level: of the intervals: 0.5, 0.8, 0.9 or 0.95.
+
+        Returns:
+            Of each structure its `formula`, its `predictions`, and `problems`: what could not be predicted, and why.
+
+        Raises:
+            QueryError: nothing can be predicted of any; the message says why.
+            ServiceError: the service cannot be reached, or broke.
+        """
+        body = {"structures": [_structure(one) for one in structures], "models": list(models), "level": level}
+        found: list[dict[str, Any]] = self._call("POST", "/api/predict", json=body)["results"]
+        return found
 
     def material(self, material_id: str) -> dict[str, Any]:
         """Everything known about a material but its curves."""
@@ -238,6 +259,15 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
         raise QueryError(message, reason="unreadable-file") from error
+
+
+def _is_id(value: Any) -> bool:
+    """A word that is no file is an id."""
+    return isinstance(value, str) and "\n" not in value and not Path(value).is_file()
+
+
+def _structure(value: Any) -> dict[str, str]:
+    return {"id": value} if _is_id(value) else {"cif": _cif_text(value)}
 
 
 def _cif_text(structure: Any) -> str:

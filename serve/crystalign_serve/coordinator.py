@@ -21,6 +21,8 @@ from crystalign.model_config import ModelCard, ModelConfig
 from crystalign_serve.api import build_api
 from crystalign_serve.backend import Answer, ShardAnswer, Stored, merge_shards
 from crystalign_serve.errors import UnavailableError
+from crystalign_serve.predict_api import build_predict_api
+from crystalign_serve.predictions import Predicted, PredictJob
 from crystalign_serve.queries import warm_up
 from crystalign_serve.service import open_service
 
@@ -89,6 +91,18 @@ async def _own_errors(call: Awaitable[Any]) -> Any:
         raise error.as_instanceof_cause() if not isinstance(error.cause, Error) else error.cause from None
 
 
+class RayPredictors:
+    """Fine-tuned models as a Ray Serve deployment."""
+
+    def __init__(self, models: DeploymentHandle) -> None:
+        self._models = models
+
+    async def predict(self, job: PredictJob) -> list[Predicted]:
+        """One answer per material."""
+        answers: list[Predicted] = await _own_errors(self._models.predict.remote(job))
+        return answers
+
+
 @serve.ingress()
 class Coordinator:
     """The only deployment that speaks HTTP."""
@@ -103,11 +117,27 @@ class Coordinator:
         *,
         dataset_uri: str | None,
         deadline: float,
+        models: Sequence[dict[str, Any]] = (),
+        predictors: DeploymentHandle | None = None,
     ) -> None:
-        self._service = open_service(manifest, model, card, dataset_uri=dataset_uri, shards=len(shards))
+        known = {"dataset_uri": dataset_uri, "shards": len(shards), "models": models}
+        self._service = open_service(manifest, model, card, **known)
         self._backend = RayBackend(encoders, shards, deadline)
+        self._predictors = None if predictors is None else RayPredictors(predictors)
         warm_up(self._service.fields)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve in the replica, once it has been constructed."""
-        return build_api(self._service, self._backend)
+        return build_api(self._service, self._backend, self._predictors)
+
+
+@serve.ingress()
+class PredictCoordinator:
+    """The same where there is no index."""
+
+    def __init__(self, models: Sequence[dict[str, Any]], predictors: DeploymentHandle) -> None:
+        self._models, self._predictors = models, RayPredictors(predictors)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Ray Serve in the replica, once it has been constructed."""
+        return build_predict_api(self._models, self._predictors)

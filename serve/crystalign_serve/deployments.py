@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ray import serve
 
+from crystalign.crystal import Crystal
 from crystalign.errors import ModelError
+from crystalign.finetuning.network_config import LEVELS
 from crystalign.index.manifest import IndexManifest, SegmentEntry
+from crystalign.material import Material, Provenance
 from crystalign_serve.backend import ShardAnswer, Stored, encode_batch, find_in_shard, search_shard
+from crystalign_serve.predictions import Predicted, PredictJob, load_group, predict_jobs
 
 if TYPE_CHECKING:
     from crystalign.modalities import Features
@@ -54,6 +58,23 @@ class Encoders:
             ):
                 vectors[place] = vector
         return vectors
+
+
+class Models:
+    """Fine-tuned models, which batch whatever arrives within a few milliseconds and share the encoders they can."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        import torch
+
+        self._group = load_group(places, "cuda" if torch.cuda.is_available() else "cpu")
+        salt = Crystal(np.eye(3) * 4.12, np.array([[0.0] * 3, [0.5] * 3]), np.array([55, 17]))
+        warm = Material("CsCl", salt, Provenance("", ""))  # the first request shall not pay for what is made once
+        predict_jobs(self._group, [PredictJob((warm,), tuple(places), LEVELS[-1])])
+
+    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]
+    async def predict(self, jobs: list[PredictJob]) -> list[list[Predicted]]:
+        """One answer per material of each job."""
+        return await asyncio.to_thread(predict_jobs, self._group, jobs)
 
 
 class Shard:

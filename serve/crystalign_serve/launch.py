@@ -32,8 +32,11 @@ DEFAULT_SHARDS = 2
 class ServeArgs(Config):
     """What is served, and how it is spread; also the arguments of `serve run crystalign_serve.launch:app`."""
 
-    index: Uri
-    """Index, any URI."""
+    index: Uri | None = None
+    """Index, any URI; without one, `predictors` alone answer."""
+    predictors: Uri | None = None
+    """A fine-tuned model or ensemble, or a folder of them such as `best` of a campaign, any URI: they answer at
+    /api/predict, and the page shows what they say."""
     model: Uri | None = None
     """Model directory, any URI; default: where it was when the index was made. It must be the same model."""
     dataset: Uri | None = None
@@ -48,6 +51,10 @@ class ServeArgs(Config):
     """Logical CPUs of an encoder replica."""
     encoder_gpus: float = Field(default=0.0, ge=0)
     """GPUs of an encoder replica."""
+    predictor_cpus: float = Field(default=0.2, gt=0)
+    """Logical CPUs of a replica of the fine-tuned models."""
+    predictor_gpus: float = Field(default=0.0, ge=0)
+    """GPUs of such a replica."""
     shard_cpus: float = Field(default=0.1, gt=0)
     """Logical CPUs of a shard replica, and of the coordinator."""
     shard_deadline: float = Field(default=5.0, gt=0)
@@ -55,9 +62,10 @@ class ServeArgs(Config):
 
 
 class Serve(ServeArgs):
-    """Serve an index: an HTTP API with a description at /docs, and a web page.
+    """Serve an index, fine-tuned models, or both: an HTTP API with a description at /docs, and a web page.
 
     Example: crystalign serve --index s3://bucket/index --model s3://bucket/runs/first/model
+    Example: crystalign serve --predictors campaigns/first/best
     """
 
     host: str = "127.0.0.1"
@@ -72,10 +80,43 @@ def app(args: ServeArgs | dict[str, str]) -> Application:
     """The application of an index, for `serve.run` or `serve run crystalign_serve.launch:app index=URI`.
 
     Raises:
-        ConfigError: an argument that does not exist.
+        ConfigError: an argument that does not exist, or nothing to serve.
         DatasetError: no index there.
         ModelError: no model there, or not that of the index.
     """
+    if isinstance(args, dict):  # `serve run` hands over what stands on its command line
+        args = ServeArgs.from_mapping(args, origin="the application's arguments")
+    if args.index is None and args.predictors is None:
+        message = "nothing to serve: give an --index, --predictors, or both"
+        raise ConfigError(message)
+    predicting = _predictors(args) if args.predictors is not None else {}
+    if args.index is None:
+        from ray import serve
+
+        from crystalign_serve.coordinator import PredictCoordinator
+
+        front = serve.deployment(PredictCoordinator).options(name="coordinator", **_options(args, args.shard_cpus))
+        return front.bind(**predicting)
+    return _searching(args, args.index, predicting)
+
+
+def _predictors(args: ServeArgs) -> dict[str, Any]:
+    """What the front is told of the fine-tuned models, and their deployment."""
+    from ray import serve
+
+    from crystalign_serve.deployments import Models
+    from crystalign_serve.predictions import find_models
+
+    places, described = find_models(_absolute(args.predictors or ""))
+    options = _options(args, args.predictor_cpus, args.predictor_gpus)
+    return {
+        "models": described,
+        "predictors": serve.deployment(Models).options(name="predictors", **options).bind(places),
+    }
+
+
+def _searching(args: ServeArgs, index: str, predicting: dict[str, Any]) -> Application:
+    """Encoders, shards, and the front that knows them."""
     from ray import serve
 
     from crystalign_serve.backend import spread
@@ -83,9 +124,7 @@ def app(args: ServeArgs | dict[str, str]) -> Application:
     from crystalign_serve.deployments import Encoders, Shard
     from crystalign_serve.service import read_model
 
-    if isinstance(args, dict):  # `serve run` hands over what stands on its command line
-        args = ServeArgs.from_mapping(args, origin="the application's arguments")
-    index_uri, manifest = _absolute(args.index), IndexManifest.read(args.index)
+    index_uri, manifest = _absolute(index), IndexManifest.read(index)
     model_uri = _absolute(args.model or manifest.model_uri)
     dataset_uri = _absolute(args.dataset or manifest.dataset_uri)
     described = read_model(model_uri)
@@ -110,7 +149,8 @@ def app(args: ServeArgs | dict[str, str]) -> Application:
         bound = deployment.bind(model_uri, manifest.model_sha256, members)
         encoders |= dict.fromkeys(members, bound)
     front = serve.deployment(Coordinator).options(name="coordinator", **_options(args, args.shard_cpus))
-    return front.bind(encoders, shards, manifest, model, card, dataset_uri=dataset_uri, deadline=args.shard_deadline)
+    known = {"dataset_uri": dataset_uri, "deadline": args.shard_deadline, **predicting}
+    return front.bind(encoders, shards, manifest, model, card, **known)
 
 
 def _absolute(uri: str) -> str:
@@ -135,7 +175,10 @@ def main(config: Serve) -> None:
     with running(config) as url, _stopping(stop):  # Ray sets its own handlers when it starts, ours come after
         print(f"Crystalign answers at {url}  (API: {url}/docs)")
         print("Next, in another terminal:")
-        print(f'  crystalign search --text "a cubic perovskite oxide" --url {url}')
+        if config.index is not None:
+            print(f'  crystalign search --text "a cubic perovskite oxide" --url {url}')
+        if config.predictors is not None:
+            print(f"  curl -F file=@FILE.cif {url}/api/predict/file")
         print(f"  crystalign search --cif FILE.cif --filter 'elements HAS \"O\" AND nelements<=3' --url {url}")
         print("Ctrl-C stops it.", flush=True)
         stop.wait()
@@ -154,7 +197,8 @@ def running(config: Serve) -> Iterator[str]:
     _require_free(config.host, port)
     application_args = ServeArgs(**{name: getattr(config, name) for name in ServeArgs.model_fields})
     application = app(application_args)  # the user's mistakes come out before anything starts
-    print(f"Serving {config.index} on http://{config.host}:{port}", flush=True)
+    served = " and ".join(uri for uri in (config.index, config.predictors) if uri is not None)
+    print(f"Serving {served} on http://{config.host}:{port}", flush=True)
     with _cluster(config.address) as ours:
         from ray import serve
 
@@ -225,15 +269,19 @@ def _check_resources(args: ServeArgs) -> None:
     from crystalign.resources import Demand, check_fits
     from crystalign_serve.service import read_model
 
-    manifest = IndexManifest.read(args.index)
-    model = read_model(args.model or manifest.model_uri).config
-    modalities = len(model.modalities) if args.encoders == "separate" else 1
-    shards = min(args.shards, len(manifest.segments))
-    demands = (
-        Demand(name="encoders", count=modalities * args.replicas, cpus=args.encoder_cpus, gpus=args.encoder_gpus),
-        Demand(name="shards", count=shards * args.replicas, cpus=args.shard_cpus),
-        Demand(name="coordinators", count=args.replicas, cpus=args.shard_cpus),
-    )
+    demands = [Demand(name="coordinators", count=args.replicas, cpus=args.shard_cpus)]
+    if args.predictors is not None:
+        named = {"cpus": args.predictor_cpus, "gpus": args.predictor_gpus}
+        demands.append(Demand(name="predictors", count=args.replicas, **named))
+    if args.index is not None:
+        manifest = IndexManifest.read(args.index)
+        model = read_model(args.model or manifest.model_uri).config
+        count = args.replicas * (len(model.modalities) if args.encoders == "separate" else 1)
+        shards = args.replicas * min(args.shards, len(manifest.segments))
+        demands += [
+            Demand(name="encoders", count=count, cpus=args.encoder_cpus, gpus=args.encoder_gpus),
+            Demand(name="shards", count=shards, cpus=args.shard_cpus),
+        ]
     check_fits(demands, ray.cluster_resources(), free_cpus=0.0)
 
 

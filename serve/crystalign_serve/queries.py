@@ -5,6 +5,7 @@ Everything here is ordinary blocking code; the API runs it in threads.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -92,14 +93,14 @@ def part_of_file(upload: Upload, modalities: Mapping[str, Modality[Any]]) -> Par
         message = f"no kind of file {kind!r}; there are {', '.join(KINDS)}"
         raise QueryError(message, reason="unknown-kind")
     _require(_MODALITY[kind], modalities)
-    return _part(kind, _MODALITY[kind], _FILE_READERS[kind](upload), modalities)
+    return _part(kind, _MODALITY[kind], _FILE_READERS[kind](upload._replace(kind=kind)), modalities)
 
 
 def warm_up(fields: Fields) -> None:
     """Import what parsers need, so that the first request does not wait for it."""
     parse_filter("nelements>=1", fields)
     _composition("NaCl")
-    _crystal(Crystal.from_poscar, "Cu\n1.0\n2.5 0 0\n0 2.5 0\n0 0 2.5\nCu\n1\ndirect\n0 0 0\n")
+    read_crystal("poscar", "Cu\n1.0\n2.5 0 0\n0 2.5 0\n0 0 2.5\nCu\n1\ndirect\n0 0 0\n")
 
 
 def _require(modality: str, modalities: Mapping[str, Modality[Any]]) -> None:
@@ -138,16 +139,20 @@ def fuse(vectors: list[NDArray[np.float32]], weights: list[float]) -> NDArray[np
 # --- one reader per part ----------------------------------------------------------------------------------------------
 
 
-def _crystal(parse: Callable[[str], Crystal], text: str) -> Crystal:
-    """Refuse what is too large before parsing it, and what overlaps after."""
-    lines, operations = count_cif(text) if parse == Crystal.from_cif else (text.count("\n"), 1)
+def read_crystal(kind: str, text: str) -> Crystal:
+    """The crystal in the text of a CIF or a POSCAR: what is too large is refused before parsing, what overlaps after.
+
+    Raises:
+        CrystalError: it is too large, or not a crystal.
+    """
+    lines, operations = count_cif(text) if kind == "cif" else (text.count("\n"), 1)
     if lines > MAX_ATOM_LINES or lines * operations > MAX_POSITIONS:
         message = (
             f"the structure has {lines} atom sites and {operations} symmetry operations; at most "
             f"{MAX_ATOM_LINES} sites and {MAX_POSITIONS} positions are read. Send the primitive cell"
         )
         raise CrystalError(message, reason="too-many-sites")
-    return parse(text).check()
+    return (Crystal.from_cif if kind == "cif" else Crystal.from_poscar)(text).check()
 
 
 def count_cif(text: str) -> tuple[int, int]:
@@ -221,8 +226,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "text": _text,
     "formula": _composition,
     "composition": _composition,
-    "cif": lambda text: _crystal(Crystal.from_cif, text),
-    "poscar": lambda text: _crystal(Crystal.from_poscar, text),
+    "cif": functools.partial(read_crystal, "cif"),
+    "poscar": functools.partial(read_crystal, "poscar"),
     "dos": _dos,
     "xrd": _xrd,
 }
@@ -261,10 +266,19 @@ def guess_kind(name: str, data: bytes) -> str:
     raise FileFormatError(message, reason="unknown-kind")
 
 
-def _structure_file(upload: Upload, parse: Callable[[str], Crystal]) -> Crystal:
+def read_structure_file(upload: Upload) -> Crystal:
+    """The crystal of a file that is, or is said to be, a CIF or a POSCAR.
+
+    Raises:
+        InputError: it is neither, or cannot be read.
+    """
     from crystalign.sources.structures import decode
 
-    return _crystal(parse, decode(upload.data, upload.name))
+    kind = guess_kind(upload.name, upload.data) if upload.kind == "auto" else upload.kind
+    if kind not in {"cif", "poscar"}:
+        message = f"{upload.name!r} is not a structure but {kind}; send a CIF or a POSCAR"
+        raise FileFormatError(message, reason="unsupported-file")
+    return read_crystal(kind, decode(upload.data, upload.name))
 
 
 def _dos_file(upload: Upload) -> Any:
@@ -280,8 +294,8 @@ def _xrd_file(upload: Upload) -> Any:
 
 
 _FILE_READERS: dict[str, Callable[[Upload], Any]] = {
-    "cif": lambda upload: _structure_file(upload, Crystal.from_cif),
-    "poscar": lambda upload: _structure_file(upload, Crystal.from_poscar),
+    "cif": read_structure_file,
+    "poscar": read_structure_file,
     "dos": _dos_file,
     "xrd": _xrd_file,
 }

@@ -7,10 +7,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from crystalign.config import Config
+from crystalign.finetuning.network_config import LEVELS
 
 MAX_K = 1000
 MAX_TEXT = 20_000
 MAX_POINTS = 100_000
+MAX_STRUCTURES = 64
 
 Numbers = Annotated[list[float], Field(max_length=MAX_POINTS)]
 
@@ -89,3 +91,47 @@ class SearchRequest(SearchOptions):
         if not self.query.parts:
             raise ValueError(f"the query is empty; give at least one of {', '.join(Query.model_fields)}")
         return self
+
+
+class Structure(Config):
+    """A crystal whose properties are wanted: one of the three."""
+
+    cif: str | None = None
+    """The text of a CIF."""
+    poscar: str | None = None
+    """The text of a VASP POSCAR."""
+    id: str | None = Field(default=None, max_length=500)
+    """A material of the index, with all that is known about it."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self.given) != 1:
+            raise ValueError(f"give exactly one of cif, poscar and id, not {len(self.given)}")
+        return self
+
+    @property
+    def given(self) -> dict[str, str]:
+        """What is there, by name."""
+        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+
+
+class PredictOptions(Config):
+    """By which models, and how sure."""
+
+    models: tuple[str, ...] = ()
+    """Names of fine-tuned models, as `/api/info` lists them; by default all."""
+    level: float = 0.9
+    """Probability that an interval holds the value, for materials like those that it was calibrated on."""
+
+    @model_validator(mode="after")
+    def _known_level(self) -> Self:
+        if self.level not in LEVELS:
+            raise ValueError(f"level {self.level:g} is not calibrated; there are {', '.join(map(str, LEVELS))}")
+        return self
+
+
+class PredictRequest(PredictOptions):
+    """Properties of some crystals."""
+
+    structures: Annotated[tuple[Structure, ...], Field(min_length=1, max_length=MAX_STRUCTURES)]
+    """The crystals."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,8 @@ class Service:
     """The dataset."""
     shards: int
     """Into how many the index is spread."""
+    models: Sequence[dict[str, Any]] = ()
+    """Name, targets and more of each fine-tuned model."""
 
     def info(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """The answer of `/api/info`."""
@@ -72,6 +74,7 @@ class Service:
             "sources": self.materials.sources,
             "licences": list(manifest.licences),
             "notice": self.notice(),
+            "models": list(self.models),
             "example_queries": examples,
         }
 
@@ -90,7 +93,13 @@ class Service:
 
 
 def open_service(
-    manifest: IndexManifest, config: ModelConfig, card: ModelCard, *, dataset_uri: str | None, shards: int
+    manifest: IndexManifest,
+    config: ModelConfig,
+    card: ModelCard,
+    *,
+    dataset_uri: str | None,
+    shards: int,
+    models: Sequence[dict[str, Any]] = (),
 ) -> Service:
     """Everything an API needs but the encoders and the vectors.
 
@@ -99,7 +108,7 @@ def open_service(
     """
     modalities = {name: make_modality(name, spec.features) for name, spec in config.modalities.items()}
     fields = make_fields(manifest.properties)
-    return Service(manifest, config, card, modalities, fields, open_materials(manifest, dataset_uri), shards)
+    return Service(manifest, config, card, modalities, fields, open_materials(manifest, dataset_uri), shards, models)
 
 
 def read_model(uri: str) -> ModelFile:

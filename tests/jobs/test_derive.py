@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crystalign import storage
+from crystalign import derivation, storage
 from crystalign.crystal import Crystal
+from crystalign.derivation import extended
 from crystalign.errors import CrystalError
 from crystalign.material import Material, Provenance
 from crystalign.modalities.charge_density import ChargeDensity
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.writer import commit_manifest, write_shard
 from crystalign_jobs import derive
-from crystalign_jobs.derive import Derive, ShardDeriver, extended, main, target
+from crystalign_jobs.derive import Derive, ShardDeriver, main, target
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -98,7 +99,7 @@ def test_what_cannot_be_derived_is_reported_and_the_rest_is_kept(monkeypatch: py
     def break_down(crystal: Crystal) -> Any:
         raise ZeroDivisionError(crystal.formula)
 
-    monkeypatch.setattr(derive, "_DERIVATIONS", {**derive._DERIVATIONS, "xrd": refuse, "text": break_down})
+    monkeypatch.setattr(derivation, "DERIVATIONS", {**derivation.DERIVATIONS, "xrd": refuse, "text": break_down})
     rejects: list[Any] = []
     material = extended(salt(), ("xrd", "text", "composition"), 60.0, rejects)
     assert set(material.modalities) == {"composition"}

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from crystalign.errors import InputError, ModelError
+from crystalign.errors import ConfigError, ModelError
+from crystalign.finetuning.answers import answers_of
 from crystalign.finetuning.network import PropertyModel
+from crystalign.finetuning.prediction import PredictorGroup
 from crystalign.finetuning.trial import run_trial
 from crystalign.finetuning.trial_config import TrialConfig
 from crystalign_jobs import cli
-from crystalign_jobs.predict import predicted, read
+from crystalign_jobs.predict import read
 
 loader = importlib.util.spec_from_file_location("campaign_settings", Path(__file__).with_name("campaign_settings.py"))
 assert loader is not None
@@ -26,7 +28,7 @@ ENERGY = "formation_energy_per_atom_pbe_synthetic_2026"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, str]:
-    """Two heads on the same frozen encoders, and a classifier of its own."""
+    """Two heads on the same frozen encoders, a classifier of its own, and a network on descriptors."""
     folder = tmp_path_factory.mktemp("predict")
     data = small.write_dataset(str(folder / "data"))
     aligned = small.write_model(folder / "aligned")
@@ -40,6 +42,8 @@ def models(tmp_path_factory) -> dict[str, str]:
             "encoders": {"composition": small.FORMULA},
             "recipe": small.RECIPE | {"max_epochs": 4},
         },
+        "table": {"task": {"target": "formation_energy_per_atom"}, "encoders": {"tabular": small.TABLE}}
+        | {"recipe": small.RECIPE | {"max_epochs": 4}},
     }
     for name, values in trials.items():
         run_trial(TrialConfig.from_mapping({"data": data, **values}, origin=name), str(folder / name))
@@ -78,7 +82,7 @@ def test_several_models_share_the_pass_of_their_frozen_encoders(models, cif, cap
     passes = []
     encode = PropertyModel.encode
     monkeypatch.setattr(PropertyModel, "encode", lambda self, batch: passes.append(1) or encode(self, batch))
-    assert cli.main(["predict", *flags(*models.values()), cif]) == 0
+    assert cli.main(["predict", *flags(*(models[name] for name in ("energy", "bulk", "ionic"))), cif]) == 0
     out = capsys.readouterr().out
     assert len(passes) == 2
     for words in ("energy", "bulk", "ionic", "Bulk modulus", "P(high)", "90 % interval", "KCl"):
@@ -101,20 +105,38 @@ def test_files_that_cannot_be_used_are_named_and_the_others_predicted(models, ci
 
 
 def test_what_one_model_cannot_read_the_others_do(models, cif, capsys):
+    """Nothing tells the descriptors of the third model, which are not those that `derive` computes."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["predict", *flags(models["energy"], models["table"]), cif, "--json-lines"])
+    assert stop.value.code == 1
+    said = capsys.readouterr()
+    assert [answer["model"] for answer in json.loads(said.out)["predictions"]] == ["energy"]
+    assert "KCl.cif: table: " in said.err
+
+
+def test_what_models_say_does_not_depend_on_who_else_is_asked(models, cif):
     materials, wrong = read([cif, cif], ["composition"], 10.0)
     assert not wrong
-    table = {"energy": PropertyModel.from_pretrained(models["energy"]), "bulk": Picky()}
-    found, wrong = predicted(table, materials, level=0.9, batch_size=8)
-    assert [len(record["predictions"]) for record in found] == [1, 1]
-    assert wrong == [("KCl.cif", "bulk: too blue")] * 2
+    group = PredictorGroup({name: PropertyModel.from_pretrained(models[name]) for name in ("energy", "bulk", "table")})
+    found, wrong = answers_of(group, materials)
+    assert [len(record["predictions"]) for record in found] == [2, 2]
+    assert [number for number, _ in wrong] == [0, 1]
+    for record in found:
+        for answer in record["predictions"]:
+            alone, _ = answers_of(group.only([answer["model"]]), materials[:1])
+            assert answer["value"] == pytest.approx(alone[0]["predictions"][0]["value"], abs=1e-6)
+    with pytest.raises(ConfigError, match="there is no 'magic'"):
+        group.only(["magic"])
 
 
-class Picky:
-    """A predictor that reads nothing."""
-
-    @property
-    def members(self):
-        raise InputError("too blue")
+def test_a_group_holds_the_same_encoders_once(models):
+    group = PredictorGroup({name: PropertyModel.from_pretrained(models[name]) for name in ("energy", "bulk", "ionic")})
+    before = group.predict([small.binary(1, 19, 17, 1.0).crystal])
+    assert group.share_encoders() == 2
+    energy, bulk = group.predictors["energy"], group.predictors["bulk"]
+    assert energy.encoders is bulk.encoders
+    after = group.predict([small.binary(1, 19, 17, 1.0).crystal])
+    assert all((before[name].mean == after[name].mean).all() for name in before)
 
 
 def test_what_is_no_fine_tuned_model_is_refused(models, cif, tmp_path, capsys):

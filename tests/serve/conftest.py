@@ -121,6 +121,29 @@ def places(materials: list[Material], tmp_path_factory: pytest.TempPathFactory) 
     return places
 
 
+PREDICTORS = {
+    "by-formula": {"composition": {"encoder": "composition-transformer", "options": {"hidden": 8, "layers": 1}}},
+    "by-pattern": {"xrd": {"encoder": "xrd-resnet", "options": {"channels": (4, 4, 4, 4), "hidden": 8}}},
+    "by-spectrum": {"dos": {"encoder": "dos-transformer", "options": {"hidden": 8, "layers": 1}}},
+}
+
+
+@pytest.fixture(scope="session")
+def models(places: Places, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of three fine-tuned models: of the formula, the pattern, and a spectrum that no structure tells."""
+    from crystalign.finetuning.trial import run_trial
+    from crystalign.finetuning.trial_config import TrialConfig
+
+    folder = tmp_path_factory.mktemp("predictors")
+    (folder / "best").mkdir()
+    for name, encoders in PREDICTORS.items():
+        recipe = {"max_epochs": 3, "warmup_epochs": 1}
+        values = {"data": places.dataset, "task": {"target": "band_gap"}, "encoders": encoders, "recipe": recipe}
+        run_trial(TrialConfig.from_mapping(values, origin=name), str(folder / "trials" / name))
+        (folder / "trials" / name / "model").rename(folder / "best" / name)
+    return str(folder / "best")
+
+
 @pytest.fixture(scope="session")
 def segments(places: Places) -> list[Segment]:
     manifest = IndexManifest.read(places.index)
@@ -138,4 +161,21 @@ def http(places: Places, segments: list[Segment]) -> Iterator[TestClient]:
     config, card = described.config, described.card
     service = open_service(IndexManifest.read(places.index), config, card, dataset_uri=None, shards=len(segments))
     with TestClient(build_api(service, LocalBackend(load(places.model), segments))) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def beside(places: Places, segments: list[Segment], models: str) -> Iterator[TestClient]:
+    """The same with fine-tuned models beside the index."""
+    from crystalign_serve.api import build_api
+    from crystalign_serve.backend import LocalBackend
+    from crystalign_serve.predictions import LocalPredictors, find_models
+    from crystalign_serve.service import open_service, read_model
+
+    found, described = find_models(models)
+    model = read_model(places.model)
+    known = {"dataset_uri": None, "shards": len(segments), "models": described}
+    service = open_service(IndexManifest.read(places.index), model.config, model.card, **known)
+    backend = LocalBackend(load(places.model), segments)
+    with TestClient(build_api(service, backend, LocalPredictors(found))) as client:
         yield client

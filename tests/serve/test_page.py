@@ -165,7 +165,15 @@ def _add_materials(app: FastAPI) -> None:
         cell = {"a": 4.12, "b": 4.12, "c": 4.12, "alpha": 90, "beta": 90, "gamma": 90, "volume": 69.9}
         source = {"source": HOSTILE, "licence": "CC0-1.0"}
         more = {"lattice": cell, "text": "A caption.", "provenance": source, "modalities": ["crystal", "dos", "xrd"]}
-        return {**_result(1, name, "CsCl"), **more}
+        return {**_result(1, name, "CsCl"), **more, "predicted_by": ["gap", "bulk"]}
+
+    @app.get("/api/materials/{name}/predictions")
+    def predictions(name: str) -> dict[str, Any]:
+        gap = {"model": "gap", "target": "g", "label": "Band gap (eV), PBE", "unit": "eV", "value": 1.5, "level": 0.9}
+        bulk = {**gap, "model": HOSTILE, "label": "Bulk modulus (VRH) (GPa), PBE", "unit": "GPa", "value": 91.0}
+        said = [{**gap, "lower": 1.1, "upper": 1.9, "out_of_domain": 0.4}]
+        said += [{**bulk, "lower": None, "upper": None, "out_of_domain": 3.0}]
+        return {"results": [{"id": name, "formula": "CsCl", "predictions": said, "problems": [HOSTILE]}]}
 
     @app.get("/api/materials/{name}/cif")
     def cif(name: str) -> PlainTextResponse:
@@ -293,6 +301,20 @@ def test_typed_formula_gives_cards_and_a_card_its_structure_and_curves(browser: 
     browser.until(".controls .swatch")
     browser.wait(lambda: len(browser.all(".series.match")) == 2)
     assert "4.120" in browser.until(".lattice").text
+
+
+def test_what_models_predict_stands_with_its_interval_and_a_warning(browser: Browser) -> None:
+    browser.search("CsCl")
+    browser.until(".card .open").click()
+    browser.wait(lambda: len(browser.all(".predicted .property")) == 2)
+    gap, bulk = (node.text for node in browser.all(".predicted .property"))
+    for words in ("Band gap, PBE", "1.5", "eV", "1.1 … 1.9"):
+        assert words in gap
+    assert "unlike the training data" not in gap
+    for words in ("Bulk modulus (VRH), PBE", "91", "GPa", "unlike the training data"):
+        assert words in bulk
+    assert "…" not in bulk
+    assert HOSTILE in browser.until(".predicted").text
 
 
 def test_what_a_text_means_is_guessed_and_can_be_changed(browser: Browser, service: Any) -> None:

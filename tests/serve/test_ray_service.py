@@ -38,14 +38,14 @@ class Running(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def service(places) -> Iterator[Running]:
+def service(places, models) -> Iterator[Running]:
     mark = f"crystalign-test-{uuid.uuid4().hex}"
     path = os.pathsep.join(str(ROOT / name) for name in ("platform", "jobs", "serve"))
     environment = {**os.environ, "PYTHONPATH": path, "CRYSTALIGN_TEST_MARK": mark, "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, "-m", "crystalign_jobs.cli", "serve", "--index", places.index, "--port", "0"]
     process = subprocess.Popen(
-        [*command, "--model", places.model, "--shards", "3", "--shard-deadline", "60"],
+        [*command, "--model", places.model, "--shards", "3", "--shard-deadline", "60", "--predictors", models],
         env=environment,
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -131,6 +131,22 @@ def test_concurrent_requests_are_batched_and_not_mixed_up(client, http, material
     for formula, answer in zip(formulas, answers, strict=True):
         own = http.post("/api/search", json={"query": {"formula": formula}, "k": 3}).json()
         assert [h.score for h in answer] == pytest.approx([r["score"] for r in own["results"]], abs=1e-5)
+
+
+def test_fine_tuned_models_answer_like_one_process(client, beside, materials):
+    asked = [materials[7].id, materials[3].crystal]
+    own = beside.post(
+        "/api/predict", json={"structures": [{"id": asked[0]}, {"cif": asked[1].to_cif()}], "level": 0.8}
+    ).json()["results"]
+    found = client.predict(asked, level=0.8)
+    assert [[one["model"] for one in result["predictions"]] for result in found] == [
+        ["by-formula", "by-pattern", "by-spectrum"],
+        ["by-formula", "by-pattern"],
+    ]
+    for mine, theirs in zip(own, found, strict=True):
+        assert mine["problems"] == theirs["problems"]
+        values = [[one["value"] for one in result["predictions"]] for result in (mine, theirs)]
+        assert values[0] == pytest.approx(values[1], abs=1e-4)
 
 
 def test_mistakes_are_told_and_the_next_request_is_served(client, service):

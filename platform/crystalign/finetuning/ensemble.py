@@ -22,8 +22,14 @@ from crystalign.crystal import Crystal
 from crystalign.errors import ConfigError, ModelError, StorageError
 from crystalign.finetuning.intervals import calibrate
 from crystalign.finetuning.network import PropertyModel
-from crystalign.finetuning.network_config import Calibration
-from crystalign.finetuning.network_files import is_property_model, model_sha256, read_model, write_model
+from crystalign.finetuning.network_config import Calibration, PropertyModelFile
+from crystalign.finetuning.network_files import (
+    is_property_model,
+    model_sha256,
+    read_description,
+    read_model,
+    write_model,
+)
 from crystalign.finetuning.prediction import Prediction, Predictor, predict_together
 from crystalign.finetuning.trial import MODEL, PREDICTIONS
 from crystalign.material import Material
@@ -137,9 +143,43 @@ def load_predictor(uri: str) -> Predictor:
     Raises:
         ModelError: there is neither, or it is broken.
     """
-    if not is_property_model(uri) and storage.exists(storage.join(uri, FILE)):
-        return Ensemble.from_pretrained(uri)
-    return read_model(uri)
+    return Ensemble.from_pretrained(uri) if _is_ensemble(uri) else read_model(uri)
+
+
+def find_predictors(uri: str) -> dict[str, str]:
+    """The fine-tuned model or ensemble at a place, or all in the folders below it, such as `best` of a campaign.
+
+    Returns:
+        Name of the folder → its URI.
+
+    Raises:
+        ModelError: there is none.
+    """
+    uri = uri.rstrip("/")
+    places = [uri] if _is_predictor(uri) else [place.rstrip("/") for place in sorted(storage.list_folders(uri))]
+    found = {place.rpartition("/")[2]: place for place in places if _is_predictor(place)}
+    if not found:
+        raise ModelError(
+            f"no fine-tuned model at {uri}, nor in the folders below it; `crystalign tune` writes some to best/"
+        )
+    return found
+
+
+def describe_predictor(uri: str) -> PropertyModelFile:
+    """Settings and card of a fine-tuned model, or of the first member of an ensemble, without its weights.
+
+    Raises:
+        ModelError: there is neither, or it is of a version that is not known.
+    """
+    return read_description(storage.join(uri, "0") if _is_ensemble(uri) else uri)
+
+
+def _is_predictor(uri: str) -> bool:
+    return is_property_model(uri) or _is_ensemble(uri)
+
+
+def _is_ensemble(uri: str) -> bool:
+    return not is_property_model(uri) and storage.exists(storage.join(uri, FILE))
 
 
 def _validation(folder: str) -> pa.Table:

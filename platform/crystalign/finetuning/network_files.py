@@ -85,6 +85,18 @@ def is_property_model(uri: str) -> bool:
     return isinstance(values, dict) and values.get("kind") == "property"
 
 
+def read_description(uri: str) -> PropertyModelFile:
+    """The settings and the card of the model at a path or URI, without its weights.
+
+    Raises:
+        ModelError: there is no such model, or it is of a version that is not known.
+    """
+    try:
+        return _described(storage.read_bytes(storage.join(uri, CONFIG)), uri)
+    except StorageError as error:
+        raise ModelError(f"no fine-tuned model at {uri}: {error}") from error
+
+
 def read_model(uri: str) -> PropertyModel:
     """Read a model from a path or URI, and verify it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from crystalign.crystal import Crystal
-from crystalign.errors import InputError
+from crystalign.errors import ConfigError, InputError
 from crystalign.finetuning.domain import Domain
 from crystalign.finetuning.features import batch_of
 from crystalign.finetuning.fusion import Views
@@ -98,33 +99,87 @@ def predict_together(
     level: float = 0.9,
     batch_size: int = 64,
 ) -> dict[str, Prediction]:
-    """Many predictors on the same materials: one pass for all that share their (frozen) encoders.
+    """Many predictors on the same materials, as `PredictorGroup.predict`."""
+    return PredictorGroup(predictors).predict(values, level=level, batch_size=batch_size)
 
-    Args:
-        predictors: by any name.
-        values: n materials, with whatever modalities they have; of a bare crystal the structure and the composition.
-        level: of the intervals, one of `LEVELS`.
-        batch_size: materials that pass the encoders together.
 
-    Returns:
-        Name → its prediction.
+class PredictorGroup:
+    """Predictors that are asked together: members whose encoders are the same share one pass of them.
 
-    Raises:
-        InputError: a material has none of a predictor's modalities, or cannot be encoded; a note names it.
-        ConfigError: a level that is not calibrated.
+    Encoders are the same where pre-trained ones were kept frozen, or in the seeds of such a trial. The weights must
+    not change while a group is in use.
     """
-    materials = [as_material(value) for value in values]
-    members = {id(member): member for predictor in predictors.values() for member in predictor.members}
-    identity = {key: member.encoder_sha256() for key, member in members.items()}
-    found: dict[int, list[tuple[Array, Array]]] = {key: [] for key in members}
-    for start in range(0, len(materials), batch_size):
-        batches, views = _Batches(materials[start : start + batch_size]), {}
-        for key, member in members.items():
-            if identity[key] not in views:
-                views[identity[key]] = _encoded(member, batches.of(member.modalities))
-            found[key].append(_answer(member, views[identity[key]], batches))
-    ids = tuple(material.id for material in materials)
-    return {name: _assembled(predictor, found, ids, level) for name, predictor in predictors.items()}
+
+    def __init__(self, predictors: Mapping[str, Predictor]) -> None:
+        """Join them.
+
+        Args:
+            predictors: by any name.
+        """
+        self.predictors = dict(predictors)
+        self._identity = {id(member): member.encoder_sha256() for member in self._members()}
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """All that the members read."""
+        return tuple(sorted({name for member in self._members() for name in member.modalities}))
+
+    def only(self, names: Sequence[str]) -> PredictorGroup:
+        """Some of them.
+
+        Raises:
+            ConfigError: there is none of a name.
+        """
+        unknown = [name for name in names if name not in self.predictors]
+        if unknown:
+            raise ConfigError(f"models: there is no {unknown[0]!r}; there are {', '.join(self.predictors)}")
+        found = copy.copy(self)
+        found.predictors = {name: self.predictors[name] for name in names}
+        return found
+
+    def share_encoders(self) -> int:
+        """Keep the same encoders once in memory; returns how many different ones there are.
+
+        The members are then no longer independent of each other: this is for a service, which trains nothing.
+        """
+        first: dict[str, PropertyModel] = {}
+        for member in self._members():
+            owner = first.setdefault(self._identity[id(member)], member)
+            member.encoders, member.projections = owner.encoders, owner.projections
+        return len(first)
+
+    def predict(
+        self, values: Sequence[Material | Crystal], *, level: float = 0.9, batch_size: int = 64
+    ) -> dict[str, Prediction]:
+        """What each says of n materials.
+
+        Args:
+            values: with whatever modalities they have; of a bare crystal the structure and the composition.
+            level: of the intervals, one of `LEVELS`.
+            batch_size: materials that pass the encoders together.
+
+        Returns:
+            Name → its prediction.
+
+        Raises:
+            InputError: a material has none of a predictor's modalities, or cannot be encoded; a note names it.
+            ConfigError: a level that is not calibrated.
+        """
+        materials, members = [as_material(value) for value in values], self._members()
+        found: dict[int, list[tuple[Array, Array]]] = {id(member): [] for member in members}
+        for start in range(0, len(materials), batch_size):
+            batches, views = _Batches(materials[start : start + batch_size]), dict[str, Views]()
+            for member in members:
+                identity = self._identity[id(member)]
+                if identity not in views:
+                    views[identity] = _encoded(member, batches.of(member.modalities))
+                found[id(member)].append(_answer(member, views[identity], batches))
+        ids = tuple(material.id for material in materials)
+        return {name: _assembled(predictor, found, ids, level) for name, predictor in self.predictors.items()}
+
+    def _members(self) -> list[PropertyModel]:
+        """Each once."""
+        return list({id(one): one for predictor in self.predictors.values() for one in predictor.members}.values())
 
 
 class _Batches:

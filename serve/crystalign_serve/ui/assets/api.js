@@ -37,6 +37,7 @@ const material = (id) => `/api/materials/${encodeURIComponent(id)}`;
 export const info = () => json("/api/info");
 export const health = () => json("/api/health");
 export const describe = (id, signal) => json(material(id), { signal });
+export const predictions = async (id, signal) => (await json(`${material(id)}/predictions`, { signal })).results[0];
 export const cifPath = (id) => `${material(id)}/cif`;
 export const cif = async (id, signal) => (await call(cifPath(id), { signal })).text();
 

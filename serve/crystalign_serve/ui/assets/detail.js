@@ -78,6 +78,33 @@ function curves(data, context, signal) {
   })];
 }
 
+function prediction({ label, unit, value, lower, upper, level, out_of_domain: distance, model }) {
+  const name = unit ? label.replace(` (${unit})`, "") : label;
+  const known = lower !== null && upper !== null;
+  const interval = known ? el("small", { class: "interval" }, `${quantity(lower)} … ${quantity(upper)}`) : null;
+  const far = distance !== null && distance > 1;
+  const title = `By the model ${model}.${known ? ` The interval holds the value with ${100 * level} %.` : ""}${far ? " This material is unlike those that the model learnt from: do not rely on it." : ""}`;
+  return el("div", { class: far ? "property far" : "property", title },
+    el("dt", null, name, far ? el("span", { class: "warning" }, " unlike the training data") : null),
+    el("dd", null, quantity(value), el("small", null, unit ? `\u202f${unit}` : ""), interval));
+}
+
+async function drawPredictions(host, id, signal) {
+  try {
+    const { predictions, problems } = await api.predictions(id, signal);
+    host.replaceChildren(el("dl", { class: "properties" }, predictions.map(prediction)), ...problems.map((why) => el("p", { class: "muted" }, why)));
+  } catch (error) {
+    if (!signal.aborted) host.replaceChildren(problem(error));
+  }
+}
+
+function predicted(data, signal) {
+  if (!data.predicted_by?.length) return [];
+  const host = el("div", { class: "predicted" }, el("p", { class: "muted" }, "Loading…"));
+  drawPredictions(host, data.id, signal);
+  return [section("Predicted, with 90 % intervals", host)];
+}
+
 /**
  * Fill `host` with material `id`. `context` holds the query's curve and wavelength; handlers hold onSimilar and onClose.
  */
@@ -100,7 +127,7 @@ export async function showDetail(host, id, context, { onSimilar, onClose }, sign
     el("p", { class: "facts" }, spaceGroup(data.spacegroup_symbol, data.spacegroup_number), el("span", { class: "id" }, data.id)),
     el("div", { class: "overview" },
       el("div", null, structure, el("p", { class: "actions" }, similar, download(data.id))),
-      el("div", null, section("Lattice", lattice(data.lattice, data.n_sites)), ...(table ? [section("Properties", table)] : [])),
+      el("div", null, section("Lattice", lattice(data.lattice, data.n_sites)), ...(table ? [section("Properties", table)] : []), ...predicted(data, signal)),
     ),
     ...curves(data, context, signal).filter(Boolean),
     ...(data.text ? [section("Description", el("p", { class: "prose" }, data.text))] : []),

@@ -1,0 +1,180 @@
+"""The HTTP routes of fine-tuned models: beside a search, or alone."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any
+
+from fastapi import FastAPI, File, Form, Query, UploadFile
+from fastapi.responses import RedirectResponse
+
+import crystalign
+from crystalign.errors import InputError, QueryError
+from crystalign.material import Material, Provenance
+from crystalign_serve import errors, queries
+from crystalign_serve.errors import UnavailableError
+from crystalign_serve.predictions import Predicted, PredictJob, Predictors, listed
+from crystalign_serve.queries import Upload
+from crystalign_serve.readers import Readers
+from crystalign_serve.requests import MAX_STRUCTURES, PredictOptions, PredictRequest, Structure
+
+PREDICT_SECONDS = 60.0
+
+FindMaterial = Callable[[str], Awaitable[Material]]
+"""The material of an id of the index; raises `NotFoundError`."""
+Read = tuple[Material | None, str, str]
+"""A structure that was read, or None; what the request calls it; why it could not be read."""
+
+
+class PredictApi:
+    """The routes' work, in terms of `Predictors`."""
+
+    def __init__(
+        self, models: Sequence[dict[str, Any]], predictors: Predictors, read: Readers, find: FindMaterial | None = None
+    ) -> None:
+        """Join them.
+
+        Args:
+            models: name, targets and more of each model.
+            predictors: where they run.
+            read: threads that parse.
+            find: looks an id up; None where there is no index.
+        """
+        self.models = list(models)
+        self._predictors, self._read, self._find = predictors, read, find
+
+    async def predict(self, request: PredictRequest) -> dict[str, Any]:
+        """Answer a JSON request."""
+        models, structures = self._chosen(request), enumerate(request.structures, start=1)
+        return await self._answer([self._structure(f"structure {n}", one) for n, one in structures], models, request)
+
+    async def predict_files(self, uploads: Sequence[Upload], options: PredictOptions) -> dict[str, Any]:
+        """Answer a request that is made of files."""
+        models = self._chosen(options)
+        return await self._answer([self._file(upload) for upload in uploads], models, options)
+
+    async def predict_material(self, material_id: str, options: PredictOptions) -> dict[str, Any]:
+        """What the models say of a material of the index."""
+        models, structure = self._chosen(options), Structure(id=material_id)
+        return await self._answer([self._structure(material_id, structure)], models, options)
+
+    async def _structure(self, name: str, structure: Structure) -> Read:
+        ((kind, text),) = structure.given.items()
+        if kind == "id":
+            if self._find is None:
+                message = "this service has no index to look an id up in; send the structure as cif or poscar"
+                raise QueryError(message, reason="no-index")
+            return await self._find(text), text, ""
+        return await self._parsed(name, functools.partial(queries.read_crystal, kind, text))
+
+    async def _file(self, upload: Upload) -> Read:
+        return await self._parsed(upload.name, functools.partial(queries.read_structure_file, upload))
+
+    async def _parsed(self, name: str, read: Callable[[], Any]) -> Read:
+        try:
+            return Material(name, await self._read(read), Provenance("request", "")), name, ""
+        except InputError as error:
+            return None, name, str(error)
+
+    async def _answer(
+        self, reading: Sequence[Awaitable[Read]], models: tuple[str, ...], options: PredictOptions
+    ) -> dict[str, Any]:
+        """Read, predict, and write the answer down: one entry per structure, in order.
+
+        Raises:
+            QueryError: nothing can be said of any of them.
+            UnavailableError: the models did not answer in time.
+        """
+        started = time.perf_counter()
+        read = await asyncio.gather(*reading)
+        materials = tuple(material for material, _, _ in read if material is not None)
+        found = iter(await self._ask(PredictJob(materials, models, options.level)) if materials else [])
+        results = [
+            listed(material, name, Predicted([], [why]) if material is None else next(found))
+            for material, name, why in read
+        ]
+        if not any(result["predictions"] for result in results):
+            told = "; ".join(f"{result['id']}: {' '.join(result['problems'])}" for result in results[:3])
+            raise QueryError(told, reason="nothing-predicted")
+        return {"results": results, "elapsed_ms": round((time.perf_counter() - started) * 1e3, 2)}
+
+    async def _ask(self, job: PredictJob) -> list[Predicted]:
+        try:
+            return await asyncio.wait_for(self._predictors.predict(job), PREDICT_SECONDS)
+        except TimeoutError:
+            message = f"the models did not answer within {PREDICT_SECONDS:g} s; send fewer structures at a time"
+            raise UnavailableError(message) from None
+
+    def _chosen(self, options: PredictOptions) -> tuple[str, ...]:
+        """Names of models: those that are asked for, or all.
+
+        Raises:
+            QueryError: there is none of a name.
+        """
+        names, known = options.models, [model["name"] for model in self.models]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise QueryError(f"no model {unknown[0]!r}; there are {', '.join(known)}", reason="unknown-model")
+        return tuple(dict.fromkeys(names)) or tuple(known)
+
+
+def add_predictions(app: FastAPI, api: PredictApi) -> None:
+    """The routes that need no index."""
+
+    @app.post("/api/predict")
+    async def predict(request: PredictRequest) -> dict[str, Any]:
+        """Properties of crystals by fine-tuned models, with intervals and out-of-domain scores."""
+        return await api.predict(request)
+
+    @app.post("/api/predict/file")
+    async def predict_file(
+        file: Annotated[list[UploadFile], File(max_length=MAX_STRUCTURES)],
+        models: Annotated[list[str] | None, Form()] = None,
+        level: Annotated[float, Form()] = 0.9,
+    ) -> dict[str, Any]:
+        """The same for CIF and POSCAR files."""
+        options = PredictOptions.from_mapping({"models": models or (), "level": level}, origin="the form")
+        uploads = [Upload(one.filename or "", await one.read(), "auto", None) for one in file]
+        return await api.predict_files(uploads, options)
+
+
+def add_predictions_of_index(app: FastAPI, api: PredictApi) -> None:
+    """The route of a material of the index; before the one that answers any path below `/api/materials`."""
+
+    @app.get("/api/materials/{material_id:path}/predictions")
+    async def predictions(
+        material_id: str,
+        models: Annotated[list[str] | None, Query()] = None,
+        level: Annotated[float, Query()] = 0.9,
+    ) -> dict[str, Any]:
+        """What fine-tuned models say of this material."""
+        options = PredictOptions.from_mapping({"models": models or (), "level": level}, origin="the address")
+        return await api.predict_material(material_id, options)
+
+
+def build_predict_api(models: Sequence[dict[str, Any]], predictors: Predictors) -> FastAPI:
+    """The application without an index: predictions, and their description at `/docs`."""
+    app = FastAPI(
+        title="Crystalign", version=crystalign.__version__, description=crystalign.__doc__ or "", redoc_url=None
+    )
+    errors.install(app)
+    add_predictions(app, PredictApi(models, predictors, Readers()))
+
+    @app.get("/api/info")
+    async def info() -> dict[str, Any]:
+        """Which models there are."""
+        return {"version": crystalign.__version__, "models": list(models)}
+
+    @app.get("/api/health")
+    async def health() -> dict[str, Any]:
+        """That it answers."""
+        return {"status": "ok"}
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    return app

@@ -1,0 +1,143 @@
+"""Properties predicted by fine-tuned models: what the models are, and their answers in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from crystalign.crystal import pretty_formula
+from crystalign.derivation import extended
+from crystalign.finetuning.ensemble import describe_predictor, find_predictors, load_predictor
+from crystalign.material import Material
+
+if TYPE_CHECKING:
+    from crystalign.finetuning.prediction import PredictorGroup
+
+MAX_SECONDS = 20.0
+"""For one modality of one crystal that a model reads and the request does not hold."""
+
+
+class PredictJob(NamedTuple):
+    """What one request asks of the models."""
+
+    materials: tuple[Material, ...]
+    """At least one, each with an id."""
+    models: tuple[str, ...]
+    """At least one, by name."""
+    level: float
+    """Of the intervals."""
+
+
+class Predicted(NamedTuple):
+    """What the models say of one material."""
+
+    predictions: list[dict[str, Any]]
+    """Of each model and target: `crystalign.finetuning.answers`."""
+    problems: list[str]
+    """What could not be computed or read, and why."""
+
+
+class Predictors(Protocol):
+    """Fine-tuned models, wherever they run."""
+
+    async def predict(self, job: PredictJob) -> list[Predicted]:
+        """One answer per material."""
+
+
+def find_models(uri: str) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Name → place of the fine-tuned models at a URI, and what the service says of each.
+
+    Raises:
+        ModelError: there is none, or one is of a version that is not known.
+    """
+    places = find_predictors(uri)
+    return places, [_described(name, place) for name, place in places.items()]
+
+
+def _described(name: str, uri: str) -> dict[str, Any]:
+    described = describe_predictor(uri)
+    config, card = described.config, described.card
+    classifies = config.task.kind == "classification"
+    return {
+        "name": name,
+        "targets": [
+            {
+                "key": spec.column,
+                "label": f"P({config.task.classes[1]})" if classifies else spec.label,
+                "unit": "" if classifies else spec.quantity.unit,
+            }
+            for spec in config.targets
+        ],
+        "reads": list(config.modalities),
+        "trained_on": card.sizes.get("train"),
+        "licences": list(card.licences),
+    }
+
+
+def load_group(places: Mapping[str, str], device: str = "cpu") -> PredictorGroup:
+    """The models, each of their different encoders once in memory.
+
+    Raises:
+        ModelError: one is broken.
+    """
+    from crystalign.finetuning.prediction import PredictorGroup
+
+    group = PredictorGroup({name: load_predictor(uri) for name, uri in places.items()})
+    group.share_encoders()
+    for predictor in group.predictors.values():
+        for member in predictor.members:
+            member.to(device)
+    return group
+
+
+def predict_jobs(group: PredictorGroup, jobs: Sequence[PredictJob]) -> list[list[Predicted]]:
+    """Answers to several requests; those that ask the same of the same models pass the encoders together."""
+    answers: list[list[Predicted]] = [[] for _ in jobs]
+    kinds: dict[tuple[tuple[str, ...], float], list[int]] = {}
+    for number, job in enumerate(jobs):
+        kinds.setdefault((job.models, job.level), []).append(number)
+    for (models, level), numbers in kinds.items():
+        materials = [material for number in numbers for material in jobs[number].materials]
+        found = iter(_predicted(group.only(models), materials, level))
+        for number in numbers:
+            answers[number] = [next(found) for _ in jobs[number].materials]
+    return answers
+
+
+def _predicted(group: PredictorGroup, materials: Sequence[Material], level: float) -> list[Predicted]:
+    from crystalign.finetuning.answers import answers_of
+    from crystalign.shards.writer import Reject
+
+    complete: list[Material] = []
+    problems: list[list[str]] = []
+    for material in materials:
+        rejects: list[Reject] = []
+        complete.append(extended(material, group.modalities, MAX_SECONDS, rejects))
+        problems.append([f"{reject.stage}: {reject.message}" for reject in rejects])
+    records, wrong = answers_of(group, complete, level=level)
+    for number, why in wrong:
+        problems[number].append(why)
+    return [Predicted(record["predictions"], told) for record, told in zip(records, problems, strict=True)]
+
+
+class LocalPredictors:
+    """Fine-tuned models in this process."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._group = load_group(places)
+
+    async def predict(self, job: PredictJob) -> list[Predicted]:
+        """One answer per material."""
+        (answers,) = await asyncio.to_thread(predict_jobs, self._group, [job])
+        return answers
+
+
+def listed(material: Material | None, name: str, predicted: Predicted) -> dict[str, Any]:
+    """One entry of an answer; `name` is what the request calls a structure that could not be read."""
+    return {
+        "id": name if material is None else material.id,
+        "formula": None if material is None else pretty_formula(material.crystal.formula),
+        "predictions": predicted.predictions,
+        "problems": predicted.problems,
+    }
