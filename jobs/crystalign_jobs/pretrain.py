@@ -17,6 +17,7 @@ from crystalign.errors import ConfigError, DatasetError, Error
 from crystalign.training.config import PretrainConfig
 from crystalign_jobs.pretrain_worker import Watch
 from crystalign_jobs.run_status import CONFIG, MODEL
+from crystalign_jobs.settings import stored
 
 if TYPE_CHECKING:
     from crystalign.model_config import ModelCard
@@ -159,13 +160,9 @@ def stored_settings(run: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no run.
     """
-    place = storage.join(run, CONFIG)
-    if not storage.exists(place):
-        out = run.rpartition("/")[0]
-        raise ConfigError(f"there is no run at {run} to resume; `crystalign runs {out}` lists those that are there")
-    values: dict[str, Any] = yaml.safe_load(storage.read_bytes(place))
-    out, _, name = run.rstrip("/").rpartition("/")
-    return values | {"out": out, "name": name, "resume": True}
+    out = run.rpartition("/")[0]
+    missing = f"there is no run at {run} to resume; `crystalign runs {out}` lists those that are there"
+    return stored(run, CONFIG, missing=missing)
 
 
 def _check_run(config: Pretrain, run: str) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _CONTROLLER_RETRIES = 3
 _FOREVER = -1
+MAILBOX_SECONDS = 30.0
+"""An actor that does not answer within this time is taken for dead."""
 
 
 class Stopped(Error):  # noqa: N818 (it is no mistake)
@@ -75,8 +77,8 @@ def _run(config: Pretrain, job: dict[str, Any], asked: list[int]) -> Exception |
         grows, failure = _run_trainer(config, workers, most, job, asked)
         if asked or not is_elastic(config):
             return failure
-        fatal, stopped_at = ray.get(mailbox.outcome.remote())
-        if fatal is not None or (failure is None and not (grows and stopped_at is not None)):
+        over, failure = _is_over(failure, mailbox, job["run"], grows=grows)
+        if over:
             return failure
         if ray.get(mailbox.resume.remote()):
             ran = workers
@@ -87,6 +89,26 @@ def _run(config: Pretrain, job: dict[str, Any], asked: list[int]) -> Exception |
             if failures > config.max_failures:
                 return failure
             print(f"going on from the newest checkpoint: {_last_line(failure)}", flush=True)
+
+
+def _is_over(failure: Exception | None, mailbox: Any, run: str, *, grows: bool) -> tuple[bool, Exception | None]:
+    """Whether no other trainer follows one that ended, and what it ended with."""
+    left = _left_in(mailbox)
+    if left is None:
+        return True, failure or Error(f"the cluster is gone; crystalign pretrain --resume {run}")
+    fatal, stopped_at = left
+    return fatal is not None or (failure is None and not (grows and stopped_at is not None)), failure
+
+
+def _left_in(mailbox: Any) -> tuple[Exception | None, int | None] | None:
+    """What the workers left: an error that would recur, the step of their stop; None of a mailbox that is gone."""
+    import ray
+
+    try:
+        found: tuple[Exception | None, int | None] = ray.get(mailbox.outcome.remote(), timeout=MAILBOX_SECONDS)
+    except ray.exceptions.RayError:  # a cluster that is gone has taken the mailbox along
+        return None
+    return found
 
 
 def _run_trainer(
@@ -151,14 +173,11 @@ def _trainer(config: Pretrain, workers: int, job: dict[str, Any], folder: str) -
 
 def _outcome(failure: Exception | None, mailbox: Any, run: str) -> Error | None:
     """What the run ended with; None at its end."""
-    import ray
-
-    with contextlib.suppress(ray.exceptions.RayError):  # a cluster that is gone has taken the mailbox along
-        fatal, stopped_at = ray.get(mailbox.outcome.remote(), timeout=30)
-        if fatal is not None:
-            return fatal if isinstance(fatal, Error) else Error(str(fatal))
-        if stopped_at is not None:
-            return Stopped(f"stopped at step {stopped_at}, its checkpoint stored; crystalign pretrain --resume {run}")
+    fatal, stopped_at = _left_in(mailbox) or (None, None)
+    if fatal is not None:
+        return fatal if isinstance(fatal, Error) else Error(str(fatal))
+    if stopped_at is not None:
+        return Stopped(f"stopped at step {stopped_at}, its checkpoint stored; crystalign pretrain --resume {run}")
     if isinstance(failure, Error):
         return failure
     return None if failure is None else explained(failure, run, _behind(mailbox))

@@ -41,6 +41,30 @@ def with_defaults(cls: type[Config], values: dict[str, Any], *, origin: str, bas
     return cls.model_construct(**filled)
 
 
+def stored(run: str, name: str, *, missing: str) -> dict[str, Any]:
+    """The settings that a run was started with, to go on with it where it lies now.
+
+    Args:
+        run: URI of its folder, which may have been moved.
+        name: of the file.
+        missing: what to say where there is none.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    import yaml
+
+    from crystalign import storage
+    from crystalign.errors import ConfigError
+
+    place = storage.join(run, name)
+    if not storage.exists(place):
+        raise ConfigError(missing)
+    values: dict[str, Any] = yaml.safe_load(storage.read_bytes(place))
+    out, _, own = run.rstrip("/").rpartition("/")
+    return values | {"out": out, "name": own, "resume": True}
+
+
 def changed(cls: type[Config], base: Config | None, change: str) -> Config:
     """`base`, or the defaults of `cls`, with one setting replaced.
 

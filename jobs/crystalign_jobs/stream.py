@@ -29,7 +29,7 @@ READ_TASKS = 2
 """Windows read at the same time: the one in use and the next. More would hold more memory and feed no faster."""
 READ_CPUS = 0.5
 """Logical CPUs of a task that reads: it waits for storage most of the time."""
-ROWS_PER_TASK = 256
+ROWS_PER_TASK = 1024
 """Samples that one task featurises: small batches travel in groups, for a task costs some ten milliseconds."""
 PREFETCH = 4
 """Batches, or micro-batches, that wait at each rank."""
@@ -78,7 +78,7 @@ class Unhurried(ExecutionCallback):
     """Lets Ray's scheduler look after the stream some twenty times a second.
 
     Where batches wait for a rank to take them, the scheduler's own wait returns at once, and it would
-    turn as fast as it can: 0.3 to 0.4 of a core that training could have.
+    turn as fast as it can: 0.2 to 0.4 of a core that training could have, and 0.1 to 0.2 of it like this.
     """
 
     def on_execution_step(self, executor: Any) -> None:  # noqa: ARG002

@@ -8,15 +8,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray
 
 from crystalign.errors import ConfigError
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.order import EpochOrder
 from crystalign.shards.selection import Selection
 from crystalign.shards.splits import SplitRule
-from crystalign_jobs import elastic
+from crystalign_jobs import elastic, pretrain_fit
 from crystalign_jobs.pretrain import Pretrain
 
 HERE = Path(__file__).parent
@@ -127,6 +129,18 @@ def test_a_run_does_not_grow_into_what_others_use(monkeypatch):
 def test_a_stop_is_heard_while_nodes_are_waited_for(monkeypatch):
     cluster(monkeypatch, {"CPU": 1.0})
     assert elastic.wait_for_workers(config(num_workers=2, min_workers=1), 2, asked=[2]) == 0
+
+
+def test_a_cluster_that_is_gone_is_no_run_that_is_finished(monkeypatch):
+    def gone(*_args: object, **_kwargs: object) -> None:
+        raise ray.exceptions.ActorDiedError
+
+    cluster(monkeypatch, {"CPU": 8.0})
+    monkeypatch.setattr("ray.get", gone)
+    monkeypatch.setattr(pretrain_fit, "_run_trainer", lambda *_: (True, None))
+    mailbox = SimpleNamespace(outcome=SimpleNamespace(remote=lambda: None))
+    failure = pretrain_fit._run(config(num_workers=4, min_workers=1), {"mailbox": mailbox, "run": "there"}, [])
+    assert "the cluster is gone" in str(failure)
 
 
 def test_a_lost_node_is_told_from_a_worker_that_died(monkeypatch):
