@@ -137,7 +137,7 @@ def run_trials(
 
 
 def concurrent_trials(campaign: Tune) -> int:
-    """How many trials run at the same time: one per core and, if they use them, per share of a GPU.
+    """How many trials run at the same time, by the cores and, if they use them, the GPUs of their processes.
 
     Raises:
         ConfigError: not one fits, or not as many as are asked for.
@@ -147,14 +147,15 @@ def concurrent_trials(campaign: Tune) -> int:
     available = ray.cluster_resources()
     alone = len([node for node in ray.nodes() if node["Alive"]]) == 1
     cores = min(available.get("CPU", 0.0), float(os.cpu_count() or 1)) if alone else available.get("CPU", 0.0) - 1
-    room = int(cores // campaign.cpus)
-    if campaign.gpus:
-        room = min(room, int(available.get("GPU", 0.0) // campaign.gpus + 1e-9))
+    cpus, share = campaign.workers * campaign.cpus, campaign.workers * campaign.gpus
+    room = int(cores // cpus)
+    if share:
+        room = min(room, int(available.get("GPU", 0.0) // share + 1e-9))
     if room < (campaign.concurrent or 1):
         wanted, gpus = campaign.concurrent or 1, available.get("GPU", 0.0)
         raise ConfigError(
-            f"concurrent: {wanted} trials × ({campaign.cpus} CPUs, {campaign.gpus:g} GPUs) do not fit into {cores:g} "
-            f"cores and {gpus:g} GPUs, which hold {room}; lower concurrent, cpus or gpus, or use a larger cluster"
+            f"concurrent: {wanted} trials × ({cpus} CPUs, {share:g} GPUs) do not fit into {cores:g} cores and {gpus:g} "
+            f"GPUs, which hold {room}; lower concurrent, workers, cpus or gpus, or use a larger cluster"
         )
     return campaign.concurrent or room
 
@@ -198,13 +199,17 @@ def _tuner(
     trials = storage.join(run_uri(campaign), TRIALS)
     work = Work(
         trials=trials,
+        workers=campaign.workers,
         cpus=campaign.cpus,
         gpu=campaign.gpus > 0,
-        processes=at_once,
+        processes=at_once * campaign.workers,
         competing=campaign.stop_early is not None,
+        max_failures=campaign.max_failures,
         watch=watch,
     )
     resources = {"cpu": float(campaign.cpus)} | ({"gpu": campaign.gpus} if campaign.gpus else {})
+    if campaign.workers > 1:
+        resources = {"cpu": 0.0}  # the trial waits for its workers, which ask for theirs
     stopping = campaign.stop_early
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(run_one, work=work), resources),

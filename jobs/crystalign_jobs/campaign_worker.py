@@ -31,14 +31,18 @@ class Work:
 
     trials: str
     """URI of the folder of trials."""
+    workers: int
+    """Processes of each."""
     cpus: int
-    """Threads of each."""
+    """Threads of each process."""
     gpu: bool
     """Whether it computes on a GPU."""
     processes: int
-    """Trials at the same time on one machine, among which its memory is divided."""
+    """Processes at the same time on one machine, among which its memory is divided."""
     competing: bool
     """Whether trials may be stopped early."""
+    max_failures: int
+    """How often processes that died are started again, of a trial that has several."""
     watch: Watch | None
     """Called after each epoch."""
 
@@ -50,10 +54,13 @@ def run_one(config: dict[str, Any], work: Work) -> None:
     """
     from ray import tune
 
+    from crystalign_jobs.campaign_train import fitted_together
+
     trial = TrialConfig.model_validate_json(config["trial"])
     folder = storage.join(work.trials, trial.id)
     try:
-        result = _fitted(trial, folder, work)
+        alone = work.workers == 1 or trial.constant
+        result = _fitted(trial, folder, work) if alone else fitted_together(trial, folder, work)
     except Exception as error:  # noqa: BLE001 (it stands in the table, and the other trials go on)
         write_failure(folder, trial, error)
         tune.report({"failed": reason(error)})
@@ -81,14 +88,14 @@ def _fitted(trial: TrialConfig, folder: str, work: Work) -> TrialResult:
         tune.report({name: metrics[name] for name in ("epoch", "best_score", "seconds")})
         return work.competing and storage.exists(stop)  # the report returned: this epoch has been judged
 
-    store = None if trial.constant else _store(trial.data, work.processes)
+    store = None if trial.constant else feature_store(trial.data, work.processes)
     return run_trial(trial, folder, on_epoch, store=store, device="cuda" if work.gpu else "cpu")
 
 
 _stores: dict[str, FeatureStore] = {}
 
 
-def _store(uri: str, processes: int) -> FeatureStore:
+def feature_store(uri: str, processes: int) -> FeatureStore:
     """The features of a dataset, kept from trial to trial, in this process' share of half of the memory."""
     from crystalign.finetuning.features import LIMIT, FeatureStore
     from crystalign.shards.dataset import Dataset

@@ -11,7 +11,7 @@ import ray
 import ray.data
 from ray.exceptions import RayTaskError
 
-from crystalign.errors import Error
+from crystalign_jobs.ray_errors import ours
 
 
 def map_rows(rows: Sequence[dict[str, Any]], work: Callable[[dict[str, Any]], dict[str, str]]) -> Iterator[Any]:
@@ -40,14 +40,7 @@ def map_rows(rows: Sequence[dict[str, Any]], work: Callable[[dict[str, Any]], di
         for row in dataset.iter_rows():
             yield json.loads(row["result"])
     except RayTaskError as error:
-        ours = _ours(error)
-        if ours is None:
+        mine = ours(error)
+        if mine is None:
             raise
-        raise ours from None
-
-
-def _ours(error: BaseException | None) -> Error | None:
-    """The error of ours inside whatever Ray has wrapped around it."""
-    while error is not None and not isinstance(error, Error):
-        error = getattr(error, "cause", None) or error.__cause__
-    return error
+        raise mine from None

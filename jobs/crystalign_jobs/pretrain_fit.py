@@ -16,6 +16,7 @@ from crystalign_jobs.elastic import Growth, alive_nodes, is_elastic, least_worke
 from crystalign_jobs.mailbox import open_mailbox
 from crystalign_jobs.pretrain_worker import train_worker
 from crystalign_jobs.progress import Meter
+from crystalign_jobs.ray_errors import last_line, of_workers
 from crystalign_jobs.run_status import WRITE_SECONDS, RunStatus, write_status
 from crystalign_jobs.signals import asked_to_stop
 
@@ -88,7 +89,7 @@ def _run(config: Pretrain, job: dict[str, Any], asked: list[int]) -> Exception |
             failures += not lost_a_node(nodes)
             if failures > config.max_failures:
                 return failure
-            print(f"going on from the newest checkpoint: {_last_line(failure)}", flush=True)
+            print(f"going on from the newest checkpoint: {last_line(failure)}", flush=True)
 
 
 def _is_over(failure: Exception | None, mailbox: Any, run: str, *, grows: bool) -> tuple[bool, Exception | None]:
@@ -191,23 +192,16 @@ def explained(error: Exception, run: str, behind: list[str]) -> Error:
         run: URI of the run.
         behind: the ranks that others were waiting for, in words.
     """
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        cause = getattr(failure, "_base_exc", failure)
-        cause = getattr(cause, "cause", cause)  # of a task, wrapped once more
+    failures = of_workers(error)
+    for cause in failures.values():
         if isinstance(cause, Error):
             return cause
     ranks = ", ".join(str(rank) for rank in sorted(failures)) or "none"
-    last = _last_line(error)
     waited = f"; the others waited for {' and '.join(behind)}" if behind else ""
     return Error(
-        f"training stopped (ranks that failed: {ranks}): {last}{waited}; {run} keeps its checkpoints: "
+        f"training stopped (ranks that failed: {ranks}): {last_line(error)}{waited}; {run} keeps its checkpoints: "
         f"crystalign pretrain --resume {run}"
     )
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _behind(mailbox: Any) -> list[str]:

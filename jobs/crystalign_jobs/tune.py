@@ -13,10 +13,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crystalign import storage
 from crystalign.errors import ConfigError, Error
@@ -64,14 +64,23 @@ class Tune(Campaign):
     """Ray cluster; default: RAY_ADDRESS, else this machine."""
     concurrent: int | None = Field(default=None, ge=1)
     """Trials at the same time; by default one per core, or as many as the GPUs hold."""
+    workers: int = Field(default=1, ge=1)
+    """Processes of each trial, by Ray Train, which share its batches and compute what one would: for fits that take too
+    long. Where there are more trials than cores, one is faster."""
     cpus: int = Field(default=1, ge=1)
-    """Cores of each trial, which is one process: trials are what there is many of."""
+    """Cores of each process."""
     gpus: float = Field(default=0.0, ge=0)
-    """GPUs of each trial; 0.25 puts four on one."""
+    """GPUs of each process; with one process, 0.25 puts four trials on one."""
     max_failures: int = Field(default=2, ge=0)
     """How often a trial whose process died goes on in another. What raises an error is not tried again."""
     dry_run: bool = False
     """Check everything, say what would run, and end."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.workers > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus: {self.workers} workers that compute together need whole GPUs, not {self.gpus:g}")
+        return self
 
 
 def main(config: Tune) -> None:

@@ -1,4 +1,4 @@
-"""Fitting a property model: plain torch, one process, deterministic, and able to go on where it was killed."""
+"""Fitting a property model: plain torch, deterministic, on one process or several, going on where it was killed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from crystalign.finetuning.fit_state import FitState, load_state, save_state
 from crystalign.finetuning.fusion import stacking_weights
 from crystalign.finetuning.network import PropertyModel
 from crystalign.finetuning.optimiser import fitting_optimiser
+from crystalign.finetuning.ranks import Ranks
 from crystalign.finetuning.recipe import Recipe
 from crystalign.finetuning.rows import LabelledRows
 from crystalign.finetuning.splits import Split
@@ -74,6 +75,9 @@ def fit(
     The same arguments give the same weights, on one machine and without `max_seconds`: the order of the rows and
     what is dropped follow from the seed, the epoch and the step alone.
 
+    Where the default process group has several ranks, each calls this, takes its share of every batch, and holds the
+    same weights at the end; without dropout they are those of one process up to rounding. Rank 0 writes the states.
+
     Args:
         model: trained in place; its encoders stay as they are with `recipe.train` = "head".
         split: of the labels.
@@ -112,6 +116,7 @@ class _Fit:
     ) -> None:
         self.model, self.split, self.rows, self.recipe = model, split, rows, recipe
         self.seed, self.folder, self.key, self.on_epoch = seed, folder, key, on_epoch
+        self.ranks = Ranks()
         self.batch = recipe.batch(len(split.train))
         self.steps = -(-len(split.train) // self.batch)
         share = recipe.warmup_epochs / recipe.max_epochs
@@ -131,9 +136,10 @@ class _Fit:
             metrics = self._epoch()
             history.append(metrics)
             ended = self._over()
-            if self.on_epoch is not None and self.on_epoch(metrics):
+            if self.on_epoch is not None and self.ranks.of_first(bool(self.on_epoch(metrics))):
                 ended = "stopped"
-            if self.folder is not None and (ended or self.state.seconds - self.saved >= self.recipe.save_seconds):
+            due = ended or self.state.seconds - self.saved >= self.recipe.save_seconds
+            if self.folder is not None and due and self.ranks.first:
                 self._save()
         _put(self.learning, self.best)
         self._stack()
@@ -172,14 +178,17 @@ class _Fit:
     def _step(self, rows: NDArray[np.int64]) -> tuple[float, float, float]:
         """One optimiser step; its loss, learning rate and norm of the gradient."""
         state = self.state
-        torch.manual_seed(stable_hash(f"{self.seed}/{state.step}"))  # dropout survives a restart
-        self._clock()
+        place = f"{self.seed}/{state.step}" + (f"/{self.ranks.rank}" if self.ranks.rank else "")
+        torch.manual_seed(stable_hash(place))  # dropout survives a restart
+        if self.recipe.max_seconds is not None:
+            self._clock()
         lr = learning_rate(self.schedule, self._progress(0.5))
         set_learning_rate(self.optimiser, lr)
         self.optimiser.zero_grad(set_to_none=True)
-        outputs, able = self.rows.answers(rows)
-        loss = prediction_loss(outputs, able, self.rows.wanted[rows].to(outputs.device), self._kind)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._loss(self.ranks.share(rows))
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.ranks.sum_gradients(self.learning.values())
         norm = float(nn.utils.clip_grad_norm_(self.learning.values(), self.recipe.clip))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {state.step}: lower the learning rate {lr:g}")
@@ -188,7 +197,18 @@ class _Fit:
         decay = min(self.recipe.ema, (1.0 + state.step) / (10.0 + state.step))
         for name, average in self.average.items():
             average.lerp_(self.learning[name].detach(), 1.0 - decay)
-        return float(loss.detach()), lr, norm
+        return float(self.ranks.summed(loss.detach())), lr, norm
+
+    def _loss(self, rows: NDArray[np.int64]) -> Tensor:
+        """This rank's summand of the loss of a batch; of a share without rows a zero that depends on nothing."""
+        if len(rows):
+            outputs, able = self.rows.answers(rows)
+        else:
+            predictors, targets = len(self.model.fusion.predictors), len(self.model.targets)
+            outputs = torch.zeros(0, predictors, targets, dtype=self.model.dtype, device=self.model.device)
+            able = torch.zeros(0, predictors, dtype=torch.bool, device=self.model.device)
+        wanted = self.rows.wanted[rows].to(outputs.device)
+        return prediction_loss(outputs, able, wanted, self._kind, self.ranks)
 
     @property
     def _kind(self) -> str:
@@ -198,7 +218,7 @@ class _Fit:
     def _validate(self) -> tuple[float, dict[str, float]]:
         """The score, and the mean absolute error of each target in its unit."""
         rows = self.split.validation.rows
-        scaled = self.rows.predict(rows)
+        scaled = self._predicted(rows)
         wanted = self.rows.wanted[rows]
         kind = "cross entropy" if self._kind == "cross entropy" else "l1"
         score = float(prediction_loss(scaled[:, None], torch.ones(len(rows), 1, dtype=torch.bool), wanted, kind))
@@ -209,6 +229,12 @@ class _Fit:
             float(errors[known[:, t], t].mean()) if known[:, t].any() else math.nan for t in range(errors.shape[1])
         ]
         return score, {f"mae/{name}": mean for name, mean in zip(self.model.targets, means, strict=True)}
+
+    def _predicted(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n, T), each rank having asked the network for its share."""
+        mine = self.ranks.share(rows)
+        none = torch.zeros(0, len(self.model.targets), dtype=self.model.dtype)
+        return self.ranks.joined(self.rows.predict(mine) if len(mine) else none, len(rows))
 
     def _stack(self) -> None:
         """Weights of the predictors, where they are to be fitted."""
@@ -225,7 +251,7 @@ class _Fit:
 
     def _clock(self) -> None:
         now = time.process_time()
-        self.state.seconds += now - self.mark
+        self.state.seconds = self.ranks.of_first(self.state.seconds + now - self.mark)
         self.mark = now
 
     def _progress(self, ahead: float = 0.0) -> float:
@@ -281,7 +307,7 @@ class _Fit:
         restore_optimiser(self.model, self.optimiser, parts["optimiser"])
 
 
-def prediction_loss(outputs: Tensor, able: Tensor, wanted: Tensor, kind: str) -> Tensor:
+def prediction_loss(outputs: Tensor, able: Tensor, wanted: Tensor, kind: str, ranks: Ranks | None = None) -> Tensor:
     """The mean over predictors of each one's mean loss over the labels that it can answer.
 
     Args:
@@ -289,11 +315,13 @@ def prediction_loss(outputs: Tensor, able: Tensor, wanted: Tensor, kind: str) ->
         able: (n, P) bool.
         wanted: (n, T) labels on that scale; NaN where not known.
         kind: `l1`, `huber` (of unit width), `mse`, or `cross entropy` of a logit.
+        ranks: the n rows are this one's share of a batch: the sum over ranks is then the loss of the whole batch.
     """
     known = torch.isfinite(wanted)[:, None] & able[..., None]  # (n, P, T)
     labels = torch.nan_to_num(wanted)[:, None].to(outputs.dtype).expand_as(outputs)  # (n, P, T)
     loss = torch.where(known, LOSSES[kind](outputs, labels, reduction="none"), 0.0)
     counts = known.sum(dim=(0, 2))  # (P,)
+    counts = counts if ranks is None else ranks.summed(counts)
     means = loss.sum(dim=(0, 2)) / counts.clamp(min=1)
     mean: Tensor = means.sum() / (counts > 0).sum().clamp(min=1)
     return mean

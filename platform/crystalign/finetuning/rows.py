@@ -79,12 +79,16 @@ class LabelledRows:
         return self.model.combined(outputs.to(device), able.to(device)).detach().cpu()
 
     @torch.no_grad()
-    def represent(self, rows: Rows) -> NDArray[np.float32]:
-        """(n, R) what `Domain` compares."""
+    def tell(self, rows: Rows) -> tuple[Tensor, NDArray[np.float32]]:
+        """`predict`, and (n, R) what `Domain` compares, from one pass of the encoders."""
         self.model.eval()
-        chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-        parts = [self.model.represent(self._views_of(chunk)).float().cpu() for chunk in chunks]
-        return np.asarray(torch.cat(parts).numpy())
+        predicted, vectors = [], []
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            views = self._views_of(chunk)
+            predicted.append(self.model.combined(*self.model.answers(views, self._crystals(chunk))).cpu())
+            vectors.append(self.model.represent(views).float().cpu())
+        return torch.cat(predicted), np.asarray(torch.cat(vectors).numpy())
 
     def _views_of(self, rows: Rows) -> Views:
         if not self.model.frozen:

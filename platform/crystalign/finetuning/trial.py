@@ -34,6 +34,7 @@ from crystalign.finetuning.network import PropertyModel, fresh_encoders, fresh_p
 from crystalign.finetuning.network_config import NetworkConfig, PropertyCard
 from crystalign.finetuning.network_files import write_model
 from crystalign.finetuning.plan import Plan, plan
+from crystalign.finetuning.ranks import Ranks
 from crystalign.finetuning.rows import LabelledRows
 from crystalign.finetuning.scaling import TargetScaler
 from crystalign.finetuning.splits import Part
@@ -57,6 +58,8 @@ def run_trial(
     device: torch.device | str = "cpu",
 ) -> TrialResult:
     """Fit, test once, write; or, where a whole result of this trial stands, return it.
+
+    On several ranks of a process group all fit (`fit`), and rank 0 tests and writes.
 
     Args:
         config: the trial.
@@ -93,8 +96,13 @@ def run_trial(
         key=key,
         on_epoch=on_epoch,
     )
-    result = _tested(planned, model, LabelledRows(model, store, planned.labels), fitted, folder)
-    storage.delete(state)
+    ranks, result = Ranks(), None
+    if ranks.first:
+        result = _tested(planned, model, LabelledRows(model, store, planned.labels), fitted, folder)
+        storage.delete(state)
+    ranks.wait()
+    result = result or finished(config, folder)
+    assert result is not None, f"rank 0 wrote no result to {folder}"
     return result
 
 
@@ -189,11 +197,11 @@ def _files(planned: Plan, base: Model | None) -> Files:
 def _tested(planned: Plan, model: PropertyModel, rows: LabelledRows, fitted: Fitted, folder: str) -> TrialResult:
     """Calibrate on the validation part, look at the test part once, write."""
     split, scaler = planned.split, model.config.scaler
-    parts = (split.validation, split.test)
-    scaled: dict[str, Array] = {part.name: rows.predict(part.rows).double().numpy() for part in parts}
+    told = {part.name: rows.tell(part.rows) for part in split.parts}
+    vectors: dict[str, NDArray[np.float32]] = {name: found for name, (_, found) in told.items()}
+    scaled: dict[str, Array] = {name: told[name][0].double().numpy() for name in ("validation", "test")}
     if planned.config.task.kind == "regression":
         model.calibration = calibrate(scaled["validation"], scaler.scaled(split.validation.values))
-    vectors: dict[str, NDArray[np.float32]] = {part.name: rows.represent(part.rows) for part in split.parts}
     model.domain = Domain.fit(vectors["train"], vectors["validation"])
     predicted = {name: scaler.restored(values) for name, values in scaled.items()}
     test = _metrics(planned, split.test, predicted["test"])

@@ -1,0 +1,76 @@
+"""One trial on several processes: Ray Train inside a trial of Ray Tune, whose process only waits."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+from crystalign import storage
+from crystalign.errors import Error
+from crystalign.finetuning.trial_config import TrialConfig, TrialResult
+from crystalign_jobs.campaign_worker import STOP, Work, feature_store
+from crystalign_jobs.ray_errors import last_line, of_workers
+
+REPORT_EPOCHS = 10
+"""Between two reports of a trial that no other competes with: a report is a barrier."""
+TIMEOUT_SECONDS = 900
+"""How long ranks wait for each other; rank 0 tests while the others wait."""
+
+
+def fitted_together(trial: TrialConfig, folder: str, work: Work) -> TrialResult:
+    """Fit a trial by `work.workers` processes, and read its result.
+
+    Raises:
+        Error: what a worker raised, or that one died.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    from crystalign.finetuning.trial import finished
+
+    with tempfile.TemporaryDirectory(prefix="crystalign-trial-") as records:  # Ray's own, which nobody reads
+        trainer = TorchTrainer(
+            _fit_rank,
+            train_loop_config={"trial": trial.model_dump_json(), "folder": folder, "work": work},
+            torch_config=TorchConfig(backend="nccl" if work.gpu else "gloo", timeout_s=TIMEOUT_SECONDS),
+            scaling_config=ScalingConfig(
+                num_workers=work.workers, use_gpu=work.gpu, resources_per_worker={"CPU": float(work.cpus)}
+            ),
+            run_config=RunConfig(
+                name=trial.id,
+                storage_path=records,
+                failure_config=FailureConfig(max_failures=work.max_failures),
+                callbacks=[TuneReportCallback()],
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:
+            causes = [cause for cause in of_workers(error).values() if isinstance(cause, Exception)]
+            raise (causes or [Error(last_line(error))])[0] from error
+    result = finished(trial, folder)
+    assert result is not None, f"the workers wrote no result to {folder}"
+    return result
+
+
+def _fit_rank(job: dict[str, Any]) -> None:
+    """One rank: all call `ray.train.report` equally often, which Train asks of them."""
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    from crystalign.finetuning.trial import run_trial
+
+    trial, folder, work = TrialConfig.model_validate_json(job["trial"]), job["folder"], job["work"]
+    torch.set_num_threads(work.cpus)
+    first = ray.train.get_context().get_world_rank() == 0
+
+    def on_epoch(metrics: dict[str, float]) -> bool:
+        if work.watch is not None and first:
+            work.watch(trial, metrics)
+        if work.competing or int(metrics["epoch"]) % REPORT_EPOCHS == 0:
+            ray.train.report({name: metrics[name] for name in ("epoch", "best_score", "seconds")})
+        return work.competing and first and storage.exists(storage.join(folder, STOP))
+
+    run_trial(trial, folder, on_epoch, store=feature_store(trial.data, work.processes), device=get_device())
