@@ -209,7 +209,7 @@ def _tuner(
     )
     resources = {"cpu": float(campaign.cpus)} | ({"gpu": campaign.gpus} if campaign.gpus else {})
     if campaign.workers > 1:
-        resources = {"cpu": 0.0}  # the trial waits for its workers, which ask for theirs
+        resources = {"cpu": 0.01}  # it waits for its workers, which ask for theirs; Tune wants more than nothing
     stopping = campaign.stop_early
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(run_one, work=work), resources),

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from crystalign import storage
 from crystalign.errors import ConfigError, DatasetError, Error
 from crystalign.training.config import PretrainConfig
+from crystalign_jobs.ownership import driving
 from crystalign_jobs.pretrain_worker import Watch
 from crystalign_jobs.run_status import CONFIG, MODEL
 from crystalign_jobs.settings import stored
@@ -100,8 +101,9 @@ def pretrain(config: Pretrain, *, watch: Watch | None = None) -> str:
         URI of the final model directory.
 
     Raises:
-        ConfigError: the run exists and is not resumed, or is resumed with settings that change what it computes,
-            or the model cannot be built, or a logger is not installed, or the cluster is too small.
+        ConfigError: the run exists and is not resumed, or is driven by another process, or is resumed with settings
+            that change what it computes, or the model cannot be built, or a logger is not installed, or the cluster is
+            too small.
         DatasetError: no row to train on.
         Stopped: Ctrl-C or SIGTERM; a checkpoint was written first.
         StorageError: a checkpoint could not be stored.
@@ -117,7 +119,7 @@ def pretrain(config: Pretrain, *, watch: Watch | None = None) -> str:
     check_loggers(config)
     dataset = Dataset.open(config.data)
     selection = _select(config, dataset)
-    with session(config.address):
+    with driving(run), session(config.address):
         fitting_workers(config)
         job = {
             "config": config,

@@ -1,22 +1,25 @@
-"""`crystalign runs`: the pre-training runs under a URI, how they stand, and how to go on with them."""
+"""`crystalign runs`: the pre-training runs and campaigns under a URI, how they stand, and how to go on with them."""
 
 from __future__ import annotations
 
 import json
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
+import yaml
 from tyro.conf import Positional
 
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import ConfigError
 from crystalign.storage import Uri
+from crystalign_jobs.campaign_status import CampaignSummary, is_campaign, summarise_campaign
 from crystalign_jobs.run_status import CONFIG, RunSummary, summarise
 
 
 class Runs(Config):
-    """List the runs under a URI: state, step, loss, retrieval, when they last wrote, and how to go on.
+    """List the runs and campaigns under a URI: how far they are, when they last wrote, and how to go on.
 
     The state is concluded from what the store holds; no cluster is asked.
 
@@ -24,7 +27,7 @@ class Runs(Config):
     """
 
     under: Positional[Uri]
-    """The `--out` of the runs, or one run."""
+    """The `--out` of the runs or campaigns, or one of them."""
     json_lines: bool = False
     """One JSON object per line instead of a table."""
 
@@ -40,20 +43,33 @@ def main(config: Runs) -> None:
         for run in found:
             print(json.dumps(run.model_dump(mode="json") | {"resume": run.resume_command}))
         return
-    show(found)
+    runs = [run for run in found if isinstance(run, RunSummary)]
+    if runs:
+        show(runs)
+    campaigns = [run for run in found if isinstance(run, CampaignSummary)]
+    if campaigns:
+        show_campaigns(campaigns)
+    for run in found:
+        if run.resume_command:
+            print(f"next: {run.resume_command}")
 
 
-def summaries(under: str) -> list[RunSummary]:
-    """Every run directly under a URI, or the run that it is; the one that wrote last comes first.
+def summaries(under: str) -> list[RunSummary | CampaignSummary]:
+    """Every run and campaign directly under a URI, or the one that it is; the one that wrote last comes first.
 
     Raises:
         ConfigError: there is none.
     """
     folders = [under, *storage.list_folders(under)]
-    runs = [folder for folder in folders if storage.exists(storage.join(folder, CONFIG))]
-    if not runs:
-        raise ConfigError(f"there is no run under {under}; name the --out of `crystalign pretrain`")
-    found = [summarise(run) for run in runs]
+    places = [folder for folder in folders if storage.exists(storage.join(folder, CONFIG))]
+    if not places:
+        raise ConfigError(
+            f"there is no run under {under}; name the --out of `crystalign pretrain` or `crystalign tune`"
+        )
+    found: list[RunSummary | CampaignSummary] = []
+    for place in places:
+        settings = yaml.safe_load(storage.read_bytes(storage.join(place, CONFIG)))
+        found.append(summarise_campaign(place, settings) if is_campaign(settings) else summarise(place))
     oldest = datetime.min.replace(tzinfo=UTC)
     return sorted(found, key=lambda run: run.written or oldest, reverse=True)
 
@@ -61,7 +77,6 @@ def summaries(under: str) -> list[RunSummary]:
 def show(found: list[RunSummary]) -> None:
     """A row per run, and below it what to type."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD)
@@ -74,14 +89,31 @@ def show(found: list[RunSummary]) -> None:
         place = "–" if run.checkpoint is None else f"step {run.checkpoint:,}"
         name = run.uri.rpartition("/")[2]
         table.add_row(name, run.state, step, loss, retrieval, place, age(run.written))
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
+    _table(table)
     for run in found:
         if run.message:
-            console.print(f"{run.uri.rpartition('/')[2]}: {run.message}", markup=False, highlight=False, soft_wrap=True)
+            print(f"{run.uri.rpartition('/')[2]}: {run.message}")
+
+
+def show_campaigns(found: list[CampaignSummary]) -> None:
+    """A row per campaign."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("campaign", "state", "trials", "failed", "last written"):
+        table.add_column(column, justify="left" if column in {"campaign", "state"} else "right", no_wrap=True)
     for run in found:
-        if run.resume_command:
-            console.print(f"next: {run.resume_command}", markup=False, highlight=False, soft_wrap=True)
+        state = "running" if run.running else "finished" if run.resume_command is None else "stopped"
+        trials = f"{run.finished:,}" + (f"/{run.known:,}" if run.known is not None else "")
+        table.add_row(run.uri.rstrip("/").rpartition("/")[2], state, trials, f"{run.failed:,}", age(run.written))
+    _table(table)
+
+
+def _table(table: Any) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def age(when: datetime | None) -> str:

@@ -21,8 +21,10 @@ from pydantic import Field, model_validator
 from crystalign import storage
 from crystalign.errors import ConfigError, Error
 from crystalign_jobs.campaign import Campaign
+from crystalign_jobs.campaign_status import is_campaign
 from crystalign_jobs.campaign_trials import Entry, check, expand, refuse_contradiction
 from crystalign_jobs.campaign_worker import Watch
+from crystalign_jobs.ownership import driving
 from crystalign_jobs.settings import stored
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def main(config: Tune) -> None:
     for task, place in report.best.items():
         print(f"best model of {task}: {place}")
     for place in list(report.best.values())[:1]:
-        print(f"next: crystalign predict --model {place} FILE.cif")
+        print(f"next: crystalign predict --model {place} FILE.cif   or crystalign serve --predictors {run}/best")
 
 
 def tune(config: Tune, *, watch: Watch | None = None) -> CampaignReport:
@@ -121,7 +123,7 @@ def tune(config: Tune, *, watch: Watch | None = None) -> CampaignReport:
         watch: called in a trial's process after each epoch.
 
     Raises:
-        ConfigError: the campaign cannot work, or contradicts what stands in its folder.
+        ConfigError: the campaign cannot work, contradicts what stands in its folder, or is driven by another process.
         DatasetError: there is no dataset.
         ModelError: a model to start from is broken.
         Interrupted: Ctrl-C or SIGTERM arrived; what is finished stays.
@@ -135,11 +137,12 @@ def _run(config: Tune, watch: Watch | None) -> CampaignReport:
     from crystalign_jobs.campaign_run import results_of, run_uri, sampled_entries
 
     run = run_uri(config)
-    claim(config, run)
-    entries = {entry.config.id: entry for entry in _run_missing(config, run, watch)}
-    entries |= {entry.config.id: entry for entry in sampled_entries(config, run)}
-    results, failures = results_of(run, list(entries.values()))
-    return report(config, run, list(entries.values()), results, failures)
+    with driving(run):
+        claim(config, run)
+        entries = {entry.config.id: entry for entry in _run_missing(config, run, watch)}
+        entries |= {entry.config.id: entry for entry in sampled_entries(config, run)}
+        results, failures = results_of(run, list(entries.values()))
+        return report(config, run, list(entries.values()), results, failures)
 
 
 def _run_missing(config: Tune, run: str, watch: Watch | None) -> list[Entry]:
@@ -200,7 +203,7 @@ def claim(config: Tune, run: str) -> None:
     now = Campaign.model_validate(config.model_dump(include=set(Campaign.model_fields)))
     if storage.exists(place):
         values = yaml.safe_load(storage.read_bytes(place))
-        if not isinstance(values, dict) or "initialisations" not in values:
+        if not is_campaign(values):
             raise ConfigError(f"{run} holds no campaign but something else; choose another --name")
         own = {name: value for name, value in values.items() if name in Campaign.model_fields}
         refuse_contradiction(Campaign.from_mapping(own, origin=place), now, run)

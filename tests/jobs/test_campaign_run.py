@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,23 @@ def test_a_campaign_writes_its_table_and_the_same_command_runs_nothing(finished,
     assert again.trials == 5
 
 
+def test_runs_lists_a_campaign_and_how_to_go_on_with_it(finished, tmp_path, capsys):
+    run = finished[1]
+    assert cli.main(["runs", str(run.parent)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "finished" in line]
+    assert line.split()[:4] == ["campaign", "finished", "5/5", "0"]
+    half = tmp_path / "half"
+    shutil.copytree(run, half)
+    for number, result in enumerate(sorted(half.glob("trials/*/result.json"))[:2]):
+        result.unlink()
+        if number:
+            result.with_name(FAILURE).write_text("{}")
+    assert cli.main(["runs", str(half), "--json-lines"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["finished"], told["failed"], told["known"], told["running"]) == (3, 1, 5, False)
+    assert told["resume"] == f"crystalign tune --resume {half}"
+
+
 def test_processes_are_used_again_and_run_side_by_side(finished, data):
     config, run, _ = finished
     lines = [line for place in (run.parent / "notes").glob("*.txt") for line in place.read_text().splitlines()]
@@ -110,6 +128,34 @@ def test_a_campaign_grows_by_flags_and_runs_what_is_new(finished, tmp_path, caps
     assert len(set(results(run)) - before) == 2
     assert cli.main(["tune", "--resume", str(run), "--seeds", "0"]) == 2
     assert "other settings: seeds" in capsys.readouterr().err
+
+
+def test_a_trial_of_two_processes_is_that_of_one_even_where_one_is_killed(finished, data, tmp_path):
+    config = settings(data, tmp_path, workers=2, learning_rates=(1e-2,), seeds=(0,))
+    dies = {"seed": 0, "lr": 1e-2, "epoch": 7, "how": "kill", "times": 1}
+    report = tune(config, watch=audit(tmp_path / "notes", dies=dies))
+    assert (report.trials, dict(report.failures)) == (2, {})
+    assert left_behind() == []
+    alone, together = results(finished[1]), results(tmp_path / "campaign")
+    for name, result in together.items():
+        assert result.sizes == alone[name].sizes
+        for target, metrics in result.metrics.items():
+            assert metrics == pytest.approx(alone[name].metrics[target], rel=1e-3)
+    ((_, epochs),) = epochs_of(tmp_path / "notes").items()
+    assert epochs[:7] == [1, 2, 3, 4, 5, 6, 7]
+    assert set(epochs) == set(range(1, 13))
+    assert len(epochs) <= 13  # the state of epoch 6 or 7 was whole
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_a_process_of_several_raises_stands_in_the_table(data, tmp_path):
+    config = settings(data, tmp_path, workers=2, learning_rates=(1e-2,), seeds=(0,), max_failures=0)
+    dies = {"seed": 0, "lr": 1e-2, "epoch": 2, "how": "raise", "times": 1}
+    report = tune(config, watch=audit(tmp_path / "notes", dies=dies))
+    assert report.trials == 1
+    (why,) = report.failures.values()
+    assert "the furnace is cold" in why
+    assert left_behind() == []
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -1,0 +1,73 @@
+"""A run has one driver at a time; one that died is no obstacle."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crystalign.errors import ConfigError
+from crystalign_jobs import ownership
+from crystalign_jobs.ownership import FILE, Driver, driving
+
+
+def left(run: Path, **changes) -> Path:
+    """The sign of another driver."""
+    values = {"machine": ownership._machine(), "host": "elsewhere", "pid": os.getpid(), "token": "other"}
+    run.mkdir(exist_ok=True)
+    place = run / FILE
+    place.write_text(Driver(**values | changes).model_dump_json())
+    return place
+
+
+def test_a_second_driver_is_refused_and_the_first_leaves_nothing(tmp_path):
+    run = tmp_path / "run"
+    with driving(str(run)):
+        with (
+            pytest.raises(ConfigError, match=rf"driven by process {os.getpid()} on .* sign of life"),
+            driving(str(run)),
+        ):
+            pass
+        assert (run / FILE).exists()
+    assert not (run / FILE).exists()
+    with driving(str(run)):
+        pass
+
+
+def test_a_driver_of_this_machine_that_was_killed_is_no_obstacle(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left(tmp_path / "run", pid=gone.pid)
+    with driving(str(tmp_path / "run")):
+        assert "elsewhere" not in (tmp_path / "run" / FILE).read_text()
+
+
+def test_a_driver_on_another_machine_is_forgotten_when_it_is_silent(tmp_path):
+    place = left(tmp_path / "run", machine="another", pid=1)
+    with pytest.raises(ConfigError, match="elsewhere"), driving(str(tmp_path / "run")):
+        pass
+    old = time.time() - ownership.SILENT_SECONDS - 1
+    os.utime(place, (old, old))
+    with driving(str(tmp_path / "run")):
+        pass
+
+
+def test_who_was_taken_for_dead_does_not_take_the_place_of_its_successor_away(tmp_path):
+    with driving(str(tmp_path / "run")):
+        place = left(tmp_path / "run")
+    assert place.exists()
+
+
+def test_signs_of_life_are_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "BEAT_SECONDS", 0.05)
+    with driving(str(tmp_path / "run")):
+        place = tmp_path / "run" / FILE
+        os.utime(place, (0, 0))
+        until = time.monotonic() + 20
+        while place.stat().st_mtime == 0 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert place.stat().st_mtime > 0
