@@ -7,8 +7,10 @@ remains for the tasks that feed it is part of the sum.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from crystalign.errors import ConfigError
@@ -60,13 +62,42 @@ def is_elastic(config: Pretrain) -> bool:
     return least_workers(config) < config.num_workers
 
 
-def wait_for_workers(config: Pretrain, most: int, asked: Sequence[int]) -> int:
-    """`fitting_workers`, once there are enough; 0 where the user asked for a stop meanwhile.
+@contextmanager
+def nodes_for(config: Pretrain) -> Iterator[None]:
+    """Ask a cluster that starts nodes on demand for those of a run, and wait for enough; they may go at the end.
 
     Raises:
-        ConfigError: there were not enough within `timeout_minutes`.
+        ConfigError: there were not enough within `wait_for_nodes` minutes.
     """
-    until, told = time.monotonic() + 60.0 * config.timeout_minutes, False
+    from ray.autoscaler.sdk import request_resources
+
+    if not config.wait_for_nodes:
+        fitting_workers(config)
+        yield
+        return
+    worker = {"CPU": 1} | ({"GPU": 1} if config.use_gpu else {})
+    request_resources(bundles=[worker] * config.num_workers + [{"CPU": 1}] * math.ceil(FREE_CPUS))
+    try:
+        wait_for_workers(config, config.num_workers, (), minutes=config.wait_for_nodes)
+        yield
+    finally:
+        request_resources(bundles=[])
+
+
+def wait_for_workers(config: Pretrain, most: int, asked: Sequence[int], minutes: float | None = None) -> int:
+    """`fitting_workers`, once there are enough; 0 where the user asked for a stop meanwhile.
+
+    Args:
+        config: of the run.
+        most: as of `fitting_workers`.
+        asked: gets what asks for a stop.
+        minutes: how long to wait; by default `timeout_minutes`.
+
+    Raises:
+        ConfigError: there were not enough in that time.
+    """
+    minutes = config.timeout_minutes if minutes is None else minutes
+    until, told = time.monotonic() + 60.0 * minutes, False
     while not asked:
         try:
             return fitting_workers(config, most)
@@ -74,7 +105,7 @@ def wait_for_workers(config: Pretrain, most: int, asked: Sequence[int]) -> int:
             if time.monotonic() > until:
                 raise
             if not told:
-                print(f"waiting for nodes, {config.timeout_minutes:g} minutes at most: {error}", flush=True)
+                print(f"waiting for nodes, {minutes:g} minutes at most: {error}", flush=True)
             told = True
             time.sleep(0.5)
     return 0

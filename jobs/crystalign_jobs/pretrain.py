@@ -54,6 +54,9 @@ class Pretrain(PretrainConfig):
     min_workers: int | None = Field(default=None, ge=1)
     """Fewest workers to go on with where nodes are lost; by default all of `num_workers`. With fewer the run grows as
     soon as the cluster does. The samples of each step are the same at any number."""
+    wait_for_nodes: float = Field(default=0.0, ge=0)
+    """Minutes to wait for a cluster that starts nodes on demand, which is asked for them; with 0 a cluster that is too
+    small is an error at once."""
     max_failures: int = Field(default=2, ge=0)
     """How often workers that died are started again before the run gives up. Nodes that the cluster takes away do
     not count, and what would fail again in the same way is not tried again."""
@@ -110,7 +113,7 @@ def pretrain(config: Pretrain, *, watch: Watch | None = None) -> str:
     """
     from crystalign.shards.dataset import Dataset
     from crystalign.training.metrics import check_loggers
-    from crystalign_jobs.elastic import fitting_workers
+    from crystalign_jobs.elastic import nodes_for
     from crystalign_jobs.pretrain_fit import fit
     from crystalign_jobs.session import session
 
@@ -119,8 +122,7 @@ def pretrain(config: Pretrain, *, watch: Watch | None = None) -> str:
     check_loggers(config)
     dataset = Dataset.open(config.data)
     selection = _select(config, dataset)
-    with driving(run), session(config.address):
-        fitting_workers(config)
+    with driving(run), session(config.address), nodes_for(config):
         job = {
             "config": config,
             "files": _claim(config, dataset, selection, run),

@@ -131,6 +131,35 @@ def test_a_stop_is_heard_while_nodes_are_waited_for(monkeypatch):
     assert elastic.wait_for_workers(config(num_workers=2, min_workers=1), 2, asked=[2]) == 0
 
 
+def test_a_cluster_that_starts_nodes_on_demand_is_asked_for_them_and_waited_for(monkeypatch, capsys):
+    asked = []
+
+    def request(*, bundles: list[dict[str, int]]) -> None:
+        asked.append(bundles)
+        if bundles:
+            cluster(monkeypatch, {"CPU": 1.0}, {"CPU": 4.0})  # the node that was started
+
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", request)
+    cluster(monkeypatch, {"CPU": 1.0})
+    with pytest.raises(ConfigError, match="needs"), elastic.nodes_for(config(num_workers=2)):
+        pass
+    assert asked == []
+    with elastic.nodes_for(config(num_workers=2, wait_for_nodes=1.0)):
+        assert elastic.fitting_workers(config(num_workers=2)) == 2
+        assert asked == [[{"CPU": 1}] * 4]
+    assert asked[1:] == [[]]
+
+
+def test_nodes_that_never_come_are_not_waited_for_forever(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda *, bundles: asked.append(len(bundles)))
+    cluster(monkeypatch, {"CPU": 1.0})
+    with pytest.raises(ConfigError, match="needs"), elastic.nodes_for(config(num_workers=2, wait_for_nodes=0.01)):
+        pass
+    assert asked == [4, 0]
+    assert "waiting for nodes, 0.01 minutes at most" in capsys.readouterr().out
+
+
 def test_a_cluster_that_is_gone_is_no_run_that_is_finished(monkeypatch):
     def gone(*_args: object, **_kwargs: object) -> None:
         raise ray.exceptions.ActorDiedError
