@@ -196,8 +196,11 @@ def test_the_example_in_the_house_is_a_campaign():
     values = read_yaml(HERE.parents[1] / "cluster" / "campaign.yaml")
     example = Tune.from_mapping(values, origin="the example")
     rows = list(cells(example))
-    assert len(rows) == 4 * 4 * 6
-    assert {config.initialisation for _, config in rows if config.constant} == {"mean", "median"}
+    assert len(rows) == 4 * 3 * 6
+    assert {config.initialisation for _, config in rows if config.constant} == {"mean"}
+    assert {config.like for _, config in rows if config.initialisation == "scratch"} == {
+        str(Path("runs/xrd/model").absolute())
+    }
 
 
 def test_costas_table_is_a_preset_that_names_what_is_missing(data, tmp_path):

@@ -318,3 +318,21 @@ def test_real_tables_are_read(real_data: Path) -> None:
     path = real_data / "electronic" / "dos_charge_density.parquet"
     materials, _ = read_all(open_source(str(path), mapping="multimat_electronic"), limit=10)
     assert any("dos" in m.modalities for m in materials.values())
+
+
+def test_moduli_stand_beside_the_geometries_of_their_time(real_data: Path) -> None:
+    """Joined by id: the values are those of the other table, and none but those whose source is an id."""
+    path = real_data / "materials_project_2019" / "crystals.parquet"
+    materials, rejects = read_all(open_source(str(path), mapping="materials_project_2019_elastic"), limit=400)
+    assert not rejects
+    labels = pq.read_table(real_data / "materials_project" / "properties.parquet")
+    known = dict(zip(labels["material_id"].to_pylist(), labels.to_pylist(), strict=True))
+    moduli = 0
+    for name, material in materials.items():
+        row = known.get(name, {})
+        expected = row.get("bulk_modulus_vrh") if row.get("bulk_modulus_vrh_source") == "mp_elastic" else None
+        found = {spec.quantity: (value, spec.vintage) for spec, value in material.properties.items()}
+        assert found[Quantity.BAND_GAP][1] == "2019"
+        assert found.get(Quantity.BULK_MODULUS_VRH) == (None if expected is None else (expected, "elastic"))
+        moduli += expected is not None
+    assert moduli > 20
