@@ -15,6 +15,8 @@ import yaml
 from crystalign.config import read_yaml
 from crystalign.errors import ConfigError, Error, ModelError
 from crystalign.finetuning.trial_config import TrialConfig
+from crystalign.model_config import ModelConfig
+from crystalign.shards.splits import SplitRule
 from crystalign_jobs import cli
 from crystalign_jobs.campaign import Campaign
 from crystalign_jobs.campaign_presets import COSTA_TARGETS, SUBSETS
@@ -22,6 +24,7 @@ from crystalign_jobs.campaign_run import load_models
 from crystalign_jobs.campaign_search import Search, sampled
 from crystalign_jobs.campaign_trials import Cell, Entry, cells, check, expand, refuse_contradiction
 from crystalign_jobs.campaign_worker import STOP
+from crystalign_jobs.pretrain import Pretrain
 from crystalign_jobs.settings import with_defaults
 from crystalign_jobs.tune import Tune, stored_settings
 
@@ -201,6 +204,18 @@ def test_the_example_in_the_house_is_a_campaign():
     assert {config.like for _, config in rows if config.initialisation == "scratch"} == {
         str(Path("runs/xrd/model").absolute())
     }
+
+
+def test_the_models_of_the_example_have_not_seen_what_it_tests():
+    folder = HERE.parents[1] / "cluster"
+    values = cli.read_source(cli.VERBS["pretrain"], str(folder / "few_labels.yaml"))
+    run = with_defaults(Pretrain, values, origin="the example")
+    example = Tune.from_mapping(read_yaml(folder / "campaign.yaml"), origin="the example")
+    rule = SplitRule.model_validate(run.split)
+    assert (rule.by, rule.train, rule.validation) == (example.split.by, example.split.train, example.split.validation)
+    assert f"runs/{run.name}/model" in example.initialisations.values()
+    assert run.data.endswith("/mp2019")
+    assert set(ModelConfig.model_validate(run.model).modalities) == {"crystal", "xrd", "text", "tabular"}
 
 
 def test_costas_table_is_a_preset_that_names_what_is_missing(data, tmp_path):
