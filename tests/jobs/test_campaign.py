@@ -209,7 +209,7 @@ def test_the_example_in_the_house_is_a_campaign():
 def test_the_models_of_the_example_have_not_seen_what_it_tests():
     folder = HERE.parents[1] / "cluster"
     values = cli.read_source(cli.VERBS["pretrain"], str(folder / "few_labels.yaml"))
-    run = with_defaults(Pretrain, values, origin="the example")
+    run = cli.settings(cli.VERBS["pretrain"], Pretrain, values, origin="the example")
     example = Tune.from_mapping(read_yaml(folder / "campaign.yaml"), origin="the example")
     rule = SplitRule.model_validate(run.split)
     assert (rule.by, rule.train, rule.validation) == (example.split.by, example.split.train, example.split.validation)
