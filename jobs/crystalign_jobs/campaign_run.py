@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from crystalign_jobs.tune import Tune
 
 TRIALS = "trials"
+WAITING_CPUS = 0.01
+"""Logical CPUs of a trial that waits for its workers, which ask for theirs: Tune wants more than nothing."""
 _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the older output can be silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -148,7 +150,8 @@ def concurrent_trials(campaign: Tune) -> int:
     alone = len([node for node in ray.nodes() if node["Alive"]]) == 1
     cores = min(available.get("CPU", 0.0), float(os.cpu_count() or 1)) if alone else available.get("CPU", 0.0) - 1
     cpus, share = campaign.workers * campaign.cpus, campaign.workers * campaign.gpus
-    room = int(cores // cpus)
+    waiting = WAITING_CPUS if campaign.workers > 1 else 0.0
+    room = min(int(cores // cpus), int(available.get("CPU", 0.0) // (cpus + waiting)))
     if share:
         room = min(room, int(available.get("GPU", 0.0) // share + 1e-9))
     if room < (campaign.concurrent or 1):
@@ -209,7 +212,7 @@ def _tuner(
     )
     resources = {"cpu": float(campaign.cpus)} | ({"gpu": campaign.gpus} if campaign.gpus else {})
     if campaign.workers > 1:
-        resources = {"cpu": 0.01}  # it waits for its workers, which ask for theirs; Tune wants more than nothing
+        resources = {"cpu": WAITING_CPUS}
     stopping = campaign.stop_early
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(run_one, work=work), resources),

@@ -28,13 +28,16 @@ class CampaignSummary(Config):
     """Trials that said why they failed and have no result."""
     known: int | None
     """Trials that its settings ask for; None where a search draws them, or the settings are of another version."""
+    reported: bool
+    """Whether its table is newer than its results."""
     written: datetime | None = None
     """When a result or the settings were last written, by the store's clock."""
 
     @property
     def resume_command(self) -> str | None:
         """What goes on with it, where there is something to go on with."""
-        return None if self.running or self.finished == self.known else f"crystalign tune --resume {self.uri}"
+        over = self.reported if self.known is None else self.finished == self.known
+        return None if self.running or over else f"crystalign tune --resume {self.uri}"
 
 
 def is_campaign(settings: Any) -> bool:
@@ -53,12 +56,14 @@ def summarise_campaign(run: str, settings: dict[str, Any]) -> CampaignSummary:
     results = {place: storage.modified(storage.join(place, "result.json")) for place in places}
     done = [when for when in results.values() if when is not None]
     failed = [place for place, when in results.items() if when is None and storage.exists(storage.join(place, FAILURE))]
+    table = storage.modified(storage.join(run, "results.md"))
     return CampaignSummary(
         uri=run,
         running=is_driven(run),
         finished=len(done),
         failed=len(failed),
         known=_known(run, settings),
+        reported=table is not None and table >= max(done, default=table),
         written=max([*done, *filter(None, [storage.modified(storage.join(run, "config.yaml"))])], default=None),
     )
 

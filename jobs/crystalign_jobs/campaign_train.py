@@ -14,7 +14,9 @@ from crystalign_jobs.ray_errors import last_line, of_workers
 REPORT_EPOCHS = 10
 """Between two reports of a trial that no other competes with: a report is a barrier."""
 TIMEOUT_SECONDS = 900
-"""How long ranks wait for each other; rank 0 tests while the others wait."""
+"""How long ranks wait for each other."""
+START_ATTEMPTS = 3
+"""How often workers that do not come up are started again."""
 
 
 def fitted_together(trial: TrialConfig, folder: str, work: Work) -> TrialResult:
@@ -23,14 +25,35 @@ def fitted_together(trial: TrialConfig, folder: str, work: Work) -> TrialResult:
     Raises:
         Error: what a worker raised, or that one died.
     """
+    from ray.exceptions import RayError
+
+    from crystalign.finetuning.trial import finished
+
+    for attempt in range(work.max_failures + 1):
+        try:
+            _fit(trial, folder, work)
+        except Exception as error:
+            causes = list(of_workers(error).values())
+            raised = [cause for cause in causes if isinstance(cause, Exception) and not isinstance(cause, RayError)]
+            if raised:
+                raise raised[0] from error  # it would come again
+            if attempt == work.max_failures:
+                raise Error(last_line(error)) from error
+        else:
+            break
+    result = finished(trial, folder)
+    assert result is not None, f"the workers wrote no result to {folder}"
+    return result
+
+
+def _fit(trial: TrialConfig, folder: str, work: Work) -> None:
+    """Start the workers, once, and wait for their end."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from crystalign.finetuning.trial import finished
-
     with tempfile.TemporaryDirectory(prefix="crystalign-trial-") as records:  # Ray's own, which nobody reads
-        trainer = TorchTrainer(
+        TorchTrainer(
             _fit_rank,
             train_loop_config={"trial": trial.model_dump_json(), "folder": folder, "work": work},
             torch_config=TorchConfig(backend="nccl" if work.gpu else "gloo", timeout_s=TIMEOUT_SECONDS),
@@ -40,18 +63,10 @@ def fitted_together(trial: TrialConfig, folder: str, work: Work) -> TrialResult:
             run_config=RunConfig(
                 name=trial.id,
                 storage_path=records,
-                failure_config=FailureConfig(max_failures=work.max_failures),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=START_ATTEMPTS),
                 callbacks=[TuneReportCallback()],
             ),
-        )
-        try:
-            trainer.fit()
-        except Exception as error:
-            causes = [cause for cause in of_workers(error).values() if isinstance(cause, Exception)]
-            raise (causes or [Error(last_line(error))])[0] from error
-    result = finished(trial, folder)
-    assert result is not None, f"the workers wrote no result to {folder}"
-    return result
+        ).fit()
 
 
 def _fit_rank(job: dict[str, Any]) -> None:

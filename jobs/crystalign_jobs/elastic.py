@@ -7,9 +7,10 @@ remains for the tasks that feed it is part of the sum.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -76,15 +77,27 @@ def nodes_for(config: Pretrain) -> Iterator[None]:
         yield
         return
     worker = {"CPU": 1} | ({"GPU": 1} if config.use_gpu else {})
-    request_resources(bundles=[worker] * config.num_workers + [{"CPU": 1}] * math.ceil(FREE_CPUS))
+    bundles = [worker] * config.num_workers + [{"CPU": 1}] * math.ceil(FREE_CPUS)
+
+    def ask() -> None:  # again and again: the last request of all drivers of a cluster counts
+        request_resources(bundles=bundles)
+
     try:
-        wait_for_workers(config, config.num_workers, (), minutes=config.wait_for_nodes)
+        wait_for_workers(config, config.num_workers, (), minutes=config.wait_for_nodes, ask=ask)
         yield
     finally:
-        request_resources(bundles=[])
+        with contextlib.suppress(Exception):  # a cluster that is gone; what ended the run is told, not this
+            request_resources(bundles=[])
 
 
-def wait_for_workers(config: Pretrain, most: int, asked: Sequence[int], minutes: float | None = None) -> int:
+def wait_for_workers(
+    config: Pretrain,
+    most: int,
+    asked: Sequence[int],
+    *,
+    minutes: float | None = None,
+    ask: Callable[[], None] | None = None,
+) -> int:
     """`fitting_workers`, once there are enough; 0 where the user asked for a stop meanwhile.
 
     Args:
@@ -92,6 +105,7 @@ def wait_for_workers(config: Pretrain, most: int, asked: Sequence[int], minutes:
         most: as of `fitting_workers`.
         asked: gets what asks for a stop.
         minutes: how long to wait; by default `timeout_minutes`.
+        ask: called now and then while it waits.
 
     Raises:
         ConfigError: there were not enough in that time.
@@ -107,6 +121,8 @@ def wait_for_workers(config: Pretrain, most: int, asked: Sequence[int], minutes:
             if not told:
                 print(f"waiting for nodes, {minutes:g} minutes at most: {error}", flush=True)
             told = True
+            if ask is not None:
+                ask()
             time.sleep(0.5)
     return 0
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
+import signal
 import socket
 import threading
 import uuid
@@ -11,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+
+import psutil
 
 from crystalign import storage
 from crystalign.config import Config
@@ -32,6 +36,8 @@ class Driver(Config):
     """For people."""
     pid: int
     """Its process."""
+    began: float
+    """When that process began, by its machine's clock: numbers are used again."""
     token: str
     """Of this driver alone."""
 
@@ -46,7 +52,13 @@ def driving(run: str) -> Iterator[None]:
     Raises:
         ConfigError: another driver lives.
     """
-    mine = Driver(machine=_machine(), host=socket.gethostname(), pid=os.getpid(), token=uuid.uuid4().hex)
+    mine = Driver(
+        machine=_machine(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        began=psutil.Process().create_time(),
+        token=uuid.uuid4().hex,
+    )
     place, stop = storage.join(run, FILE), threading.Event()
     _claim(place, mine)
     thread = threading.Thread(target=_beat, args=(place, mine, stop), daemon=True, name="driver")
@@ -83,12 +95,20 @@ def _claim(place: str, mine: Driver) -> None:
                 f"life {age:.0f} s ago; wait for its end or stop it. One that died silently on another "
                 f"machine is forgotten after {SILENT_SECONDS:.0f} s"
             ) from None
-        storage.write_bytes(place, data)
+        storage.delete(place)
+        storage.write_bytes(place, data, if_absent=True)  # of two that find a dead one, one is refused
 
 
 def _beat(place: str, mine: Driver, stop: threading.Event) -> None:
     while not stop.wait(BEAT_SECONDS):
         with contextlib.suppress(StorageError):  # a store that fails here fails what the run writes, and that tells
+            other = _read(place)
+            if other is not None and other != mine:
+                print(
+                    f"process {other.pid} on {other.host} drives {place.rpartition('/')[0]} now: stopping", flush=True
+                )
+                _thread.interrupt_main(signal.SIGTERM)
+                return
             storage.write_bytes(place, mine.model_dump_json().encode())
 
 
@@ -112,12 +132,10 @@ def _lives(other: Driver, age: float) -> bool:
     if other.machine != _machine():
         return age < SILENT_SECONDS
     try:
-        os.kill(other.pid, 0)
-    except ProcessLookupError:
+        process = psutil.Process(other.pid)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - other.began) < 2.0
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _machine() -> str:

@@ -68,10 +68,18 @@ def summaries(under: str) -> list[RunSummary | CampaignSummary]:
         )
     found: list[RunSummary | CampaignSummary] = []
     for place in places:
-        settings = yaml.safe_load(storage.read_bytes(storage.join(place, CONFIG)))
+        settings = _settings(place)
         found.append(summarise_campaign(place, settings) if is_campaign(settings) else summarise(place))
     oldest = datetime.min.replace(tzinfo=UTC)
     return sorted(found, key=lambda run: run.written or oldest, reverse=True)
+
+
+def _settings(run: str) -> Any:
+    """What stands in its file; None where that is no YAML."""
+    try:
+        return yaml.safe_load(storage.read_bytes(storage.join(run, CONFIG)))
+    except yaml.YAMLError:
+        return None
 
 
 def show(found: list[RunSummary]) -> None:

@@ -195,7 +195,7 @@ def build_api(service: Service, backend: Backend, predictors: Predictors | None 
     errors.install(app)
     _add_search(app, api)
     if predictors is not None:
-        predictions = PredictApi(service.models, predictors, api.in_thread, api.known)
+        predictions = PredictApi(service.models, predictors, api.known)
         add_predictions(app, predictions)
         add_predictions_of_index(app, predictions)
     _add_materials(app, api)

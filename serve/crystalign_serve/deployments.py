@@ -16,13 +16,15 @@ from crystalign.finetuning.network_config import LEVELS
 from crystalign.index.manifest import IndexManifest, SegmentEntry
 from crystalign.material import Material, Provenance
 from crystalign_serve.backend import ShardAnswer, Stored, encode_batch, find_in_shard, search_shard
-from crystalign_serve.predictions import Predicted, PredictJob, load_group, predict_jobs
+from crystalign_serve.predictions import CompleteJob, Predicted, PredictJob, complete, load_group, predict_jobs
 
 if TYPE_CHECKING:
     from crystalign.modalities import Features
 
 MAX_BATCH = 16
 BATCH_WAIT_SECONDS = 0.005
+DERIVING = 2
+"""Requests whose structures are looked at at the same time."""
 
 EncodeRequest = tuple[str, "Features"]
 """Modality, and one sample of it."""
@@ -69,11 +71,17 @@ class Models:
         self._group = load_group(places, "cuda" if torch.cuda.is_available() else "cpu")
         salt = Crystal(np.eye(3) * 4.12, np.array([[0.0] * 3, [0.5] * 3]), np.array([55, 17]))
         warm = Material("CsCl", salt, Provenance("", ""))  # the first request shall not pay for what is made once
-        predict_jobs(self._group, [PredictJob((warm,), tuple(places), LEVELS[-1])])
+        predict_jobs(self._group, [complete(self._group, PredictJob((warm,), tuple(places), LEVELS[-1]))])
+        self._deriving = asyncio.Semaphore(DERIVING)
+
+    async def predict(self, job: PredictJob) -> list[Predicted]:
+        """One answer per material; who has much to derive does not keep those waiting that share a batch."""
+        async with self._deriving:
+            ready = await asyncio.to_thread(complete, self._group, job)
+        return await self._predict(ready)  # type: ignore[no-any-return]
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]
-    async def predict(self, jobs: list[PredictJob]) -> list[list[Predicted]]:
-        """One answer per material of each job."""
+    async def _predict(self, jobs: list[CompleteJob]) -> list[list[Predicted]]:
         return await asyncio.to_thread(predict_jobs, self._group, jobs)
 
 

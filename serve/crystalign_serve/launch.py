@@ -89,6 +89,9 @@ def app(args: ServeArgs | dict[str, str]) -> Application:
     if args.index is None and args.predictors is None:
         message = "nothing to serve: give an --index, --predictors, or both"
         raise ConfigError(message)
+    if args.index is None and (args.model or args.dataset):
+        message = "model and dataset are those of an index, and there is none: give --index, or leave them out"
+        raise ConfigError(message)
     predicting = _predictors(args) if args.predictors is not None else {}
     if args.index is None:
         from ray import serve
@@ -177,9 +180,9 @@ def main(config: Serve) -> None:
         print("Next, in another terminal:")
         if config.index is not None:
             print(f'  crystalign search --text "a cubic perovskite oxide" --url {url}')
+            print(f"  crystalign search --cif FILE.cif --filter 'elements HAS \"O\" AND nelements<=3' --url {url}")
         if config.predictors is not None:
             print(f"  curl -F file=@FILE.cif {url}/api/predict/file")
-        print(f"  crystalign search --cif FILE.cif --filter 'elements HAS \"O\" AND nelements<=3' --url {url}")
         print("Ctrl-C stops it.", flush=True)
         stop.wait()
         print("Stopping…", flush=True)

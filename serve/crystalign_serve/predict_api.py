@@ -15,13 +15,15 @@ import crystalign
 from crystalign.errors import InputError, QueryError
 from crystalign.material import Material, Provenance
 from crystalign_serve import errors, queries
-from crystalign_serve.errors import UnavailableError
+from crystalign_serve.errors import NotFoundError, UnavailableError
 from crystalign_serve.predictions import Predicted, PredictJob, Predictors, listed
 from crystalign_serve.queries import Upload
 from crystalign_serve.readers import Readers
 from crystalign_serve.requests import MAX_STRUCTURES, PredictOptions, PredictRequest, Structure
 
 PREDICT_SECONDS = 60.0
+READERS = 2
+"""Threads that parse structures, apart from those of a search."""
 
 FindMaterial = Callable[[str], Awaitable[Material]]
 """The material of an id of the index; raises `NotFoundError`."""
@@ -33,18 +35,17 @@ class PredictApi:
     """The routes' work, in terms of `Predictors`."""
 
     def __init__(
-        self, models: Sequence[dict[str, Any]], predictors: Predictors, read: Readers, find: FindMaterial | None = None
+        self, models: Sequence[dict[str, Any]], predictors: Predictors, find: FindMaterial | None = None
     ) -> None:
         """Join them.
 
         Args:
             models: name, targets and more of each model.
             predictors: where they run.
-            read: threads that parse.
             find: looks an id up; None where there is no index.
         """
         self.models = list(models)
-        self._predictors, self._read, self._find = predictors, read, find
+        self._predictors, self._read, self._find = predictors, Readers(READERS), find
 
     async def predict(self, request: PredictRequest) -> dict[str, Any]:
         """Answer a JSON request."""
@@ -58,8 +59,14 @@ class PredictApi:
 
     async def predict_material(self, material_id: str, options: PredictOptions) -> dict[str, Any]:
         """What the models say of a material of the index."""
-        models, structure = self._chosen(options), Structure(id=material_id)
-        return await self._answer([self._structure(material_id, structure)], models, options)
+        models = self._chosen(options)
+        assert self._find is not None
+        material = await self._find(material_id)
+
+        async def known() -> Read:
+            return material, material_id, ""
+
+        return await self._answer([known()], models, options)
 
     async def _structure(self, name: str, structure: Structure) -> Read:
         ((kind, text),) = structure.given.items()
@@ -67,7 +74,10 @@ class PredictApi:
             if self._find is None:
                 message = "this service has no index to look an id up in; send the structure as cif or poscar"
                 raise QueryError(message, reason="no-index")
-            return await self._find(text), text, ""
+            try:
+                return await self._find(text), text, ""
+            except NotFoundError as error:
+                return None, text, str(error)
         return await self._parsed(name, functools.partial(queries.read_crystal, kind, text))
 
     async def _file(self, upload: Upload) -> Read:
@@ -161,7 +171,7 @@ def build_predict_api(models: Sequence[dict[str, Any]], predictors: Predictors) 
         title="Crystalign", version=crystalign.__version__, description=crystalign.__doc__ or "", redoc_url=None
     )
     errors.install(app)
-    add_predictions(app, PredictApi(models, predictors, Readers()))
+    add_predictions(app, PredictApi(models, predictors))
 
     @app.get("/api/info")
     async def info() -> dict[str, Any]:

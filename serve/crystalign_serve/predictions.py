@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from crystalign.crystal import pretty_formula
-from crystalign.derivation import extended
+from crystalign.derivation import DERIVATIONS, extended
 from crystalign.finetuning.ensemble import describe_predictor, find_predictors, load_predictor
 from crystalign.material import Material
 
 if TYPE_CHECKING:
     from crystalign.finetuning.prediction import PredictorGroup
 
-MAX_SECONDS = 20.0
-"""For one modality of one crystal that a model reads and the request does not hold."""
+DERIVE_SECONDS = 20.0
+"""For all that the models read and a request does not hold; looked at between two modalities of a crystal."""
 
 
 class PredictJob(NamedTuple):
@@ -27,6 +28,15 @@ class PredictJob(NamedTuple):
     """At least one, by name."""
     level: float
     """Of the intervals."""
+
+
+class CompleteJob(NamedTuple):
+    """A job with what follows from its structures."""
+
+    job: PredictJob
+    """Its materials have what could be derived."""
+    problems: list[list[str]]
+    """Of each material, what could not be, and why."""
 
 
 class Predicted(NamedTuple):
@@ -91,34 +101,43 @@ def load_group(places: Mapping[str, str], device: str = "cpu") -> PredictorGroup
     return group
 
 
-def predict_jobs(group: PredictorGroup, jobs: Sequence[PredictJob]) -> list[list[Predicted]]:
-    """Answers to several requests; those that ask the same of the same models pass the encoders together."""
-    answers: list[list[Predicted]] = [[] for _ in jobs]
-    kinds: dict[tuple[tuple[str, ...], float], list[int]] = {}
-    for number, job in enumerate(jobs):
-        kinds.setdefault((job.models, job.level), []).append(number)
-    for (models, level), numbers in kinds.items():
-        materials = [material for number in numbers for material in jobs[number].materials]
-        found = iter(_predicted(group.only(models), materials, level))
-        for number in numbers:
-            answers[number] = [next(found) for _ in jobs[number].materials]
-    return answers
-
-
-def _predicted(group: PredictorGroup, materials: Sequence[Material], level: float) -> list[Predicted]:
-    from crystalign.finetuning.answers import answers_of
+def complete(group: PredictorGroup, job: PredictJob) -> CompleteJob:
+    """Derive what the models of a job read and its materials lack, within a limited time."""
     from crystalign.shards.writer import Reject
 
-    complete: list[Material] = []
-    problems: list[list[str]] = []
-    for material in materials:
+    until = time.monotonic() + DERIVE_SECONDS
+    wanted, materials, problems = group.only(job.models).modalities, list[Material](), list[list[str]]()
+    for material in job.materials:
         rejects: list[Reject] = []
-        complete.append(extended(material, group.modalities, MAX_SECONDS, rejects))
-        problems.append([f"{reject.stage}: {reject.message}" for reject in rejects])
-    records, wrong = answers_of(group, complete, level=level)
-    for number, why in wrong:
-        problems[number].append(why)
-    return [Predicted(record["predictions"], told) for record, told in zip(records, problems, strict=True)]
+        late = [name for name in wanted if name in DERIVATIONS and material.value(name) is None]
+        while late and time.monotonic() < until:
+            material = extended(material, [late.pop(0)], DERIVE_SECONDS, rejects)  # noqa: PLW2901 (it grows)
+        materials.append(material)
+        told = [f"{reject.stage}: {reject.message}" for reject in rejects]
+        told += [f"{name}: not computed within {DERIVE_SECONDS:g} s; send fewer structures at a time" for name in late]
+        problems.append(told)
+    return CompleteJob(job._replace(materials=tuple(materials)), problems)
+
+
+def predict_jobs(group: PredictorGroup, jobs: Sequence[CompleteJob]) -> list[list[Predicted]]:
+    """Answers to several requests; those that ask the same of the same models pass the encoders together."""
+    from crystalign.finetuning.answers import answers_of
+
+    answers: list[list[Predicted]] = [[] for _ in jobs]
+    kinds: dict[tuple[tuple[str, ...], float], list[int]] = {}
+    for number, (job, _) in enumerate(jobs):
+        kinds.setdefault((job.models, job.level), []).append(number)
+    for (models, level), numbers in kinds.items():
+        materials = [material for number in numbers for material in jobs[number].job.materials]
+        problems = [list(told) for number in numbers for told in jobs[number].problems]
+        records, wrong = answers_of(group.only(models), materials, level=level)
+        for place, why in wrong:
+            problems[place].append(why)
+        told = zip(records, problems, strict=True)
+        found = iter([Predicted(record["predictions"], said) for record, said in told])
+        for number in numbers:
+            answers[number] = [next(found) for _ in jobs[number].job.materials]
+    return answers
 
 
 class LocalPredictors:
@@ -129,7 +148,8 @@ class LocalPredictors:
 
     async def predict(self, job: PredictJob) -> list[Predicted]:
         """One answer per material."""
-        (answers,) = await asyncio.to_thread(predict_jobs, self._group, [job])
+        ready = await asyncio.to_thread(complete, self._group, job)
+        (answers,) = await asyncio.to_thread(predict_jobs, self._group, [ready])
         return answers
 
 

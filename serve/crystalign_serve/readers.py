@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from crystalign.errors import QueryError
+from crystalign_serve.errors import UnavailableError
 
 THREADS = 4
 PARSE_SECONDS = 20.0
+QUEUE_SECONDS = 30.0
+"""How long work waits for a thread, before its own time begins."""
 
 T = TypeVar("T")
 
@@ -18,8 +21,9 @@ T = TypeVar("T")
 class Readers:
     """Blocking work in a few threads, for a limited time."""
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="reader")
+    def __init__(self, threads: int = THREADS) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="reader")
+        self._free = asyncio.Semaphore(threads)
 
     async def __call__(self, work: Callable[..., T], *args: Any) -> T:
         """What `work(*args)` returns.
@@ -34,10 +38,17 @@ class Readers:
             raise QueryError(message, reason="too-slow") from None
 
     async def within(self, seconds: float, work: Callable[..., T], *args: Any) -> T:
-        """What `work(*args)` returns within a time.
+        """What `work(*args)` returns within a time, which begins when a thread is free.
 
         Raises:
             TimeoutError: it took longer.
+            UnavailableError: no thread became free.
         """
+        try:
+            await asyncio.wait_for(self._free.acquire(), QUEUE_SECONDS)
+        except TimeoutError:
+            message = f"too many structures wait to be read, for more than {QUEUE_SECONDS:g} s; try again in a moment"
+            raise UnavailableError(message) from None
         job = asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
-        return await asyncio.wait_for(job, seconds)
+        job.add_done_callback(lambda _: self._free.release())  # work that took too long keeps its thread until it ends
+        return await asyncio.wait_for(asyncio.shield(job), seconds)

@@ -12,7 +12,7 @@ from crystalign.finetuning.network_config import LEVELS
 MAX_K = 1000
 MAX_TEXT = 20_000
 MAX_POINTS = 100_000
-MAX_STRUCTURES = 64
+MAX_STRUCTURES = 16
 
 Numbers = Annotated[list[float], Field(max_length=MAX_POINTS)]
 

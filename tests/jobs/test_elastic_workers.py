@@ -156,7 +156,9 @@ def test_nodes_that_never_come_are_not_waited_for_forever(monkeypatch, capsys):
     cluster(monkeypatch, {"CPU": 1.0})
     with pytest.raises(ConfigError, match="needs"), elastic.nodes_for(config(num_workers=2, wait_for_nodes=0.01)):
         pass
-    assert asked == [4, 0]
+    assert asked[0] == 4
+    assert set(asked[:-1]) == {4}
+    assert asked[-1] == 0
     assert "waiting for nodes, 0.01 minutes at most" in capsys.readouterr().out
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from crystalign.errors import ConfigError
 from crystalign_jobs import ownership
 from crystalign_jobs.ownership import FILE, Driver, driving
+from crystalign_jobs.signals import asked_to_stop
 
 
 def left(run: Path, **changes) -> Path:
     """The sign of another driver."""
     values = {"machine": ownership._machine(), "host": "elsewhere", "pid": os.getpid(), "token": "other"}
+    values["began"] = psutil.Process().create_time()
     run.mkdir(exist_ok=True)
     place = run / FILE
     place.write_text(Driver(**values | changes).model_dump_json())
@@ -44,6 +48,23 @@ def test_a_driver_of_this_machine_that_was_killed_is_no_obstacle(tmp_path):
     left(tmp_path / "run", pid=gone.pid)
     with driving(str(tmp_path / "run")):
         assert "elsewhere" not in (tmp_path / "run" / FILE).read_text()
+
+
+def test_a_process_that_has_the_number_of_a_dead_driver_is_not_taken_for_it(tmp_path):
+    left(tmp_path / "run", began=1.0)
+    with driving(str(tmp_path / "run")):
+        pass
+
+
+def test_a_driver_that_was_replaced_is_told_to_stop_and_leaves_its_successor_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "BEAT_SECONDS", 0.05)
+    with asked_to_stop() as asked, driving(str(tmp_path / "run")):
+        place = left(tmp_path / "run", machine="another")
+        until = time.monotonic() + 20
+        while not asked and time.monotonic() < until:
+            time.sleep(0.02)
+        assert asked == [signal.SIGTERM]
+    assert "another" in place.read_text()
 
 
 def test_a_driver_on_another_machine_is_forgotten_when_it_is_silent(tmp_path):

@@ -13,11 +13,19 @@ from fastapi.testclient import TestClient
 from crystalign.errors import ConfigError, ModelError, QueryError
 from crystalign.finetuning.ensemble import find_predictors
 from crystalign.finetuning.network import PropertyModel
-from crystalign_serve import predict_api
+from crystalign.material import Material, Provenance
+from crystalign_serve import predict_api, predictions
 from crystalign_serve.client import Client
 from crystalign_serve.launch import ServeArgs, app
 from crystalign_serve.predict_api import build_predict_api
-from crystalign_serve.predictions import LocalPredictors, find_models, load_group
+from crystalign_serve.predictions import (
+    LocalPredictors,
+    PredictJob,
+    complete,
+    find_models,
+    load_group,
+    predict_jobs,
+)
 from crystalign_serve.requests import MAX_STRUCTURES
 
 GAP = "band_gap_pbe_test_1"
@@ -83,6 +91,9 @@ def test_a_material_of_the_index_brings_all_that_is_known_of_it(beside, models, 
     assert beside.get(f"/api/materials/{materials[7].id}").json()["predicted_by"] == NAMES
     assert [model["name"] for model in beside.get("/api/info").json()["models"]] == NAMES
     assert beside.get("/api/materials/nowhere/predictions").status_code == 404
+    both = ask(beside, [{"id": "nowhere"}, {"id": materials[7].id}], models=["by-formula"]).json()["results"]
+    assert [len(result["predictions"]) for result in both] == [0, 1]
+    assert "nowhere" in both[0]["problems"][0]
 
 
 def test_a_broken_structure_is_named_and_the_others_answered(alone, materials):
@@ -151,6 +162,32 @@ def test_the_client_predicts_for_structures_of_any_kind(beside, materials, tmp_p
             client.predict([materials[0].id], models=["by-magic"])
 
 
+def test_what_is_not_derived_in_time_is_named(alone, materials, monkeypatch):
+    monkeypatch.setattr(predictions, "DERIVE_SECONDS", 0.0)
+    refused = ask(alone, [{"cif": materials[0].crystal.to_cif()}], models=["by-pattern"])
+    assert refused.status_code == 422
+    assert "xrd: not computed within 0 s" in refused.text
+
+
+def test_requests_of_a_batch_do_not_pay_for_each_other(models, materials):
+    group = load_group(find_predictors(models))
+    asked = ("by-formula", "by-spectrum")
+    bare = [Material(f"bare {n}", material.crystal, Provenance("", "")) for n, material in enumerate(materials[:2])]
+    jobs = [PredictJob((bare[0],), asked, 0.9), PredictJob((materials[7], bare[1]), asked, 0.9)]
+    jobs.append(PredictJob((materials[7],), ("by-formula",), 0.5))
+    together = predict_jobs(group, [complete(group, job) for job in jobs])
+    for job, answers in zip(jobs, together, strict=True):
+        (alone,) = predict_jobs(group, [complete(group, job)])
+        assert [[one["model"] for one in answer.predictions] for answer in answers] == [
+            [one["model"] for one in answer.predictions] for answer in alone
+        ]
+        for mine, theirs in zip(answers, alone, strict=True):
+            assert mine.problems == theirs.problems
+            values = [[one["value"] for one in answer.predictions] for answer in (mine, theirs)]
+            assert values[0] == pytest.approx(values[1], abs=1e-5)
+    assert [len(answer.predictions) for answers in together for answer in answers] == [1, 2, 1, 1]
+
+
 def test_models_that_take_too_long_are_unavailable(alone, materials, monkeypatch):
     monkeypatch.setattr(predict_api, "PREDICT_SECONDS", 0.0)
     assert ask(alone, [{"cif": materials[0].crystal.to_cif()}]).status_code == 503
@@ -174,4 +211,6 @@ def test_a_folder_without_models_is_refused(tmp_path, models):
     assert find_predictors(f"{models}/by-formula") == {"by-formula": f"{models}/by-formula"}
     with pytest.raises(ConfigError, match="nothing to serve"):
         app(ServeArgs())
+    with pytest.raises(ConfigError, match="there is none: give --index"):
+        app(ServeArgs(predictors=models, dataset="somewhere"))
     assert Path(models).is_dir()

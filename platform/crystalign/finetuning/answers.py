@@ -35,16 +35,18 @@ def answers_of(
     except InputError as error:
         if len(materials) == len(group.predictors) == 1:
             return [_record(materials[0], [])], [(0, f"{next(iter(group.predictors))}: {error}")]
-    found: list[dict[str, Any]] = []
-    wrong: list[tuple[int, str]] = []
-    for number, material in enumerate(materials):
-        said: list[dict[str, Any]] = []
-        for name in group.predictors:
-            (one,), why = answers_of(group.only([name]), [material], level=level, batch_size=1)
-            said += one["predictions"]
-            wrong += [(number, reason) for _, reason in why]
-        found.append(_record(material, said))
-    return found, wrong
+    if len(materials) > 1:  # the halves: those that can be read still pass the encoders together
+        half = len(materials) // 2
+        first, wrong = answers_of(group, materials[:half], level=level, batch_size=batch_size)
+        second, more = answers_of(group, materials[half:], level=level, batch_size=batch_size)
+        return first + second, wrong + [(half + number, why) for number, why in more]
+    said: list[dict[str, Any]] = []
+    told: list[tuple[int, str]] = []
+    for name in group.predictors:
+        (one,), why = answers_of(group.only([name]), materials, level=level)
+        said += one["predictions"]
+        told += why
+    return [_record(materials[0], said)], told
 
 
 def _records(

@@ -72,11 +72,6 @@ class Ranks:
         dist.broadcast(told, src=0)
         return float(told)
 
-    def wait(self) -> None:
-        """Until all are here."""
-        if self.size > 1:
-            dist.barrier()
-
     @property
     def _device(self) -> torch.device:
         """Where collectives take their tensors."""
