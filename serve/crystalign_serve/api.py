@@ -17,16 +17,15 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 
-import crystalign
 from crystalign.errors import Error, QueryError
 from crystalign.index.filters import parse_filter
 from crystalign.material import Material
-from crystalign_serve import errors, queries
+from crystalign_serve import queries
 from crystalign_serve.backend import Answer, Backend, Stored
 from crystalign_serve.curves import Curve, material_curve
 from crystalign_serve.errors import NotFoundError, UnavailableError
 from crystalign_serve.materials import describe, listed_result
-from crystalign_serve.predict_api import PredictApi, add_predictions, add_predictions_of_index
+from crystalign_serve.predict_api import PredictApi, add_predictions, add_predictions_of_index, application
 from crystalign_serve.predictions import Predictors
 from crystalign_serve.queries import Part, Upload
 from crystalign_serve.readers import Readers
@@ -188,11 +187,7 @@ def build_api(service: Service, backend: Backend, predictors: Predictors | None 
         backend: encoders and shards.
         predictors: the fine-tuned models that `service.models` describes.
     """
-    app = FastAPI(
-        title="Crystalign", version=crystalign.__version__, description=crystalign.__doc__ or "", redoc_url=None
-    )
-    api = Api(service, backend)
-    errors.install(app)
+    app, api = application(), Api(service, backend)
     _add_search(app, api)
     if predictors is not None:
         predictions = PredictApi(service.models, predictors, api.known)

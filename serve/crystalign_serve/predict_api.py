@@ -165,12 +165,17 @@ def add_predictions_of_index(app: FastAPI, api: PredictApi) -> None:
         return await api.predict_material(material_id, options)
 
 
+def application() -> FastAPI:
+    """An application without routes, whose errors have their one shape."""
+    about = crystalign.__doc__ or ""
+    app = FastAPI(title="Crystalign", version=crystalign.__version__, description=about, redoc_url=None)
+    errors.install(app)
+    return app
+
+
 def build_predict_api(models: Sequence[dict[str, Any]], predictors: Predictors) -> FastAPI:
     """The application without an index: predictions, and their description at `/docs`."""
-    app = FastAPI(
-        title="Crystalign", version=crystalign.__version__, description=crystalign.__doc__ or "", redoc_url=None
-    )
-    errors.install(app)
+    app = application()
     add_predictions(app, PredictApi(models, predictors))
 
     @app.get("/api/info")
