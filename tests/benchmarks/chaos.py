@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_STEPS = 10
 """Steps that are not counted when the length of a step is measured."""
@@ -65,8 +67,8 @@ def command(options: argparse.Namespace, out: Path, steps: int) -> list[str]:
     base = [sys.executable, "-m", "crystalign_jobs.cli", "pretrain"]
     if (out / "run" / "config.yaml").exists():
         return [*base, "--resume", str(out / "run")]
-    settings: dict[str, Any] = {
-        "preset": options.config,
+    given = yaml.safe_load(Path(options.config).read_text()) if is_file(options.config) else {"preset": options.config}
+    settings: dict[str, Any] = given | {
         "data": options.data,
         "out": str(out),
         "name": "run",
@@ -81,6 +83,11 @@ def command(options: argparse.Namespace, out: Path, steps: int) -> list[str]:
         "max_failures": 1_000_000,
     }
     return [*base, "--config", json.dumps(settings)]
+
+
+def is_file(config: str) -> bool:
+    """Whether it is a YAML file rather than a preset."""
+    return config.endswith((".yaml", ".yml"))
 
 
 def start(options: argparse.Namespace, out: Path, steps: int | None = None) -> subprocess.Popen[bytes]:
