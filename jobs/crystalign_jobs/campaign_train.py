@@ -9,7 +9,7 @@ from crystalign import storage
 from crystalign.errors import Error
 from crystalign.finetuning.trial_config import TrialConfig, TrialResult
 from crystalign_jobs.campaign_worker import STOP, Work, feature_store
-from crystalign_jobs.ray_errors import last_line, of_workers
+from crystalign_jobs.ray_errors import last_line, lost_a_worker, of_workers
 
 REPORT_EPOCHS = 10
 """Between two reports of a trial that no other competes with: a report is a barrier."""
@@ -25,17 +25,14 @@ def fitted_together(trial: TrialConfig, folder: str, work: Work) -> TrialResult:
     Raises:
         Error: what a worker raised, or that one died.
     """
-    from ray.exceptions import RayError
-
     from crystalign.finetuning.trial import finished
 
     for attempt in range(work.max_failures + 1):
         try:
             _fit(trial, folder, work)
         except Exception as error:
-            causes = list(of_workers(error).values())
-            raised = [cause for cause in causes if isinstance(cause, Exception) and not isinstance(cause, RayError)]
-            if raised:
+            raised = [cause for cause in of_workers(error).values() if isinstance(cause, Exception)]
+            if raised and not lost_a_worker(error):
                 raise raised[0] from error  # it would come again
             if attempt == work.max_failures:
                 raise Error(last_line(error)) from error

@@ -21,6 +21,16 @@ def of_workers(error: BaseException) -> dict[int, BaseException]:
     return found
 
 
+def lost_a_worker(error: BaseException) -> bool:
+    """Whether a process of Ray Train died rather than raised; its partners then raise of their connection to it."""
+    import torch.distributed as dist
+
+    failures = getattr(error, "worker_failures", {})
+    causes = of_workers(error).values()
+    disconnected = any(isinstance(cause, dist.DistBackendError) or "gloo/transport" in str(cause) for cause in causes)
+    return disconnected or any(not hasattr(failure, "_base_exc") for failure in failures.values())
+
+
 def last_line(error: BaseException) -> str:
     """Of its message; its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
