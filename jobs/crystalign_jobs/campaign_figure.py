@@ -51,7 +51,7 @@ def draw(report: CampaignReport) -> Drawn:
             axes[0, place].set_title(task)
             axes[0, place].set_ylabel(_axis(report, target, rows[0]))
             if curves:
-                _curves(axes[1, place], rows, colours)
+                _curves(axes[1, place], [row for row in rows if not row.config.constant], colours)
                 if place == 0:
                     axes[1, place].legend(frameon=False, fontsize=7)
                 axes[1, place].set_ylabel(_axis(report, target, rows[0]))
