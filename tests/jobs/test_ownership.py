@@ -51,9 +51,9 @@ def test_a_driver_of_this_machine_that_was_killed_is_no_obstacle(tmp_path):
 
 
 def test_a_process_that_has_the_number_of_a_dead_driver_is_not_taken_for_it(tmp_path):
-    left(tmp_path / "run", began=1.0)
+    place = left(tmp_path / "run", began=1.0)
     with driving(str(tmp_path / "run")):
-        pass
+        assert "elsewhere" not in place.read_text()
 
 
 def test_a_driver_that_was_replaced_is_told_to_stop_and_leaves_its_successor_alone(tmp_path, monkeypatch):
