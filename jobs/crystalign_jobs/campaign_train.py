@@ -9,7 +9,7 @@ from crystalign import storage
 from crystalign.errors import Error
 from crystalign.finetuning.trial_config import TrialConfig, TrialResult
 from crystalign_jobs.campaign_worker import STOP, Work, feature_store
-from crystalign_jobs.ray_errors import last_line, lost_a_worker, of_workers
+from crystalign_jobs.ray_errors import last_line, raised_by_a_worker
 
 REPORT_EPOCHS = 10
 """Between two reports of a trial that no other competes with: a report is a barrier."""
@@ -31,9 +31,9 @@ def fitted_together(trial: TrialConfig, folder: str, work: Work) -> TrialResult:
         try:
             _fit(trial, folder, work)
         except Exception as error:
-            raised = [cause for cause in of_workers(error).values() if isinstance(cause, Exception)]
-            if raised and not lost_a_worker(error):
-                raise raised[0] from error  # it would come again
+            raised = raised_by_a_worker(error)
+            if raised is not None:
+                raise raised from error
             if attempt == work.max_failures:
                 raise Error(last_line(error)) from error
         else:

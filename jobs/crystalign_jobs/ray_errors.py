@@ -21,14 +21,21 @@ def of_workers(error: BaseException) -> dict[int, BaseException]:
     return found
 
 
-def lost_a_worker(error: BaseException) -> bool:
-    """Whether a process of Ray Train died rather than raised; its partners then raise of their connection to it."""
+def raised_by_a_worker(error: BaseException) -> Exception | None:
+    """What a worker of Ray Train raised by itself, and would again; None where a process died.
+
+    The partners of either raise, too, of their connection to it.
+    """
     import torch.distributed as dist
 
-    failures = getattr(error, "worker_failures", {})
-    causes = of_workers(error).values()
-    disconnected = any(isinstance(cause, dist.DistBackendError) or "gloo/transport" in str(cause) for cause in causes)
-    return disconnected or any(not hasattr(failure, "_base_exc") for failure in failures.values())
+    causes = list(of_workers(error).values())
+    if any(type(cause).__module__.partition(".")[0] == "ray" for cause in causes):  # of a process that is gone
+        return None
+    for cause in causes:
+        lost = isinstance(cause, dist.DistBackendError) or "gloo/transport" in str(cause)
+        if isinstance(cause, Exception) and not lost:
+            return cause
+    return None
 
 
 def last_line(error: BaseException) -> str:
