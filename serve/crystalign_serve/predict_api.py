@@ -59,26 +59,28 @@ class PredictApi:
 
     async def predict_material(self, material_id: str, options: PredictOptions) -> dict[str, Any]:
         """What the models say of a material of the index."""
-        models = self._chosen(options)
-        assert self._find is not None
-        material = await self._find(material_id)
-
-        async def known() -> Read:
-            return material, material_id, ""
-
-        return await self._answer([known()], models, options)
+        return await self._answer([self._known(material_id)], self._chosen(options), options)
 
     async def _structure(self, name: str, structure: Structure) -> Read:
         ((kind, text),) = structure.given.items()
         if kind == "id":
-            if self._find is None:
-                message = "this service has no index to look an id up in; send the structure as cif or poscar"
-                raise QueryError(message, reason="no-index")
             try:
-                return await self._find(text), text, ""
+                return await self._known(text)
             except NotFoundError as error:
                 return None, text, str(error)
         return await self._parsed(name, functools.partial(queries.read_crystal, kind, text))
+
+    async def _known(self, material_id: str) -> Read:
+        """A material of the index.
+
+        Raises:
+            NotFoundError: it is not there.
+            QueryError: there is no index.
+        """
+        if self._find is None:
+            message = "this service has no index to look an id up in; send the structure as cif or poscar"
+            raise QueryError(message, reason="no-index")
+        return await self._find(material_id), material_id, ""
 
     async def _file(self, upload: Upload) -> Read:
         return await self._parsed(upload.name, functools.partial(queries.read_structure_file, upload))
