@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import sys
@@ -91,13 +92,13 @@ def settings(data: str, out: str | Path, **changes: Any) -> Tune:
     return Tune.from_mapping(base | changes, origin="the test")
 
 
-def audit(folder: str | Path, *, slow: float = 0.0, dies: dict[str, Any] | None = None) -> Watch:
+def audit(folder: str | Path, *, dies: dict[str, Any] | None = None) -> Watch:
     """A watch that notes every epoch of every trial, and lets one thing happen.
 
     Args:
         folder: where notes are written.
-        slow: seconds that each epoch takes longer.
-        dies: of `{"seed", "lr", "epoch", "how", "times"}`: `kill` of the process, or `raise`.
+        dies: of `{"seed", "lr", "epoch", "how", "times"}`: `kill` of the process, `raise`, or `hang`, which notes its
+            epoch again and again.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     notes = str(folder)
@@ -106,11 +107,14 @@ def audit(folder: str | Path, *, slow: float = 0.0, dies: dict[str, Any] | None 
         epoch = int(metrics["epoch"])
         with (Path(notes) / f"{config.id}.txt").open("a") as note:
             note.write(f"{epoch} {os.getpid()}\n")
-        time.sleep(slow)
         if dies is None or (config.seed, config.lr, epoch) != (dies["seed"], dies["lr"], dies["epoch"]):
             return
         if dies["how"] == "raise":
             raise ValueError("the furnace is cold")
+        while dies["how"] == "hang":
+            time.sleep(0.1)
+            with (Path(notes) / f"{config.id}.txt").open("a") as note:
+                note.write(f"{epoch} {os.getpid()}\n")
         earlier = len(list(Path(notes).glob("death-*")))
         if earlier < dies["times"]:
             (Path(notes) / f"death-{earlier}").touch()
@@ -128,5 +132,5 @@ def epochs_of(folder: str | Path) -> dict[str, list[int]]:
 
 
 if __name__ == "__main__":
-    data, out, notes, slow = sys.argv[1:5]
-    tune(settings(data, out), watch=audit(notes, slow=float(slow)))
+    data, out, notes = sys.argv[1:4]
+    tune(settings(data, out), watch=audit(notes, dies=json.loads(sys.argv[4])))
