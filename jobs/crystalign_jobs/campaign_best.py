@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalign import storage
@@ -67,40 +65,17 @@ def _copy_model(source: str, target: str, result: TrialResult) -> None:
 
 
 def _write_ensemble(run: str, trials: Mapping[int, TrialResult], target: str) -> None:
-    """All seeds of a setting, with intervals from what they say together of the validation part."""
-    found, values, scaled = _joined(run, trials)
-    together = found.calibrated(scaled["validation"], found.members[0].config.scaler.scaled(values["validation"]))
+    """All seeds of a setting, with intervals from what they say together of the calibration part."""
+    from crystalign.finetuning.ensemble import Ensemble
+
+    folders = [trial_uri(run, result.config) for result in trials.values()]
+    together = Ensemble.from_trials(folders)
     storage.delete(target)
-    storage.write_bytes(storage.join(target, "README.md"), _card(together, trials, values["test"], scaled["test"]))
+    storage.write_bytes(storage.join(target, "README.md"), _card(together, trials, *together.told(folders, "test")))
     together.save_pretrained(target)
 
 
-def _joined(run: str, trials: Mapping[int, TrialResult]) -> tuple[Ensemble, dict[str, Array], dict[str, list[Array]]]:
-    """The members; of both parts the labels (n, T), and what each member says of them on the network's scale."""
-    from crystalign.finetuning.ensemble import Ensemble
-    from crystalign.finetuning.network_files import read_model
-
-    folders = [trial_uri(run, result.config) for result in trials.values()]
-    members = [read_model(storage.join(folder, "model")) for folder in folders]
-    targets, scaler = members[0].targets, members[0].config.scaler
-    values: dict[str, Array] = {}
-    scaled: dict[str, list[Array]] = {"validation": [], "test": []}
-    for folder in folders:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(folder, "predictions.parquet"))))
-        part = np.array(table.column("part").to_pylist())
-        labels = np.column_stack([_numbers(table, name) for name in targets])
-        said = np.column_stack([_numbers(table, f"{name}_predicted") for name in targets])
-        for name, found in scaled.items():
-            values[name] = labels[part == name]
-            found.append(scaler.scaled(said[part == name]))
-    return Ensemble(members), values, scaled
-
-
-def _numbers(table: Any, name: str) -> Array:
-    return np.asarray(table.column(name).to_numpy(), np.float64)
-
-
-def _card(together: Ensemble, trials: Mapping[int, TrialResult], values: Array, scaled: list[Array]) -> bytes:
+def _card(together: Ensemble, trials: Mapping[int, TrialResult], scaled: Array, values: Array) -> bytes:
     """For people: what it is, and its error and coverage on the test part."""
     from crystalign.finetuning.intervals import coverage, interval
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Predict(Config):
     """Predict properties of crystals by fine-tuned models or ensembles of them.
 
-    An interval holds the value with the probability `level` for materials like those of the validation part. A score
+    An interval holds the value with the probability `level` for materials like those of the calibration part. A score
     out of domain above 1 says that the material is unlike what the model learnt from: then neither value nor interval
     can be relied on. Models that share frozen encoders share their pass.
 

@@ -15,7 +15,7 @@ NEIGHBOURS = 5
 REFERENCES = 4096
 """Training materials that are kept."""
 USUAL = 0.95
-"""Share of the validation part that is nearer than a score of 1."""
+"""Share of the held-out materials that is nearer than a score of 1."""
 CHUNK = 1024
 
 
@@ -24,7 +24,7 @@ class Domain:
     """Score of a material: its mean Euclidean distance to the 5 nearest training materials, in units of `scale`.
 
     Distances are between the vectors that the heads read, each modality's normalised. A score above 1 is larger than
-    that of 95 % of the validation part: the material is unlike what the model learnt from, and so may its error be.
+    that of 95 % of the held-out materials: the material is unlike what the model learnt from, and so may its error be.
     """
 
     reference: Vectors
@@ -33,16 +33,16 @@ class Domain:
     """Distance that is called 1."""
 
     @classmethod
-    def fit(cls, train: Vectors, validation: Vectors) -> Self:
+    def fit(cls, train: Vectors, held_out: Vectors) -> Self:
         """From the vectors of both parts.
 
         Args:
             train: (n, R); of more than 4,096 evenly spaced ones are kept.
-            validation: (k, R).
+            held_out: (k, R), of which nothing was learnt, and which are not tested.
         """
         chosen = np.linspace(0, len(train) - 1, min(len(train), REFERENCES)).round().astype(np.int64)
         reference = np.ascontiguousarray(train[chosen], np.float32)
-        usual = float(np.quantile(_distances(validation, reference), USUAL))
+        usual = float(np.quantile(_distances(held_out, reference), USUAL))
         return cls(reference, max(usual, 1e-12))
 
     def score(self, vectors: Vectors) -> NDArray[np.float64]:

@@ -31,6 +31,7 @@ from crystalign.finetuning.network_files import (
     write_model,
 )
 from crystalign.finetuning.prediction import Prediction, Predictor, predict_together
+from crystalign.finetuning.splits import PartName
 from crystalign.finetuning.trial import MODEL, PREDICTIONS
 from crystalign.material import Material
 
@@ -55,7 +56,7 @@ class Ensemble:
 
         Args:
             members: at least two.
-            calibration: of their mean, by `calibrated`.
+            calibration: of their mean, by `from_trials`.
 
         Raises:
             ModelError: fewer than two, or they predict different things or on different scales.
@@ -75,34 +76,41 @@ class Ensemble:
 
     @classmethod
     def from_trials(cls, folders: Sequence[str]) -> Self:
-        """Finished trials that differ in their seed alone, calibrated on their validation part.
+        """Finished trials that differ in their seed alone, calibrated on their calibration part.
 
         Args:
             folders: at least two, each with a `model` and its predictions.
 
         Raises:
-            ModelError: a trial without a model, or trials that were validated on different materials.
+            ModelError: a trial without a model, or trials that were calibrated on different materials.
         """
-        members = [read_model(storage.join(folder, MODEL)) for folder in folders]
-        joined = cls(members)
-        tables = [_validation(folder) for folder in folders]
-        if any(table.column("id") != tables[0].column("id") for table in tables):
-            raise ModelError(f"the trials {', '.join(folders)} were validated on different materials")
-        scaler, targets = members[0].config.scaler, members[0].targets
-        scaled = [scaler.scaled(_values(table, [f"{name}_predicted" for name in targets])) for table in tables]
-        return joined.calibrated(scaled, scaler.scaled(_values(tables[0], targets)))
+        joined = cls([read_model(storage.join(folder, MODEL)) for folder in folders])
+        if joined.members[0].config.task.kind == "classification":
+            return joined
+        scaled, values = joined.told(folders, "calibration")
+        wanted = joined.members[0].config.scaler.scaled(values)
+        joined.calibration = calibrate(np.mean(scaled, axis=0), wanted, np.std(scaled, axis=0, ddof=1))
+        return joined
 
-    def calibrated(self, scaled: Sequence[Array], wanted: Array) -> Self:
-        """With intervals from what the members say of the validation part.
+    def told(self, folders: Sequence[str], part: PartName) -> tuple[Array, Array]:
+        """What the members' trials said of a part of their labels.
 
         Args:
-            scaled: (n, T) of each member, on the scale of the network.
-            wanted: (n, T) labels on that scale; NaN where not known.
+            folders: of the M trials, in the order of the members.
+            part: any but the training part.
+
+        Returns:
+            (M, n, T) on the scale of the network, and (n, T) labels in their unit; NaN where not known.
+
+        Raises:
+            ModelError: the trials were asked about different materials.
         """
-        if self.members[0].config.task.kind == "classification":
-            return self
-        spread = np.std(scaled, axis=0, ddof=1)
-        return type(self)(self.members, calibrate(np.mean(scaled, axis=0), wanted, spread))
+        tables = [_predictions(folder, part) for folder in folders]
+        if any(table.column("id") != tables[0].column("id") for table in tables):
+            raise ModelError(f"the {part} parts of the trials {', '.join(folders)} are different materials")
+        targets, scaler = self.members[0].targets, self.members[0].config.scaler
+        said = [scaler.scaled(_values(table, [f"{name}_predicted" for name in targets])) for table in tables]
+        return np.stack(said), _values(tables[0], targets)
 
     def predict(
         self, materials: Sequence[Material | Crystal], *, level: float = 0.9, batch_size: int = 64
@@ -182,11 +190,10 @@ def _is_ensemble(uri: str) -> bool:
     return not is_property_model(uri) and storage.exists(storage.join(uri, FILE))
 
 
-def _validation(folder: str) -> pa.Table:
-    """The validation rows of a trial's predictions."""
+def _predictions(folder: str, part: PartName) -> pa.Table:
+    """A trial's predictions of a part."""
     with storage.open_input(storage.join(folder, PREDICTIONS)) as source:
-        table = pq.read_table(source)
-    return table.filter(pa.array([part == "validation" for part in table.column("part").to_pylist()]))
+        return pq.read_table(source, filters=[("part", "=", part)])
 
 
 def _values(table: pa.Table, names: Sequence[str]) -> Array:

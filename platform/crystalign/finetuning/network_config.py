@@ -68,10 +68,10 @@ class FusionConfig(Config):
 
 
 class Calibration(Config):
-    """What the errors on the validation part say of the next ones (split conformal prediction)."""
+    """What the errors on the calibration part say of the next ones (split conformal prediction)."""
 
     n: int = Field(ge=1)
-    """Validation materials behind it."""
+    """Calibration materials behind it."""
     radii: dict[str, tuple[float, ...]]
     """Level, e.g. `0.9` → (T,) half widths in units of the scaled target, or of its spread. A level that needs more
     materials than there were is not here."""

@@ -42,8 +42,8 @@ class Prediction:
     upper: Array
     """(n, T) upper end."""
     out_of_domain: Array
-    """(n,) distance to the training materials; above 1 it is larger than 95 % of the validation part's. NaN where the
-    model has no reference."""
+    """(n,) distance to the training materials; above 1 it is larger than that of 95 % of those that were held out.
+    NaN where the model has no reference."""
 
 
 class Predictor(Protocol):

@@ -1,8 +1,12 @@
-"""Training, validation and test part of a task's labels, as types that cannot be taken for each other.
+"""Training, validation, calibration and test part of labels, as types that cannot be taken for each other.
 
 A split is a function from keys (the formula, or another thing that must not straddle it) to parts. Every material has
 one key and every key one part, so no material and no group can be in two: not by a check, but because there is no way
 to write it down. What may look at training labels alone takes a `TrainSet`, and nothing else is one.
+
+What a rule or a published list calls validation becomes two parts: by one a fit is stopped and a setting chosen, which
+makes the errors on it small; from the other, which decided nothing, intervals get their widths. A classification, which
+has no intervals, keeps it whole.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +38,14 @@ SplitConfig = Annotated[
     Annotated[SplitRule, Tag("rule")] | Annotated[PublishedSplit, Tag("published")], Discriminator(_kind)
 ]
 """How a task's labels are split: by the hash of a key, or, with `lists`, as others published it."""
+PartName = SplitName | Literal["calibration"]
 LEARNING_CURVE, SELECTION = "crystalign/learning-curve", "crystalign/selection"
 """Salts: the order in which labels are added, and which training ids of a published split select."""
-LEAST_VALIDATION = 20
-"""Validation labels that a learning curve keeps, however few train."""
+CALIBRATION, CALIBRATING = "crystalign/calibration", 0.5
+"""Salt, and share of the validation keys, of those by which intervals are calibrated."""
+LEAST_HELD_OUT = 10
+"""Labels of the validation and of the calibration part that a learning curve keeps, however few train: a 90 % interval
+needs nine."""
 
 
 def sixty_twenty_twenty() -> SplitRule:
@@ -48,7 +56,7 @@ def sixty_twenty_twenty() -> SplitRule:
 class Part:
     """Some rows of `Labels`, in their order; made by a `Split`."""
 
-    name: ClassVar[SplitName]
+    name: ClassVar[PartName]
 
     def __init__(self, labels: Labels, rows: NDArray[np.int64]) -> None:
         self.labels = labels
@@ -85,9 +93,15 @@ class TrainSet(Part):
 
 
 class ValidationSet(Part):
-    """What may be chosen by: when to stop, weights of a late fusion, widths of intervals."""
+    """What may be chosen by: when to stop, weights of a late fusion, which learning rate."""
 
     name = "validation"
+
+
+class CalibrationSet(Part):
+    """What widths of intervals are taken from, and nothing else: errors that nobody made small."""
+
+    name = "calibration"
 
 
 class TestSet(Part):
@@ -98,7 +112,7 @@ class TestSet(Part):
 
 
 class Split:
-    """Three parts of the labels; rows whose key has no part are in none."""
+    """Four parts of the labels; rows whose key has no part are in none."""
 
     def __init__(self, labels: Labels, keys: Sequence[str], parts: Mapping[str, SplitName], *, by: str) -> None:
         """Assign every row by its key.
@@ -112,10 +126,16 @@ class Split:
         Raises:
             ConfigError: a part is empty.
         """
-        names = np.array([parts.get(key, "") for key in keys])
+        found: dict[str, PartName] = dict(parts)
+        if labels.task.kind == "regression":
+            held_out = [key for key, part in parts.items() if part == "validation"]
+            calibrating = [key for key in held_out if fraction(key, CALIBRATION) < CALIBRATING]
+            found |= dict.fromkeys(calibrating, "calibration")
+        names = np.array([found.get(key, "") for key in keys])
         self.labels, self.by, self.keys = labels, by, tuple(keys)
         self.train = TrainSet(labels, np.flatnonzero(names == "train"))
         self.validation = ValidationSet(labels, np.flatnonzero(names == "validation"))
+        self.calibration = CalibrationSet(labels, np.flatnonzero(names == "calibration"))
         self.test = TestSet(labels, np.flatnonzero(names == "test"))
         empty = [part.name for part in self.parts if len(part) == 0]
         if empty:
@@ -126,9 +146,15 @@ class Split:
             )
 
     @property
-    def parts(self) -> tuple[TrainSet, ValidationSet, TestSet]:
-        """Training, validation and test part."""
-        return self.train, self.validation, self.test
+    def parts(self) -> tuple[Part, ...]:
+        """Training, validation, of a regression calibration, and test part."""
+        calibration = (self.calibration,) if self.labels.task.kind == "regression" else ()
+        return (self.train, self.validation, *calibration, self.test)
+
+    @property
+    def held_out(self) -> tuple[Part, ...]:
+        """Validation and, of a regression, calibration part: what is drawn as the test part is, and may be used."""
+        return self.parts[1:-1]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -139,8 +165,8 @@ class Split:
         """With the labels of at most `n_labels` training materials, the test part as it is.
 
         The training rows come in the order of a hash of their keys, so that fewer labels are always some of more
-        labels, on any machine. The validation part is cut in the same proportion, to no fewer than 20 rows: who
-        has 100 labels to train on does not have 3,000 more to stop by.
+        labels, on any machine. Validation and calibration part are cut in the same proportion, to no fewer than 10
+        rows: who has 100 labels to train on does not have 3,000 more to stop by.
 
         Raises:
             ConfigError: there are not as many.
@@ -150,10 +176,11 @@ class Split:
         if n_labels > len(self.train):
             raise ConfigError(f"n_labels is {n_labels}, and the training part has {len(self.train)}: lower it")
         share = n_labels / len(self.train)
-        keep = {"train": n_labels, "validation": max(round(share * len(self.validation)), LEAST_VALIDATION)}
         found = copy.copy(self)
-        found.train = TrainSet(self.labels, self._first(self.train, keep["train"]))
-        found.validation = ValidationSet(self.labels, self._first(self.validation, keep["validation"]))
+        found.train = TrainSet(self.labels, self._first(self.train, n_labels))
+        for part in (self.validation, self.calibration):
+            rows = self._first(part, max(round(share * len(part)), LEAST_HELD_OUT))
+            setattr(found, part.name, type(part)(self.labels, rows))
         return found
 
     def _first(self, part: Part, n: int) -> NDArray[np.int64]:

@@ -44,7 +44,7 @@ from crystalign.modalities import stable_hash
 from crystalign.model import Model
 from crystalign.storage import FileEntry
 
-FORMAT = 1
+FORMAT = 2
 LOOK_SECONDS = 1.0
 """Between two looks of other ranks for the result that rank 0 writes."""
 RESULT, PREDICTIONS, MODEL, STATE = "result.json", "predictions.parquet", "model", "state"
@@ -197,14 +197,14 @@ def _files(planned: Plan, base: Model | None) -> Files:
 
 
 def _tested(planned: Plan, model: PropertyModel, rows: LabelledRows, fitted: Fitted, folder: str) -> TrialResult:
-    """Calibrate on the validation part, look at the test part once, write."""
+    """Calibrate on its part, look at the test part once, write."""
     split, scaler = planned.split, model.config.scaler
     told = {part.name: rows.tell(part.rows) for part in split.parts}
     vectors: dict[str, NDArray[np.float32]] = {name: found for name, (_, found) in told.items()}
-    scaled: dict[str, Array] = {name: told[name][0].double().numpy() for name in ("validation", "test")}
+    scaled: dict[str, Array] = {name: told[name][0].double().numpy() for name in told if name != "train"}
     if planned.config.task.kind == "regression":
-        model.calibration = calibrate(scaled["validation"], scaler.scaled(split.validation.values))
-    model.domain = Domain.fit(vectors["train"], vectors["validation"])
+        model.calibration = calibrate(scaled["calibration"], scaler.scaled(split.calibration.values))
+    model.domain = Domain.fit(vectors["train"], np.concatenate([vectors[part.name] for part in split.held_out]))
     predicted = {name: scaler.restored(values) for name, values in scaled.items()}
     test = _metrics(planned, split.test, predicted["test"])
     model.card = model.card.model_copy(update={"metrics": test})
@@ -250,8 +250,7 @@ def _covered(model: PropertyModel, scaled: Array, part: Part) -> dict[str, dict[
 def _constant(planned: Plan, folder: str) -> TrialResult:
     """The trial that predicts one number."""
     value = constants(planned.split.train)[planned.config.initialisation]
-    parts = (planned.split.validation, planned.split.test)
-    predicted: dict[str, Array] = {part.name: np.tile(value, (len(part), 1)) for part in parts}
+    predicted: dict[str, Array] = {part.name: np.tile(value, (len(part), 1)) for part in planned.split.parts[1:]}
     return _write(
         planned,
         folder,
@@ -282,9 +281,9 @@ def _metrics(planned: Plan, part: Part, predicted: Array) -> dict[str, dict[str,
 def _write_predictions(
     planned: Plan, predicted: Mapping[str, Array], more: Mapping[str, Mapping[str, Array]], folder: str
 ) -> FileEntry:
-    """`predictions.parquet`: one row per material of the validation and of the test part."""
+    """`predictions.parquet`: one row per material of every part but the training part."""
     pieces = []
-    for part in (planned.split.validation, planned.split.test):
+    for part in planned.split.parts[1:]:
         columns: dict[str, Any] = {"id": part.ids, "formula": part.groups("formula"), "part": [part.name] * len(part)}
         for t, spec in enumerate(planned.labels.specs):
             columns |= {spec.column: part.values[:, t], f"{spec.column}_predicted": predicted[part.name][:, t]}

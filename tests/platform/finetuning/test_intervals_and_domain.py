@@ -9,6 +9,8 @@ from crystalign.errors import ConfigError
 from crystalign.finetuning.domain import Domain
 from crystalign.finetuning.intervals import calibrate, coverage, interval
 from crystalign.finetuning.network_config import LEVELS
+from crystalign.finetuning.splits import make_split
+from crystalign.shards.splits import SplitRule
 
 
 def draw(rng, n: int, spread: bool = False):
@@ -29,6 +31,23 @@ def test_they_cover_what_they_promise(level, spread):
         new, truth, t = draw(rng, 200, spread)
         covered.append(coverage(*interval(found, new, t if spread else None, level=level), truth))
     assert np.mean(covered, axis=0) == pytest.approx([level, level], abs=0.02)
+
+
+def test_what_decided_nothing_calibrates(energies):
+    """Of 100 epochs of equal worth the validation part prefers the one whose errors on it happen to be small."""
+    formulas = np.unique(energies.groups["formula"], return_inverse=True)[1]
+    covered: dict[str, list[float]] = {"validation": [], "calibration": []}
+    for number in range(200):
+        rng = np.random.default_rng(number)
+        split = make_split(energies, SplitRule(train=0.6, validation=0.2, salt=str(number))).limited(60)
+        errors = rng.normal(size=(100, formulas.max() + 1))[:, formulas] + 0.5 * rng.normal(size=(100, len(energies)))
+        epoch = np.abs(errors[:, split.validation.rows]).mean(axis=1).argmin()
+        for part in split.held_out:
+            found = calibrate(np.zeros((len(part), 1)), errors[epoch, part.rows, None])
+            ends = interval(found, np.zeros((len(split.test), 1)))
+            covered[part.name].append(float(coverage(*ends, errors[epoch, split.test.rows, None])[0]))
+    assert np.mean(covered["calibration"]) == pytest.approx(0.9, abs=0.03)
+    assert np.mean(covered["validation"]) < 0.7
 
 
 def test_of_99_materials_the_90th_error_is_the_radius():

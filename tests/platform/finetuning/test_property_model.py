@@ -12,6 +12,7 @@ from crystalign.errors import ConfigError, InputError, ModelError
 from crystalign.finetuning.domain import Domain
 from crystalign.finetuning.ensemble import Ensemble, load_predictor
 from crystalign.finetuning.features import FeatureStore, batch_of
+from crystalign.finetuning.intervals import calibrate
 from crystalign.finetuning.network import PropertyModel, fresh_encoders, fresh_projection, taken_from
 from crystalign.finetuning.network_config import Calibration, NetworkConfig
 from crystalign.finetuning.network_files import model_sha256, write_model
@@ -179,7 +180,7 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, binaries):
     each = np.stack([m.predict(binaries[:6]).mean for m in members])
     rng = np.random.default_rng(0)
     scaled, wanted = [rng.normal(size=(40, 1)) for _ in range(3)], rng.normal(size=(40, 1))
-    ensemble = Ensemble(members).calibrated(scaled, wanted)
+    ensemble = Ensemble(members, calibrate(np.mean(scaled, axis=0), wanted, np.std(scaled, axis=0, ddof=1)))
     found = ensemble.predict(binaries[:6])
     assert np.allclose(found.mean, each.mean(axis=0))
     widths = (found.upper - found.lower).ravel()

@@ -13,6 +13,7 @@ import pytest
 from crystalign.errors import ConfigError
 from crystalign.finetuning.published import PublishedSplit
 from crystalign.finetuning.splits import (
+    CalibrationSet,
     Split,
     TestSet,
     TrainSet,
@@ -21,6 +22,7 @@ from crystalign.finetuning.splits import (
     refuse_seen,
     sixty_twenty_twenty,
 )
+from crystalign.finetuning.task import Task, read_labels
 from crystalign.model_config import ModelCard
 from crystalign.shards.splits import SplitRule, fraction
 
@@ -30,16 +32,15 @@ RULE = sixty_twenty_twenty()
 @pytest.mark.parametrize("by", ["formula", "material", "chemsys"])
 def test_every_group_is_in_one_part_and_every_row_in_one(energies, by):
     split = make_split(energies, SplitRule(by=by, train=0.6, validation=0.2))
-    assert (type(split.train), type(split.validation), type(split.test)) == (TrainSet, ValidationSet, TestSet)
+    assert [type(part) for part in split.parts] == [TrainSet, ValidationSet, CalibrationSet, TestSet]
     rows = np.concatenate([part.rows for part in split.parts])
     assert np.array_equal(np.sort(rows), np.arange(len(energies)))
     groups = [set(part.groups(by)) for part in split.parts]
-    assert not groups[0] & groups[1]
-    assert not groups[0] & groups[2]
-    assert not groups[1] & groups[2]
+    assert len(set.union(*groups)) == sum(map(len, groups))
     for part in split.parts:
         for key in part.groups(by):
-            assert RULE.name_of(fraction(str(key))) == part.name
+            assert RULE.name_of(fraction(str(key))) == {"calibration": "validation"}.get(part.name, part.name)
+    assert 0.3 < len(split.calibration) / sum(map(len, split.held_out)) < 0.7
 
 
 def test_whatever_the_assignment_no_group_straddles_it(energies):
@@ -74,13 +75,23 @@ def test_fewer_labels_are_some_of_more_and_the_test_stays(energies):
     assert {n: len(found) for n, found in ids.items()} == {10: 10, 30: 30, 100: 100}
     assert ids[10] < ids[30] < ids[100] < set(split.train.ids)
     assert split.limited(30).test.ids == split.test.ids
-    assert set(split.limited(30).validation.ids) <= set(split.validation.ids)
-    assert len(split.limited(30).validation) == 20
-    assert len(split.limited(100).validation) == round(100 / len(split.train) * len(split.validation))
+    for name, part in (("validation", split.validation), ("calibration", split.calibration)):
+        assert set(getattr(split.limited(30), name).ids) <= set(part.ids)
+        assert split.limited(20).sizes[name] == 10
+        assert split.limited(100).sizes[name] == round(100 / len(split.train) * len(part))
     assert split.limited(30).train.ids == make_split(energies, RULE).limited(30).train.ids
     assert len(split.train) == split.limited(None).sizes["train"]
     with pytest.raises(ConfigError, match=f"n_labels is 999, and the training part has {len(split.train)}"):
         split.limited(999)
+
+
+def test_a_classification_has_no_intervals_and_keeps_its_validation_part_whole(labelled, energies):
+    labels = read_labels(labelled, Task(target="total_magnetization_per_atom", kind="classification", threshold=0.5))
+    split = make_split(labels, RULE)
+    assert [type(part) for part in split.parts] == [TrainSet, ValidationSet, TestSet]
+    assert split.held_out == (split.validation,)
+    regression = make_split(energies, RULE)
+    assert set(split.validation.ids) == {name for part in regression.held_out for name in part.ids}
 
 
 def lists(energies) -> dict[str, list[str]]:
@@ -95,8 +106,8 @@ def test_matbench_folds_are_read_from_its_validation_file(energies, tmp_path):
     rule = PublishedSplit(lists=str(path), part="splits/matbench_x/fold_0", sha256=digest)
     split = make_split(energies, rule)
     assert set(split.test.ids) == set(energies.ids[150:200])
-    assert set(split.train.ids) | set(split.validation.ids) == set(energies.ids[:150])
-    assert 0.1 < len(split.validation) / 150 < 0.4
+    assert {name for part in split.parts[:3] for name in part.ids} == set(energies.ids[:150])
+    assert 0.1 < sum(map(len, split.held_out)) / 150 < 0.4
     with pytest.raises(ConfigError, match="it has fold_0"):
         make_split(energies, rule.model_copy(update={"part": "splits/matbench_x/fold_7"}))
     with pytest.raises(ConfigError, match="another list"):
@@ -104,12 +115,13 @@ def test_matbench_folds_are_read_from_its_validation_file(energies, tmp_path):
 
 
 def test_a_column_of_a_table_is_a_published_split(energies, tmp_path):
-    names = list(energies.ids[:9])
-    table = pa.table({"material_id": names, "megnet_split": ["train"] * 5 + ["val", "test", "test", None]})
+    names = list(energies.ids[:16])
+    table = pa.table({"material_id": names, "megnet_split": ["train"] * 5 + ["val"] * 8 + ["test", "test", None]})
     pq.write_table(table, tmp_path / "properties.parquet")
     rule = PublishedSplit(lists=str(tmp_path / "properties.parquet"), part="megnet_split")
     split = make_split(energies, rule)
-    assert split.sizes == {"train": 5, "validation": 1, "test": 2}
+    assert {name for part in split.held_out for name in part.ids} == set(names[5:13])
+    assert (split.sizes["train"], split.sizes["test"]) == (5, 2)
     with pytest.raises(ConfigError, match="no column 'split'"):
         make_split(energies, rule.model_copy(update={"part": "split"}))
 
@@ -133,12 +145,9 @@ def card(**rule) -> ModelCard:
 
 def test_pre_training_on_a_range_below_the_test_part_is_allowed(energies):
     split = make_split(energies, RULE)
-    assert refuse_seen(split, card(train=0.8), "m") == {
-        "train": len(split.train),
-        "validation": len(split.validation),
-        "test": 0,
-    }
-    assert refuse_seen(split, card(train=0.6), "m") == {"train": len(split.train), "validation": 0, "test": 0}
+    assert refuse_seen(split, card(train=0.8), "m") == split.sizes | {"test": 0}
+    nothing = dict.fromkeys(split.sizes, 0)
+    assert refuse_seen(split, card(train=0.6), "m") == nothing | {"train": len(split.train)}
 
 
 @pytest.mark.parametrize(
