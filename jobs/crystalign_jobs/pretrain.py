@@ -207,7 +207,8 @@ def _claim(config: Pretrain, dataset: Dataset, selection: Selection, run: str) -
         storage.write_bytes(place, yaml.safe_dump(settings, sort_keys=False).encode(), if_absent=True)
     try:
         files = _prepared(config, dataset, selection, run)
-        model = Model(config.model, files, restore=True)  # what cannot be built is found here and not by the workers
+        model = Model(config.model, files, restore=True)  # what cannot work is found here and not by the workers
+        model.check_inputs()
         if config.micro_batch_size is not None:
             refuse_batch_statistics(model)
     except Error:

@@ -141,6 +141,23 @@ class Model(nn.Module):
         return embeddings
 
     @torch.no_grad()
+    def check_inputs(self) -> None:
+        """See to it that every encoder takes what its modality makes, by a stand-in for a value.
+
+        Raises:
+            ConfigError: the settings of the two do not agree; the message names the modality.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            for name, modality in self._modalities.items():
+                self.encode(name, modality.collate([modality.stand_in()]))
+        except ConfigError as error:
+            raise ConfigError(f"modalities.{name}: {error}") from error
+        finally:
+            self.train(was_training)
+
+    @torch.no_grad()
     def embed(self, name: str, values: Sequence[Any], batch_size: int = 64) -> NDArray[np.float32]:
         """Embed values of one modality.
 

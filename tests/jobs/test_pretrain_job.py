@@ -196,12 +196,17 @@ def spoilt(modality: str, **changes: object) -> object:
     return MODEL.model_copy(update={"modalities": specs})
 
 
+CRYSTAL = ModalitySpec(encoder="dual-space", features={"reciprocal_bins": 32})
+MISFIT = MODEL.model_copy(update={"modalities": MODEL.modalities | {"crystal": CRYSTAL}})
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
         ({"model": spoilt("text", options={"hiden": 16})}, "hiden"),
         ({"model": spoilt("text", features={"max_tokenz": 16})}, "max_tokenz"),
         ({"model": spoilt("composition", options={"layers": 0.5})}, "layers"),
+        ({"model": MISFIT}, "modalities.crystal: 32 points of reciprocal space, expected"),
         ({"loggers": ("csv", "wandb")}, "loggers: 'wandb'"),
         ({"use_gpu": True}, "2 training workers × \\(1 CPU, 1 GPU\\)"),
     ],

@@ -13,6 +13,7 @@ from crystalign.config import Config
 from crystalign.encoders.encoder import Encoder
 from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
+from crystalign.physics.descriptors import WIDTH
 
 
 def mlp(width: int, layers: Sequence[int]) -> nn.Sequential:
@@ -32,8 +33,8 @@ class VectorMLP(Encoder):
     class Settings(Config):
         """Size."""
 
-        inputs: int = Field(default=102, ge=1)
-        """Length of the vector, as in the settings of the modality."""
+        inputs: int = Field(default=WIDTH, ge=1)
+        """Length of the vector, as in the settings of the modality; by default that of our descriptors."""
         layers: tuple[int, ...] = Field(default=(256, 256), min_length=1)
         """Width of each layer; the last is the width of the result."""
         missing: bool = True

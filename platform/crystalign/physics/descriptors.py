@@ -1,4 +1,4 @@
-"""A fixed vector of numbers that any crystal has: statistics of its elements, its stoichiometry, its density."""
+"""A fixed vector of numbers that any crystal has: of its elements, its stoichiometry, its density, its contacts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.crystal import MAX_ATOMIC_NUMBER, Crystal
+from crystalign.physics import contacts
 
 Array = NDArray[np.float64]
 
@@ -31,29 +32,33 @@ PROPERTIES = (
     "ionisation_energy",
     "electron_affinity",
     "molar_volume",
+    "oxidation_state",
+    "lowest_oxidation_state",
+    "highest_oxidation_state",
 )
-"""Of an element, in standard deviations from the mean over the elements up to Pu."""
+"""Of an element, in standard deviations from the mean over the elements up to Pu; its `oxidation_state` is the mean of
+the common ones."""
 STATISTICS = ("minimum", "maximum", "range", "mean", "deviation", "mode")
 """Over the atoms of a crystal."""
 STRUCTURE = ("n_elements", "norm_2", "norm_3", "log_volume_per_atom", "log_density", "log_packing")
 """Number of elements; p-norms of the fractions; ln(Å³/atom); ln(g/cm³); ln(volume of covalent spheres / cell)."""
-NAMES = (*(f"{s}_{p}" for p in PROPERTIES for s in STATISTICS), *STRUCTURE)
+NAMES = (*(f"{s}_{p}" for p in PROPERTIES for s in STATISTICS), *STRUCTURE, *contacts.NAMES)
 """Of each number, in order."""
 WIDTH = len(NAMES)
-"""102."""
+"""133."""
 AMU_PER_CUBIC_ANGSTROM = 1.66053907
 """g/cm³ (CODATA 2018)."""
 
 
 def descriptors(crystal: Crystal) -> NDArray[np.float32]:
-    """The numbers that `NAMES` lists, after Magpie (Ward et al., npj Comput. Mater. 2, 16028 (2016)).
+    """The numbers that `NAMES` lists: those of Magpie (Ward et al., npj Comput. Mater. 2, 16028 (2016)) and more.
 
     With atomic fractions x_i and a property p_i of element i: min p, max p, max p − min p,
     p̄ = Σ x_i p_i, Σ x_i |p_i − p̄|, and p of the most abundant element (the mean over several).
-    Nothing depends on the choice of the cell.
+    `contact_statistics` are the last. Nothing depends on the choice of the cell.
 
     Returns:
-        (102,); NaN where a property of one of the elements is not known.
+        (133,); NaN where a property of one of the elements is not known.
     """
     amounts = {z: x for z, x in crystal.composition.items() if x > 1e-6}
     z, count = np.array(list(amounts)), np.array(list(amounts.values()))
@@ -73,12 +78,13 @@ def descriptors(crystal: Crystal) -> NDArray[np.float32]:
         np.log(count @ mass / volume * AMU_PER_CUBIC_ANGSTROM),
         np.log(count @ spheres / volume),
     ]
-    return np.concatenate([statistics.ravel(), structure]).astype(np.float32)
+    touching = contacts.contact_statistics(crystal)
+    return np.concatenate([statistics.ravel(), structure, touching]).astype(np.float32)
 
 
 @functools.cache
 def element_table() -> Array:
-    """(119, 16) `PROPERTIES` by atomic number, standardised over the elements 1 to 94; NaN where not known."""
+    """(119, 19) `PROPERTIES` by atomic number, standardised over the elements 1 to 94; NaN where not known."""
     raw = _raw_table()
     known = raw[1:95]
     table: Array = (raw - np.nanmean(known, axis=0)) / np.nanstd(known, axis=0)
@@ -94,6 +100,7 @@ def _raw_table() -> Array:
 
     table = np.full((MAX_ATOMIC_NUMBER + 1, len(PROPERTIES)), np.nan)
     table[1:, 6] = covalent_radii()[1:]
+    table[:, 7] = contacts.electronegativities()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen warns of what it does not know
         for z in range(1, MAX_ATOMIC_NUMBER + 1):
@@ -112,10 +119,12 @@ _READERS: dict[int, Callable[[Any], Any]] = {
     3: lambda e: e.melting_point,
     4: lambda e: e.group,
     5: lambda e: e.row,
-    7: lambda e: e.X,
     13: lambda e: e.ionization_energy,
     14: lambda e: e.electron_affinity,
     15: lambda e: e.molar_volume,
+    16: lambda e: np.mean(e.common_oxidation_states) if e.common_oxidation_states else np.nan,
+    17: lambda e: e.min_oxidation_state,
+    18: lambda e: e.max_oxidation_state,
 }
 
 

@@ -53,7 +53,7 @@ def test_what_is_no_vector_is_refused(wrong, reason):
 
 
 def test_another_length_is_refused():
-    with pytest.raises(InputError, match=r"tabular vector of 3 numbers, expected 102.*width") as caught:
+    with pytest.raises(InputError, match=r"tabular vector of 3 numbers, expected 133.*width") as caught:
         make_modality("tabular").featurise(Vector(VALUES))
     assert caught.value.reason == "bad-width"
 

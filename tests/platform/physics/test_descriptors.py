@@ -7,7 +7,7 @@ import pytest
 from pymatgen.core import Element
 
 from crystalign.crystal import Crystal
-from crystalign.physics.descriptors import NAMES, PROPERTIES, WIDTH, descriptors, element_table
+from crystalign.physics.descriptors import NAMES, PROPERTIES, STRUCTURE, WIDTH, descriptors, element_table
 
 
 def numbers(crystal):
@@ -16,7 +16,7 @@ def numbers(crystal):
 
 def test_statistics_of_a_composition(textbook):
     found = numbers(textbook["TiO2"])
-    assert len(found) == WIDTH == 102
+    assert len(found) == WIDTH == 133
     scale = np.std(np.arange(1, 95))
     z = {k.removesuffix("_atomic_number"): v * scale for k, v in found.items() if k.endswith("_atomic_number")}
     assert z["range"] == pytest.approx(14)
@@ -53,9 +53,9 @@ def test_what_is_not_known_is_nan_and_what_is_known_is_not(textbook):
     assert np.isnan(helium["mean_electronegativity"])
     assert np.isfinite(helium["mean_ionisation_energy"])
     assert np.isfinite(descriptors(textbook["SrTiO3"])).all()
-    heavy = descriptors(Crystal(4.0 * np.eye(3), np.zeros((1, 3)), np.array([118])))
-    assert np.isnan(heavy).any()
-    assert np.isfinite(heavy[-6:]).all()
+    heavy = numbers(Crystal(4.0 * np.eye(3), np.zeros((1, 3)), np.array([118])))
+    assert np.isnan(list(heavy.values())).any()
+    assert np.isfinite([heavy[name] for name in STRUCTURE]).all()
 
 
 def test_properties_are_those_of_pymatgen():
@@ -65,6 +65,16 @@ def test_properties_are_those_of_pymatgen():
     standard = (paulings - paulings.mean()) / paulings.std()
     np.testing.assert_allclose(table[np.array(known) - 1], standard, atol=1e-9)
     assert np.isnan(table[[1, 9, 17]]).all()
+
+
+def test_oxidation_states(textbook):
+    table = element_table()
+    mean, lowest, highest = (PROPERTIES.index(f"{name}oxidation_state") for name in ("", "lowest_", "highest_"))
+    assert (table[[3, 11, 19], mean] == table[55, mean]).all()  # alkali metals: 1
+    assert (np.diff(table[[8, 3, 12, 13], mean]) > 0).all()  # −2, 1, 2, 3
+    assert table[8, lowest] == table[16, lowest] < table[17, lowest]  # −2, −2, −1
+    assert table[76, highest] == np.nanmax(table[1:95, highest])  # OsO₄
+    assert np.isfinite([numbers(textbook["NaCl"])[f"range_{name}oxidation_state"] for name in ("", "lowest_")]).all()
 
 
 def test_mixed_sites_are_weighted():
