@@ -275,7 +275,7 @@ def parquet(entries: Sequence[Entry], results: Mapping[str, TrialResult]) -> byt
         if result is None:
             continue
         more = {f"validation/{target}/{n}": v for target, found in result.validation.items() for n, v in found.items()}
-        more |= {name: getattr(result, name) for name in ("epochs", "best_epoch", "ended", "seconds", "parameters")}
+        more |= {name: getattr(result, name) for name in ("epochs", "kept_epoch", "ended", "seconds", "parameters")}
         rows.append(
             cell._asdict()
             | {"lr": config.lr, "seed": config.seed, "criterion": criterion(result)}

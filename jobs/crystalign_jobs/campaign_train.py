@@ -82,7 +82,7 @@ def _fit_rank(job: dict[str, Any]) -> None:
         if work.watch is not None and first:
             work.watch(trial, metrics)
         if work.competing or int(metrics["epoch"]) % REPORT_EPOCHS == 0:
-            ray.train.report({name: metrics[name] for name in ("epoch", "best_score", "seconds")})
+            ray.train.report({name: metrics[name] for name in ("epoch", "kept_score", "seconds")})
         return work.competing and first and storage.exists(storage.join(folder, STOP))
 
     run_trial(trial, folder, on_epoch, store=feature_store(trial.data, work.processes), device=get_device())

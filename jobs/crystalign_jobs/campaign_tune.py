@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from crystalign_jobs.campaign import Stopping
     from crystalign_jobs.campaign_search import Study
 
-METRIC, TIME = "best_score", "epoch"
+METRIC, TIME = "kept_score", "epoch"
 
 
 def group(config: TrialConfig) -> str:
@@ -94,7 +94,7 @@ class PerGroup(FIFOScheduler):  # type: ignore[misc]
         """Without groups yet.
 
         Args:
-            make: a scheduler that minimises `best_score` over `epoch`.
+            make: a scheduler that minimises `kept_score` over `epoch`.
             trials: URI of the folder of trials.
         """
         super().__init__()

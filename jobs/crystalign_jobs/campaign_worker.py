@@ -85,7 +85,7 @@ def _fitted(trial: TrialConfig, folder: str, work: Work) -> TrialResult:
         if not work.competing and time.monotonic() - reported < REPORT_SECONDS:
             return False
         reported = time.monotonic()
-        tune.report({name: metrics[name] for name in ("epoch", "best_score", "seconds")})
+        tune.report({name: metrics[name] for name in ("epoch", "kept_score", "seconds")})
         return work.competing and storage.exists(stop)  # the report returned: this epoch has been judged
 
     store = None if trial.constant else feature_store(trial.data, work.processes)

@@ -307,7 +307,7 @@ def test_only_learning_rates_of_the_same_task_start_labels_and_seed_compete(camp
         for entry, trial in trials:
             worse = 10.0 if entry.cell.initialisation == "bad" else 0.0
             score = worse + (0.5 if entry.config.lr == 1e-2 else 0.7)
-            result = {"epoch": epoch, "best_score": score}
+            result = {"epoch": epoch, "kept_score": score}
             assert scheduler.on_trial_result(SimpleNamespace(get_live_trials=list), trial, result) == "CONTINUE"
     stopped = {place.parent.name for place in tmp_path.glob(f"*/{STOP}")}
     assert stopped == {entry.config.id for entry, _ in trials if entry.config.lr == 1e-3}

@@ -42,15 +42,15 @@ OnEpoch = Callable[[dict[str, float]], bool | None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """How a fit went. The model holds the weights of its best epoch."""
+    """How a fit went. The model holds the weights of the epoch that is kept."""
 
     ended: Ended
     """Why it ended."""
     epochs: int
     """How many there were."""
-    best_epoch: int
+    kept_epoch: int
     """The one whose weights are kept, counted from 1."""
-    best_score: float
+    kept_score: float
     """Its score on the validation part: mean absolute error of the scaled labels, of a classification cross entropy."""
     seconds: float
     """Processor time, restarts included, features not."""
@@ -125,7 +125,7 @@ class _Fit:
         self.optimiser = fitting_optimiser(model, recipe, lr)
         self.state = FitState()
         self.average = _copied(self.learning) if recipe.ema else {}
-        self.best = _copied(self.learning)
+        self.kept = _copied(self.learning)
         self._restore()
         self.mark, self.saved = time.process_time(), self.state.seconds
 
@@ -141,11 +141,11 @@ class _Fit:
             due = ended or self.state.seconds - self.saved >= self.recipe.save_seconds
             if self.folder is not None and due and self.ranks.first:
                 self._save()
-        _put(self.learning, self.best)
+        _put(self.learning, self.kept)
         self._stack()
         self.model.eval()
         state = self.state
-        return Fitted(ended, state.epoch, state.best_epoch, state.best_score, state.seconds, tuple(history))
+        return Fitted(ended, state.epoch, state.kept_epoch, state.kept_score, state.seconds, tuple(history))
 
     def _epoch(self) -> dict[str, float]:
         state = self.state
@@ -159,9 +159,9 @@ class _Fit:
         state.epoch += 1
         with self._averaged():
             score, errors = self._validate()
-        if score < state.best_score:
-            state.best_score, state.best_epoch = score, state.epoch
-            self.best = _copied(self.average or self.learning)
+        if self.recipe.keep == "last" or score < state.kept_score:
+            state.kept_score, state.kept_epoch = score, state.epoch
+            self.kept = _copied(self.average or self.learning)
         self._clock()
         return {
             "epoch": float(state.epoch),
@@ -171,7 +171,7 @@ class _Fit:
             "loss": total / len(order),
             "grad_norm": norm,
             "score": score,
-            "best_score": state.best_score,
+            "kept_score": state.kept_score,
             **errors,
         }
 
@@ -266,7 +266,7 @@ class _Fit:
             return "epochs"
         if recipe.max_seconds is not None and state.seconds >= recipe.max_seconds:
             return "seconds"
-        waited = state.epoch - max(state.best_epoch, math.ceil(recipe.warmup_epochs))
+        waited = state.epoch - max(state.kept_epoch, math.ceil(recipe.warmup_epochs))
         return "patience" if state.epoch and waited >= recipe.patience else None
 
     @contextmanager
@@ -287,7 +287,7 @@ class _Fit:
     def _save(self) -> None:
         assert self.folder is not None
         weights = {name: parameter.detach() for name, parameter in self.learning.items()}
-        tensors = {"weights": weights, "best": self.best, "average": self.average}
+        tensors = {"weights": weights, "kept": self.kept, "average": self.average}
         flat = {f"{part}/{name}": t for part, found in tensors.items() for name, t in found.items()}
         moments = {f"optimiser/{name}": t for name, t in optimiser_tensors(self.model, self.optimiser).items()}
         save_state(self.folder, self.key, self.state, flat | moments)
@@ -298,12 +298,12 @@ class _Fit:
         if found is None:
             return
         self.state, tensors = found
-        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "average": {}, "optimiser": {}}
+        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "kept": {}, "average": {}, "optimiser": {}}
         for path, tensor in tensors.items():
             part, _, name = path.partition("/")
             parts[part][name] = tensor
         _put(self.learning, parts["weights"])
-        self.best, self.average = parts["best"], parts["average"]
+        self.kept, self.average = parts["kept"], parts["average"]
         restore_optimiser(self.model, self.optimiser, parts["optimiser"])
 
 

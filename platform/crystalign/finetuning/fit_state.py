@@ -27,9 +27,9 @@ class FitState:
     """Optimiser steps done."""
     seconds: float = 0.0
     """Processor time, restarts included."""
-    best_epoch: int = 0
-    """The best so far, counted from 1."""
-    best_score: float = float("inf")
+    kept_epoch: int = 0
+    """The one whose weights are kept, counted from 1."""
+    kept_score: float = float("inf")
     """Its score."""
 
 

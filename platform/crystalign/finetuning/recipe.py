@@ -25,8 +25,12 @@ class Recipe(Config):
     that it ends at zero."""
     warmup_epochs: float = Field(default=10.0, ge=0)
     """Epochs in which the learning rate rises from zero."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights are tested: those of the epoch that the validation part prefers, or those at the end of the
+    schedule. Where few labels validate, which epoch looks best is chance, and `last` is better and varies less."""
     patience: int = Field(default=50, ge=1)
-    """Epochs without a better validation part, those of the warm-up not counted, after which it ends."""
+    """Of `keep: best`: epochs without a better validation part, those of the warm-up not counted, after which it
+    ends."""
     loss: Literal["l1", "huber", "mse"] = "l1"
     """Of a regression's scaled labels; a classification's is the cross entropy."""
     weight_decay: float = Field(default=0.0, ge=0)

@@ -175,7 +175,7 @@ class TrialResult(Config):
     """Target → level → share of the test labels within their intervals."""
     score: float | None = None
     """On the validation part: what the fit minimised; None of a constant."""
-    best_epoch: int = 0
+    kept_epoch: int = 0
     """The epoch whose weights were tested."""
     epochs: int = 0
     """How many there were."""

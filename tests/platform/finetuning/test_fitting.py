@@ -63,8 +63,8 @@ def test_it_learns(planned, store, loss):
     assert error(model, planned, store) < 0.4 * before
     assert fitted.epochs == 25
     assert fitted.ended == "epochs"
-    assert fitted.best_score == min(record["score"] for record in fitted.history)
-    assert fitted.best_epoch == 1 + np.argmin([record["score"] for record in fitted.history])
+    assert fitted.kept_score == min(record["score"] for record in fitted.history)
+    assert fitted.kept_epoch == 1 + np.argmin([record["score"] for record in fitted.history])
     assert not model.training
 
 
@@ -74,12 +74,22 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(planned, store)
     assert not same(weights(first), weights(third))
 
 
-def test_the_best_epoch_is_kept_not_the_last(planned, store):
-    model, fitted = run(planned, store)
+def validated(model, planned, store) -> float:
     rows = LabelledRows(model, store, planned.labels)
     found = rows.predict(planned.split.validation.rows)
-    score = float((found - rows.wanted[planned.split.validation.rows]).abs().mean())
-    assert score == pytest.approx(fitted.best_score, rel=1e-5)
+    return float((found - rows.wanted[planned.split.validation.rows]).abs().mean())
+
+
+def test_the_best_epoch_is_kept_or_the_last(planned, store):
+    labels = planned.labels.permuted(0)  # what is learnt is soon no help
+    shuffled = dataclasses.replace(planned, labels=labels, split=_again(planned, labels))
+    best, fitted = run(shuffled, store, max_epochs=20, patience=3)
+    assert (fitted.ended, fitted.kept_epoch) == ("patience", fitted.epochs - 3)
+    assert validated(best, shuffled, store) == pytest.approx(fitted.kept_score, rel=1e-5)
+    last, went = run(shuffled, store, max_epochs=20, patience=3, keep="last")
+    assert (went.ended, went.kept_epoch, went.epochs) == ("epochs", 20, 20)
+    assert went.kept_score == went.history[-1]["score"] > fitted.kept_score
+    assert validated(last, shuffled, store) == pytest.approx(went.kept_score, rel=1e-5)
 
 
 def test_a_killed_fit_goes_on_as_if_nothing_had_happened(planned, store, tmp_path):
@@ -95,7 +105,7 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_happened(planned, store, tmp_pat
     assert load_state(killed, "a")[0].epoch == 5
     resumed, went = run(planned, store, ema=0.9, folder=killed, key="a")
     assert len(went.history) == 7
-    assert (went.epochs, went.best_epoch, went.best_score) == (12, fitted.best_epoch, fitted.best_score)
+    assert (went.epochs, went.kept_epoch, went.kept_score) == (12, fitted.kept_epoch, fitted.kept_score)
     assert same(weights(resumed), weights(whole))
     assert len(list((tmp_path / "state").glob("*.safetensors"))) == 1
 
@@ -119,7 +129,7 @@ def test_it_ends_when_it_is_told_to_or_time_or_patience_ends(planned, store):
     _, told = run(planned, store, on_epoch=lambda metrics: seen.append(metrics) or metrics["epoch"] == 3)
     assert (told.ended, told.epochs) == ("stopped", 3)
     assert set(seen[0]) == {
-        "epoch", "step", "seconds", "lr", "loss", "grad_norm", "score", "best_score",
+        "epoch", "step", "seconds", "lr", "loss", "grad_norm", "score", "kept_score",
         "mae/formation_energy_per_atom_pbe_synthetic_2026",
     }  # fmt: skip
     _, timed = run(planned, store, max_epochs=10_000, max_seconds=0.3)
@@ -130,7 +140,7 @@ def test_it_ends_when_it_is_told_to_or_time_or_patience_ends(planned, store):
     shuffled = dataclasses.replace(planned, labels=labels, split=_again(planned, labels))
     _, tired = run(shuffled, store, max_epochs=200, patience=4)
     assert tired.ended == "patience"
-    assert tired.epochs == max(tired.best_epoch, 2) + 4
+    assert tired.epochs == max(tired.kept_epoch, 2) + 4
 
 
 def _again(planned, labels):
