@@ -22,7 +22,7 @@ from crystalign_jobs.campaign import Campaign
 from crystalign_jobs.campaign_presets import COSTA_TARGETS, SUBSETS
 from crystalign_jobs.campaign_run import load_models
 from crystalign_jobs.campaign_search import Search, sampled
-from crystalign_jobs.campaign_trials import Cell, Entry, cells, check, expand, refuse_contradiction
+from crystalign_jobs.campaign_trials import Cell, Entry, cells, check, expand, refuse_contradiction, resolved
 from crystalign_jobs.campaign_worker import STOP
 from crystalign_jobs.pretrain import Pretrain
 from crystalign_jobs.settings import with_defaults
@@ -199,11 +199,11 @@ def test_the_example_in_the_house_is_a_campaign():
     values = read_yaml(HERE.parents[1] / "cluster" / "campaign.yaml")
     example = Tune.from_mapping(values, origin="the example")
     rows = list(cells(example))
-    assert len(rows) == 4 * 2 * 6
+    assert len(rows) == 4 * 2 * 13
     assert {config.initialisation for _, config in rows if config.constant} == {"mean"}
-    assert {config.like for _, config in rows if config.initialisation == "scratch"} == {
-        str(Path("runs/xrd/model").absolute())
-    }
+    scratch = [config for cell, config in rows if cell.initialisation == example.baseline]
+    assert {config.like for config in scratch} == {str(Path("runs/xrd-text-tabular/model").absolute())}
+    assert {config.chosen for config in scratch} == {config.chosen for _, config in rows if config.pretrained}
 
 
 def test_the_models_of_the_example_have_not_seen_what_it_tests():
@@ -213,7 +213,8 @@ def test_the_models_of_the_example_have_not_seen_what_it_tests():
     example = Tune.from_mapping(read_yaml(folder / "campaign.yaml"), origin="the example")
     rule = SplitRule.model_validate(run.split)
     assert (rule.by, rule.train, rule.validation) == (example.split.by, example.split.train, example.split.validation)
-    assert f"runs/{run.name}/model" in example.initialisations.values()
+    starts = [start.initialisation for start in resolved(example).values()]
+    assert f"runs/{run.name}/model" in starts
     assert run.data.endswith("/mp2019")
     assert set(ModelConfig.model_validate(run.model).modalities) == {"crystal", "xrd", "text", "tabular"}
 
