@@ -71,7 +71,8 @@ class Stopping(Config):
     """When a trial ends early because another learning rate does better.
 
     Only the learning rates of one task, initialisation, modalities, fusion, number of labels and seed compete. Whoever
-    is stopped is tested with its best epoch, as after `patience`: the table has no holes.
+    is stopped is tested with its best epoch, as after `patience`: the table has no holes. Not with `keep: last`, which
+    means the end of the schedule.
     """
 
     rule: Literal["asha", "median"] = "asha"
@@ -149,4 +150,9 @@ class Campaign(Config):
                 raise ValueError(f"{field}: {values} is empty, or names something twice")
         if min(self.learning_rates) <= 0 or min(self.seeds) < 0:
             raise ValueError("learning_rates are above 0, and seeds not below")
+        recipes = (self.recipe, *(s.recipe for s in self.initialisations.values() if isinstance(s, Start) and s.recipe))
+        if self.stop_early is not None and any(recipe.keep == "last" for recipe in recipes):
+            raise ValueError(
+                "stop_early: a trial with `keep: last` is tested at the end of its schedule; leave out one of them"
+            )
         return self

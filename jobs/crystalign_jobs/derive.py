@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from crystalign.storage import FileEntry
 
 Derivable = Literal["xrd", "text", "composition", "image", "tabular", "text_embedding"]
-VERSION = 2
+VERSION = 3
 """Raised when a derivation changes, so that an interrupted job never mixes old and new."""
 
 

@@ -166,6 +166,7 @@ def test_bad_campaigns_name_the_field_and_what_is_valid(campaign, model, tmp_pat
         ({"tasks": {"e": {"target": "band_gap", "threshold": 1.0}}}, "threshold"),
         ({"search": {"learning_rates": (1e-2, 1e-4)}}, "learning_rates"),
         ({"stop_early": {"rule": "guess"}}, "stop_early"),
+        ({"stop_early": {}, "recipe": {"keep": "last"}}, "stop_early: a trial with `keep: last`"),
     ],
 )
 def test_values_that_cannot_be_are_refused(campaign, changes, said):

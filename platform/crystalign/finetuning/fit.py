@@ -70,7 +70,7 @@ def fit(
     key: str = "",
     on_epoch: OnEpoch | None = None,
 ) -> Fitted:
-    """Train on the training part, stop by the validation part; the test part is not looked at.
+    """Train on the training part, stop by the validation part unless the last weights are kept.
 
     The same arguments give the same weights, on one machine and without `max_seconds`: the order of the rows and
     what is dropped follow from the seed, the epoch and the step alone.

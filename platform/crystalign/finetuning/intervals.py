@@ -6,8 +6,9 @@ network is, if the calibration part decided nothing about it and the new one is 
 & Shafer 2005; Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018)). The probability is over calibration parts, too: that
 of one of them has the distribution Beta(k, n + 1 − k) with k the rank above, of 16 materials 94 ± 6 %. σ is 1, or the
 spread of an ensemble, so that materials on which its members disagree get wider intervals. Two things are outside the
-theorem: materials of other formulas but the same chemistry are no independent draws, and a calibration part that
-pre-training saw may have smaller errors than the test. `coverage` says what became of it.
+theorem: materials of other formulas but the same chemistry (in a published split, which goes by material, even of the
+same formula) are no independent draws, and a calibration part that pre-training saw may have smaller errors than the
+test. `coverage` says what became of it.
 """
 
 from __future__ import annotations

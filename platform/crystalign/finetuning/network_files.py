@@ -214,7 +214,7 @@ def _levels(described: PropertyModelFile) -> str:
     if described.calibration is None:
         return "none"
     levels = ", ".join(f"{100 * float(level):g} %" for level in described.calibration.radii)
-    return f"{levels or 'none'}, from {described.calibration.n:,} validation materials"
+    return f"{levels or 'none'}, from {described.calibration.n:,} calibration materials"
 
 
 def _name(specs: Mapping[str, PropertySpec], target: str) -> str:

@@ -35,7 +35,7 @@ class Plan:
     labels: Labels
     """All that can be used."""
     split: Split
-    """Of these labels, the training and the validation part limited to `n_labels`."""
+    """Of these labels, all but the test part limited to `n_labels`."""
     specs: dict[str, ModalitySpec]
     """Modality → encoder; empty of a constant."""
     origin: ModelFile | None
@@ -62,11 +62,22 @@ def plan(config: TrialConfig) -> Plan:
     if config.shuffle_labels:
         labels = labels.permuted(config.seed)
     split = make_split(labels, config.split).limited(config.n_labels)
+    _check_targets(split)
     seen = {}
     if config.pretrained:
         assert origin is not None
         seen = refuse_seen(split, origin.card, config.initialisation)
     return Plan(config, dataset, labels, split, specs, origin, seen)
+
+
+def _check_targets(split: Split) -> None:
+    for part in split.parts:
+        without = ~np.isfinite(part.values).any(axis=0)
+        if without.any():
+            raise ConfigError(
+                f"task.target: no label of {split.labels.specs[int(without.argmax())].column} is among the {len(part)} "
+                f"of the {part.name} part; raise n_labels, choose other shares, or predict it alone"
+            )
 
 
 @functools.lru_cache(maxsize=16)

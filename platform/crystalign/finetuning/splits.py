@@ -41,11 +41,11 @@ SplitConfig = Annotated[
 PartName = SplitName | Literal["calibration"]
 LEARNING_CURVE, SELECTION = "crystalign/learning-curve", "crystalign/selection"
 """Salts: the order in which labels are added, and which training ids of a published split select."""
-CALIBRATION, CALIBRATING = "crystalign/calibration", 0.5
-"""Salt, and share of the validation keys, of those by which intervals are calibrated."""
-LEAST_HELD_OUT = 10
-"""Labels of the validation and of the calibration part that a learning curve keeps, however few train: a 90 % interval
-needs nine."""
+CALIBRATION = "crystalign/calibration"
+"""Salt of the order in which the validation keys are halved, the first for calibration."""
+LEAST_HELD_OUT = 20
+"""Labels of the validation and of the calibration part that a learning curve keeps, however few train: a 95 % interval
+needs 19."""
 
 
 def sixty_twenty_twenty() -> SplitRule:
@@ -128,9 +128,9 @@ class Split:
         """
         found: dict[str, PartName] = dict(parts)
         if labels.task.kind == "regression":
-            held_out = [key for key, part in parts.items() if part == "validation"]
-            calibrating = [key for key in held_out if fraction(key, CALIBRATION) < CALIBRATING]
-            found |= dict.fromkeys(calibrating, "calibration")
+            held_out = sorted({key for key in keys if parts.get(key) == "validation"})
+            held_out.sort(key=lambda key: fraction(key, CALIBRATION))
+            found |= dict.fromkeys(held_out[: len(held_out) // 2], "calibration")
         names = np.array([found.get(key, "") for key in keys])
         self.labels, self.by, self.keys = labels, by, tuple(keys)
         self.train = TrainSet(labels, np.flatnonzero(names == "train"))
@@ -165,7 +165,7 @@ class Split:
         """With the labels of at most `n_labels` training materials, the test part as it is.
 
         The training rows come in the order of a hash of their keys, so that fewer labels are always some of more
-        labels, on any machine. Validation and calibration part are cut in the same proportion, to no fewer than 10
+        labels, on any machine. Validation and calibration part are cut in the same proportion, to no fewer than 20
         rows: who has 100 labels to train on does not have 3,000 more to stop by.
 
         Raises:

@@ -67,7 +67,7 @@ def run_trial(
     Args:
         config: the trial.
         folder: URI of its own folder.
-        on_epoch: takes the metrics of each epoch; True ends the fit, and what was best is tested.
+        on_epoch: takes the metrics of each epoch; True ends the fit, and what is kept is tested.
         store: features of the dataset, shared by the trials of a process.
         device: where to compute.
 

@@ -62,15 +62,16 @@ def contact_statistics(crystal: Crystal) -> Array:
     z = crystal.atomic_numbers
     n, radius, chi = len(crystal), covalent_radii()[z], electronegativities()[z]
     found = within(crystal, 2.0 * APART * float(radius.max()))
-    i, j, d = found.receivers, found.senders, found.distances
+    touching = found.distances < APART * (radius[found.receivers] + radius[found.senders])
+    i, j, d = found.receivers[touching], found.senders[touching], found.distances[touching]
     total = radius[i] + radius[j]
     x = d / total
-    share = np.clip((x - TOUCHING) / (APART - TOUCHING), 0.0, 1.0)
+    share = np.clip((x - TOUCHING) / (APART - TOUCHING), 0.0, None)
     w = np.cos(0.5 * np.pi * share) ** 2
     contacts = np.bincount(i, w, n)
     strength = np.bincount(i, w * np.exp((total - d) / SOFTNESS), n)
     polarity = np.abs(chi[i] - chi[j])
-    every = w.sum() if w.any() else np.nan
+    every = w.sum() if len(w) else np.nan
     return np.array(
         [
             contacts.mean(),
@@ -82,9 +83,9 @@ def contact_statistics(crystal: Crystal) -> Array:
             w @ polarity**2 / (2.0 * n),
             w @ d / every,
             w @ x / every,
-            x.min() if w.any() else np.nan,
+            x.min() if len(w) else np.nan,
             w @ polarity / every,
-            np.log(w @ d**-3.5 / n) if w.any() else np.nan,
+            np.log(w @ d**-3.5 / n) if len(w) else np.nan,
             _electrostatic_energy(crystal, chi.mean() - chi),
         ]
     )

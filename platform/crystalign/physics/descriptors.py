@@ -122,16 +122,16 @@ _READERS: dict[int, Callable[[Any], Any]] = {
     13: lambda e: e.ionization_energy,
     14: lambda e: e.electron_affinity,
     15: lambda e: e.molar_volume,
-    16: lambda e: np.mean(e.common_oxidation_states) if e.common_oxidation_states else np.nan,
-    17: lambda e: e.min_oxidation_state,
-    18: lambda e: e.max_oxidation_state,
+    16: lambda e: sum(e.common_oxidation_states) / len(e.common_oxidation_states),
+    17: lambda e: min(e.oxidation_states),
+    18: lambda e: max(e.oxidation_states),
 }
 
 
 def _number(read: Callable[[Any], Any], element: Any) -> float:
     try:
         return float(read(element))
-    except (TypeError, ValueError, KeyError, AttributeError):  # pymatgen has no such number
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError):  # pymatgen has no such number
         return float("nan")
 
 

@@ -120,7 +120,7 @@ def test_shuffled_labels_give_the_error_of_the_mean(trial, store, tmp_path):
         for seed in range(4)
     ]
     assert np.mean([found.metrics[ENERGY]["scaled_mae"] for found in ratios]) == pytest.approx(1.0, abs=0.1)
-    assert run_trial(trial(), str(tmp_path / "honest"), store=store).metrics[ENERGY]["scaled_mae"] < 0.6
+    assert run_trial(trial(lr=1e-3), str(tmp_path / "honest"), store=store).metrics[ENERGY]["scaled_mae"] < 0.7
 
 
 @pytest.mark.parametrize(
@@ -238,6 +238,14 @@ def test_a_trial_that_cannot_start_names_the_field(trial, changes, said):
         assert words in str(caught.value)
 
 
+def test_a_part_without_a_label_of_a_target_is_refused(trial):
+    both = {"target": ["formation_energy_per_atom", "bulk_modulus_vrh"]}
+    plan(trial(task=both))
+    rare = {"target": ["formation_energy_per_atom", "refractive_index"], "min_labels": 3}
+    with pytest.raises(ConfigError, match=r"no label of refractive_index\S+ is among the \d+ of the \w+ part"):
+        plan(trial(task=rare))
+
+
 @pytest.mark.parametrize("rule", [{"train": 0.9}, {"salt": "other"}, {"by": "material"}])
 def test_pre_training_that_saw_test_formulas_is_refused(trial, tmp_path, rule):
     uri = pretrained(tmp_path / "aligned", **rule)
@@ -275,8 +283,8 @@ def test_seeds_of_one_trial_are_an_ensemble(trial, store, tmp_path, binaries):
     known = {material.id: material for material in binaries}
     found = ensemble.predict([known[name] for name in split.calibration.ids])
     values = split.calibration.values
-    inside = ((values >= found.lower) & (values <= found.upper)).mean()
-    assert inside == pytest.approx(0.9, abs=0.05)  # of those it was calibrated on
+    inside = int(((values >= found.lower) & (values <= found.upper)).sum())
+    assert inside == np.ceil(0.9 * (len(values) + 1))  # of those it was calibrated on
     each = np.stack([m.predict([known[n] for n in split.calibration.ids]).mean for m in ensemble.members])
     assert np.allclose(np.log(found.mean), np.log(each).mean(axis=0), atol=1e-4)
     other = str(tmp_path / "other")

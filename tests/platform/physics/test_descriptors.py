@@ -74,6 +74,7 @@ def test_oxidation_states(textbook):
     assert (np.diff(table[[8, 3, 12, 13], mean]) > 0).all()  # −2, 1, 2, 3
     assert table[8, lowest] == table[16, lowest] < table[17, lowest]  # −2, −2, −1
     assert table[76, highest] == np.nanmax(table[1:95, highest])  # OsO₄
+    assert np.isnan(table[[2, 10, 18], lowest]).all()
     assert np.isfinite([numbers(textbook["NaCl"])[f"range_{name}oxidation_state"] for name in ("", "lowest_")]).all()
 
 
