@@ -82,6 +82,8 @@ def audit(
             assert driver is not None
             flag.touch()
             os.kill(driver, driver_signal)
+            while driver_signal == signal.SIGKILL:  # Ray ends the workers of a dead driver only after a while
+                time.sleep(1.0)
         time.sleep(slow)
         taken = len(list(Path(place).glob(f"{step:04d}-{rank}-*")))
         (Path(place) / f"{step:04d}-{rank}-{taken}.json").write_text(json.dumps(ids))

@@ -200,7 +200,7 @@ def test_the_example_in_the_house_is_a_campaign():
     values = read_yaml(HERE.parents[1] / "cluster" / "campaign.yaml")
     example = Tune.from_mapping(values, origin="the example")
     rows = list(cells(example))
-    assert len(rows) == 4 * 2 * 13
+    assert len(rows) == 4 * 2 * 10
     assert {config.initialisation for _, config in rows if config.constant} == {"mean"}
     scratch = [config for cell, config in rows if cell.initialisation == example.baseline]
     assert {config.like for config in scratch} == {str(Path("runs/xrd-text-tabular/model").absolute())}
