@@ -103,18 +103,20 @@ def audit(folder: str | Path, *, dies: dict[str, Any] | None = None) -> Watch:
     Path(folder).mkdir(parents=True, exist_ok=True)
     notes = str(folder)
 
-    def watch(config: TrialConfig, metrics: dict[str, float]) -> None:
-        epoch = int(metrics["epoch"])
+    def write(config: TrialConfig, epoch: int) -> None:
         with (Path(notes) / f"{config.id}.txt").open("a") as note:
             note.write(f"{epoch} {os.getpid()}\n")
+
+    def watch(config: TrialConfig, metrics: dict[str, float]) -> None:
+        epoch = int(metrics["epoch"])
+        write(config, epoch)
         if dies is None or (config.seed, config.lr, epoch) != (dies["seed"], dies["lr"], dies["epoch"]):
             return
         if dies["how"] == "raise":
             raise ValueError("the furnace is cold")
         while dies["how"] == "hang":
             time.sleep(0.1)
-            with (Path(notes) / f"{config.id}.txt").open("a") as note:
-                note.write(f"{epoch} {os.getpid()}\n")
+            write(config, epoch)
         earlier = len(list(Path(notes).glob("death-*")))
         if earlier < dies["times"]:
             (Path(notes) / f"death-{earlier}").touch()

@@ -27,7 +27,7 @@ class Recipe(Config):
     """Epochs in which the learning rate rises from zero."""
     keep: Literal["best", "last"] = "best"
     """Which weights are tested: those of the epoch that the validation part prefers, or those at the end of the
-    schedule. Where few labels validate, which epoch looks best is chance, and `last` is better and varies less."""
+    schedule. Where few labels validate, which epoch looks best is largely chance."""
     patience: int = Field(default=50, ge=1)
     """Of `keep: best`: epochs without a better validation part, those of the warm-up not counted, after which it
     ends."""

@@ -178,10 +178,12 @@ class Split:
         share = n_labels / len(self.train)
         found = copy.copy(self)
         found.train = TrainSet(self.labels, self._first(self.train, n_labels))
-        for part in (self.validation, self.calibration):
-            rows = self._first(part, max(round(share * len(part)), LEAST_HELD_OUT))
-            setattr(found, part.name, type(part)(self.labels, rows))
+        found.validation = ValidationSet(self.labels, self._share(self.validation, share))
+        found.calibration = CalibrationSet(self.labels, self._share(self.calibration, share))
         return found
+
+    def _share(self, part: Part, share: float) -> NDArray[np.int64]:
+        return self._first(part, max(round(share * len(part)), LEAST_HELD_OUT))
 
     def _first(self, part: Part, n: int) -> NDArray[np.int64]:
         order = sorted(

@@ -40,7 +40,7 @@ NAMES = (
 
 
 def contact_statistics(crystal: Crystal) -> Array:
-    """The numbers that `NAMES` lists; none depends on the choice of the cell, and sums change smoothly with the atoms.
+    """The numbers that `NAMES` lists; they do not depend on the choice of the cell.
 
     With d_ij the distance of two atoms, R_ij the sum of their covalent radii, x_ij = d_ij/R_ij, and Δχ_ij the
     difference of their Pauling electronegativities, a contact counts w_ij = 1 up to x = 1.1, falls as cos², and counts
@@ -48,16 +48,17 @@ def contact_statistics(crystal: Crystal) -> Array:
 
     - contacts c_i = Σ_j w_ij: ⟨c⟩, ⟨|c − ⟨c⟩|⟩, min c, max c
     - strength s_i = Σ_j w_ij exp((R_ij − d_ij)/0.37 Å), Brown's valence sum with covalent radii: ⟨s⟩, ⟨|s − ⟨s⟩|⟩
-    - Pauling's ionic energy Σ_ij w_ij Δχ²_ij / 2N, eV/atom (The Nature of the Chemical Bond, §3-5)
+    - Σ_ij w_ij Δχ²_ij / 2N, eV/atom, after Pauling's ionic energy Δχ² of a bond (J. Am. Chem. Soc. 54, 3570 (1932))
     - ⟨d⟩_w in Å, ⟨x⟩_w, min x, ⟨|Δχ|⟩_w
     - ln Σ_ij w_ij d_ij^(−7/2) / N, to which the bulk modulus of tetrahedral crystals is proportional (M. L. Cohen,
       Phys. Rev. B 32, 7988 (1985))
-    - Σ_ij q_i q_j S_ij / 2N, 1/Å, the Coulomb energy of the charges q_i = ⟨χ⟩ − χ_i
+    - Σ_ij q_i q_j S_ij / 2N, 1/Å, the Coulomb energy of the charges q_i = ⟨χ⟩ − χ_i, with S_ij of `lattice_sums`
 
     On a mixed site the most abundant species counts.
 
     Returns:
-        (13,); NaN where nothing touches, an electronegativity is not known, or, of the last, of more than 400 sites.
+        (13,); NaN where nothing touches or an electronegativity is not known; the last also of a cell of more than 400
+        sites.
     """
     z = crystal.atomic_numbers
     n, radius, chi = len(crystal), covalent_radii()[z], electronegativities()[z]
@@ -66,7 +67,7 @@ def contact_statistics(crystal: Crystal) -> Array:
     i, j, d = found.receivers[touching], found.senders[touching], found.distances[touching]
     total = radius[i] + radius[j]
     x = d / total
-    share = np.clip((x - TOUCHING) / (APART - TOUCHING), 0.0, None)
+    share = np.maximum((x - TOUCHING) / (APART - TOUCHING), 0.0)
     w = np.cos(0.5 * np.pi * share) ** 2
     contacts = np.bincount(i, w, n)
     strength = np.bincount(i, w * np.exp((total - d) / SOFTNESS), n)
