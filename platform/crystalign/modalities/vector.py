@@ -79,6 +79,9 @@ class VectorSettings(Config):
     """Its length W; another length is refused."""
     squash: bool = False
     """Whether each number passes asinh, which keeps small ones and bends large ones to their logarithm."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability with which training hides each number, so that a few of them do not tell one material from all others
+    and every number is learned from."""
 
 
 S = TypeVar("S", bound=VectorSettings)
@@ -108,8 +111,8 @@ class VectorModality(Modality[Vector], Generic[S]):
         """As they were."""
         return Vector(scalar["values"].values.to_numpy(zero_copy_only=False))
 
-    def featurise(self, value: Vector, *, rng: np.random.Generator | None = None) -> Features:  # noqa: ARG002 (the protocol)
-        """The known numbers; `rng` changes nothing.
+    def featurise(self, value: Vector, *, rng: np.random.Generator | None = None) -> Features:
+        """The known numbers; with `rng`, some of them, at least one.
 
         Raises:
             InputError: a vector of another length.
@@ -120,6 +123,10 @@ class VectorModality(Modality[Vector], Generic[S]):
             )
             raise InputError(message, reason="bad-width")
         known = np.isfinite(value.values)
+        if rng is not None and self.settings.dropout > 0:
+            keep = rng.random(len(known)) >= self.settings.dropout
+            keep[rng.choice(np.flatnonzero(known))] = True
+            known &= keep
         values = np.where(known, value.values, np.float32(0.0))
         return {"values": np.arcsinh(values) if self.settings.squash else values, "mask": known.astype(np.float32)}
 

@@ -29,6 +29,25 @@ def test_what_is_missing_is_zero_and_masked_and_large_numbers_are_bent():
     assert plain["values"].tolist() == [0.5, 0.0, -300.0]
 
 
+def test_training_hides_known_numbers_at_its_rate_and_never_all_of_them():
+    modality = make_modality("tabular", {"width": 100, "dropout": 0.9})
+    values = np.arange(1, 101, dtype=np.float32)
+    values[:40] = np.nan
+    rng = np.random.default_rng(0)
+    drawn = [modality.featurise(Vector(values), rng=rng) for _ in range(400)]
+    masks = np.stack([d["mask"] for d in drawn])
+    assert not masks[:, :40].any()  # what is not known is not invented
+    assert (masks.sum(axis=1) >= 1).all()
+    # one number always stays, each other one with probability 0.1: (1 + 0.1 · 59) / 60
+    assert masks[:, 40:].mean() == pytest.approx(0.115, abs=0.006)  # 3 standard deviations
+    for features in drawn:
+        np.testing.assert_array_equal(features["values"], np.arcsinh(np.nan_to_num(values)) * features["mask"])
+    whole = modality.featurise(Vector(values))
+    assert whole["mask"].sum() == 60
+    unchanged = make_modality("tabular", {"width": 100}).featurise(Vector(values), rng=rng)
+    np.testing.assert_array_equal(unchanged["mask"], whole["mask"])
+
+
 def test_the_built_in_descriptors_fit_the_default_width(textbook):
     features = make_modality("tabular").featurise(Vector(descriptors(textbook["SrTiO3"])))
     assert features["mask"].all()
