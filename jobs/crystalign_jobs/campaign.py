@@ -36,6 +36,8 @@ class CampaignTask(Task):
     """In place of the campaign's."""
     n_labels: tuple[Labels, ...] | None = None
     """In place of the campaign's."""
+    modalities: tuple[str, ...] = ()
+    """What it is predicted from, in place of the campaign's; an initialisation that names its own keeps them."""
 
     @property
     def task(self) -> Task:
@@ -97,8 +99,8 @@ class Campaign(Config):
     name: str = Field(default="campaign", pattern=r"^[\w.+-]+$")
     """Folder of this one in `out`."""
     tasks: Fixed[dict[str, CampaignTask]] = {}
-    """Name → property: its `target`, and `transform`, `kind`, limits; also a `split`, `head` and `n_labels` of its
-    own."""
+    """Name → property: its `target`, and `transform`, `kind`, limits; also a `split`, `head`, `n_labels` and
+    `modalities` of its own."""
     initialisations: Fixed[dict[str, str | Start]] = {}
     """Name → where the network starts: `mean`, `median`, the URI of a pre-trained model, a network of `crystalign
     encoders` (fresh weights), `composition-only` (CrabNet), or a mapping such as `{encoders: {…}, modalities: […]}`.

@@ -12,31 +12,34 @@ SUBSETS = tuple(
     "+".join(chosen) for n in (1, 2, 3) for chosen in itertools.combinations(("tabular", "image", "text"), n)
 )
 """The seven of {tabular, image, text}."""
-COSTA_TARGETS = {
-    "band gap": "band_gap",
-    "formation energy": "formation_energy_per_atom",
-    "energy above hull": "energy_above_hull",
-    "magnetization": "total_magnetization_per_atom",
-    "DOS at the Fermi level": "dos_at_fermi_per_atom",
+COSTA_TASKS: dict[str, dict[str, Any]] = {
+    "band gap": {"target": "band_gap"},
+    "formation energy": {"target": "formation_energy_per_atom"},
+    "energy above hull": {"target": "energy_above_hull"},
+    "magnetization": {"target": "total_magnetization_per_atom"},
+    "DOS at the Fermi level": {"target": "dos_at_fermi_per_atom"},
+    "volume": {"target": "volume_per_atom", "modalities": ["composition"]},
 }
-"""Of the seven targets of Costa et al. those that a dataset may hold as a column."""
+"""Of the seven targets of Costa et al. those that a dataset may hold as a column; whatever follows from the structure
+contains the volume."""
 COSTA_NOTE = (
-    "Of the targets of Costa et al., total energy per atom and volume per atom are no property columns here (and a "
-    "structure simply contains its volume). Their tabular part is PotNet's vector, here it is descriptors; their gaps "
-    "and magnetizations (per volume) are Alexandria's. The question is the same: which of three views, joined where?"
+    "Of the targets of Costa et al., total energy per atom is no property column here, and the volume is predicted "
+    "from the composition alone: every other view contains it. Their tabular part is PotNet's vector, here it is "
+    "descriptors; their gaps and magnetizations (per volume) are Alexandria's. The question is the same: which of "
+    "three views, joined where?"
 )
 
 
 def costa_fusion() -> dict[str, Any]:
     """Table 2 of Costa et al.: 7 subsets of {tabular, image, text} × targets × ways of fusion, on the same materials.
 
-    Networks have fresh weights. The dataset needs `crystalign derive --modalities tabular image text`; targets that it
-    lacks are named below the table. Where a quantity stands in several columns, say which:
+    Networks have fresh weights. The dataset needs `crystalign derive --modalities tabular image text composition`;
+    targets that it lacks are named below the table. Where a quantity stands in several columns, say which:
     `--set "tasks.band gap.target=COLUMN"`.
     """
     return {
         "name": "costa-fusion",
-        "tasks": {name: {"target": target} for name, target in COSTA_TARGETS.items()},
+        "tasks": COSTA_TASKS,
         "missing_targets": "name",
         "note": COSTA_NOTE,
         "initialisations": {
@@ -50,6 +53,7 @@ def costa_fusion() -> dict[str, Any]:
                         "options": {"stem": 16, "channels": [16, 32, 64], "depths": [1, 1, 1]},
                     },
                     "text": {"encoder": "bert", "options": {"hidden": 64, "layers": 1, "max_tokens": 64}},
+                    "composition": {"encoder": "composition-transformer"},
                 }
             },
         },

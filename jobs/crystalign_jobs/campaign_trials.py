@@ -108,7 +108,7 @@ def cells(campaign: Campaign) -> Iterator[tuple[Cell, TrialConfig]]:
         for count in task.n_labels or campaign.n_labels:
             n = None if count == ALL else count
             for name, start in starts.items():
-                for modalities, fusion in _ways(campaign, start):
+                for modalities, fusion in _ways(campaign, task, start):
                     several = fusion if len(modalities) > 1 else ""
                     cell = Cell(task_name, name, "+".join(modalities), several, n)
                     yield cell, _config(campaign, task, start, cell)
@@ -162,12 +162,12 @@ def _start(value: str | Start) -> Start:
     return Start(initialisation=value)
 
 
-def _ways(campaign: Campaign, start: Start) -> Iterator[tuple[tuple[str, ...], FusionName]]:
+def _ways(campaign: Campaign, task: CampaignTask, start: Start) -> Iterator[tuple[tuple[str, ...], FusionName]]:
     """What an initialisation reads, and how it is fused; of one modality all fusions are the same."""
     if start.constant:
         yield (), "early"
         return
-    subsets = start.modalities or campaign.modalities or ("+".join(start.encoders) or "crystal",)
+    subsets = start.modalities or task.modalities or campaign.modalities or ("+".join(start.encoders) or "crystal",)
     for subset in subsets:
         modalities = tuple(part.strip() for part in subset.split("+"))
         for fusion in campaign.fusion if len(modalities) > 1 else campaign.fusion[:1]:

@@ -32,6 +32,7 @@ class Quantity(StrEnum):
     REFRACTIVE_INDEX = "refractive_index", "Refractive index", ""
     TOTAL_MAGNETIZATION_PER_ATOM = "total_magnetization_per_atom", "Magnetization", "µB/atom"
     DOS_AT_FERMI_PER_ATOM = "dos_at_fermi_per_atom", "DOS at the Fermi level", "states/eV/atom"
+    VOLUME_PER_ATOM = "volume_per_atom", "Volume", "Å³/atom"
     N_VALENCE_ELECTRONS = "n_valence_electrons", "Valence electrons", "per cell"
 
 

@@ -32,7 +32,8 @@ def spec(quantity: Quantity) -> PropertySpec:
 
 ENERGY, BULK = spec(Quantity.FORMATION_ENERGY_PER_ATOM), spec(Quantity.BULK_MODULUS_VRH)
 IONIC, RARE = spec(Quantity.TOTAL_MAGNETIZATION_PER_ATOM), spec(Quantity.REFRACTIVE_INDEX)
-SPECS = (ENERGY, BULK, IONIC, RARE)
+VOLUME = spec(Quantity.VOLUME_PER_ATOM)
+SPECS = (ENERGY, BULK, IONIC, RARE, VOLUME)
 
 GRAPH = {"encoder": "gated-graph", "options": {"hidden": 8, "layers": 1, "width": 16, "gaussians": 8}}
 TABLE = {"encoder": "tabular-mlp", "options": {"inputs": 3, "layers": [32, 32]}, "features": {"width": 3}}
@@ -51,6 +52,7 @@ def binary(number: int, cation: int, anion: int, scale: float) -> Material:
         ENERGY: -0.5 - 0.04 * (36 - anion) - 0.02 * cation + 8.0 * (scale - 1.0) ** 2,
         BULK: 600.0 * float(np.exp(-0.9 * (edge - 3.5))),
         IONIC: float(anion > 16),
+        VOLUME: crystal.volume / 2,
     } | ({RARE: 2.0} if number < 3 else {})
     provenance = Provenance("synthetic", "CC0-1.0", "2026")
     return Material(f"binary-{number:03d}", crystal, provenance, modalities, properties)

@@ -19,7 +19,7 @@ from crystalign.model_config import ModelConfig
 from crystalign.shards.splits import SplitRule
 from crystalign_jobs import cli
 from crystalign_jobs.campaign import Campaign
-from crystalign_jobs.campaign_presets import COSTA_TARGETS, SUBSETS
+from crystalign_jobs.campaign_presets import COSTA_TASKS, SUBSETS
 from crystalign_jobs.campaign_run import load_models
 from crystalign_jobs.campaign_search import Search, sampled
 from crystalign_jobs.campaign_trials import Cell, Entry, cells, check, expand, refuse_contradiction, resolved
@@ -115,6 +115,19 @@ def test_a_task_may_have_a_split_a_head_and_numbers_of_labels_of_its_own(campaig
     assert type(found[1].task).__name__ == "Task"
 
 
+def test_a_task_may_be_read_from_something_else_than_the_others(campaign):
+    volume = {"target": "volume_per_atom", "modalities": ["composition"]}
+    starts = {"fresh": {"encoders": {"tabular": TABLE, "composition": FORMULA}}, "own": "composition-only"}
+    tasks = {"energy": {"target": "formation_energy_per_atom"}, "volume": volume}
+    found = {cell for cell, _ in cells(campaign(tasks=tasks, initialisations=starts, modalities=("tabular",)))}
+    assert {(cell.task, cell.initialisation, cell.modalities) for cell in found} == {
+        ("energy", "fresh", "tabular"),
+        ("energy", "own", "composition"),
+        ("volume", "fresh", "composition"),
+        ("volume", "own", "composition"),
+    }
+
+
 def test_a_good_campaign_is_checked_within_a_second(campaign, model):
     asked = campaign(
         initialisations={"mean": "mean", "scratch": "scratch", "pre": model},
@@ -134,6 +147,7 @@ def test_bad_campaigns_name_the_field_and_what_is_valid(campaign, model, tmp_pat
         ({"tasks": {}}, ["tasks", "target: band_gap"]),
         ({"initialisations": {}}, ["initialisations", "mean: mean"]),
         ({"tasks": {"e": {"target": "colour"}}}, ["tasks.e", "'colour'", "formation_energy_per_atom"]),
+        ({"tasks": {"v": {"target": "volume_per_atom"}}}, ["tasks.v", "tabular contains volume", "composition"]),
         ({"tasks": {"n": {"target": "refractive_index"}}}, ["tasks.n", "3 labels", TARGET]),
         ({"split": {"train": 0.9, "validation": 0.1}}, ["split", "above 0"]),
         ({"n_labels": (500,)}, ["n_labels is 500", "training part has"]),
@@ -200,10 +214,10 @@ def test_the_example_in_the_house_is_a_campaign():
     values = read_yaml(HERE.parents[1] / "cluster" / "campaign.yaml")
     example = Tune.from_mapping(values, origin="the example")
     rows = list(cells(example))
-    assert len(rows) == 4 * 2 * 10
+    assert len(rows) == 4 * 2 * 11
     assert {config.initialisation for _, config in rows if config.constant} == {"mean"}
     scratch = [config for cell, config in rows if cell.initialisation == example.baseline]
-    assert {config.like for config in scratch} == {str(Path("runs/xrd-text-tabular/model").absolute())}
+    assert {config.like for config in scratch} == {str(Path("runs/xrd-tabular/model").absolute())}
     assert {config.chosen for config in scratch} == {config.chosen for _, config in rows if config.pretrained}
 
 
@@ -217,7 +231,7 @@ def test_the_models_of_the_example_have_not_seen_what_it_tests():
     starts = [start.initialisation for start in resolved(example).values()]
     assert f"runs/{run.name}/model" in starts
     assert run.data.endswith("/mp2019")
-    assert set(ModelConfig.model_validate(run.model).modalities) == {"crystal", "xrd", "text", "tabular"}
+    assert set(ModelConfig.model_validate(run.model).modalities) == {"crystal", "xrd", "tabular"}
 
 
 def test_costas_table_is_a_preset_that_names_what_is_missing(data, tmp_path):
@@ -226,8 +240,10 @@ def test_costas_table_is_a_preset_that_names_what_is_missing(data, tmp_path):
     campaign = Tune.model_validate(filled.model_dump())
     assert len(SUBSETS) == 7
     found = {cell for cell, config in cells(campaign) if not config.constant}
-    assert len(found) == 2 * (3 + 4 * 5)
-    assert len(COSTA_TARGETS) == 5
+    assert len(COSTA_TASKS) == 6
+    assert {cell.task for cell in found} == {"formation energy", "magnetization", "volume"}
+    assert len(found) == 2 * (3 + 4 * 5) + 1
+    assert {cell.modalities for cell in found if cell.task == "volume"} == {"composition"}
     with pytest.raises(ConfigError, match="require"):
         check(campaign)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,11 @@ from crystalign.finetuning.task import Labels, Task, read_labels
 from crystalign.finetuning.trial_config import SCRATCH, TrialConfig
 from crystalign.modalities import make_modality
 from crystalign.model_config import ModalitySpec, ModelFile
+from crystalign.properties import PropertySpec, Quantity
 from crystalign.shards.dataset import Dataset
+
+TELL_THE_VOLUME = frozenset({"crystal", "xrd", "charge_density", "image", "tabular", "text", "text_embedding"})
+"""Modalities from which the volume per atom is read off, not predicted; our captions state it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +57,9 @@ def plan(config: TrialConfig) -> Plan:
     """
     origin = None if config.origin is None else _described(config)
     dataset = Dataset.open(config.data)
-    config.task.columns(dataset)
+    columns = config.task.columns(dataset)
     specs = _specs(config, origin)
+    _check_not_told(columns, specs)
     _check_modalities(config, dataset)
     labels = _labels(config.data, dataset.manifest.sha256, config.task)
     labels = _with_modalities(labels, dataset, config)
@@ -109,6 +114,16 @@ def _specs(config: TrialConfig, origin: ModelFile | None) -> dict[str, ModalityS
     if missing:
         raise ConfigError(f"modalities: the model {config.origin} has no {missing[0]!r}; it has {', '.join(there)}")
     return {name: there[name] for name in config.chosen}
+
+
+def _check_not_told(columns: Sequence[PropertySpec], specs: Mapping[str, ModalitySpec]) -> None:
+    told = [name for name in specs if name in TELL_THE_VOLUME]
+    for column in columns:
+        if column.quantity is Quantity.VOLUME_PER_ATOM and told:
+            raise ConfigError(
+                f"modalities: {told[0]} contains {column.column}, which is then read off and not predicted; read "
+                "composition, or another modality that does not come from the structure"
+            )
 
 
 def _check_modalities(config: TrialConfig, dataset: Dataset) -> None:
