@@ -37,24 +37,33 @@ def draw(report: CampaignReport) -> Drawn:
         if row.error is not None:
             panels.setdefault((row.cell.task, row.target), []).append(row)
     curves = len({row.cell.n_labels for row in report.rows}) > 1
+    colours = _colours(report)
     columns = max(len(panels), 1)
-    height = 3.4 * (2 if curves else 1)
+    heights = [1.0 + 0.22 * max(len(colours), 4), *([3.0] if curves else [])]
     with mpl.rc_context({"font.size": 9, "svg.fonttype": "path", "svg.hashsalt": "crystalign"}):
-        figure = Figure(figsize=(max(3.6 * columns, 4.0), height), layout="constrained")
+        legend = 0.2 * -(-len(colours) // columns) if curves else 0.0
+        figure = Figure(figsize=(2.6 * columns + 2.4, sum(heights) + legend), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(2 if curves else 1, columns, squeeze=False)
-        colours = _colours(report)
+        axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+        before: list[str] = []
         for place, ((task, target), rows) in enumerate(panels.items()):
             most = max(row.cell.size for row in rows)
             full = [row for row in rows if row.cell.size == most]
-            _bars(axes[0, place], full, colours)
+            names = _bars(axes[0, place], full, colours, report.campaign.baseline)
             axes[0, place].set_title(task)
-            axes[0, place].set_ylabel(_axis(report, target, rows[0]))
+            constants = [
+                f"{row.cell.initialisation} {row.error.mean:.3g}" for row in full if row.config.constant and row.error
+            ]
+            axes[0, place].set_xlabel("; ".join([_axis(report, target, rows[0]), *constants]))
+            if names == before:
+                axes[0, place].set_yticklabels([])
+            before = names
             if curves:
                 _curves(axes[1, place], [row for row in rows if not row.config.constant], colours)
-                if place == 0:
-                    axes[1, place].legend(frameon=False, fontsize=7)
                 axes[1, place].set_ylabel(_axis(report, target, rows[0]))
+        if curves and panels:
+            handles = axes[1, 0].get_legend_handles_labels()
+            figure.legend(*handles, loc="outside lower center", ncols=columns, frameon=False)
         png, svg = io.BytesIO(), io.BytesIO()
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
@@ -82,29 +91,30 @@ def _axis(report: CampaignReport, target: str, row: Row) -> str:
     return "MAE" if spec is None or not spec.quantity.unit else f"MAE ({spec.quantity.unit})"
 
 
-def _bars(axes: Any, rows: Sequence[Row], colours: dict[str, str]) -> None:
-    """Bars of what learns; lines of what does not."""
-    learnt = [row for row in rows if not row.config.constant and row.error is not None]
-    for place, row in enumerate(learnt):
-        error = row.error
+def _bars(axes: Any, rows: Sequence[Row], colours: dict[str, str], baseline: str) -> list[str]:
+    """Bars of what learns, with dotted lines where the baseline ends, dashed ones of what does not; the bars' names."""
+    learnt = [(way(row), row.error, row.cell.initialisation == baseline) for row in rows if not row.config.constant]
+    constants = [(row.cell.initialisation, row.error.mean) for row in rows if row.config.constant and row.error]
+    ends = [error.mean + (error.std if error.n > 1 else 0.0) for _, error, _ in learnt if error]
+    reach = 1.5 * max(ends, default=max((error for _, error in constants), default=1.0))
+    for place, (name, error, is_baseline) in enumerate(learnt):
         assert error is not None
-        axes.bar(
-            place,
-            error.mean,
-            yerr=error.std if error.n > 1 else None,
-            color=colours[way(row)],
-            capsize=3,
-            width=0.7,
-        )
-    for row, style in zip([row for row in rows if row.config.constant], ("--", ":", "-."), strict=False):
-        assert row.error is not None
-        axes.axhline(row.error.mean, color="#555555", linestyle=style, linewidth=1)
+        bar = error.std if error.n > 1 else None
+        axes.barh(place, error.mean, xerr=bar, color=colours[name], capsize=2, height=0.7)
         axes.annotate(
-            row.cell.initialisation, (0.99, row.error.mean), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+            f"{error.mean:.3g}", (ends[place], place), (3, 0), textcoords="offset points", va="center", fontsize=7
         )
-    axes.set_xticks(range(len(learnt)), [way(row) for row in learnt], rotation=35, ha="right")
-    axes.set_ylim(bottom=0)
+        if is_baseline:
+            axes.axvline(error.mean, color=colours[name], linestyle=":", linewidth=1, zorder=0)
+    for (_, error), style in zip(constants, ("--", "-.", ":"), strict=False):
+        if error < reach:  # one farther away would leave the bars no room
+            axes.axvline(error, color="#555555", linestyle=style, linewidth=1)
+    names = [name for name, _, _ in learnt]
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max([1.2 * max(ends, default=0.0), *(1.05 * error for _, error in constants if error < reach)]))
     axes.spines[["top", "right"]].set_visible(False)
+    return names
 
 
 def _curves(axes: Any, rows: Sequence[Row], colours: dict[str, str]) -> None:
@@ -125,5 +135,8 @@ def _curves(axes: Any, rows: Sequence[Row], colours: dict[str, str]) -> None:
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("training labels")
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
+    axes.tick_params(axis="y", which="minor", labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
