@@ -49,21 +49,19 @@ def draw(report: CampaignReport) -> Drawn:
         for place, ((task, target), rows) in enumerate(panels.items()):
             most = max(row.cell.size for row in rows)
             full = [row for row in rows if row.cell.size == most]
-            names = _bars(axes[0, place], full, colours, report.campaign.baseline)
+            axis = _axis(report, target, rows[0])
+            names = _bars(axes[0, place], full, axis, colours, report.campaign.baseline)
             axes[0, place].set_title(task)
-            constants = [
-                f"{row.cell.initialisation} {row.error.mean:.3g}" for row in full if row.config.constant and row.error
-            ]
-            axes[0, place].set_xlabel("; ".join([_axis(report, target, rows[0]), *constants]))
             if names == before:
                 axes[0, place].set_yticklabels([])
             before = names
             if curves:
                 _curves(axes[1, place], [row for row in rows if not row.config.constant], colours)
-                axes[1, place].set_ylabel(_axis(report, target, rows[0]))
-        if curves and panels:
-            handles = axes[1, 0].get_legend_handles_labels()
-            figure.legend(*handles, loc="outside lower center", ncols=columns, frameon=False)
+                axes[1, place].set_ylabel(axis)
+        if curves:
+            found = [panel.get_legend_handles_labels() for panel in axes[1]]
+            named = {name: handle for handles, names in found for handle, name in zip(handles, names, strict=True)}
+            figure.legend(named.values(), named, loc="outside lower center", ncols=columns, frameon=False)
         png, svg = io.BytesIO(), io.BytesIO()
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
@@ -91,7 +89,7 @@ def _axis(report: CampaignReport, target: str, row: Row) -> str:
     return "MAE" if spec is None or not spec.quantity.unit else f"MAE ({spec.quantity.unit})"
 
 
-def _bars(axes: Any, rows: Sequence[Row], colours: dict[str, str], baseline: str) -> list[str]:
+def _bars(axes: Any, rows: Sequence[Row], axis: str, colours: dict[str, str], baseline: str) -> list[str]:
     """Bars of what learns, with dotted lines where the baseline ends, dashed ones of what does not; the bars' names."""
     learnt = [(way(row), row.error, row.cell.initialisation == baseline) for row in rows if not row.config.constant]
     constants = [(row.cell.initialisation, row.error.mean) for row in rows if row.config.constant and row.error]
@@ -109,9 +107,11 @@ def _bars(axes: Any, rows: Sequence[Row], colours: dict[str, str], baseline: str
     for (_, error), style in zip(constants, ("--", "-.", ":"), strict=False):
         if error < reach:  # one farther away would leave the bars no room
             axes.axvline(error, color="#555555", linestyle=style, linewidth=1)
+    said = ", ".join(f"{name} {error:.3g}" for name, error in constants)
+    axes.set_xlabel(f"{axis}\n{said}".rstrip())
     names = [name for name, _, _ in learnt]
     axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(colours), len(names)) - 0.4, -0.6)  # bars of all panels are as thick
     axes.set_xlim(0, max([1.2 * max(ends, default=0.0), *(1.05 * error for _, error in constants if error < reach)]))
     axes.spines[["top", "right"]].set_visible(False)
     return names
