@@ -111,7 +111,7 @@ def _bars(axes: Any, rows: Sequence[Row], axis: str, colours: dict[str, str], ba
     axes.set_xlabel(f"{axis}\n{said}".rstrip())
     names = [name for name, _, _ in learnt]
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(max(len(colours), len(names)) - 0.4, -0.6)  # bars of all panels are as thick
+    axes.set_ylim(len(colours) - 0.4, -0.6)  # bars of all panels are as thick
     axes.set_xlim(0, max([1.2 * max(ends, default=0.0), *(1.05 * error for _, error in constants if error < reach)]))
     axes.spines[["top", "right"]].set_visible(False)
     return names

@@ -19,13 +19,10 @@ from crystalign.errors import ConfigError, StorageError
 from crystalign.finetuning.splits import Split, make_split, refuse_seen
 from crystalign.finetuning.task import Labels, Task, read_labels
 from crystalign.finetuning.trial_config import SCRATCH, TrialConfig
-from crystalign.modalities import make_modality
+from crystalign.modalities import make_modality, modality_class
 from crystalign.model_config import ModalitySpec, ModelFile
 from crystalign.properties import PropertySpec, Quantity
 from crystalign.shards.dataset import Dataset
-
-TELL_THE_VOLUME = frozenset({"crystal", "xrd", "charge_density", "image", "tabular", "text", "text_embedding"})
-"""Modalities from which the volume per atom is read off, not predicted; our captions state it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +114,7 @@ def _specs(config: TrialConfig, origin: ModelFile | None) -> dict[str, ModalityS
 
 
 def _check_not_told(columns: Sequence[PropertySpec], specs: Mapping[str, ModalitySpec]) -> None:
-    told = [name for name in specs if name in TELL_THE_VOLUME]
+    told = [name for name in specs if modality_class(name).tells_volume]
     for column in columns:
         if column.quantity is Quantity.VOLUME_PER_ATOM and told:
             raise ConfigError(

@@ -94,6 +94,7 @@ class CompositionModality(Modality[Composition]):
 
     name: ClassVar[str] = "composition"
     label: ClassVar[str] = "Composition"
+    tells_volume: ClassVar[bool] = False
 
     class Settings(Config):
         """Nothing to set."""

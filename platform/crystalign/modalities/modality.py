@@ -65,6 +65,8 @@ class Modality(ABC, Generic[Value]):
     """For people."""
     sibling: ClassVar[bool] = False
     """Heavy columns live in files of their own, so that readers of other modalities never pay for them."""
+    tells_volume: ClassVar[bool] = True
+    """Whether the volume of the cell can be read off it, as off whatever follows from the structure."""
     columns: ClassVar[type[TableColumns] | None] = None
     """How a Parquet table from elsewhere may hold it; None where tables hold no such thing."""
 

@@ -29,6 +29,7 @@ class SpectrumModality(Modality[Value]):
     A spectrum adds its value, its column and `curve`; the rest is here.
     """
 
+    tells_volume: ClassVar[bool] = False
     edges: ClassVar[Array]
     """(B + 1,) the edges of the bins on disk, the same for every material."""
 

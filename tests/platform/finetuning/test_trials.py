@@ -19,6 +19,7 @@ from crystalign.finetuning.network import PropertyModel
 from crystalign.finetuning.plan import check_all, plan
 from crystalign.finetuning.trial import build_model, finished, run_trial
 from crystalign.finetuning.trial_config import TrialConfig, TrialResult
+from crystalign.modalities import NAMES, modality_class
 from crystalign.model import Model, ModelConfig
 from crystalign.model_config import ModelCard
 from crystalign.shards.splits import SplitRule
@@ -236,6 +237,10 @@ def test_a_trial_that_cannot_start_names_the_field(trial, changes, said):
         check_all([trial(), trial(**changes)])
     for words in said:
         assert words in str(caught.value)
+
+
+def test_the_volume_is_predicted_from_what_does_not_tell_it():
+    assert {name for name in NAMES if not modality_class(name).tells_volume} == {"composition", "dos", "phonon_dos"}
 
 
 def test_a_part_without_a_label_of_a_target_is_refused(trial):
