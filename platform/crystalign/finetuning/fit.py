@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from crystalign import storage
 from crystalign.finetuning.features import FeatureStore
 from crystalign.finetuning.fit_state import FitState, load_state, save_state
 from crystalign.finetuning.fusion import stacking_weights
@@ -294,14 +295,18 @@ class _Fit:
         self.saved = self.state.seconds
 
     def _restore(self) -> None:
-        found = None if self.folder is None else load_state(self.folder, self.key)
+        if self.folder is None:
+            return
+        found = load_state(self.folder, self.key)
         if found is None:
+            if self.ranks.first:
+                storage.delete(self.folder)  # whatever is there is another fit's
             return
         self.state, tensors = found
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "kept": {}, "average": {}, "optimiser": {}}
         for path, tensor in tensors.items():
             part, _, name = path.partition("/")
-            parts[part][name] = tensor
+            parts[part][name] = tensor.to(self.model.device)
         _put(self.learning, parts["weights"])
         self.kept, self.average = parts["kept"], parts["average"]
         restore_optimiser(self.model, self.optimiser, parts["optimiser"])

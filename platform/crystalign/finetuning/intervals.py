@@ -48,9 +48,9 @@ def calibrate(scaled: Array, wanted: Array, spread: Array | None = None) -> Cali
     radii = {}
     for level in LEVELS:
         found = [_quantile(scores[known[:, t], t], level) for t in range(scaled.shape[1])]
-        if all(math.isfinite(q) for q in found):
+        if any(q is not None for q in found):
             radii[f"{level:g}"] = tuple(found)
-    return Calibration(n=int(known.all(axis=1).sum()) or 1, radii=radii, floor=floor)
+    return Calibration(n=tuple(known.sum(axis=0).tolist()), radii=radii, floor=floor)
 
 
 def interval(
@@ -68,7 +68,8 @@ def interval(
         raise ConfigError(f"level {level:g} is not calibrated; there are {', '.join(f'{value:g}' for value in LEVELS)}")
     if calibration is None:
         return np.full_like(scaled, np.nan), np.full_like(scaled, np.nan)
-    radii = np.array(calibration.radii.get(f"{level:g}", (np.inf,) * scaled.shape[1]))
+    found = calibration.radii.get(f"{level:g}", (None,) * scaled.shape[1])
+    radii = np.array([np.inf if radius is None else radius for radius in found])
     if calibration.floor:
         if spread is None:
             raise ConfigError("this calibration is in units of an ensemble's spread, and there is none")
@@ -87,6 +88,6 @@ def _width(spread: Array, floor: tuple[float, ...]) -> Array:
     return np.asarray(np.hypot(spread, np.array(floor)))
 
 
-def _quantile(scores: Array, level: float) -> float:
+def _quantile(scores: Array, level: float) -> float | None:
     rank = math.ceil((len(scores) + 1) * level - 1e-9)
-    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else math.inf
+    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else None

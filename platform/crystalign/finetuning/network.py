@@ -171,8 +171,9 @@ class PropertyModel(nn.Module):
 
     def represent(self, views: Views) -> Tensor:
         """(n, R) the modalities side by side, each normalised and zero where missing: what `Domain` compares."""
-        vectors = [F.layer_norm(v, v.shape[1:]) / v.shape[1] ** 0.5 for v in views.vectors.values()]
-        known = [present[:, None].to(self.dtype) for present in views.present.values()]
+        found = [views.vectors[name] for name in self.fusion.modalities]
+        vectors = [F.layer_norm(v, v.shape[1:]) / v.shape[1] ** 0.5 for v in found]
+        known = [views.present[name][:, None].to(self.dtype) for name in self.fusion.modalities]
         return torch.cat([vector * flag for vector, flag in zip(vectors, known, strict=True)], dim=1)
 
     @torch.no_grad()

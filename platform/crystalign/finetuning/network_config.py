@@ -70,11 +70,11 @@ class FusionConfig(Config):
 class Calibration(Config):
     """What the errors on the calibration part say of the next ones (split conformal prediction)."""
 
-    n: int = Field(ge=1)
-    """Calibration materials behind it."""
-    radii: dict[str, tuple[float, ...]]
-    """Level, e.g. `0.9` → (T,) half widths in units of the scaled target, or of its spread. A level that needs more
-    materials than there were is not here."""
+    n: tuple[int, ...]
+    """(T,) calibration materials behind it, with a label of each target."""
+    radii: dict[str, tuple[float | None, ...]]
+    """Level, e.g. `0.9` → (T,) half widths in units of the scaled target, or of its spread; None where the level needs
+    more materials than there were. A level that no target has is not here."""
     floor: tuple[float, ...] = ()
     """(T,) smallest spread of an ensemble that counts; empty where radii are not in units of a spread."""
 

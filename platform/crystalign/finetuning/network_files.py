@@ -25,7 +25,7 @@ from crystalign.finetuning.network_config import PropertyModelFile
 from crystalign.properties import PropertySpec
 from crystalign.storage import FileEntry
 
-FORMAT = 1
+FORMAT = 2
 CONFIG, WEIGHTS, DOMAIN, README = "config.json", "model.safetensors", "domain.safetensors", "README.md"
 
 
@@ -214,7 +214,8 @@ def _levels(described: PropertyModelFile) -> str:
     if described.calibration is None:
         return "none"
     levels = ", ".join(f"{100 * float(level):g} %" for level in described.calibration.radii)
-    return f"{levels or 'none'}, from {described.calibration.n:,} calibration materials"
+    counts = " and ".join(f"{n:,}" for n in dict.fromkeys(described.calibration.n))
+    return f"{levels or 'none'}, from {counts} calibration materials"
 
 
 def _name(specs: Mapping[str, PropertySpec], target: str) -> str:

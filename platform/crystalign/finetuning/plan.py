@@ -44,6 +44,13 @@ class Plan:
     seen: dict[str, int]
     """Part → materials whose keys pre-training took."""
 
+    @property
+    def checksums(self) -> tuple[str, str, str]:
+        """Of what may change under the URIs of the settings: dataset, model, and list of ids; empty where there is
+        none.
+        """
+        return self.dataset.manifest.sha256, "" if self.origin is None else self.origin.identity, self.split.sha256
+
 
 def plan(config: TrialConfig) -> Plan:
     """Check a trial against its dataset and its model, whose weights are not read.
@@ -173,16 +180,3 @@ def _check_sizes(labels: Labels, specs: dict[str, ModalitySpec]) -> None:
 
 def _largest(labels: Labels, fits: NDArray[np.bool_]) -> int:
     return int(labels.n_sites[fits].max(initial=0))
-
-
-def check_all(configs: Sequence[TrialConfig]) -> None:
-    """Check every trial of a campaign before the first starts.
-
-    Raises:
-        ConfigError: of the first that cannot start; the message ends with its id.
-    """
-    for config in configs:
-        try:
-            plan(config)
-        except ConfigError as error:
-            raise ConfigError(f"{error} (trial {config.id})") from error

@@ -29,6 +29,8 @@ class PublishedLists(NamedTuple):
 
     parts: Mapping[str, SplitName]
     """Id of a material → its part."""
+    sha256: str
+    """Of the file."""
 
 
 class PublishedSplit(Config):
@@ -65,7 +67,7 @@ class PublishedSplit(Config):
         if "train" not in found.values() or "test" not in found.values():
             counts = dict(Counter(found.values()))
             raise ConfigError(f"split: {self.lists} at {self.part!r} must list train and test ids; it has {counts}")
-        return PublishedLists(found)
+        return PublishedLists(found, digest)
 
     def _from_json(self, data: bytes) -> dict[str, SplitName]:
         try:

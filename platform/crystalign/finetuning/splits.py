@@ -114,7 +114,9 @@ class TestSet(Part):
 class Split:
     """Four parts of the labels; rows whose key has no part are in none."""
 
-    def __init__(self, labels: Labels, keys: Sequence[str], parts: Mapping[str, SplitName], *, by: str) -> None:
+    def __init__(
+        self, labels: Labels, keys: Sequence[str], parts: Mapping[str, SplitName], *, by: str, sha256: str = ""
+    ) -> None:
         """Assign every row by its key.
 
         Args:
@@ -122,6 +124,7 @@ class Split:
             keys: N keys; rows with equal keys stay together.
             parts: key → its part.
             by: what the keys are.
+            sha256: of the file that lists the parts, if one does.
 
         Raises:
             ConfigError: a part is empty.
@@ -132,7 +135,7 @@ class Split:
             held_out.sort(key=lambda key: fraction(key, CALIBRATION))
             found |= dict.fromkeys(held_out[: len(held_out) // 2], "calibration")
         names = np.array([found.get(key, "") for key in keys])
-        self.labels, self.by, self.keys = labels, by, tuple(keys)
+        self.labels, self.by, self.keys, self.sha256 = labels, by, tuple(keys), sha256
         self.train = TrainSet(labels, np.flatnonzero(names == "train"))
         self.validation = ValidationSet(labels, np.flatnonzero(names == "validation"))
         self.calibration = CalibrationSet(labels, np.flatnonzero(names == "calibration"))
@@ -236,7 +239,7 @@ def _published(labels: Labels, lists: PublishedLists, config: PublishedSplit) ->
             f"split: none of the {len(parts):,} ids of {config.lists} ({next(iter(parts))}, …) is one of the "
             f"{len(labels):,} labelled materials ({labels.ids[0]}, …): it is the split of another dataset"
         )
-    return Split(labels, labels.ids, parts, by="material")
+    return Split(labels, labels.ids, parts, by="material", sha256=lists.sha256)
 
 
 def refuse_seen(split: Split, card: ModelCard, origin: str) -> dict[str, int]:

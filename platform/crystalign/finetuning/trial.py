@@ -44,7 +44,7 @@ from crystalign.modalities import stable_hash
 from crystalign.model import Model
 from crystalign.storage import FileEntry
 
-FORMAT = 2
+FORMAT = 3
 LOOK_SECONDS = 1.0
 """Between two looks of other ranks for the result that rank 0 writes."""
 RESULT, PREDICTIONS, MODEL, STATE = "result.json", "predictions.parquet", "model", "state"
@@ -87,7 +87,7 @@ def run_trial(
         raise ConfigError(f"data: the feature store holds {store.dataset.uri}, the trial reads {planned.dataset.uri}")
     model = build_model(planned).to(device)
     state = storage.join(folder, STATE)
-    key = f"{config.id} {planned.dataset.manifest.sha256}"
+    key = f"{FORMAT} {config.id} {' '.join(planned.checksums)}"
     fitted = fit(
         model,
         planned.split,
@@ -125,13 +125,8 @@ def finished(config: TrialConfig, folder: str) -> TrialResult | None:
     except (StorageError, VerificationError, ConfigError, ValueError):
         return None
     planned = plan(config)
-    same = (result.format, result.id, result.dataset_sha256, result.model_sha256) == (
-        FORMAT,
-        config.id,
-        planned.dataset.manifest.sha256,
-        "" if planned.origin is None else planned.origin.identity,
-    )
-    return result if same else None
+    checksums = (result.dataset_sha256, result.model_sha256, result.split_sha256)
+    return result if (result.format, result.id, checksums) == (FORMAT, config.id, planned.checksums) else None
 
 
 def build_model(planned: Plan) -> PropertyModel:
@@ -239,11 +234,12 @@ def _tested(planned: Plan, model: PropertyModel, rows: LabelledRows, fitted: Fit
 def _covered(model: PropertyModel, scaled: Array, part: Part) -> dict[str, dict[str, float]]:
     """Target → level → share of the labels of a part within their intervals."""
     found: dict[str, dict[str, float]] = {target: {} for target in model.targets}
-    for level in model.calibration.radii if model.calibration else ():
+    for level, radii in model.calibration.radii.items() if model.calibration else ():
         lower, upper = interval(model.calibration, scaled, level=float(level))
         shares = coverage(model.config.scaler.restored(lower), model.config.scaler.restored(upper), part.values)
-        for target, share in zip(model.targets, shares.tolist(), strict=True):
-            found[target][level] = share
+        for target, share, radius in zip(model.targets, shares.tolist(), radii, strict=True):
+            if radius is not None:
+                found[target][level] = share
     return found
 
 
@@ -295,12 +291,14 @@ def _write_predictions(
 
 def _write(planned: Plan, folder: str, **found: Any) -> TrialResult:
     """`result.json`, last."""
+    dataset, model, split = planned.checksums
     result = TrialResult(
         format=FORMAT,
         id=planned.config.id,
         config=planned.config,
-        dataset_sha256=planned.dataset.manifest.sha256,
-        model_sha256="" if planned.origin is None else planned.origin.identity,
+        dataset_sha256=dataset,
+        model_sha256=model,
+        split_sha256=split,
         sizes=planned.split.sizes,
         left_out=dict(planned.labels.left_out),
         seen=planned.seen,

@@ -137,8 +137,8 @@ class TrialConfig(Config):
     def id(self) -> str:
         """The trial's name: 16 hexadecimal digits of the sha256 of its settings, every default written out.
 
-        A dataset or a model that changes under its URI does not change the id; the result holds their checksums, and
-        `finished` compares those.
+        A dataset, a model or a list of ids that changes under its URI does not change the id; the result holds their
+        checksums, and `finished` compares those.
         """
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -157,6 +157,8 @@ class TrialResult(Config):
     """Of the manifest of the dataset."""
     model_sha256: str = ""
     """Identity of the model that encoders were taken from or built like."""
+    split_sha256: str = ""
+    """Of the file of a published split; empty of a rule."""
     sizes: dict[str, int]
     """Part → materials."""
     left_out: dict[str, int] = {}

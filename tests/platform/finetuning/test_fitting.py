@@ -92,8 +92,15 @@ def test_the_best_epoch_is_kept_or_the_last(planned, store):
     assert validated(last, shuffled, store) == pytest.approx(went.kept_score, rel=1e-5)
 
 
-def test_a_killed_fit_goes_on_as_if_nothing_had_happened(planned, store, tmp_path):
-    whole, fitted = run(planned, store, ema=0.9)
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+def test_a_killed_fit_goes_on_as_if_nothing_had_happened(planned, store, tmp_path, device):
+    def fresh() -> PropertyModel:
+        return build_model(planned).to(device)
+
+    whole, fitted = run(planned, store, fresh(), ema=0.9)
     killed = str(tmp_path / "state")
 
     def kill(metrics) -> None:
@@ -101,9 +108,9 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_happened(planned, store, tmp_pat
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        run(planned, store, ema=0.9, folder=killed, key="a", on_epoch=kill)
+        run(planned, store, fresh(), ema=0.9, folder=killed, key="a", on_epoch=kill)
     assert load_state(killed, "a")[0].epoch == 5
-    resumed, went = run(planned, store, ema=0.9, folder=killed, key="a")
+    resumed, went = run(planned, store, fresh(), ema=0.9, folder=killed, key="a")
     assert len(went.history) == 7
     assert (went.epochs, went.kept_epoch, went.kept_score) == (12, fitted.kept_epoch, fitted.kept_score)
     assert same(weights(resumed), weights(whole))
@@ -120,8 +127,10 @@ def test_a_state_that_is_broken_or_anothers_is_not_used(planned, store, tmp_path
     assert load_state(str(folder), "a") is None
     (folder / "state.json").write_text("{")
     assert load_state(str(folder), "a") is None
+    (folder / "stop.json").write_text("{}")
     _, fitted = run(planned, store, folder=str(folder), key="a", max_epochs=4)
     assert len(fitted.history) == 4
+    assert not (folder / "stop.json").exists(), "what was said of another fit goes with its state"
 
 
 def test_it_ends_when_it_is_told_to_or_time_or_patience_ends(planned, store):

@@ -81,6 +81,15 @@ def test_too_few_materials_for_a_level_give_infinite_intervals():
         calibrate(np.zeros((8, 1)), np.full((8, 1), np.nan))
 
 
+def test_a_target_with_few_labels_takes_no_level_from_another():
+    wanted = np.array([[1.0, 3.0]] * 8 + [[1.0, np.nan]] * 22)
+    found = calibrate(np.zeros((30, 2)), wanted)
+    assert found.n == (30, 8)
+    assert found.radii["0.9"] == (1.0, None)
+    assert found.radii["0.8"] == (1.0, 3.0)
+    assert interval(found, np.zeros((1, 2)))[1].tolist() == [[1.0, np.inf]]
+
+
 def test_unknown_labels_count_nowhere():
     wanted = np.array([[1.0, np.nan]] * 20 + [[np.nan, 3.0]] * 20)
     found = calibrate(np.zeros((40, 2)), wanted)

@@ -16,7 +16,7 @@ from crystalign.finetuning.intervals import calibrate
 from crystalign.finetuning.network import PropertyModel, fresh_encoders, fresh_projection, taken_from
 from crystalign.finetuning.network_config import Calibration, NetworkConfig
 from crystalign.finetuning.network_files import model_sha256, write_model
-from crystalign.finetuning.prediction import predict_together
+from crystalign.finetuning.prediction import PredictorGroup, predict_together
 from crystalign.finetuning.scaling import TargetScaler
 from crystalign.model import Model, ModelConfig
 from crystalign.properties import PropertySpec, Quantity
@@ -61,7 +61,7 @@ def made(seed: int = 0, **changes) -> PropertyModel:
 )
 def test_a_saved_model_predicts_the_same(tmp_path, binaries, changes):
     model = made(**changes)
-    model.calibration = Calibration(n=30, radii={"0.9": (0.5,) * len(model.targets)})
+    model.calibration = Calibration(n=(30,) * len(model.targets), radii={"0.9": (0.5,) * len(model.targets)})
     model.domain = Domain(torch.randn(7, 1).expand(7, _width(model, binaries)).numpy().copy(), 1.5)
     before = model.predict(binaries[:9])
     model.save_pretrained(tmp_path / "model")
@@ -173,6 +173,24 @@ def test_heads_on_one_frozen_encoder_share_a_pass(binaries, monkeypatch):
     assert passes == [first, other]
     assert {name: p.mean.tolist() for name, p in found.items()} == {n: v.tolist() for n, v in apart.items()}
     assert found["b"].mean - found["a"].mean == pytest.approx(2.0)  # σ times the bias
+
+
+def test_who_shares_a_pass_is_as_far_from_its_training_materials_as_alone(binaries):
+    first = made(modalities={"crystal": GRAPH, "composition": FORMULA})
+    second = made(seed=1, modalities={"composition": FORMULA, "crystal": GRAPH})
+    for model in (first, second):
+        model.encoders = torch.nn.ModuleDict({name: first.encoders[name] for name in model.config.modalities})
+        with torch.no_grad():
+            vectors = model.represent(model.encode(batch_of(binaries[:40], model.modalities))).numpy()
+        model.domain = Domain.fit(vectors[:30], vectors[30:])
+    assert first.encoder_sha256() == second.encoder_sha256()
+    apart = {name: model.predict(binaries[40:50]) for name, model in (("a", first), ("b", second))}
+    group = PredictorGroup({"a": first, "b": second})
+    group.share_encoders()
+    found = group.predict(binaries[40:50])
+    for name, alone in apart.items():
+        assert found[name].out_of_domain == pytest.approx(alone.out_of_domain, rel=1e-5)
+        assert found[name].mean == pytest.approx(alone.mean, rel=1e-5)
 
 
 def test_an_ensemble_is_the_mean_of_its_members(tmp_path, binaries):

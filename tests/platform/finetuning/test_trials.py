@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from crystalign.finetuning.ensemble import Ensemble
 from crystalign.finetuning.features import FeatureStore
 from crystalign.finetuning.matbench import fold_of
 from crystalign.finetuning.network import PropertyModel
-from crystalign.finetuning.plan import check_all, plan
+from crystalign.finetuning.plan import plan
 from crystalign.finetuning.trial import build_model, finished, run_trial
 from crystalign.finetuning.trial_config import TrialConfig, TrialResult
 from crystalign.modalities import NAMES, modality_class
@@ -37,8 +38,8 @@ def store(labelled) -> FeatureStore:
     return FeatureStore(labelled)
 
 
-def pretrained(folder, **rule) -> str:
-    torch.manual_seed(0)
+def pretrained(folder, *, seed: int = 0, **rule) -> str:
+    torch.manual_seed(seed)
     model = Model(ModelConfig(modalities={"crystal": GRAPH, "composition": FORMULA}, embedding_dim=12))
     split = SplitRule(**({"train": 0.8} | rule)).model_dump()
     model.save_pretrained(folder, ModelCard(split=split, licences=("CC-BY-4.0",), sources=("elsewhere",)))
@@ -112,6 +113,40 @@ def test_a_killed_trial_goes_on(trial, store, tmp_path):
     assert epochs == [1, 2, 2, 3]
     whole = run_trial(config, str(tmp_path / "whole"), store=store)
     assert result.metrics == whole.metrics
+
+
+def test_a_killed_trial_starts_again_where_its_model_is_another_now(trial, store, tmp_path):
+    folder, origin = str(tmp_path / "trial"), tmp_path / "model"
+    config = trial(recipe=ONE | {"save_seconds": 0.0}, encoders={}, initialisation=pretrained(origin))
+    epochs: list[float] = []
+
+    def kill(metrics) -> None:
+        epochs.append(metrics["epoch"])
+        if len(epochs) == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run_trial(config, folder, kill, store=store)
+    shutil.rmtree(origin)
+    pretrained(origin, seed=1)
+    result = run_trial(config, folder, kill, store=store)
+    assert epochs == [1, 2, 1, 2, 3]
+    assert result.model_sha256 == plan(config).origin.identity
+
+
+def test_a_result_belongs_to_the_list_of_ids_it_was_split_by(trial, store, binaries, tmp_path):
+    names, place, folder = [m.id for m in binaries], tmp_path / "lists.json", str(tmp_path / "trial")
+    config = trial(recipe=ONE, split={"lists": str(place)})
+
+    def write(tested: list[str]) -> None:
+        place.write_text(json.dumps({"train": sorted(set(names) - set(tested)), "test": tested}))
+
+    write(names[:50])
+    assert run_trial(config, folder, store=store) == finished(config, folder)
+    write(names[50:100])
+    assert finished(config, folder) is None
+    write(names[:50])
+    assert finished(config, folder) is not None
 
 
 def test_shuffled_labels_give_the_error_of_the_mean(trial, store, tmp_path):
@@ -234,7 +269,7 @@ def test_trials_over_different_modalities_can_share_their_materials(trial):
 )
 def test_a_trial_that_cannot_start_names_the_field(trial, changes, said):
     with pytest.raises(ConfigError) as caught:
-        check_all([trial(), trial(**changes)])
+        plan(trial(**changes))
     for words in said:
         assert words in str(caught.value)
 
