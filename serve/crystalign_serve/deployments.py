@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,12 +73,12 @@ class Models:
         salt = Crystal(np.eye(3) * 4.12, np.array([[0.0] * 3, [0.5] * 3]), np.array([55, 17]))
         warm = Material("CsCl", salt, Provenance("", ""))  # the first request shall not pay for what is made once
         predict_jobs(self._group, [complete(self._group, PredictJob((warm,), tuple(places), LEVELS[-1]))])
-        self._deriving = asyncio.Semaphore(DERIVING)
+        self._deriving = ThreadPoolExecutor(DERIVING, thread_name_prefix="derive")
 
     async def predict(self, job: PredictJob) -> list[Predicted]:
         """One answer per material; who has much to derive does not keep those waiting that share a batch."""
-        async with self._deriving:
-            ready = await asyncio.to_thread(complete, self._group, job)
+        # Who hangs up leaves a thread of these at work, not one of those that predict.
+        ready = await asyncio.get_running_loop().run_in_executor(self._deriving, complete, self._group, job)
         return await self._predict(ready)  # type: ignore[no-any-return]
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]

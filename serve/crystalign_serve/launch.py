@@ -64,8 +64,10 @@ class ServeArgs(Config):
 class Serve(ServeArgs):
     """Serve an index, fine-tuned models, or both: an HTTP API with a description at /docs, and a web page.
 
-    Example: crystalign serve --index s3://bucket/index --model s3://bucket/runs/first/model
-    Example: crystalign serve --predictors campaigns/first/best
+    For example:
+
+      crystalign serve --index s3://bucket/index --model s3://bucket/runs/first/model
+      crystalign serve --predictors campaigns/first/best
     """
 
     host: str = "127.0.0.1"

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 
 import numpy as np
 import pytest
 
 from crystalign.errors import ConfigError, QueryError
+from crystalign_serve import deployments
 from crystalign_serve.backend import find_in_shard, search_shard, spread
 from crystalign_serve.coordinator import RayBackend
 from crystalign_serve.errors import UnavailableError
+from crystalign_serve.predictions import CompleteJob, PredictJob, find_models, load_group, predict_jobs
 
 
 class Method:
@@ -107,3 +110,36 @@ def test_the_application_is_built_from_the_words_of_a_command_line(places, monke
     assert app({"index": "index", "model": "model", "shards": "3", "encoders": "separate"}) is not None
     with pytest.raises(ConfigError, match="colour"):
         app({"index": "index", "colour": "red"})
+
+
+def test_who_hangs_up_makes_no_room_for_more_work_at_a_time(models, materials, monkeypatch):
+    places, _ = find_models(models)
+    service, begun, go = deployments.Models(places), [], threading.Event()
+
+    def slow(group, job):
+        begun.append(job)
+        go.wait()
+        return CompleteJob(job, [[]])
+
+    async def predict(ready):  # batches are made within a deployment alone
+        return predict_jobs(load_group(places), [ready])[0]
+
+    monkeypatch.setattr(deployments, "complete", slow)
+    monkeypatch.setattr(service, "_predict", predict)
+
+    async def scenario():
+        job = PredictJob((materials[0],), ("by-formula",), 0.9)
+        for _ in range(3):
+            asked = [asyncio.create_task(service.predict(job)) for _ in range(4)]
+            await asyncio.sleep(0.1)
+            for task in asked:
+                task.cancel()
+        last = asyncio.create_task(service.predict(job))
+        await asyncio.sleep(0.1)
+        assert len(begun) == deployments.DERIVING
+        go.set()
+        return await last
+
+    (answer,) = asyncio.run(scenario())
+    assert answer.predictions
+    assert len(begun) == deployments.DERIVING + 1
