@@ -152,6 +152,8 @@ class Campaign(Config):
                 raise ValueError(f"{field}: {values} is empty, or names something twice")
         if min(self.learning_rates) <= 0 or min(self.seeds) < 0:
             raise ValueError("learning_rates are above 0, and seeds not below")
+        if self.shuffle_labels and self.ensemble:
+            raise ValueError("ensemble: each seed shuffles the labels in its own way (`shuffle_labels`); leave out one")
         recipes = (self.recipe, *(s.recipe for s in self.initialisations.values() if isinstance(s, Start) and s.recipe))
         if self.stop_early is not None and any(recipe.keep == "last" for recipe in recipes):
             raise ValueError(

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 
-def write_best(campaign: Campaign, run: str, chosen: Mapping[Cell, Mapping[int, TrialResult]]) -> dict[str, str]:
-    """Of each task, with the most labels there are: the row that the validation part prefers, its best seed or all.
+def best_of(
+    campaign: Campaign, run: str, chosen: Mapping[Cell, Mapping[int, TrialResult]]
+) -> dict[str, tuple[str, Mapping[int, TrialResult]]]:
+    """Of each task, with the most labels there are: the row that the validation part prefers.
 
     Args:
         campaign: what was asked.
@@ -30,7 +32,7 @@ def write_best(campaign: Campaign, run: str, chosen: Mapping[Cell, Mapping[int, 
         chosen: row of the table → seed → trial of its best setting.
 
     Returns:
-        Task → URI of the model's directory.
+        Task → URI of the model's directory, and the trials.
     """
     found = {}
     for task in campaign.tasks:
@@ -46,13 +48,17 @@ def write_best(campaign: Campaign, run: str, chosen: Mapping[Cell, Mapping[int, 
             (pair for pair in learnt if pair[0].size == most),
             key=lambda pair: float(np.mean([criterion(result) for result in pair[1].values()])),
         )
-        found[task] = storage.join(run, "best", safe_name(task))
-        if campaign.ensemble and len(trials) > 1:
-            _write_ensemble(run, trials, found[task])
-        else:
-            best = min(trials.values(), key=criterion)
-            _copy_model(storage.join(trial_uri(run, best.config), "model"), found[task], best)
+        found[task] = (storage.join(run, "best", safe_name(task)), trials)
     return found
+
+
+def write_best(campaign: Campaign, run: str, place: str, trials: Mapping[int, TrialResult]) -> None:
+    """All seeds of a setting, or the one that the validation part prefers."""
+    if campaign.ensemble and len(trials) > 1:
+        _write_ensemble(run, trials, place)
+    else:
+        best = min(trials.values(), key=criterion)
+        _copy_model(storage.join(trial_uri(run, best.config), "model"), place, best)
 
 
 def _copy_model(source: str, target: str, result: TrialResult) -> None:

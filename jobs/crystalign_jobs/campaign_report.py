@@ -12,11 +12,12 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from crystalign import storage
 from crystalign.finetuning.comparison import PairedDifference, Spread, paired_difference, spread
@@ -29,6 +30,7 @@ from crystalign_jobs.campaign_worker import criterion
 if TYPE_CHECKING:
     from crystalign.properties import PropertySpec
 
+Array = NDArray[np.float64]
 MAIN = {"regression": "mae", "classification": "log_loss"}
 """Kind of task → the error that rows are compared by; smaller is better."""
 
@@ -53,6 +55,8 @@ class Row:
     """Error − that of the baseline, by seed; None without a baseline."""
     gain_formulas: PairedDifference | None = None
     """The same by formula of the test part, each the mean over its materials and the seeds."""
+    shared: int | None = None
+    """Test materials that the gain is of, where the baseline tested others; None where both tested the same."""
 
     def over_seeds(self, metric: str) -> Spread | None:
         """Mean and standard deviation of a metric of the test part; None where it is not defined."""
@@ -122,11 +126,12 @@ def report(
         failures: of the others, why, by id.
     """
     from crystalign.shards.dataset import Dataset
-    from crystalign_jobs.campaign_best import write_best
+    from crystalign_jobs.campaign_best import best_of, write_best
     from crystalign_jobs.campaign_figure import draw
     from crystalign_jobs.campaign_tables import html_page, markdown
 
     chosen = choose(entries, results, len(campaign.seeds))
+    best = best_of(campaign, run, chosen)
     rows = _compared(campaign, run, chosen)
     specs = {spec.column: spec for spec in Dataset.open(campaign.data).manifest.properties}
     found = CampaignReport(
@@ -136,13 +141,15 @@ def report(
         failures=[(entry, failures[entry.config.id]) for entry in entries if entry.config.id in failures],
         trials=len(results),
         stopped=sum(result.ended == "stopped" for result in results.values()),
-        best=write_best(campaign, run, chosen),
+        best={task: place for task, (place, _) in best.items()},
     )
     storage.write_bytes(storage.join(run, "results.parquet"), parquet(entries, results))
     storage.write_bytes(storage.join(run, "results.md"), markdown(found).encode())
     drawn = draw(found)
     storage.write_bytes(storage.join(run, "figure.png"), drawn.png)
     storage.write_bytes(storage.join(run, "results.html"), html_page(found, drawn.svg).encode())
+    for place, trials in best.values():
+        write_best(campaign, run, place, trials)
     return found
 
 
@@ -178,25 +185,22 @@ def choose(entries: Sequence[Entry], results: Mapping[str, TrialResult], seeds: 
 
 def _compared(campaign: Campaign, run: str, chosen: Chosen) -> list[Row]:
     rows: list[Row] = []
-    known: dict[tuple[str, ...], dict[str, float]] = {}
+    known: dict[tuple[str, str], Tested] = {}
 
-    def by_formula(trials: dict[int, TrialResult], target: str, kind: str) -> dict[str, float]:
-        key = (target, *(result.id for result in trials.values()))
-        if key not in known:
-            known[key] = formula_errors(run, trials.values(), target, kind)
-        return known[key]
+    def errors(result: TrialResult, target: str) -> Tested:
+        if (result.id, target) not in known:
+            known[result.id, target] = tested_by(run, result, target)
+        return known[result.id, target]
 
     for cell, trials in chosen.items():
         first = next(iter(trials.values()))
         expected = 1 if first.config.constant else len(campaign.seeds)
         kind = first.config.task.kind
         baseline = _baseline(campaign, cell, chosen)
+        pairs = [] if baseline is None else _pairs(trials, baseline)
         for target in first.metrics:
-            gain, over_formulas = None, None
-            if baseline is not None:
-                gain = _over_seeds(trials, baseline, target, MAIN[kind])
-                over_formulas = _over_formulas(by_formula(trials, target, kind), by_formula(baseline, target, kind))
-            rows.append(Row(cell, target, kind, first.config, trials, expected, gain, over_formulas))
+            told = [(errors(ours, target), errors(theirs, target)) for ours, theirs in pairs]
+            rows.append(Row(cell, target, kind, first.config, trials, expected, *_gains(told)))
     order = {name: place for place, name in enumerate(campaign.tasks)}
     names = {name: place for place, name in enumerate(campaign.initialisations)}
     return sorted(
@@ -225,43 +229,61 @@ def _baseline(campaign: Campaign, cell: Cell, chosen: Chosen) -> dict[int, Trial
     return None
 
 
-def _over_seeds(
-    trials: dict[int, TrialResult], baseline: dict[int, TrialResult], target: str, metric: str
-) -> PairedDifference | None:
-    """Pairs of the same seed; a constant stands beside each seed of the other."""
-    if len({r.config.constant for r in (*trials.values(), *baseline.values())}) > 1:
-        constant, other = (trials, baseline) if next(iter(trials.values())).config.constant else (baseline, trials)
-        spreads = dict.fromkeys(other, next(iter(constant.values())))
-        trials, baseline = (spreads, other) if constant is trials else (other, spreads)
-    seeds = sorted(set(trials) & set(baseline))
-    pairs = [(trials[s].metrics[target].get(metric), baseline[s].metrics[target].get(metric)) for s in seeds]
-    known = [(a, b) for a, b in pairs if a is not None and b is not None]
-    return paired_difference([a for a, _ in known], [b for _, b in known], test="t") if known else None
-
-
-def _over_formulas(ours: dict[str, float], theirs: dict[str, float]) -> PairedDifference | None:
-    both = sorted(set(ours) & set(theirs))
-    return paired_difference([ours[f] for f in both], [theirs[f] for f in both]) if both else None
-
-
-def formula_errors(run: str, trials: Any, target: str, kind: str) -> dict[str, float]:
-    """Formula of the test part → error, the mean over its materials and the trials."""
-    errors: dict[str, list[float]] = defaultdict(list)
-    for result in trials:
-        place = storage.join(trial_uri(run, result.config), "predictions.parquet")
-        table = pq.read_table(io.BytesIO(storage.read_bytes(place)))
-        test = np.array(table.column("part").to_pylist()) == "test"
-        values = np.asarray(table.column(target).to_numpy(), float)
-        predicted = np.asarray(table.column(f"{target}_predicted").to_numpy(), float)
-        if kind == "classification":
-            p = np.clip(predicted, 1e-6, 1 - 1e-6)
-            error = -np.log(np.where(values > 0.5, p, 1 - p))
+def _pairs(trials: dict[int, TrialResult], baseline: dict[int, TrialResult]) -> list[tuple[TrialResult, TrialResult]]:
+    """Trials of the same seed; a constant stands beside each seed of the other."""
+    if len({result.config.constant for result in (*trials.values(), *baseline.values())}) > 1:
+        if next(iter(trials.values())).config.constant:
+            trials = dict.fromkeys(baseline, next(iter(trials.values())))
         else:
-            error = np.abs(values - predicted)
-        formulas = table.column("formula").to_pylist()
-        for row in np.flatnonzero(test & np.isfinite(values)):
-            errors[str(formulas[row])].append(float(error[row]))
-    return {formula: float(np.mean(found)) for formula, found in errors.items()}
+            baseline = dict.fromkeys(trials, next(iter(baseline.values())))
+    return [(trials[seed], baseline[seed]) for seed in sorted(set(trials) & set(baseline))]
+
+
+class Tested(NamedTuple):
+    """Of one trial on the n test materials that have the label."""
+
+    ids: NDArray[np.str_]
+    """(n,) sorted."""
+    formulas: NDArray[np.str_]
+    """(n,)."""
+    errors: NDArray[np.float64]
+    """(n,) absolute errors, of a classification log losses."""
+
+
+def tested_by(run: str, result: TrialResult, target: str) -> Tested:
+    """What a trial wrote of its test part."""
+    place = storage.join(trial_uri(run, result.config), "predictions.parquet")
+    with storage.open_input(place) as source:
+        table = pq.read_table(source, filters=[("part", "=", "test")]).sort_by("id")
+    values = np.asarray(table.column(target).to_numpy(), float)
+    predicted = np.asarray(table.column(f"{target}_predicted").to_numpy(), float)
+    if result.config.task.kind == "classification":
+        p = np.clip(predicted, 1e-6, 1 - 1e-6)
+        error = -np.log(np.where(values > 0.5, p, 1 - p))
+    else:
+        error = np.abs(values - predicted)
+    known = np.isfinite(values)
+    ids, formulas = (np.array(table.column(name).to_pylist(), np.str_)[known] for name in ("id", "formula"))
+    return Tested(ids, formulas, error[known])
+
+
+def _gains(
+    told: Sequence[tuple[Tested, Tested]],
+) -> tuple[PairedDifference | None, PairedDifference | None, int | None]:
+    """Ours − theirs over the materials that both tested: over seeds, over formulas, and how many if not all."""
+    ours, theirs, formulas, all_tested = list[Array](), list[Array](), list[NDArray[np.str_]](), True
+    for mine, other in told:
+        _, a, b = np.intersect1d(mine.ids, other.ids, assume_unique=True, return_indices=True)
+        ours.append(mine.errors[a])
+        theirs.append(other.errors[b])
+        formulas.append(mine.formulas[a])
+        all_tested = all_tested and len(a) == len(mine.ids) == len(other.ids)
+    if not ours or not len(ours[0]):
+        return None, None, None
+    seeds = paired_difference([e.mean() for e in ours], [e.mean() for e in theirs], test="t")
+    _, place, counts = np.unique(np.concatenate(formulas), return_inverse=True, return_counts=True)
+    means = [np.bincount(place, weights=np.concatenate(errors)) / counts for errors in (ours, theirs)]
+    return seeds, paired_difference(*means), None if all_tested else len(ours[0])
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

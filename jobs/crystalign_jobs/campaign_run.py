@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from crystalign import storage
@@ -74,7 +74,7 @@ def split_by_state(run: str, entries: Sequence[Entry]) -> tuple[dict[str, TrialR
     return done, missing
 
 
-def load_models(entries: Sequence[Entry]) -> None:
+def load_models(configs: Iterable[TrialConfig]) -> None:
     """Load every model that trials start from or are built like, once, before hundreds of trials fail by it.
 
     Raises:
@@ -82,7 +82,7 @@ def load_models(entries: Sequence[Entry]) -> None:
     """
     from crystalign.model import Model
 
-    for uri in dict.fromkeys(entry.config.origin for entry in entries):
+    for uri in dict.fromkeys(config.origin for config in configs):
         if uri is not None:
             Model.from_pretrained(uri)
 
@@ -147,7 +147,7 @@ def concurrent_trials(campaign: Tune) -> int:
     import ray
 
     available = ray.cluster_resources()
-    alone = len([node for node in ray.nodes() if node["Alive"]]) == 1
+    alone = alive_nodes() == 1
     cores = min(available.get("CPU", 0.0), float(os.cpu_count() or 1)) if alone else available.get("CPU", 0.0) - 1
     cpus, share = campaign.workers * campaign.cpus, campaign.workers * campaign.gpus
     waiting = WAITING_CPUS if campaign.workers > 1 else 0.0
@@ -161,6 +161,13 @@ def concurrent_trials(campaign: Tune) -> int:
             f"GPUs, which hold {room}; lower concurrent, workers, cpus or gpus, or use a larger cluster"
         )
     return campaign.concurrent or room
+
+
+def alive_nodes() -> int:
+    """Machines of the cluster."""
+    import ray
+
+    return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
 def _in_a_thread(
@@ -205,7 +212,7 @@ def _tuner(
         workers=campaign.workers,
         cpus=campaign.cpus,
         gpu=campaign.gpus > 0,
-        processes=at_once * campaign.workers,
+        processes=-(-at_once * campaign.workers // alive_nodes()),
         competing=campaign.stop_early is not None,
         max_failures=campaign.max_failures,
         watch=watch,
@@ -218,7 +225,7 @@ def _tuner(
         tune.with_resources(tune.with_parameters(run_one, work=work), resources),
         tune_config=tune.TuneConfig(
             search_alg=queue,
-            scheduler=None if stopping is None else per_group(stopping, campaign.recipe, trials),
+            scheduler=None if stopping is None else per_group(stopping, trials),
             num_samples=queue.total,
             max_concurrent_trials=at_once,
             reuse_actors=True,  # features are made once per process
@@ -243,46 +250,42 @@ def _name(trial: Any) -> str:
 # --- a search ---------------------------------------------------------------------------------------------------------
 
 
-def studies(campaign: Tune, run: str) -> list[tuple[Cell, Study]]:
+def samples(campaign: Tune, run: str) -> dict[str, tuple[Entry, TrialResult]]:
+    """What a search by Optuna has sampled and finished in earlier runs of the campaign, with any seed, by id."""
+    from crystalign.finetuning.trial import finished
+
+    search = campaign.search
+    if search is None or search.kind != "optuna":
+        return {}
+    places = {search.basis(base): cell for cell, base in cells(campaign)}
+    found = {}
+    for folder in sorted(place.rstrip("/") for place in storage.list_folders(storage.join(run, TRIALS))):
+        result = read_result(folder)
+        if result is None or result.config.constant or result.config.seed not in campaign.seeds:
+            continue
+        cell = places.get(search.basis(result.config.model_copy(update={"seed": 0})))
+        verified = None if cell is None else finished(result.config, folder)
+        if cell is not None and verified is not None:
+            found[verified.id] = (Entry(cell, verified.config), verified)
+    return found
+
+
+def studies(campaign: Tune, earlier: Iterable[tuple[Entry, TrialResult]]) -> list[tuple[Cell, Study]]:
     """A study for each cell of a search by Optuna, with what earlier runs of the campaign have sampled."""
     from crystalign_jobs.campaign_search import Study
 
     search = campaign.search
     if search is None or search.kind != "optuna":
         return []
-    found = [
-        (cell, Study(search, base.model_copy(update={"seed": campaign.seeds[0]})))
+    found = {
+        cell: Study(search, base.model_copy(update={"seed": campaign.seeds[0]}))
         for cell, base in cells(campaign)
         if not base.constant
-    ]
-    earlier = _results_in(run)
-    for _, study in found:
-        basis = search.basis(study.base)
-        for result in earlier:
-            if search.basis(result.config) == basis:
-                study.remember(result.config, criterion(result))
-    return found
-
-
-def sampled_entries(campaign: Tune, run: str) -> list[Entry]:
-    """What a search by Optuna has sampled so far, in all runs of the campaign, with any seed."""
-    search = campaign.search
-    if search is None or search.kind != "optuna":
-        return []
-    places = {search.basis(base): cell for cell, base in cells(campaign)}
-    found = []
-    for result in _results_in(run):
-        basis = search.basis(result.config.model_copy(update={"seed": 0}))
-        if basis in places and result.config.seed in campaign.seeds:
-            found.append(Entry(places[basis], result.config))
-    return found
-
-
-def _results_in(run: str) -> list[TrialResult]:
-    """Every result of a network in the folder of a campaign, in order of their ids."""
-    folders = sorted(storage.list_folders(storage.join(run, TRIALS)))
-    found = [read_result(folder.rstrip("/")) for folder in folders]
-    return [result for result in found if result is not None and not result.config.constant]
+    }
+    for (cell, config), result in earlier:
+        if config.seed == campaign.seeds[0]:
+            found[cell].remember(config, criterion(result))
+    return list(found.items())
 
 
 def best_of_search(entries: Sequence[Entry], results: dict[str, TrialResult], seeds: Sequence[int]) -> list[Entry]:
@@ -315,17 +318,10 @@ def read_result(folder: str) -> TrialResult | None:
         return None
 
 
-def results_of(run: str, entries: Sequence[Entry]) -> tuple[dict[str, TrialResult], dict[str, str]]:
-    """Results, and reasons of those that failed, by id."""
-    results, failures = {}, {}
-    for entry in entries:
-        folder = trial_uri(run, entry.config)
-        result = read_result(folder)
-        if result is not None and result.id == entry.config.id:
-            results[entry.config.id] = result
-        else:
-            failures[entry.config.id] = read_failure(folder) or "it did not run to its end; run the campaign again"
-    return results, failures
+def failures_of(run: str, entries: Iterable[Entry]) -> dict[str, str]:
+    """Id → why a trial has no result."""
+    unknown = "it did not run to its end; run the campaign again"
+    return {entry.config.id: read_failure(trial_uri(run, entry.config)) or unknown for entry in entries}
 
 
 def note_death(trials: str, config: TrialConfig, failures: int) -> str:

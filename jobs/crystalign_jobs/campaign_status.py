@@ -7,7 +7,7 @@ from typing import Any
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import ConfigError
+from crystalign.errors import Error
 from crystalign_jobs.campaign import Campaign
 from crystalign_jobs.campaign_run import TRIALS
 from crystalign_jobs.campaign_trials import expand
@@ -27,7 +27,7 @@ class CampaignSummary(Config):
     failed: int
     """Trials that said why they failed and have no result."""
     known: int | None
-    """Trials that its settings ask for; None where a search draws them, or the settings are of another version."""
+    """Trials that its settings ask for; None where a search draws them, or the settings no longer say."""
     reported: bool
     """Whether its table is newer than its results."""
     written: datetime | None = None
@@ -36,7 +36,7 @@ class CampaignSummary(Config):
     @property
     def resume_command(self) -> str | None:
         """What goes on with it, where there is something to go on with."""
-        over = self.reported if self.known is None else self.finished == self.known
+        over = self.reported and (self.known is None or self.finished >= self.known)
         return None if self.running or over else f"crystalign tune --resume {self.uri}"
 
 
@@ -73,5 +73,5 @@ def _known(run: str, settings: dict[str, Any]) -> int | None:
     try:
         campaign = Campaign.from_mapping(own, origin=run)
         return None if campaign.search is not None else len(expand(campaign))
-    except ConfigError:
+    except Error:  # of another version, or its dataset is gone
         return None

@@ -110,6 +110,12 @@ def notes(report: CampaignReport) -> list[str]:
     lines = [_ERRORS.format(trials=report.trials, data=campaign.data)]
     if campaign.baseline in campaign.initialisations:
         lines.append(_GAINS.format(baseline=campaign.baseline))
+    shared = [row.shared for row in report.rows if row.shared is not None]
+    if shared:
+        lines.append(
+            f"The gains of {len(shared)} rows are over the materials that row and baseline both tested, at least "
+            f"{min(shared):,}; `require` names the modalities that every material must have, so that all test the same."
+        )
     if report.stopped:
         lines.append(f"{report.stopped} trials ended early because another learning rate did better.")
     if campaign.shuffle_labels:

@@ -224,7 +224,8 @@ def check(campaign: Campaign) -> int:
     folders = [safe_name(name) for name in campaign.tasks]
     if len(set(folders)) < len(folders):
         raise ConfigError(f"tasks: {', '.join(campaign.tasks)} would share a folder; name them apart")
-    distinct: dict[str, tuple[Cell, TrialConfig]] = {}
+    fewest: dict[str, tuple[Cell, TrialConfig]] = {}
+    most: dict[str, tuple[Cell, TrialConfig]] = {}
     same_as: dict[str, Cell] = {}
     for cell, config in cells(campaign):
         if config.id in same_as:
@@ -232,9 +233,11 @@ def check(campaign: Campaign) -> int:
         same_as[config.id] = cell
         alike = {"n_labels": None, "recipe": Recipe(), "fusion": FusionConfig(), "head": HeadConfig()}
         key = config.model_copy(update=alike).id
-        if key not in distinct or (config.n_labels or 0) > (distinct[key][1].n_labels or 0):
-            distinct[key] = (cell, config)
-    for cell, config in distinct.values():
+        if key not in fewest or cell.size < fewest[key][0].size:  # a target may lack labels among few
+            fewest[key] = (cell, config)
+        if key not in most or (cell.n_labels or 0) > (most[key][0].n_labels or 0):  # there may not be as many
+            most[key] = (cell, config)
+    for cell, config in {config.id: (cell, config) for cell, config in (*fewest.values(), *most.values())}.values():
         try:
             plan(config)
         except ConfigError as error:
@@ -277,6 +280,14 @@ def refuse_contradiction(known: Campaign, asked: Campaign, place: str) -> None:
         if field == "search" and before and now and now == before.model_copy(update={"samples": now.samples}):
             continue
         different.append(field)
+    if "initialisations" not in different:  # `scratch` alone may mean another network beside other models
+        then, now = resolved(known), resolved(asked)
+        different += [
+            f"initialisations.{name}, which would be built like {now[name].like or 'the default crystal encoder'} "
+            f"(say so: `{name}: {{like: …}}`, or `{{encoders: …}}`)"
+            for name in then
+            if now[name] != then[name]
+        ]
     if different:
         raise ConfigError(
             f"{place} was started with other settings: {', '.join(different)}. A campaign may grow (more of "

@@ -90,11 +90,11 @@ class Queue(Searcher):  # type: ignore[misc]
 class PerGroup(FIFOScheduler):  # type: ignore[misc]
     """A scheduler of its own for each group of trials; whom it stops is told so by a file."""
 
-    def __init__(self, make: Callable[[], TrialScheduler], trials: str) -> None:
+    def __init__(self, make: Callable[[Recipe], TrialScheduler], trials: str) -> None:
         """Without groups yet.
 
         Args:
-            make: a scheduler that minimises `kept_score` over `epoch`.
+            make: a scheduler that minimises `kept_score` over `epoch`, from the recipe that a group shares.
             trials: URI of the folder of trials.
         """
         super().__init__()
@@ -106,7 +106,7 @@ class PerGroup(FIFOScheduler):  # type: ignore[misc]
         """Introduce it to its group."""
         name = trial.config["group"]
         if name not in self._groups:
-            self._groups[name] = self._make()
+            self._groups[name] = self._make(TrialConfig.model_validate_json(trial.config["trial"]).recipe)
         self._groups[name].on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -121,28 +121,26 @@ class PerGroup(FIFOScheduler):  # type: ignore[misc]
         return str(TrialScheduler.CONTINUE)
 
 
-def per_group(stopping: Stopping, recipe: Recipe, trials: str) -> PerGroup:
+def per_group(stopping: Stopping, trials: str) -> PerGroup:
     """The scheduler that a campaign asks for."""
-    grace = stopping.grace_epochs or max(1, math.ceil(2 * recipe.warmup_epochs), recipe.max_epochs // 4)
-    common = {"time_attr": TIME, "metric": METRIC, "mode": "min", "grace_period": min(grace, recipe.max_epochs)}
-    if stopping.rule == "asha":
-        return PerGroup(
-            lambda: ASHAScheduler(
+
+    def make(recipe: Recipe) -> TrialScheduler:
+        grace = stopping.grace_epochs or max(1, math.ceil(2 * recipe.warmup_epochs), recipe.max_epochs // 4)
+        common = {"time_attr": TIME, "metric": METRIC, "mode": "min", "grace_period": min(grace, recipe.max_epochs)}
+        if stopping.rule == "asha":
+            return ASHAScheduler(
                 **common,
                 max_t=recipe.max_epochs,
                 reduction_factor=stopping.reduction,
                 stop_last_trials=False,  # the recipe ends them
-            ),
-            trials,
-        )
-    return PerGroup(
-        lambda: MedianStoppingRule(
+            )
+        return MedianStoppingRule(
             **common,
             min_samples_required=stopping.min_others,
             min_time_slice=math.inf,  # it never pauses
-        ),
-        trials,
-    )
+        )
+
+    return PerGroup(make, trials)
 
 
 class WhenAsked(Stopper):  # type: ignore[misc]

@@ -16,8 +16,9 @@ from crystalign.finetuning.trial_config import TrialConfig, TrialResult
 if TYPE_CHECKING:
     from crystalign.finetuning.features import FeatureStore
 
-FAILURE, STOP = "failure.json", "stop.json"
-"""In a trial's folder: why it failed; and that another learning rate does better, so that it ends after this epoch."""
+FAILURE, STOP = "failure.json", "state/stop.json"
+"""In a trial's folder: why it failed; and, with the state of its fit, whose fate it shares, that another learning rate
+does better, so that it ends after this epoch."""
 REPORT_SECONDS = 2.0
 """Between two reports of a trial that no other competes with."""
 

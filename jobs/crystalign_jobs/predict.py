@@ -30,8 +30,10 @@ class Predict(Config):
     out of domain above 1 says that the material is unlike what the model learnt from: then neither value nor interval
     can be relied on. Models that share frozen encoders share their pass.
 
-    Example: crystalign predict --model campaigns/first/best/gap NaCl.cif MgO.cif
-    Example: crystalign predict --model best/gap --model best/bulk-modulus --json-lines *.cif
+    For example:
+
+      crystalign predict --model campaigns/first/best/gap NaCl.cif MgO.cif
+      crystalign predict --model best/gap --model best/bulk-modulus --json-lines *.cif
     """
 
     files: Positional[tuple[Uri, ...]]
@@ -137,7 +139,7 @@ def show(found: Sequence[Mapping[str, Any]], level: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    several = len({answer["model"] for answer in found[0]["predictions"]}) > 1
+    several = len({answer["model"] for record in found for answer in record["predictions"]}) > 1
     table = Table(box=SIMPLE_HEAD)
     for name in ("file", "formula", *(["model"] if several else []), "property"):
         table.add_column(name, no_wrap=True)

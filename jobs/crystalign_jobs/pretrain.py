@@ -41,9 +41,11 @@ class Pretrain(PretrainConfig):
 
     The first word is a preset (`tiny`, `default`, `multimat-paper`, `matbind-paper`, `clasp-paper`) or a YAML file.
 
-    Example: crystalign pretrain default --data s3://bucket/mp --out s3://bucket/runs --name first
-    Example: crystalign pretrain matbind-paper --set model.modalities.dos=null --data mp --out runs
-    Example: crystalign pretrain --resume s3://bucket/runs/first
+    For example:
+
+      crystalign pretrain default --data s3://bucket/mp --out s3://bucket/runs --name first
+      crystalign pretrain matbind-paper --set model.modalities.dos=null --data mp --out runs
+      crystalign pretrain --resume s3://bucket/runs/first
     """
 
     resume: bool = False

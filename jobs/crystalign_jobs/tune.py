@@ -28,6 +28,7 @@ from crystalign_jobs.ownership import driving
 from crystalign_jobs.settings import stored
 
 if TYPE_CHECKING:
+    from crystalign.finetuning.trial_config import TrialResult
     from crystalign_jobs.campaign_report import CampaignReport
 
 CONFIG = "config.yaml"
@@ -55,9 +56,11 @@ class Tune(Campaign):
 
     The same command again, or --resume, runs what is missing. A campaign may grow: name more and run it again.
 
-    Example: crystalign tune campaign.yaml
-    Example: crystalign tune campaign.yaml --learning-rates 1e-3 1e-4 --seeds 0 1 2 3 4
-    Example: crystalign tune --resume campaigns/campaign
+    For example:
+
+      crystalign tune campaign.yaml
+      crystalign tune campaign.yaml --learning-rates 1e-3 1e-4 --seeds 0 1 2 3 4
+      crystalign tune --resume campaigns/campaign
     """
 
     resume: bool = False
@@ -134,49 +137,44 @@ def tune(config: Tune, *, watch: Watch | None = None) -> CampaignReport:
 
 def _run(config: Tune, watch: Watch | None) -> CampaignReport:
     from crystalign_jobs.campaign_report import report
-    from crystalign_jobs.campaign_run import results_of, run_uri, sampled_entries
+    from crystalign_jobs.campaign_run import failures_of, run_uri
 
     run = run_uri(config)
     with driving(run):
         claim(config, run)
-        entries = {entry.config.id: entry for entry in _run_missing(config, run, watch)}
-        entries |= {entry.config.id: entry for entry in sampled_entries(config, run)}
-        results, failures = results_of(run, list(entries.values()))
-        return report(config, run, list(entries.values()), results, failures)
+        entries, results = _run_missing(config, run, watch)
+        failures = failures_of(run, (entry for entry in entries if entry.config.id not in results))
+        return report(config, run, entries, results, failures)
 
 
-def _run_missing(config: Tune, run: str, watch: Watch | None) -> list[Entry]:
-    """Run what is not finished; returns all trials that are known."""
-    from crystalign_jobs.campaign_run import (
-        best_of_search,
-        load_models,
-        run_trials,
-        sampled_entries,
-        split_by_state,
-        studies,
-    )
+def _run_missing(config: Tune, run: str, watch: Watch | None) -> tuple[list[Entry], dict[str, TrialResult]]:
+    """Run what is not finished; returns all trials that are known, and the verified results by id."""
+    from crystalign_jobs.campaign_run import best_of_search, load_models, run_trials, samples, split_by_state, studies
     from crystalign_jobs.session import session
 
     entries = expand(config)
-    done, missing = split_by_state(run, entries)
-    asked = studies(config, run)
-    if done:
-        print(f"{len(done)} of {len(entries)} trials were finished before")
-    load_models(missing)
+    results, missing = split_by_state(run, entries)
+    if results:
+        print(f"{len(results)} of {len(entries)} trials were finished before")
+    earlier = samples(config, run)
+    entries = _united(entries, [entry for entry, _ in earlier.values()])
+    results |= {name: result for name, (_, result) in earlier.items()}
+    asked = studies(config, earlier.values())
+    unasked = [study.base for _, study in asked if study.asked < study.search.samples]
+    load_models([*(entry.config for entry in missing), *unasked])
     with ExitStack() as cluster:
-        if missing or any(study.asked < study.search.samples for _, study in asked):
+        if missing or unasked:
             cluster.enter_context(session(config.address))
-            entries = _united(entries, run_trials(config, missing, studies=asked, watch=watch))
+            ran = run_trials(config, missing, studies=asked, watch=watch)
+            entries, results = _united(entries, ran), results | split_by_state(run, ran)[0]
         if config.search is not None:
-            entries = _united(entries, sampled_entries(config, run))
-            found, _ = split_by_state(run, entries)
-            chosen = best_of_search(entries, found, config.seeds)
-            _, missing = split_by_state(run, chosen)
+            chosen = best_of_search(entries, results, config.seeds)
+            done, missing = split_by_state(run, [entry for entry in chosen if entry.config.id not in results])
             if missing:
                 cluster.enter_context(session(config.address))
                 run_trials(config.model_copy(update={"search": None}), missing, watch=watch)
-            entries = _united(entries, chosen)
-    return entries
+            entries, results = _united(entries, chosen), results | done | split_by_state(run, missing)[0]
+    return entries, results
 
 
 def _united(first: list[Entry], second: list[Entry]) -> list[Entry]:

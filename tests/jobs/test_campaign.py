@@ -17,7 +17,7 @@ from crystalign.errors import ConfigError, Error, ModelError
 from crystalign.finetuning.trial_config import TrialConfig
 from crystalign.model_config import ModelConfig
 from crystalign.shards.splits import SplitRule
-from crystalign_jobs import cli
+from crystalign_jobs import campaign_trials, cli
 from crystalign_jobs.campaign import Campaign
 from crystalign_jobs.campaign_presets import COSTA_TASKS, SUBSETS
 from crystalign_jobs.campaign_run import load_models
@@ -128,6 +128,13 @@ def test_a_task_may_be_read_from_something_else_than_the_others(campaign):
     }
 
 
+def test_the_fewest_and_the_most_labels_are_checked(campaign, monkeypatch):
+    seen = []
+    monkeypatch.setattr(campaign_trials, "plan", lambda config: seen.append(config.n_labels))
+    check(campaign(n_labels=(20, "all", 30, 40), initialisations={"scratch": {"encoders": {"tabular": TABLE}}}))
+    assert sorted(seen) == [20, 40]
+
+
 def test_a_good_campaign_is_checked_within_a_second(campaign, model):
     asked = campaign(
         initialisations={"mean": "mean", "scratch": "scratch", "pre": model},
@@ -181,6 +188,7 @@ def test_bad_campaigns_name_the_field_and_what_is_valid(campaign, model, tmp_pat
         ({"search": {"learning_rates": (1e-2, 1e-4)}}, "learning_rates"),
         ({"stop_early": {"rule": "guess"}}, "stop_early"),
         ({"stop_early": {}, "recipe": {"keep": "last"}}, "stop_early: a trial with `keep: last`"),
+        ({"shuffle_labels": True, "ensemble": True}, "ensemble: each seed shuffles"),
     ],
 )
 def test_values_that_cannot_be_are_refused(campaign, changes, said):
@@ -275,6 +283,14 @@ def test_a_campaign_may_grow_and_not_contradict_itself(campaign, changes, field)
         refuse_contradiction(before, now, "there")
 
 
+def test_what_scratch_means_does_not_change_when_a_campaign_grows(campaign, model):
+    alone = campaign(initialisations={"mean": "mean", "scratch": "scratch"})
+    with pytest.raises(ConfigError, match=r"initialisations\.scratch, which would be built like .*model"):
+        refuse_contradiction(alone, campaign(initialisations=alone.initialisations | {"pre": model}), "there")
+    said = alone.initialisations | {"pre": model, "scratch": {"like": model}}
+    refuse_contradiction(campaign(initialisations=said), campaign(initialisations=said | {"median": "median"}), "there")
+
+
 def test_a_run_that_is_not_there_cannot_go_on(tmp_path):
     with pytest.raises(ConfigError, match="no campaign at"):
         stored_settings(str(tmp_path / "nothing"))
@@ -305,30 +321,50 @@ class Competing:
     def __init__(self, config: TrialConfig) -> None:
         from crystalign_jobs.campaign_tune import group
 
-        self.trial_id, self.config = config.id, {"id": config.id, "group": group(config)}
+        self.trial_id = config.id
+        self.config = {"id": config.id, "group": group(config), "trial": config.model_dump_json()}
+
+
+def judged(asked, epochs: int, score, tmp_path) -> set[str]:
+    """Ids of the trials that a scheduler stopped, where all report each epoch."""
+    from crystalign_jobs.campaign_tune import per_group
+
+    scheduler = per_group(asked.stop_early, str(tmp_path))
+    trials = [(entry, Competing(entry.config)) for entry in expand(asked)]
+    for _, trial in trials:
+        scheduler.on_trial_add(None, trial)
+    for epoch in range(1, epochs + 1):
+        for entry, trial in trials:
+            result = {"epoch": epoch, "kept_score": score(entry)}
+            assert scheduler.on_trial_result(SimpleNamespace(get_live_trials=list), trial, result) == "CONTINUE"
+    return {place.parent.parent.name for place in tmp_path.glob(f"*/{STOP}")}
 
 
 @pytest.mark.parametrize("rule", ["asha", "median"])
 def test_only_learning_rates_of_the_same_task_start_labels_and_seed_compete(campaign, rule, tmp_path):
-    from crystalign_jobs.campaign_tune import per_group
-
     asked = campaign(
         stop_early={"rule": rule, "grace_epochs": 2, "min_others": 1},
         learning_rates=(1e-2, 1e-3),
         initialisations={"good": {"encoders": {"tabular": TABLE}}, "bad": {"encoders": {"composition": FORMULA}}},
     )
-    scheduler = per_group(asked.stop_early, asked.recipe, str(tmp_path))
-    trials = [(entry, Competing(entry.config)) for entry in expand(asked)]
-    for _, trial in trials:
-        scheduler.on_trial_add(None, trial)
-    for epoch in range(1, 13):
-        for entry, trial in trials:
-            worse = 10.0 if entry.cell.initialisation == "bad" else 0.0
-            score = worse + (0.5 if entry.config.lr == 1e-2 else 0.7)
-            result = {"epoch": epoch, "kept_score": score}
-            assert scheduler.on_trial_result(SimpleNamespace(get_live_trials=list), trial, result) == "CONTINUE"
-    stopped = {place.parent.name for place in tmp_path.glob(f"*/{STOP}")}
-    assert stopped == {entry.config.id for entry, _ in trials if entry.config.lr == 1e-3}
+
+    def score(entry: Entry) -> float:
+        return (10.0 if entry.cell.initialisation == "bad" else 0.0) + (0.5 if entry.config.lr == 1e-2 else 0.7)
+
+    assert judged(asked, 12, score, tmp_path) == {e.config.id for e in expand(asked) if e.config.lr == 1e-3}
+
+
+def test_nobody_is_stopped_before_a_quarter_of_its_own_recipe(campaign, tmp_path):
+    slow = {"encoders": {"tabular": TABLE}, "recipe": RECIPE | {"max_epochs": 200, "warmup_epochs": 20}}
+    asked = campaign(
+        stop_early={"rule": "asha", "reduction": 2},
+        learning_rates=(1e-2, 1e-3),
+        initialisations={"quick": {"encoders": {"tabular": TABLE}}, "slow": slow},
+        recipe=RECIPE | {"max_epochs": 12},
+    )
+    early = judged(asked, 12, lambda entry: -entry.config.lr, tmp_path)
+    assert early == {e.config.id for e in expand(asked) if e.config.lr == 1e-3 and e.cell.initialisation == "quick"}
+    assert len(judged(asked, 200, lambda entry: -entry.config.lr, tmp_path)) == 2 * len(early)
 
 
 def test_the_queue_gives_every_trial_once_and_then_asks_the_studies(campaign):
@@ -370,7 +406,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_campaign_and_not_each_of_its_tri
     asked = campaign(initialisations={"mean": "mean", "pre": str(broken)})
     assert check(asked) == 2
     with pytest.raises(ModelError, match="broken"):
-        load_models(expand(asked))
+        load_models(config for _, config in expand(asked))
 
 
 def test_a_campaign_in_which_nothing_finished_is_an_error(data, tmp_path, monkeypatch):
@@ -385,4 +421,5 @@ def test_a_campaign_in_which_nothing_finished_is_an_error(data, tmp_path, monkey
 def test_entries_know_where_they_belong():
     cell = Cell("gap", "scratch", "crystal", "", 100)
     assert cell.label == "gap · scratch · crystal · 100 labels"
-    assert Entry(cell, TrialConfig(data="x", task={"target": "band_gap"})).cell is cell
+    config = TrialConfig(data="x", task={"target": "band_gap"}, lr=1e-4, seed=3)
+    assert Entry(cell, config).title == f"{cell.label} · lr 0.0001 · seed 3"

@@ -14,9 +14,9 @@ import pytest
 from crystalign import storage
 from crystalign.finetuning.trial import run_trial
 from crystalign.finetuning.trial_config import TrialConfig, TrialResult
-from crystalign_jobs.campaign_best import write_best
+from crystalign_jobs.campaign_best import best_of, write_best
 from crystalign_jobs.campaign_report import choose, parquet, report
-from crystalign_jobs.campaign_run import best_of_search, results_of, split_by_state, trial_uri
+from crystalign_jobs.campaign_run import best_of_search, failures_of, samples, split_by_state, studies, trial_uri
 from crystalign_jobs.campaign_trials import expand
 from crystalign_jobs.campaign_worker import write_failure
 from crystalign_jobs.tune import claim, stored_settings
@@ -106,8 +106,8 @@ def told(data, tmp_path_factory):
     for entry in entries[:-1]:
         run_trial(entry.config, trial_uri(run, entry.config))
     write_failure(trial_uri(run, failed), failed, ValueError("the furnace | is cold"))
-    results, failures = results_of(run, entries)
-    found = report(asked, run, entries, results, failures)
+    results, missing = split_by_state(run, entries)
+    found = report(asked, run, entries, results, failures_of(run, missing))
     return SimpleNamespace(run=run, entries=entries, results=results, report=found)
 
 
@@ -150,7 +150,7 @@ def test_the_files_hold_the_table_the_figure_and_the_reasons(told):
     assert len(table) == len(entries) - 1
     assert {row["id"] for row in table} == set(results)
     assert all(row["config/task.target"] and row["size/train"] for row in table)
-    assert parquet(entries, {}) != b""
+    assert pq.read_table(io.BytesIO(parquet(entries, {}))).num_rows == 0
 
 
 def test_the_best_model_of_each_task_is_a_model_directory(told):
@@ -171,7 +171,8 @@ def test_all_seeds_together_are_a_predictor_with_intervals_of_its_own(told, data
 
     chosen = choose(told.entries, told.results, 2)
     asked = settings(data, Path(told.run).parent, ensemble=True)
-    place = write_best(asked, told.run, chosen)["energy"]
+    place, trials = best_of(asked, told.run, chosen)["energy"]
+    write_best(asked, told.run, place, trials)
     together = load_predictor(place)
     assert isinstance(together, Ensemble)
     assert len(together.members) == 2
@@ -197,6 +198,34 @@ def test_a_campaign_lives_in_an_object_store(data, s3):
     assert {"config.yaml", "results.md", "figure.png", "best/energy/ensemble.json"} <= names
     assert found.best == {"energy": f"{run}/best/energy"}
     assert stored_settings(run)["seeds"] == [0, 1]
+
+
+def test_a_gain_is_of_the_materials_that_both_tested(campaign, tmp_path):
+    """The constants are tested on all, the network on the three of four that have descriptors."""
+    asked, run = campaign(learning_rates=(1e-2,), recipe=RECIPE | {"max_epochs": 4}), str(tmp_path / "campaign")
+    entries = expand(asked)
+    results = {entry.config.id: run_trial(entry.config, trial_uri(run, entry.config)) for entry in entries}
+    rows = {row.cell.initialisation: row for row in report(asked, run, entries, results, {}).rows}
+    tables = [pq.read_table(f"{trial_uri(run, config)}/predictions.parquet").to_pylist() for _, config in entries]
+    errors = [{r["id"]: abs(r[TARGET] - r[f"{TARGET}_predicted"]) for r in t if r["part"] == "test"} for t in tables]
+    constant, *networks = errors
+    assert set(networks[0]) < set(constant)
+    expected = [np.mean([constant[name] - found[name] for name in found]) for found in networks]
+    assert rows["mean"].gain.mean == pytest.approx(np.mean(expected))
+    assert rows["mean"].gain.mean != pytest.approx(rows["mean"].error.mean - rows["scratch"].error.mean)
+    assert rows["mean"].shared == len(networks[0])
+    assert "over the materials that row and baseline both tested" in (tmp_path / "campaign" / "results.md").read_text()
+
+
+def test_samples_of_another_dataset_are_asked_for_again(campaign, tmp_path):
+    pytest.importorskip("optuna")
+    asked, run = campaign(search={"kind": "optuna", "samples": 3}, recipe=RECIPE | {"max_epochs": 2}), str(tmp_path)
+    *_, (_, config) = expand(campaign(learning_rates=(1e-3,), recipe=asked.recipe))
+    result = run_trial(config, trial_uri(run, config))
+    assert [study.asked for _, study in studies(asked, samples(asked, run).values())] == [1]
+    stale = result.model_copy(update={"dataset_sha256": "0"})
+    storage.write_bytes(f"{trial_uri(run, config)}/result.json", stale.model_dump_json().encode())
+    assert samples(asked, run) == {}
 
 
 def test_what_is_finished_is_told_from_what_is_missing(told, tmp_path):

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from crystalign.finetuning.trial_config import TrialResult
 from crystalign_jobs import cli
 from crystalign_jobs.campaign_run import concurrent_trials
+from crystalign_jobs.campaign_status import summarise_campaign
 from crystalign_jobs.campaign_trials import expand
-from crystalign_jobs.campaign_worker import FAILURE, STOP
+from crystalign_jobs.campaign_worker import FAILURE
 from crystalign_jobs.tune import tune
 
 pytestmark = pytest.mark.ray
@@ -110,6 +112,17 @@ def test_runs_lists_a_campaign_and_how_to_go_on_with_it(finished, tmp_path, caps
     told = json.loads(capsys.readouterr().out)
     assert (told["finished"], told["failed"], told["known"], told["running"]) == (3, 1, 5, False)
     assert told["resume"] == f"crystalign tune --resume {half}"
+
+
+def test_runs_tells_what_is_left_to_do_of_a_campaign_without_a_table_or_without_its_data(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[1], run)
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    assert summarise_campaign(str(run), values).resume_command is None
+    gone = values | {"data": str(tmp_path / "gone"), "missing_targets": "name"}
+    assert (summarise_campaign(str(run), gone).known, summarise_campaign(str(run), gone).finished) == (None, 5)
+    (run / "results.md").unlink()
+    assert summarise_campaign(str(run), values).resume_command == f"crystalign tune --resume {run}"
 
 
 def test_processes_are_used_again_and_run_side_by_side(finished, data):
@@ -211,7 +224,7 @@ def test_a_trial_that_is_stopped_early_leaves_a_result_and_nothing_else(data, tm
     assert found[1e-9].ended == "stopped"
     assert found[1e-9].epochs < 12
     folder = tmp_path / "campaign" / "trials" / found[1e-9].id
-    assert {p.name for p in folder.iterdir()} == {"model", "predictions.parquet", "result.json", STOP}
+    assert {p.name for p in folder.iterdir()} == {"model", "predictions.parquet", "result.json"}
     assert left_behind() == []
     assert "1 trials ended early" in (tmp_path / "campaign" / "results.md").read_text()
 

@@ -15,7 +15,7 @@ from crystalign.finetuning.prediction import PredictorGroup
 from crystalign.finetuning.trial import run_trial
 from crystalign.finetuning.trial_config import TrialConfig
 from crystalign_jobs import cli
-from crystalign_jobs.predict import read
+from crystalign_jobs.predict import read, show
 
 loader = importlib.util.spec_from_file_location("campaign_settings", Path(__file__).with_name("campaign_settings.py"))
 assert loader is not None
@@ -112,6 +112,17 @@ def test_what_one_model_cannot_read_the_others_do(models, cif, capsys):
     said = capsys.readouterr()
     assert [answer["model"] for answer in json.loads(said.out)["predictions"]] == ["energy"]
     assert "KCl.cif: table: " in said.err
+
+
+def test_a_table_names_the_models_where_any_crystal_has_several(capsys):
+    answer = {"label": "gap", "value": 1.0, "lower": None, "upper": None, "out_of_domain": None}
+    one, two = ({**answer, "model": name} for name in ("first", "second"))
+    show(
+        [{"id": "a", "formula": "A", "predictions": [one]}, {"id": "b", "formula": "B", "predictions": [one, two]}], 0.9
+    )
+    said = capsys.readouterr().out
+    assert said.count("first") == 2
+    assert "second" in said
 
 
 def test_what_models_say_does_not_depend_on_who_else_is_asked(models, cif):
