@@ -15,9 +15,8 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crystalign import storage
 from crystalign.finetuning.features import FeatureStore
-from crystalign.finetuning.fit_state import FitState, load_state, save_state
+from crystalign.finetuning.fit_state import FitState, forget_state, load_state, save_state
 from crystalign.finetuning.fusion import stacking_weights
 from crystalign.finetuning.network import PropertyModel
 from crystalign.finetuning.optimiser import fitting_optimiser
@@ -300,7 +299,7 @@ class _Fit:
         found = load_state(self.folder, self.key)
         if found is None:
             if self.ranks.first:
-                storage.delete(self.folder)  # whatever is there is another fit's
+                forget_state(self.folder)  # it is another fit's
             return
         self.state, tensors = found
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "kept": {}, "average": {}, "optimiser": {}}

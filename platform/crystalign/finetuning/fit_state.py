@@ -12,7 +12,8 @@ from torch import Tensor
 from crystalign import storage
 from crystalign.errors import StorageError
 
-STATE = "state.json"
+STATE, STOP = "state.json", "stop.json"
+"""The state; and a file by which whoever runs a fit may remember that it is to end, which goes with the state."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,15 @@ def save_state(folder: str, key: str, state: FitState, tensors: dict[str, Tensor
     storage.write_bytes(storage.join(folder, STATE), json.dumps(described, indent=2).encode())
     for place in storage.list_files(folder):
         if place.endswith(".safetensors") and not place.endswith(f"/{name}"):
+            storage.delete(place)
+
+
+def forget_state(folder: str) -> None:
+    """Delete a state, and what was said of its fit; other files stay."""
+    for place in storage.list_files(folder):
+        parent, _, name = place.rpartition("/")
+        ours = name in {STATE, STOP} or (name.startswith("epoch-") and name.endswith(".safetensors"))
+        if ours and parent == storage.absolute(folder).rstrip("/"):
             storage.delete(place)
 
 

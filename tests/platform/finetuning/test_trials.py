@@ -97,8 +97,8 @@ def test_a_finished_trial_is_not_run_again(trial, store, tmp_path):
     assert finished(config, folder) is None
 
 
-def test_a_killed_trial_goes_on(trial, store, tmp_path):
-    config, folder = trial(recipe=ONE | {"save_seconds": 0.0}), str(tmp_path / "trial")
+def killed_once():
+    """Epochs as they are told, and who tells them, and dies at the second."""
     epochs: list[float] = []
 
     def kill(metrics) -> None:
@@ -106,6 +106,12 @@ def test_a_killed_trial_goes_on(trial, store, tmp_path):
         if len(epochs) == 2:
             raise InterruptedError
 
+    return epochs, kill
+
+
+def test_a_killed_trial_goes_on(trial, store, tmp_path):
+    config, folder = trial(recipe=ONE | {"save_seconds": 0.0}), str(tmp_path / "trial")
+    epochs, kill = killed_once()
     with pytest.raises(InterruptedError):
         run_trial(config, folder, kill, store=store)
     assert finished(config, folder) is None
@@ -118,13 +124,7 @@ def test_a_killed_trial_goes_on(trial, store, tmp_path):
 def test_a_killed_trial_starts_again_where_its_model_is_another_now(trial, store, tmp_path):
     folder, origin = str(tmp_path / "trial"), tmp_path / "model"
     config = trial(recipe=ONE | {"save_seconds": 0.0}, encoders={}, initialisation=pretrained(origin))
-    epochs: list[float] = []
-
-    def kill(metrics) -> None:
-        epochs.append(metrics["epoch"])
-        if len(epochs) == 2:
-            raise InterruptedError
-
+    epochs, kill = killed_once()
     with pytest.raises(InterruptedError):
         run_trial(config, folder, kill, store=store)
     shutil.rmtree(origin)
