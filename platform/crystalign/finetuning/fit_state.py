@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from dataclasses import asdict, dataclass
 
 from torch import Tensor
@@ -43,18 +44,21 @@ def save_state(folder: str, key: str, state: FitState, tensors: dict[str, Tensor
     storage.write_bytes(storage.join(folder, name), data)
     described = {"key": key, "tensors": name, "sha256": hashlib.sha256(data).hexdigest(), "state": asdict(state)}
     storage.write_bytes(storage.join(folder, STATE), json.dumps(described, indent=2).encode())
-    for place in storage.list_files(folder):
-        if place.endswith(".safetensors") and not place.endswith(f"/{name}"):
+    for place in _tensor_files(folder):
+        if not place.endswith(f"/{name}"):
             storage.delete(place)
 
 
 def forget_state(folder: str) -> None:
     """Delete a state, and what was said of its fit; other files stay."""
-    for place in storage.list_files(folder):
-        parent, _, name = place.rpartition("/")
-        ours = name in {STATE, STOP} or (name.startswith("epoch-") and name.endswith(".safetensors"))
-        if ours and parent == storage.absolute(folder).rstrip("/"):
-            storage.delete(place)
+    for place in (storage.join(folder, STATE), storage.join(folder, STOP), *_tensor_files(folder)):
+        storage.delete(place)
+
+
+def _tensor_files(folder: str) -> list[str]:
+    """URIs of the files of tensors in a folder, whichever fit wrote them."""
+    pattern = re.compile(re.escape(storage.absolute(folder).rstrip("/")) + r"/epoch-\d{6}\.safetensors")
+    return [place for place in storage.list_files(folder) if pattern.fullmatch(place)]
 
 
 def load_state(folder: str, key: str) -> tuple[FitState, dict[str, Tensor]] | None:

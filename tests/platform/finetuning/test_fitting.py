@@ -129,11 +129,11 @@ def test_a_state_that_is_broken_or_anothers_is_not_used(planned, store, tmp_path
     assert load_state(str(folder), "a") is None
     (folder / "stop.json").write_text("{}")
     (folder / "results").mkdir()
-    (folder / "results" / "epoch-1.safetensors").write_text("another's")
+    (folder / "results" / "epoch-000001.safetensors").write_text("another's")
     _, fitted = run(planned, store, folder=str(folder), key="a", max_epochs=4)
     assert len(fitted.history) == 4
     assert not (folder / "stop.json").exists(), "what was said of another fit goes with its state"
-    assert (folder / "results" / "epoch-1.safetensors").exists()
+    assert (folder / "results" / "epoch-000001.safetensors").exists()
 
 
 def test_it_ends_when_it_is_told_to_or_time_or_patience_ends(planned, store):
