@@ -220,7 +220,7 @@ def test_a_gain_is_of_the_materials_that_both_tested(campaign, tmp_path):
 def test_samples_of_another_dataset_are_asked_for_again(campaign, tmp_path):
     pytest.importorskip("optuna")
     asked, run = campaign(search={"kind": "optuna", "samples": 3}, recipe=RECIPE | {"max_epochs": 2}), str(tmp_path)
-    *_, (_, config) = expand(campaign(learning_rates=(1e-3,), recipe=asked.recipe))
+    *_, (_, config) = expand(campaign(learning_rates=(1e-3,), seeds=(0,), recipe=asked.recipe))
     result = run_trial(config, trial_uri(run, config))
     assert [study.asked for _, study in studies(asked, samples(asked, run).values())] == [1]
     stale = result.model_copy(update={"dataset_sha256": "0"})
