@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from crystalign import storage
 from crystalign.finetuning.comparison import PairedDifference, Spread, paired_difference, spread
+from crystalign.finetuning.metrics import log_losses
 from crystalign.finetuning.trial_config import TrialConfig, TrialResult
 from crystalign_jobs.campaign import Campaign
 from crystalign_jobs.campaign_run import trial_uri
@@ -257,11 +258,8 @@ def tested_by(run: str, result: TrialResult, target: str) -> Tested:
         table = pq.read_table(source, filters=[("part", "=", "test")]).sort_by("id")
     values = np.asarray(table.column(target).to_numpy(), float)
     predicted = np.asarray(table.column(f"{target}_predicted").to_numpy(), float)
-    if result.config.task.kind == "classification":
-        p = np.clip(predicted, 1e-6, 1 - 1e-6)
-        error = -np.log(np.where(values > 0.5, p, 1 - p))
-    else:
-        error = np.abs(values - predicted)
+    classification = result.config.task.kind == "classification"
+    error = log_losses(values > 0.5, predicted) if classification else np.abs(values - predicted)
     known = np.isfinite(values)
     ids, formulas = (np.array(table.column(name).to_pylist(), np.str_)[known] for name in ("id", "formula"))
     return Tested(ids, formulas, error[known])

@@ -146,6 +146,8 @@ def concurrent_trials(campaign: Tune) -> int:
     """
     import ray
 
+    from crystalign_jobs.session import alive_nodes
+
     available = ray.cluster_resources()
     alone = alive_nodes() == 1
     cores = min(available.get("CPU", 0.0), float(os.cpu_count() or 1)) if alone else available.get("CPU", 0.0) - 1
@@ -161,13 +163,6 @@ def concurrent_trials(campaign: Tune) -> int:
             f"GPUs, which hold {room}; lower concurrent, workers, cpus or gpus, or use a larger cluster"
         )
     return campaign.concurrent or room
-
-
-def alive_nodes() -> int:
-    """Machines of the cluster."""
-    import ray
-
-    return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
 def _in_a_thread(
@@ -205,6 +200,7 @@ def _tuner(
     from ray import tune
 
     from crystalign_jobs.campaign_tune import WhenAsked, per_group
+    from crystalign_jobs.session import alive_nodes
 
     trials = storage.join(run_uri(campaign), TRIALS)
     work = Work(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -224,20 +225,20 @@ def check(campaign: Campaign) -> int:
     folders = [safe_name(name) for name in campaign.tasks]
     if len(set(folders)) < len(folders):
         raise ConfigError(f"tasks: {', '.join(campaign.tasks)} would share a folder; name them apart")
-    fewest: dict[str, tuple[Cell, TrialConfig]] = {}
-    most: dict[str, tuple[Cell, TrialConfig]] = {}
+    kinds: dict[str, list[tuple[Cell, TrialConfig]]] = defaultdict(list)
     same_as: dict[str, Cell] = {}
     for cell, config in cells(campaign):
         if config.id in same_as:
             raise ConfigError(f"{_origin(cell)} is the same as {_origin(same_as[config.id])}; leave one out")
         same_as[config.id] = cell
         alike = {"n_labels": None, "recipe": Recipe(), "fusion": FusionConfig(), "head": HeadConfig()}
-        key = config.model_copy(update=alike).id
-        if key not in fewest or cell.size < fewest[key][0].size:  # a target may lack labels among few
-            fewest[key] = (cell, config)
-        if key not in most or (cell.n_labels or 0) > (most[key][0].n_labels or 0):  # there may not be as many
-            most[key] = (cell, config)
-    for cell, config in {config.id: (cell, config) for cell, config in (*fewest.values(), *most.values())}.values():
+        kinds[config.model_copy(update=alike).id].append((cell, config))
+    extremes = []
+    for found in kinds.values():
+        fewest = min(found, key=lambda pair: pair[0].size)  # among these a target may have no label
+        most = max(found, key=lambda pair: pair[0].n_labels or 0)  # and there may not be as many as these
+        extremes += [fewest] if fewest is most else [fewest, most]
+    for cell, config in extremes:
         try:
             plan(config)
         except ConfigError as error:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crystalign import storage
+from crystalign.finetuning import fit_state
 from crystalign.finetuning.trial_config import TrialConfig, TrialResult
 
 if TYPE_CHECKING:
     from crystalign.finetuning.features import FeatureStore
 
-FAILURE, STOP = "failure.json", "state/stop.json"
+FAILURE, STOP = "failure.json", f"{fit_state.FOLDER}/{fit_state.STOP}"
 """In a trial's folder: why it failed; and, with the state of its fit, whose fate it shares, that another learning rate
 does better, so that it ends after this epoch."""
 REPORT_SECONDS = 2.0

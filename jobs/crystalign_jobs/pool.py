@@ -12,6 +12,7 @@ import ray.data
 from ray.exceptions import RayTaskError
 
 from crystalign_jobs.ray_errors import ours
+from crystalign_jobs.session import alive_nodes
 
 
 def map_rows(rows: Sequence[dict[str, Any]], work: Callable[[dict[str, Any]], dict[str, str]]) -> Iterator[Any]:
@@ -32,7 +33,7 @@ def map_rows(rows: Sequence[dict[str, Any]], work: Callable[[dict[str, Any]], di
     """
     if not rows:
         return
-    alone = len([node for node in ray.nodes() if node["Alive"]]) == 1
+    alone = alive_nodes() == 1
     strategy = ray.data.TaskPoolStrategy(size=min(len(rows), os.cpu_count() or 1) if alone else None)
     try:
         # one row per block is one row per task

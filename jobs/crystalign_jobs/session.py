@@ -125,3 +125,8 @@ def _short_folder() -> str:
     """Ray keeps Unix sockets below it, whose paths must stay under 107 bytes."""
     short = Path("/tmp")  # noqa: S108 (mkdtemp makes a private folder)
     return tempfile.mkdtemp(prefix="crystalign-", dir=short if short.is_dir() else None)
+
+
+def alive_nodes() -> int:
+    """Machines of the connected cluster."""
+    return sum(bool(node["Alive"]) for node in ray.nodes())

@@ -1,4 +1,7 @@
-"""What a fit needs to go on where it was killed: one file of tensors, and one that says it is whole."""
+"""What a fit needs to go on where it was killed: one file of tensors, and one that says it is whole.
+
+Importing this imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,16 @@ import json
 import logging
 import re
 from dataclasses import asdict, dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from crystalign import storage
 from crystalign.errors import StorageError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER = "state"
+"""In a trial's folder."""
 STATE, STOP = "state.json", "stop.json"
 """The state; and a file by which whoever runs a fit may remember that it is to end, which goes with the state."""
 

@@ -74,9 +74,9 @@ def classification_metrics(values: Array, probabilities: Array, rate: float) -> 
         "roc_auc": roc_auc(y, p),
         "accuracy": float(hits.mean()),
         "balanced_accuracy": float(np.mean(recalls)),
-        "log_loss": log_loss(y, p),
+        "log_loss": float(log_losses(y, p).mean()),
         "accuracy_of_majority": float((y == (rate > 0.5)).mean()),
-        "log_loss_of_rate": log_loss(y, np.full(len(y), rate)),
+        "log_loss_of_rate": float(log_losses(y, np.full(len(y), rate)).mean()),
     }
 
 
@@ -90,10 +90,10 @@ def roc_auc(positive: NDArray[np.bool_], scores: Array) -> float:
     return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m))
 
 
-def log_loss(positive: NDArray[np.bool_], probabilities: Array) -> float:
-    """Mean −ln p of the true class; probabilities stop at 10⁻⁶."""
+def log_losses(positive: NDArray[np.bool_], probabilities: Array) -> Array:
+    """(n,) −ln p of the true class; probabilities stop at 10⁻⁶."""
     p = np.clip(probabilities, 1e-6, 1.0 - 1e-6)
-    return float(-np.log(np.where(positive, p, 1.0 - p)).mean())
+    return np.asarray(-np.log(np.where(positive, p, 1.0 - p)))
 
 
 def _ratio(error: float, of: float) -> float:

@@ -26,6 +26,7 @@ from crystalign import storage
 from crystalign.encoders import encoder_class, encoder_settings
 from crystalign.encoders.encoder import Encoder, Files
 from crystalign.errors import ConfigError, StorageError, VerificationError
+from crystalign.finetuning import fit_state
 from crystalign.finetuning.domain import Domain
 from crystalign.finetuning.features import FeatureStore
 from crystalign.finetuning.fit import Fitted, OnEpoch, fit
@@ -47,7 +48,7 @@ from crystalign.storage import FileEntry
 FORMAT = 3
 LOOK_SECONDS = 1.0
 """Between two looks of other ranks for the result that rank 0 writes."""
-RESULT, PREDICTIONS, MODEL, STATE = "result.json", "predictions.parquet", "model", "state"
+RESULT, PREDICTIONS, MODEL = "result.json", "predictions.parquet", "model"
 
 Array = NDArray[np.float64]
 
@@ -86,7 +87,7 @@ def run_trial(
     if store.dataset.manifest.sha256 != planned.dataset.manifest.sha256:
         raise ConfigError(f"data: the feature store holds {store.dataset.uri}, the trial reads {planned.dataset.uri}")
     model = build_model(planned).to(device)
-    state = storage.join(folder, STATE)
+    state = storage.join(folder, fit_state.FOLDER)
     key = f"{FORMAT} {config.id} {' '.join(planned.checksums)}"
     fitted = fit(
         model,
