@@ -38,6 +38,7 @@ class Verb(NamedTuple):
 GROUPS: dict[str, tuple[Verb, ...]] = {
     "Data": (
         Verb("ingest", "crystalign_jobs.ingest", "Ingest", "read crystals from files or a table into a dataset"),
+        Verb("check", "crystalign_jobs.check", "Check", "check a dataset again, by itself or against its files"),
         Verb("derive", "crystalign_jobs.derive", "Derive", "compute diffraction patterns, captions and compositions"),
     ),
     "Learning": (

@@ -47,8 +47,9 @@ PARTS = ("shards", "charge_density", "quarantine", "selections", "derive")
 class Ingest(Config):
     """Read crystals into a dataset.
 
-    SOURCE is a folder, zip or tar of CIF, POSCAR and VASP output, pymatgen JSON, a Parquet table
-    (with --mapping), `demo` or `prototypes`. What cannot be used is quarantined with its reason.
+    SOURCE is a folder, zip or tar of CIF, POSCAR, JSON and VASP output, a JSON file, a Parquet table
+    (with --mapping), `demo` or `prototypes`. What cannot be used is quarantined with its reason, and so is
+    a structure that contradicts the formula, Z, volume, density or symmetry that its file states.
 
     Example: crystalign ingest crystals.parquet --mapping materials_project --out s3://bucket/mp --limit 20000
     """
@@ -73,6 +74,9 @@ class Ingest(Config):
     """At most this many rows in one shard."""
     overwrite: bool = False
     """Replace the dataset at `out`."""
+    accept: tuple[str, ...] = ()
+    """Take structures that contradict their own file in these ways, with a remark: reasons such as
+    composition-disagrees, z-disagrees, volume-disagrees, density-disagrees, symmetry-disagrees, symmetry-missing."""
     limits: Limits = Limits()
     """What one file may cost."""
     address: str | None = None
@@ -93,6 +97,7 @@ def main(config: Ingest) -> Manifest:
         vintage=config.vintage,
         seed=config.seed,
         limits=config.limits,
+        accept=config.accept,
     )
     items = sample(source.items(), config.limit, config.seed)
     expected = sum(item.count for item in items)

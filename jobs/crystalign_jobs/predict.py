@@ -95,36 +95,33 @@ def read(
     """The crystals of some files, with what follows from them; and what could not be read, and why.
 
     Args:
-        files: CIF or POSCAR.
+        files: with structures, of any kind that is known.
         modalities: what is wanted besides the structure.
         max_seconds: for one modality of one crystal.
     """
     from crystalign.derivation import extended
-    from crystalign.errors import CrystalError, FileFormatError, StorageError
+    from crystalign.errors import InputError, StorageError
     from crystalign.material import Material, Provenance
     from crystalign.shards.writer import Reject
-    from crystalign.sources.source import Limits
-    from crystalign.sources.structures import crystals_of_text, decode, file_kind, gunzip
+    from crystalign.sources.limits import Limits
+    from crystalign.sources.structures import file_kind, read_structures
 
     limits, materials, wrong = Limits(), list[Material](), list[tuple[str, str]]()
     for place in files:
         name = place.rpartition("/")[2]
         try:
-            kind = file_kind(name)
-            if kind not in {"cif", "poscar"}:
-                raise FileFormatError("neither a CIF nor a POSCAR by its name", reason="unsupported-file")  # noqa: TRY301
-            data = gunzip(
-                storage.read_bytes(place, limit=limits.max_structure_bytes),
-                limit=limits.max_structure_bytes,
-                name=name,
-            )
-            found = list(crystals_of_text(decode(data, name), kind, max_sites=limits.max_sites))
-        except (FileFormatError, StorageError) as error:
+            data = storage.read_bytes(place, limit=limits.bytes_of(file_kind(name)))
+            found = list(read_structures(data, name, limits=limits))
+        except (InputError, StorageError) as error:
             wrong.append((name, str(error)))
             continue
-        for suffix, crystal in found:
-            if isinstance(crystal, CrystalError):
-                wrong.append((name + suffix, str(crystal)))
+        for suffix, reading in found:
+            try:
+                if isinstance(reading, InputError):
+                    raise reading
+                crystal = reading.accepted().crystal
+            except InputError as error:
+                wrong.append((name + suffix, str(error)))
                 continue
             rejects: list[Reject] = []
             material = Material(name + suffix, crystal, Provenance("file", ""))

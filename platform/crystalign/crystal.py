@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.errors import CrystalError
+from crystalign.ratios import whole_ratio
 
 if TYPE_CHECKING:
     import ase
@@ -134,7 +137,8 @@ class Crystal:
 
         Args:
             max_sites: more sites than this are refused.
-            min_distance: two ordered sites closer than this (Å), images included, overlap.
+            min_distance: two sites closer than this (Å), images included, overlap, unless their occupancies
+                add up to at most one.
             max_volume: Å³; a larger cell is mostly vacuum, and costs as if it were full.
 
         Raises:
@@ -146,11 +150,25 @@ class Crystal:
         if self.volume > max_volume:
             message = f"a cell of {self.volume:.0f} Å³; the limit is {max_volume:.0f} Å³. Use a cell with less vacuum"
             raise CrystalError(message, reason="too-large")
-        closest = self.closest_distance(min_distance)
+        closest = self._closest_occupied(min_distance)
         if closest < min_distance:
             message = f"two sites of {self.formula} are {closest:.3f} Å apart; below {min_distance} Å atoms overlap"
             raise CrystalError(message, reason="overlapping-atoms")
         return self
+
+    def _closest_occupied(self, cutoff: float) -> float:
+        """The shortest distance between two sites that are occupied at the same time in some cell, Å.
+
+        Two sites whose occupancies add up to at most one are alternatives of one atom.
+        """
+        from crystalign.physics.neighbour_list import within
+
+        found = within(self, cutoff)
+        if self.occupancies is None or not len(found.distances):
+            return float(found.distances.min()) if len(found.distances) else math.inf
+        share = np.array([sum(x for _, x in site) for site in self.occupancies])
+        both = share[found.senders] + share[found.receivers] > 1.0 + 0.05
+        return float(found.distances[both].min()) if both.any() else math.inf
 
     def closest_distance(self, cutoff: float) -> float:
         """The shortest distance between two sites, periodic images included, Å; infinity beyond `cutoff`."""
@@ -201,13 +219,20 @@ class Crystal:
         return ase.Atoms(numbers=self.atomic_numbers, scaled_positions=self.frac_coords, cell=self.lattice, pbc=True)
 
     @classmethod
-    def from_cif(cls, text: str) -> Crystal:
-        """The first structure of a CIF.
+    def from_cif(cls, text: str, *, accept: Collection[str] = ()) -> Crystal:
+        """The first structure of a CIF, compared with the formula, Z, volume, density and symmetry that it states.
+
+        Args:
+            text: the CIF.
+            accept: contradictions that do not matter, reasons of `crystalign.sources.reading.OBJECTIONS`.
 
         Raises:
-            CrystalError: there is none, or it is broken.
+            FileFormatError: not a CIF.
+            CrystalError: there is no structure, it is broken, or it contradicts its file.
         """
-        return _parse(text, "cif")
+        from crystalign.sources.structures import first_structure
+
+        return first_structure(text, "cif").accepted(accept).crystal
 
     def to_cif(self) -> str:
         """A CIF in P 1."""
@@ -215,37 +240,59 @@ class Crystal:
 
     @classmethod
     def from_poscar(cls, text: str) -> Crystal:
-        """A VASP POSCAR with element symbols.
+        """A VASP POSCAR that names its elements.
 
         Raises:
-            CrystalError: not a POSCAR.
+            CrystalError: not a POSCAR, or its elements are not named.
         """
-        return _parse(text, "poscar")
+        from crystalign.sources.structures import first_structure
+
+        return first_structure(text, "poscar").crystal
 
     def to_poscar(self) -> str:
         """A VASP POSCAR."""
         return str(self.to_pymatgen().to(fmt="poscar"))
 
 
-def reduced_formula(composition: dict[int, float]) -> str:
-    """`{26: 4, 8: 6}` → `Fe2O3`; alphabetical symbols, amounts divided by their greatest common divisor.
+def reduced_formula(composition: Mapping[int, float]) -> str:
+    """`{26: 4, 8: 6}` → `Fe2O3`; alphabetical symbols, whole numbers without a common divisor.
 
-    Fractional amounts, of mixed sites, keep up to three decimals.
+    One string per composition, whatever the cell: of mixed sites `{29: 0.75, 79: 0.25}` → `AuCu3`, as of
+    the ordered crystal, and `{26: 0.945, 8: 1.0}` → `Fe189O200`. How fractions become whole numbers, and
+    how closely, is said at `crystalign.ratios.whole_ratio`.
     """
-    amounts = {SYMBOLS[z]: x for z, x in composition.items() if x > 1e-6}
-    if all(abs(x - round(x)) < 1e-3 for x in amounts.values()):
-        whole = {s: max(1, round(x)) for s, x in amounts.items()}
-        divisor = functools.reduce(math.gcd, whole.values())
-        return "".join(f"{s}{n // divisor if n != divisor else ''}" for s, n in sorted(whole.items()))
-    return "".join(f"{s}{x:.3f}".rstrip("0").rstrip(".") for s, x in sorted(amounts.items()))
+    total = sum(composition.values())
+    amounts = {SYMBOLS[z]: x for z, x in composition.items() if x > 1e-6 * total}
+    symbols = sorted(amounts)
+    whole = whole_ratio([int(x) if isinstance(x, np.integer) else x for x in (amounts[s] for s in symbols)])
+    return "".join(f"{s}{n if n != 1 else ''}" for s, n in zip(symbols, whole, strict=True))
 
 
 @functools.lru_cache(maxsize=65_536)
 def pretty_formula(formula: str) -> str:
-    """A formula as chemists write it, by electronegativity: `ClNa` → `NaCl`, `BaO3Ti` → `BaTiO3`. For display alone."""
+    """A formula as chemists write it, for display alone: `ClNa` → `NaCl`, `La7Mn10O30Sr3` → `Sr0.3La0.7MnO3`.
+
+    Elements stand in order of electronegativity. Numbers become decimals where elements share a site in
+    tenths or finer; where this cannot be told from the formula they stay whole.
+    """
     from pymatgen.core import Composition
 
-    return str(Composition(formula).reduced_formula)
+    composition = Composition(formula)
+    counts = [round(x) for x in composition.values()]
+    scale = next((d for d in (1000, 500, 250, 200, 125, 100, 50, 25, 20, 10) if _is_scale(d, counts)), None)
+    if scale is None:
+        return str(composition.reduced_formula)
+    return re.sub(r"(?<=[A-Za-z])1(?= |$)", "", (composition / scale).formula).replace(" ", "")
+
+
+def _is_scale(scale: int, counts: list[int]) -> bool:
+    """Whether these counts are of a formula with mixed sites, written without decimals by multiplying with `scale`."""
+    shared = [n for n in counts if n % scale]
+    sites = [n for n in counts if n % scale == 0]
+    if not shared or not sites:
+        return False
+    full = len(shared) > 1 and len(sites) > 1 and sum(shared) % scale == 0
+    return scale >= 100 or full or (scale >= 20 and len(shared) == 1 and len(sites) > 2)
 
 
 def _atomic_number(species: Any) -> int:
@@ -255,26 +302,3 @@ def _atomic_number(species: Any) -> int:
         message = f"{symbol!r} is not an element"
         raise CrystalError(message, reason="unknown-element")
     return SYMBOLS.index(symbol)
-
-
-def _parse(text: str, fmt: str) -> Crystal:
-    """Through pymatgen; whatever it raises on broken input becomes one clear error."""
-    import warnings
-
-    from pymatgen.core import Structure
-
-    # symmetry images of a site given to four decimals may lie 0.001 apart in a large cell: they are one site
-    options = {"site_tolerance": 1e-3} if fmt == "cif" else {}
-    with warnings.catch_warnings(record=True) as quirks:
-        warnings.simplefilter("always")  # pymatgen warns of what it repairs, and so says why it gave up
-        try:
-            structure = Structure.from_str(text, fmt=fmt, **options)
-        except Exception as error:  # pymatgen raises whatever its parser met
-            causes = [str(q.message) for q in quirks if "No structure parsed" in str(q.message)]
-            said = " ".join(f"{type(error).__name__}: {error} {'; '.join(causes)}".split())
-            message = f"not a readable {fmt.upper()}: {said[:300]}"
-            raise CrystalError(message, reason=f"unreadable-{fmt}") from error
-    if not isinstance(structure, Structure) or len(structure) == 0:
-        message = f"the {fmt.upper()} holds no atoms"
-        raise CrystalError(message, reason=f"unreadable-{fmt}")
-    return Crystal.from_pymatgen(structure)

@@ -43,6 +43,9 @@ class Material:
     prototype: str | None = None
     """Anonymous formula, space group and Wyckoff letters, e.g. `AB:225:a.b`."""
 
+    remarks: tuple[str, ...] = ()
+    """What a user of the structure should know of it, e.g. that hydrogen has no sites."""
+
     def value(self, modality: str) -> Any | None:
         """The value of a modality, the crystal included; None if it is not known."""
         return self.crystal if modality == "crystal" else self.modalities.get(modality)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from crystalign import storage
 from crystalign.crystal import SYMBOLS
 from crystalign.errors import ConfigError, DatasetError
-from crystalign.index.embeddings import EmbeddingManifest
+from crystalign.index.embeddings import EmbeddingManifest, with_remarks
 from crystalign.index.filters import ELEMENT_COLUMNS, element_bits
 from crystalign.index.manifest import MANIFEST, IndexManifest, SegmentEntry
 from crystalign.index.search import EMBEDDING, embedding_matrix
@@ -24,7 +24,7 @@ from crystalign.index.search import EMBEDDING, embedding_matrix
 ROWS_PER_SEGMENT = 16_384
 """By default."""
 _KEPT = ("id", EMBEDDING, "formula", "chemsys", "elements", "n_sites", "spacegroup_number", "prototype")
-_KEPT_TOO = ("split_formula", "source", "licence", "shard", "row")
+_KEPT_TOO = ("split_formula", "source", "licence", "remarks", "shard", "row")
 
 
 def build_index(
@@ -89,7 +89,7 @@ def _tables(uri: str, source: EmbeddingManifest, columns: tuple[str, ...], folde
     for entry in source.files:
         local = str(Path(folder) / "embeddings.parquet")
         storage.download(storage.join(uri, entry.path), local, expect=entry)
-        table = pq.read_table(local)
+        table = with_remarks(pq.read_table(local))
         missing = [name for name in columns if name not in table.column_names]
         if missing:
             message = f"{entry.path} of {uri} lacks the columns {', '.join(missing)}: embed the dataset again"

@@ -38,6 +38,7 @@ LIGHT_COLUMNS = (
     "split_formula",
     "source",
     "licence",
+    "remarks",
 )
 """Columns of the dataset that travel with each vector, properties aside."""
 _MAKING = b"crystalign"
@@ -133,6 +134,13 @@ class EmbeddingManifest(Config):
         )
 
 
+def with_remarks(table: pa.Table) -> pa.Table:
+    """The table with its column `remarks`, unknown in every row where it was made before there was one."""
+    if "remarks" in table.column_names:
+        return table
+    return table.append_column("remarks", pa.nulls(len(table), pa.string()))
+
+
 def embedding_table(
     rows: pa.Table,
     vectors: NDArray[np.float32],
@@ -152,7 +160,7 @@ def embedding_table(
     """
     names = [*LIGHT_COLUMNS, *(spec.column for spec in properties)]
     flat = pa.array(vectors.astype(np.float16).reshape(-1), pa.float16())
-    kept = rows.select(names).combine_chunks()
+    kept = with_remarks(rows).select(names).combine_chunks()
     kept = kept.add_column(1, "embedding", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
     kept = kept.append_column("shard", pa.array(np.full(len(rows), shard), pa.int32()))
     return kept.append_column("row", pa.array(positions, pa.int64()))

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from crystalign import storage
 from crystalign.errors import DatasetError, QueryError, VerificationError
+from crystalign.index.embeddings import with_remarks
 from crystalign.index.filters import Fields, make_fields, parse_filter
 from crystalign.index.manifest import SegmentEntry
 from crystalign.properties import PropertySpec
@@ -76,7 +77,7 @@ class Segment:
         import faiss
 
         assert len(table) == len(vectors), (len(table), vectors.shape)
-        self.table = table.combine_chunks()
+        self.table = with_remarks(table).combine_chunks()
         self.fields: Fields = make_fields(properties)
         self.dimension = int(vectors.shape[1])
         self._index = faiss.IndexScalarQuantizer(

@@ -154,19 +154,23 @@ def parse_chgcar(source: Path | bytes) -> tuple[Crystal, ChargeDensity]:
 
     Raises:
         DensityError: not a CHGCAR, or a truncated one.
+        CrystalError: its structure cannot be read.
     """
     import warnings
 
     from pymatgen.io.vasp.outputs import Chgcar
 
+    from crystalign.sources.vasp import structure_of_chgcar
+
+    # pymatgen reads the grid; of a head without elements it would make H, He, …
+    crystal = structure_of_chgcar(source if isinstance(source, bytes) else source.read_bytes(), "CHGCAR")
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pymatgen warns of what it guesses
             path = Path(folder) / "CHGCAR"
             if isinstance(source, bytes):
                 path.write_bytes(source)
-            chgcar = Chgcar.from_file(str(path if isinstance(source, bytes) else source))
-            crystal, values = Crystal.from_pymatgen(chgcar.structure), chgcar.data["total"]
+            values = Chgcar.from_file(str(path if isinstance(source, bytes) else source)).data["total"]
     except Exception as error:  # pymatgen raises whatever its parser met
         message = f"not a readable CHGCAR: {type(error).__name__}: {str(error)[:200]}"
         raise DensityError(message, reason="unreadable-chgcar") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,9 @@ from crystalign.material import Material
 from crystalign.modalities import modality_class
 from crystalign.shards.manifest import Manifest, ShardEntry
 from crystalign.shards.schema import (
+    ADDED_LATER,
     DESCRIPTION,
+    ONE_FORMULA,
     main_modalities,
     sibling_modalities,
     table_to_materials,
@@ -39,9 +42,15 @@ class Dataset:
         """Read the manifest.
 
         Raises:
-            DatasetError: there is no dataset, or not one of this version.
+            DatasetError: there is no dataset, or one whose splits this release would make otherwise.
         """
-        return cls(uri, Manifest.read(uri))
+        dataset = cls(uri, Manifest.read(uri))
+        if dataset.manifest.schema_version < ONE_FORMULA and _has_cell_dependent_formula(uri, dataset.manifest.sha256):
+            raise DatasetError(
+                f"{uri} holds disordered crystals whose formulas an earlier release wrote in a form that depends on "
+                "the choice of cell, and its splits with them; ingest the source again"
+            )
+        return dataset
 
     def __len__(self) -> int:
         """The number of materials."""
@@ -75,6 +84,9 @@ class Dataset:
         light = [c for c in columns if c not in heavy]
         table = self._read_file(entry, entry, row_group, light)
         for name in [c for c in columns if c not in table.column_names]:
+            if name in ADDED_LATER:
+                table = table.append_column(name, pa.nulls(table.num_rows, DESCRIPTION.field(name).type))
+                continue
             if name in light and name not in main_modalities():
                 raise DatasetError(f"{self.uri} has no column {name!r}; it has {', '.join(self.columns)}")
             table = table.append_column(name, self._sibling(entry, name, row_group, table.num_rows))
@@ -191,6 +203,15 @@ class Dataset:
                 return file.read_row_group(row_group, columns=list(columns))
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"{uri} cannot be read: {error}; `Dataset.verify` tells what else is broken") from error
+
+
+@functools.lru_cache(64)
+def _has_cell_dependent_formula(uri: str, sha256: str) -> bool:  # noqa: ARG001 (identity, for the cache)
+    """Whether a formula has decimals: only earlier releases wrote them, for the amounts of one cell."""
+    import pyarrow.compute as pc
+
+    formulas = Dataset(uri, Manifest.read(uri)).table(["formula"]).column("formula")
+    return bool(pc.any(pc.match_substring(formulas, ".")).as_py())
 
 
 def _lightest_field(modality: str) -> str:

@@ -12,7 +12,7 @@ from crystalign.config import Config
 from crystalign.errors import ConfigError, DatasetError, StorageError
 from crystalign.modalities.text_embedding import LanguageModelEntry
 from crystalign.properties import PropertySpec
-from crystalign.shards.schema import SCHEMA_VERSION
+from crystalign.shards.schema import READABLE, SCHEMA_VERSION
 from crystalign.storage import FileEntry
 
 MANIFEST = "manifest.json"
@@ -117,9 +117,9 @@ class Manifest(Config):
         except ValueError as error:
             raise DatasetError(f"{uri}/{MANIFEST} is not JSON: {error}; the dataset must be made again") from error
         version = values.get("schema_version") if isinstance(values, dict) else None
-        if version != SCHEMA_VERSION:
+        if version not in READABLE:
             raise DatasetError(
-                f"{uri} has schema version {version}, this Crystalign reads {SCHEMA_VERSION}; "
+                f"{uri} has schema version {version}, this Crystalign reads {' and '.join(map(str, READABLE))}; "
                 "use the Crystalign that wrote it, or ingest again"
             )
         try:

@@ -14,7 +14,15 @@ from crystalign.modalities import NAMES, modality_class
 from crystalign.properties import PropertySpec
 from crystalign.shards.splits import fraction
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: a column of remarks, and one formula for disordered crystals whatever their cell."""
+ONE_FORMULA = 2
+"""The first version in which the formula of a disordered crystal does not depend on its cell."""
+READABLE = (1, 2)
+"""Versions that this release opens."""
+REMARK_SEPARATOR = " | "
+ADDED_LATER = frozenset({"remarks"})
+"""Columns that older datasets lack: they are read as unknown."""
 
 DESCRIPTION = pa.schema(
     [
@@ -29,6 +37,7 @@ DESCRIPTION = pa.schema(
         pa.field("n_sites", pa.int32(), nullable=False),
         pa.field("spacegroup_number", pa.int16()),
         pa.field("prototype", pa.string()),
+        pa.field("remarks", pa.string()),
         pa.field("structure_key", pa.string(), nullable=False),
         pa.field("split_formula", pa.float64(), nullable=False),
         pa.field("split_material", pa.float64(), nullable=False),
@@ -115,6 +124,7 @@ def table_to_materials(
                 properties={p: column[i] for p, column in values.items() if column[i] is not None},
                 spacegroup_number=row.get("spacegroup_number"),
                 prototype=row.get("prototype"),
+                remarks=tuple((row.get("remarks") or "").split(REMARK_SEPARATOR)) if row.get("remarks") else (),
             )
         )
     return materials
@@ -145,6 +155,7 @@ def _describe(material: Material) -> dict[str, Any]:
         "n_sites": len(crystal),
         "spacegroup_number": material.spacegroup_number,
         "prototype": material.prototype,
+        "remarks": REMARK_SEPARATOR.join(material.remarks) or None,
         "structure_key": structure_key(crystal, material.prototype),
         "split_formula": fraction(formula),
         "split_material": fraction(material.id),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from crystalign.sources.source import Item, Limits, Source, time_limit
+from collections.abc import Collection
+
+from crystalign.sources.limits import Limits
+from crystalign.sources.source import Item, Source, time_limit
 
 __all__ = ["Item", "Limits", "Source", "open_source", "time_limit"]
 
@@ -16,29 +19,38 @@ def open_source(
     vintage: str = "",
     seed: int = 0,
     limits: Limits | None = None,
+    accept: Collection[str] = (),
 ) -> Source:
     """The source that `location` means.
 
     Args:
-        location: `demo`, `prototypes`, a Parquet table, pymatgen JSON (`.json`, `.json.gz`), a zip or tar, or a folder
-            of CIF, POSCAR and VASP output; a path or a URI.
+        location: `demo`, `prototypes`, a Parquet table, JSON (`.json`, `.jsonl`), a zip or tar, or a folder of CIF,
+            POSCAR, JSON and VASP output; a path or a URI.
         mapping: for a Parquet table, the YAML that says what its columns are, or the name of a shipped one.
         licence: SPDX identifier of what is read; the mapping of a table, `demo` and `prototypes` bring their own.
         name: what `Provenance.source` says; the last part of `location` without one.
         vintage: the release of the source.
         seed: of the substitutions of `demo` and `prototypes`.
         limits: bounds on what a stranger's file may cost.
+        accept: reasons of `crystalign.sources.reading.OBJECTIONS`: structures that contradict their file in these
+            ways are taken, with a remark.
 
     Raises:
-        ConfigError: no such file, a table without a mapping, or a mapping for something else.
+        ConfigError: no such file, a table without a mapping, a mapping for something else, or an unknown reason.
     """
     from crystalign.errors import ConfigError
     from crystalign.material import Provenance
+    from crystalign.sources.compression import without_suffix
     from crystalign.sources.files import FilesSource
     from crystalign.sources.pymatgen_json import PymatgenJsonSource
+    from crystalign.sources.reading import OBJECTIONS
     from crystalign.sources.table import TableSource, load_mapping
 
     limits = limits or Limits()
+    unknown = sorted(set(accept) - set(OBJECTIONS))
+    if unknown:
+        known = "".join(f"\n  {reason}: {meaning}" for reason, meaning in OBJECTIONS.items())
+        raise ConfigError(f"no reason {unknown[0]!r} to accept; there are{known}")
     if location in {"demo", "prototypes"}:
         from crystalign.sources.demo import DemoSource
         from crystalign.sources.prototypes import PrototypeSource
@@ -52,6 +64,6 @@ def open_source(
         return TableSource(location, load_mapping(mapping), limits)
     stem = location.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
     provenance = Provenance(source=name or stem, licence=licence or "unknown", vintage=vintage)
-    if location.endswith((".json", ".json.gz")):
-        return PymatgenJsonSource(location, provenance, limits)
-    return FilesSource(location, provenance, limits)
+    if without_suffix(location.lower()).endswith((".json", ".jsonl", ".ndjson")):
+        return PymatgenJsonSource(location, provenance, limits, accept)
+    return FilesSource(location, provenance, limits, accept)

@@ -7,6 +7,8 @@ sight, and no read returns more bytes than it was allowed, whatever a header dec
 
 from __future__ import annotations
 
+import io
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -19,10 +21,11 @@ from pyarrow.fs import FileType
 
 from crystalign import storage
 from crystalign.errors import FileFormatError, StorageError
-from crystalign.sources.source import MIB, Limits
+from crystalign.sources.limits import MIB, Limits
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar")
 Rejection = tuple[str, str]
+_OF_SYSTEMS = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
 
 class Entry(NamedTuple):
@@ -102,6 +105,13 @@ class FolderTree(Tree):
 class ZipTree(Tree):
     """A zip archive."""
 
+    def __init__(self, location: str, limits: Limits) -> None:
+        super().__init__(location, limits)
+        self._members: dict[str, zipfile.ZipInfo] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_members": None}
+
     def entries(self) -> list[Entry]:
         """Every member.
 
@@ -134,20 +144,30 @@ class ZipTree(Tree):
     def _open(self) -> zipfile.ZipFile:
         if self._handle is None:
             stream = storage.open_input(self.location)
+            if stream.size() <= MIB:
+                stream = io.BytesIO(stream.read())  # zipfile seeks before the start of short files
             try:
                 self._handle = zipfile.ZipFile(stream)
             except (zipfile.BadZipFile, OSError, ValueError) as error:
-                message = f"{self.location} is not a complete zip archive: {error}"
+                message = f"{self.location} is not a complete zip archive{_instead(stream)}: {error}"
                 raise FileFormatError(message, reason="unreadable-archive") from error
         handle: zipfile.ZipFile = self._handle
         return handle
 
+    def _member(self, name: str) -> zipfile.ZipInfo:
+        """The first member of a name: by its name alone `zipfile` opens the last."""
+        if self._members is None:
+            self._members = {}
+            for info in self._open().infolist():
+                self._members.setdefault(info.filename, info)
+        return self._members[name]
+
     def read(self, name: str, limit: int) -> bytes:
         """The bytes of one member."""
         try:
-            with self._open().open(name) as stream:
+            with self._open().open(self._member(name)) as stream:
                 data = stream.read(limit + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, KeyError, RuntimeError) as error:
             message = f"member {name} is damaged: {type(error).__name__}: {error}"
             raise FileFormatError(message, reason="damaged-member") from error
         if len(data) > limit:
@@ -247,9 +267,25 @@ def refuse_name(name: str) -> Rejection | None:
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or (len(parts[0]) == 2 and parts[0].endswith(":")):
         return "unsafe-path", f"the name {name[:120]!r} leads out of the archive"
+    if parts[0] == "__MACOSX" or parts[-1].startswith("._") or parts[-1] in _OF_SYSTEMS:
+        return "not-data", "written by an operating system beside the data"
     if name.lower().endswith(ARCHIVES):
         return "nested-archive", "an archive within; ingest it on its own"
     return None
+
+
+def _instead(stream: Any) -> str:
+    """What a file that is no zip seems to be."""
+    try:
+        stream.seek(0)
+        start = bytes(stream.read(6))
+    except OSError:
+        return ""
+    kinds = {b"\x1f\x8b": "gzip, as of a .tar.gz", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"Rar!": "rar", b"7z": "7z"}
+    found = next((kind for magic, kind in kinds.items() if start.startswith(magic)), None)
+    if found is None:
+        return " (it begins like one and is cut short)" if start.startswith(b"PK") else f" (it begins with {start!r})"
+    return f" (it begins like {found}: give it the ending of what it is)"
 
 
 def _too_large(name: str, size: int, limit: int) -> FileFormatError:

@@ -8,9 +8,10 @@ from importlib import resources
 from crystalign.material import Material
 from crystalign.properties import PropertySpec
 from crystalign.shards.writer import Reject
+from crystalign.sources.limits import Limits
 from crystalign.sources.mapping import load_mapping
 from crystalign.sources.prototypes import PrototypeSource
-from crystalign.sources.source import Item, Limits, Source
+from crystalign.sources.source import Item, Source
 from crystalign.sources.table import TableSource
 
 N_PROTOTYPES = 1000

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from crystalign.crystal import SYMBOLS, Crystal, reduced_formula
 from crystalign.material import Material, Provenance
 from crystalign.shards.writer import Reject
-from crystalign.sources.source import Item, Limits, Source
-from crystalign.sources.structures import crystal_of_dict
+from crystalign.sources.documents import crystal_of_dict
+from crystalign.sources.limits import Limits
+from crystalign.sources.source import Item, Source
 
 NAME, LICENCE, VINTAGE = "crystalign-prototypes", "Apache-2.0", "1"
 FAMILIES = (

@@ -22,32 +22,10 @@ from crystalign.errors import Error, FileFormatError, InputError, StorageError
 from crystalign.material import Material
 from crystalign.properties import PropertySpec
 from crystalign.shards.writer import Reject
+from crystalign.sources.compression import without_suffix
+from crystalign.sources.limits import Limits
 
-MIB = 1 << 20
 MAX_ID_LENGTH = 200
-
-
-class Limits(Config):
-    """What a stranger's file may cost; every size that its author controls is bounded."""
-
-    max_sites: int = 1000
-    """Crystals with more sites are refused."""
-    min_distance: float = 0.5
-    """Å; fully occupied sites closer than this overlap."""
-    max_structure_bytes: int = 16 * MIB
-    """Of one CIF or POSCAR, uncompressed."""
-    max_json_bytes: int = 1024 * MIB
-    """Of one JSON file, uncompressed."""
-    max_grid_bytes: int = 2048 * MIB
-    """Of one `vasprun.xml` or `CHGCAR`, uncompressed."""
-    max_members: int = 1_000_000
-    """Entries of an archive, or files of a folder."""
-    max_total_bytes: int = 256 * 1024 * MIB
-    """Of all members of an archive together, uncompressed."""
-    max_compression_ratio: float = 200.0
-    """Of a member above 1 MiB; text of crystals compresses 3 to 20 times, a bomb 1000 times."""
-    max_seconds: float = 60.0
-    """For reading one file."""
 
 
 class Item(Config):
@@ -233,7 +211,8 @@ def sample(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
 
 def file_id(name: str) -> str:
     """The id of a material that is one file: its path without the ending and without `#`, which numbers blocks."""
-    stem = re.sub(r"\.(gz|cif|mcif|vasp|poscar|json)$", "", re.sub(r"\.gz$", "", name), flags=re.IGNORECASE)
+    endings = r"\.(cif|mcif|cif\.txt|vasp|poscar|contcar|xyz|extxyz|json|jsonl)$"
+    stem = re.sub(endings, "", without_suffix(name), flags=re.IGNORECASE)
     return stem.replace("#", "_") or name
 
 

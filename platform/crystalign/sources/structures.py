@@ -1,52 +1,60 @@
-"""Crystals out of the text of one file: CIF with any number of blocks, POSCAR, pymatgen's dictionaries."""
+"""Structures out of the bytes of one file, whatever its format: the one door for strangers' structures.
+
+`read_structures` gives everything that a file holds, `read_structure` and `structure_of_file` its first structure.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
 
-from crystalign.crystal import Crystal, Occupancy
-from crystalign.errors import CrystalError, FileFormatError
+from crystalign.crystal import Crystal
+from crystalign.errors import FileFormatError, InputError
+from crystalign.sources.compression import decompress, without_suffix
+from crystalign.sources.limits import Limits
+from crystalign.sources.reading import Reading
 
-MAX_SPECIES_PER_SITE = 32
-_BLOCK = re.compile(r"^\s*data_", re.MULTILINE | re.IGNORECASE)
+KINDS = ("cif", "poscar", "xdatcar", "extxyz", "json", "vasprun", "chgcar")
+GRIDS = frozenset({"vasprun", "chgcar"})
+"""Kinds whose files hold grids beside the structure and may be large."""
+Structures = Iterator[tuple[str, Reading | InputError]]
+"""(suffix of the id, structure or what is wrong with it): the first has no suffix, the next `#2`, `#3`."""
 
 
 def file_kind(name: str) -> str:
-    """`cif`, `poscar`, `vasprun`, `chgcar` or an empty string, by the name of the file."""
-    leaf = name.rsplit("/", 1)[-1].lower().removesuffix(".gz")
-    if re.match(r"chgcar\b", leaf):
+    """One of `KINDS` by the name of the file, or an empty string."""
+    leaf = without_suffix(name.rsplit("/", 1)[-1]).lower()
+    if leaf.startswith("._"):
+        return ""  # a resource fork of macOS beside the file of that name
+    if re.match(r"chgcar(?![a-z])", leaf):
         return "chgcar"
-    if leaf.endswith((".cif", ".mcif")):
+    if re.search(r"vasprun.*\.xml(\.\w+)?$", leaf):
+        return "vasprun"
+    endings = {".cif": "cif", ".mcif": "cif", ".cif.txt": "cif", ".vasp": "poscar", ".poscar": "poscar"}
+    endings |= {".contcar": "poscar", ".xyz": "extxyz", ".extxyz": "extxyz", ".json": "json", ".jsonl": "json"}
+    for ending, kind in endings.items():
+        if leaf.endswith(ending):
+            return kind
+    if leaf.startswith("xdatcar"):
+        return "xdatcar"
+    return "poscar" if re.search(r"(?<![a-z])(poscar|contcar)(?![a-z])", leaf) else ""
+
+
+def sniffed_kind(data: bytes) -> str:
+    """One of `KINDS` by what a file holds, or an empty string."""
+    head = data[:20_000].decode("latin-1")
+    if re.search(r"^\s*data_", head, re.MULTILINE | re.IGNORECASE) and "_cell_" in head.lower():
         return "cif"
-    if leaf.endswith((".vasp", ".poscar")) or re.match(r"(poscar|contcar)\b", leaf):
-        return "poscar"
-    return "vasprun" if leaf.startswith("vasprun") and leaf.endswith(".xml") else ""
-
-
-def gunzip(data: bytes, *, limit: int, name: str) -> bytes:
-    """Decompress, never to more than `limit` bytes; what is not gzip comes back as it is.
-
-    Raises:
-        FileFormatError: more than `limit` bytes, truncated, or not gzip inside.
-    """
-    if not data.startswith(b"\x1f\x8b"):
-        return data
-    engine = zlib.decompressobj(wbits=31)
-    try:
-        text = engine.decompress(data, limit + 1)
-    except zlib.error as error:
-        message = f"{name} is not readable gzip: {error}"
-        raise FileFormatError(message, reason="unreadable-gzip") from error
-    if len(text) > limit:
-        message = f"{name} unpacks to more than {limit} bytes, the limit for its kind"
-        raise FileFormatError(message, reason="too-large")
-    if not engine.eof:
-        message = f"{name} ends in the middle of its gzip stream"
-        raise FileFormatError(message, reason="truncated")
-    return text
+    if head.lstrip("ï»¿ \t\r\n")[:1] in {"{", "["}:
+        return "json"
+    if "<modeling" in head:
+        return "vasprun"
+    lines = head.splitlines()
+    if len(lines) > 1 and lines[0].strip().isdigit() and "lattice=" in lines[1].lower():
+        return "extxyz"
+    numbers = [len(re.findall(r"[-+]?\d*\.?\d+", line)) for line in lines[2:5]]
+    return "poscar" if len(lines) > 7 and min(numbers, default=0) >= 3 else ""
 
 
 def decode(data: bytes, name: str) -> str:
@@ -58,110 +66,158 @@ def decode(data: bytes, name: str) -> str:
     if not data.strip():
         message = f"{name} is empty"
         raise FileFormatError(message, reason="empty-file")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", errors="replace")
     if b"\x00" in data:
         message = f"{name} holds NUL bytes: it is not text"
         raise FileFormatError(message, reason="not-text")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("latin-1")
 
 
-def declared_sites(text: str, kind: str) -> int:
-    """At least how many sites a CIF block or a POSCAR has, read off without parsing it.
+def read_structures(data: bytes, name: str, *, kind: str = "auto", limits: Limits | None = None) -> Structures:
+    """Every structure of a file.
 
-    Parsers take time and memory that grow with the square of this number, or with whatever number a POSCAR
-    claims, so it is looked at first.
-    """
-    lines = text.splitlines()
-    if kind == "poscar":
-        counts = next((line.split() for line in lines[5:7] if line.split()[:1] and line.split()[0].isdigit()), [])
-        return sum(int(word) for word in counts if word.isdigit() and len(word) < 12)
-    header = [number for number, line in enumerate(lines) if line.strip().lower().startswith("_atom_site_")]
-    rows = 0
-    for first in (number + 1 for number in header if number + 1 not in header):
-        for line in lines[first:]:
-            word = line.strip().lower()
-            if not word or word.startswith(("_", "loop_", "data_", "#")):
-                break
-            rows += 1
-        if rows:
-            return rows
-    return rows
-
-
-def crystals_of_text(text: str, kind: str, *, max_sites: int = 1000) -> Iterator[tuple[str, Crystal | CrystalError]]:
-    """(suffix of the id, crystal or what is wrong with it) for each structure of a CIF or POSCAR.
-
-    The first structure has no suffix, the next `#2`, `#3`. Blocks of a CIF without atoms are no structures,
-    but a CIF in which no block has atoms is an error.
-    """
-    if kind == "poscar":
-        yield "", _attempt(Crystal.from_poscar, text, kind, max_sites)
-        return
-    starts = [match.start() for match in _BLOCK.finditer(text)]
-    blocks = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
-    with_atoms = [block for block in blocks if "_atom_site" in block.lower()] or [text]
-    for number, block in enumerate(with_atoms, start=1):
-        yield f"#{number}" if number > 1 else "", _attempt(Crystal.from_cif, block, kind, max_sites)
-
-
-def _attempt(parse: Callable[[str], Crystal], text: str, kind: str, max_sites: int) -> Crystal | CrystalError:
-    sites = declared_sites(text, kind)
-    if sites > max_sites:
-        message = f"{sites} sites are listed; the limit is {max_sites}. Use a smaller cell, or raise the limit"
-        return CrystalError(message, reason="too-many-sites")
-    try:
-        return parse(text)
-    except CrystalError as error:
-        return error
-
-
-def crystal_of_dict(document: Mapping[str, Any]) -> Crystal:
-    """A crystal from pymatgen's `Structure.as_dict()`, read field by field.
-
-    monty's decoder is not used: it imports whatever class a document names.
+    Args:
+        data: the file, perhaps compressed.
+        name: of the file, for its kind and for messages.
+        kind: one of `KINDS`; `auto` decides by the name, then by the content.
+        limits: bounds on sizes.
 
     Raises:
-        CrystalError: a field is missing or malformed.
+        InputError: the file as a whole cannot be read.
     """
+    limits = limits or Limits()
+    kind = kind if kind != "auto" else file_kind(name)
+    plain = decompress(data, limit=limits.bytes_of(kind), name=name)
+    kind = kind or sniffed_kind(plain)
+    if kind not in _READERS:
+        known = "CIF, POSCAR, XDATCAR, extended XYZ, JSON, vasprun.xml and CHGCAR"
+        message = f"{name!r} is no structure that is known, by its name and content; there are {known}"
+        raise FileFormatError(message, reason="unsupported-file")
+    return _READERS[kind](plain, name, limits)
+
+
+def read_structure(
+    data: bytes, name: str, *, kind: str = "auto", limits: Limits | None = None, accept: Collection[str] = ()
+) -> Reading:
+    """The first structure of a file, checked: it overlaps nowhere and agrees with what its file says.
+
+    Args:
+        data: the file, perhaps compressed.
+        name: of the file.
+        kind: one of `KINDS`, or `auto`.
+        limits: bounds on sizes.
+        accept: reasons of `crystalign.sources.reading.OBJECTIONS` that do not matter.
+
+    Raises:
+        InputError: it holds no structure, or one that cannot be used.
+    """
+    limits = limits or Limits()
+    first = next(read_structures(data, name, kind=kind, limits=limits), None)
+    if first is None:
+        raise FileFormatError(f"{name!r} holds no structure", reason="no-structure")
+    _, reading = first
+    if isinstance(reading, InputError):
+        raise reading
+    reading = reading.accepted(accept)
+    reading.crystal.check(max_sites=limits.max_sites, min_distance=limits.min_distance)
+    return reading
+
+
+def first_structure(text: str, kind: str) -> Reading:
+    """The first structure of a text in memory, however many sites it has, objections included.
+
+    Raises:
+        InputError: there is none, or it is broken.
+    """
+    wide = Limits(max_sites=100_000, max_positions=10_000_000)
+    _, reading = next(_READERS[kind](text.encode("utf-8", "surrogateescape"), f"the {kind.upper()}", wide))
+    if isinstance(reading, InputError):
+        raise reading
+    return reading
+
+
+def structure_of_file(data: bytes, name: str, *, kind: str = "auto", limits: Limits | None = None) -> Crystal:
+    """The crystal of `read_structure`.
+
+    Raises:
+        InputError: it holds no structure, or one that cannot be used.
+    """
+    return read_structure(data, name, kind=kind, limits=limits).crystal
+
+
+# --- one reader per kind --------------------------------------------------------------------------------------------
+
+
+def _cif(data: bytes, name: str, limits: Limits) -> Structures:
+    from crystalign.sources.cif import read_cif
+
+    found = read_cif(decode(data, name), max_sites=limits.max_sites, max_positions=limits.max_positions)
+    for number, (_, reading) in enumerate(found, start=1):
+        yield f"#{number}" if number > 1 else "", reading
+
+
+def _poscar(data: bytes, name: str, limits: Limits) -> Structures:
+    from crystalign.sources.poscar import read_poscar
+
+    yield "", _attempt(lambda: read_poscar(decode(data, name), max_sites=limits.max_sites))
+
+
+def _xdatcar(data: bytes, name: str, limits: Limits) -> Structures:
+    from crystalign.sources.poscar import last_frame, read_poscar
+
+    yield "", _attempt(lambda: read_poscar(last_frame(decode(data, name)), max_sites=limits.max_sites))
+
+
+def _extxyz(data: bytes, name: str, limits: Limits) -> Structures:
+    from crystalign.sources.extxyz import read_extxyz
+
+    yield "", _attempt(lambda: read_extxyz(decode(data, name), max_sites=limits.max_sites))
+
+
+def _json(data: bytes, name: str, limits: Limits) -> Structures:
+    from crystalign.sources.documents import read_document
+    from crystalign.sources.json_entries import layout_of, scan
+
+    text = decode(data, name)
     try:
-        lattice = document["lattice"]["matrix"]
-        sites = document["sites"]
-        frac_coords = [site["abc"] for site in sites]
-        species = [_species(site["species"]) for site in sites]
-    except CrystalError:
-        raise
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        message = f"not a pymatgen Structure: {type(error).__name__}: {error}"
-        raise CrystalError(message, reason="unreadable-structure") from error
-    mixed = any(len(site) != 1 or abs(site[0][1] - 1.0) > 1e-6 for site in species)
-    numbers = [max(site, key=lambda pair: (pair[1], -pair[0]))[0] for site in species]
+        for number, entry in enumerate(scan(text, layout_of(text), stem="entry"), start=1):
+            suffix = "" if number == 1 else f"#{number}"
+            yield suffix, _attempt(functools.partial(read_document, entry.value, max_sites=limits.max_sites))
+    except (ValueError, RecursionError) as error:
+        message = f"{name} is not readable as JSON: {str(error)[:200]}"
+        raise FileFormatError(message, reason="unreadable-json") from error
+
+
+def _vasprun(data: bytes, name: str, limits: Limits) -> Structures:  # noqa: ARG001 (the signature of a reader)
+    from crystalign.sources.vasp import structure_of_vasprun
+
+    yield "", _attempt(lambda: structure_of_vasprun(data))
+
+
+def _chgcar(data: bytes, name: str, limits: Limits) -> Structures:
+    from crystalign.sources.vasp import structure_of_chgcar
+
+    yield "", _attempt(lambda: structure_of_chgcar(data, name, max_sites=limits.max_sites))
+
+
+def _attempt(read: Callable[[], Crystal | Reading]) -> Reading | InputError:
     try:
-        return Crystal(lattice, frac_coords, numbers, tuple(species) if mixed else None)  # type: ignore[arg-type]
-    except CrystalError:
-        raise
-    except (TypeError, ValueError) as error:  # ragged or non-numeric arrays
-        message = f"lattice or coordinates are not arrays of numbers: {error}"
-        raise CrystalError(message, reason="unreadable-structure") from error
+        found = read()
+    except InputError as error:
+        return error
+    return found if isinstance(found, Reading) else Reading(found)
 
 
-def _species(entries: list[Mapping[str, Any]]) -> Occupancy:
-    """(atomic number, fraction) pairs of one site; isotopes and oxidation states of an element are one."""
-    from crystalign.crystal import SYMBOLS
-
-    amounts: dict[int, float] = {}
-    if not entries or len(entries) > MAX_SPECIES_PER_SITE:
-        message = f"{len(entries)} species on one site"
-        raise CrystalError(message, reason="bad-sites")
-    for entry in entries:
-        symbol = {"D": "H", "T": "H"}.get(entry["element"], entry["element"])
-        if symbol not in SYMBOLS[1:]:
-            message = f"{str(symbol)[:40]!r} is not an element"
-            raise CrystalError(message, reason="unknown-element")
-        z, fraction = SYMBOLS.index(symbol), float(entry["occu"])
-        if not 0.0 < fraction <= 1.0 + 1e-3:
-            message = f"{symbol} occupies a fraction {fraction} of a site"
-            raise CrystalError(message, reason="bad-sites")
-        amounts[z] = amounts.get(z, 0.0) + fraction
-    return tuple(sorted(amounts.items()))
+_READERS: dict[str, Callable[[bytes, str, Limits], Structures]] = {
+    "cif": _cif,
+    "poscar": _poscar,
+    "xdatcar": _xdatcar,
+    "extxyz": _extxyz,
+    "json": _json,
+    "vasprun": _vasprun,
+    "chgcar": _chgcar,
+}

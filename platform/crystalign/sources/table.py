@@ -18,8 +18,9 @@ from crystalign.errors import ConfigError, CrystalError, FileFormatError, InputE
 from crystalign.material import Material, Provenance
 from crystalign.properties import PropertySpec
 from crystalign.shards.writer import Reject
+from crystalign.sources.limits import Limits
 from crystalign.sources.mapping import TableMapping, load_mapping
-from crystalign.sources.source import Item, Limits, Source, reject_of
+from crystalign.sources.source import Item, Source, reject_of
 
 ROWS_PER_ITEM = 512
 

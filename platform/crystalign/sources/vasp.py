@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -13,7 +14,8 @@ from crystalign.crystal import SYMBOLS, Crystal
 from crystalign.errors import CrystalError, InputError
 from crystalign.material import Material, Provenance
 from crystalign.shards.writer import Reject
-from crystalign.sources.structures import file_kind
+from crystalign.sources.poscar import element_of, read_poscar
+from crystalign.sources.structures import decode, file_kind
 
 Read = Callable[[str], bytes]
 
@@ -28,7 +30,7 @@ def read_calculation(
 
     Args:
         identifier: the material's id.
-        files: names in the folder; several runs of one kind: the last name in alphabetical order counts.
+        files: names in the folder, of which one is a vasprun.xml, one a CHGCAR, or both.
         read: bytes by name.
         provenance: of the material.
 
@@ -107,14 +109,25 @@ def structure_of_vasprun(data: bytes) -> Crystal:
     except (ET.ParseError, ValueError, IndexError) as error:
         message = f"vasprun.xml is damaged or ends early: {error}"
         raise CrystalError(message, reason="unreadable-vasprun") from error
-    unknown = [s for s in symbols if s not in SYMBOLS[1:]]
-    if unknown:
-        message = f"vasprun.xml names {unknown[0]!r}, which is not an element"
+    known = [element_of(symbol) for symbol in symbols]
+    if None in known:
+        message = f"vasprun.xml names {symbols[known.index(None)]!r}, which is not an element"
         raise CrystalError(message, reason="unknown-element")
     if lattice is None or frac_coords is None or not symbols:
         message = "vasprun.xml holds no structure"
         raise CrystalError(message, reason="unreadable-vasprun")
-    return Crystal(lattice, frac_coords, np.array([SYMBOLS.index(s) for s in symbols]))
+    return Crystal(lattice, frac_coords, np.array([SYMBOLS.index(str(symbol)) for symbol in known]))
+
+
+def structure_of_chgcar(data: bytes, name: str, *, max_sites: int = 1000) -> Crystal:
+    """The structure in the head of a CHGCAR, which is a POSCAR up to the first blank line.
+
+    Raises:
+        CrystalError: it is none.
+    """
+    lines = re.match(rb"(?:[^\n]*\n){8}", data)  # the title may be blank, the next lines are not
+    blank = re.compile(rb"\n[ \t\r]*\n").search(data, lines.end() - 1 if lines else 0)
+    return read_poscar(decode(data[: blank.start() if blank else 1 << 20], name), max_sites=max_sites)
 
 
 def _vectors(element: ET.Element, name: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from crystalign import storage
@@ -144,7 +147,7 @@ def test_an_unknown_version_and_an_unknown_field_are_refused(tmp_path: Path) -> 
     stored = dataset(str(tmp_path / "data"))
     path = tmp_path / "data" / MANIFEST
     text = path.read_text()
-    path.write_text(text.replace('"schema_version": 1', '"schema_version": 99'))
+    path.write_text(text.replace('"schema_version": 2', '"schema_version": 99'))
     with pytest.raises(DatasetError, match="schema version 99"):
         Dataset.open(stored.uri)
     path.write_text(text.replace('"created"', '"surprise": 1, "created"'))
@@ -294,3 +297,47 @@ def test_a_modality_of_scattered_rows_is_gathered_in_their_order(tmp_path):
     found = Dataset.open(str(tmp_path)).gather(places, "text")
     assert found == [rows[10 * shard + row].value("text") for shard, row in places]
     assert None in found
+
+
+def written_by_version_1(uri: str, path: Path, crystals: list[Crystal]) -> None:
+    """A dataset as the first version wrote it: without remarks, and with the amounts of one cell as the formula."""
+    materials = [Material(f"m{n}", crystal, Provenance("test", "CC0-1.0")) for n, crystal in enumerate(crystals)]
+    commit_manifest(uri, [write_shard(uri, "part", materials)])
+    shard = path / "shards" / "part.parquet"
+    table = pq.read_table(shard).drop_columns(["remarks"])
+    decimals = [f"Au{4 * 0.13:g}Cu{4 * 0.87:g}" if not c.is_ordered else c.formula for c in crystals]
+    place = table.column_names.index("formula")
+    table = table.set_column(place, table.schema.field("formula"), pa.array(decimals, pa.string()))
+    pq.write_table(table, shard, compression="zstd", row_group_size=512)
+    values = json.loads((path / MANIFEST).read_text())
+    values["schema_version"] = 1
+    values["shards"][0] |= {"bytes": shard.stat().st_size, "sha256": hashlib.sha256(shard.read_bytes()).hexdigest()}
+    (path / MANIFEST).write_text(json.dumps(values))
+
+
+def test_a_dataset_of_version_1_opens_without_remarks(tmp_path: Path) -> None:
+    uri = str(tmp_path / "old")
+    written_by_version_1(uri, tmp_path / "old", [Crystal(np.eye(3) * 4, np.zeros((1, 3)), np.array([29]))])
+    (material,) = Dataset.open(uri).materials()
+    assert material.remarks == ()
+    assert Dataset.open(uri).table(["remarks"]).column("remarks").null_count == 1
+
+
+def test_a_dataset_of_version_1_with_disordered_crystals_is_refused(tmp_path: Path) -> None:
+    uri = str(tmp_path / "old")
+    alloy = Crystal(np.eye(3) * 4, np.zeros((1, 3)), np.array([29]), (((29, 0.87), (79, 0.13)),))
+    written_by_version_1(uri, tmp_path / "old", [alloy])
+    with pytest.raises(DatasetError, match="ingest the source again"):
+        Dataset.open(uri)
+
+
+def test_remarks_travel_with_a_material(tmp_path: Path) -> None:
+    uri = str(tmp_path / "data")
+    crystal = Crystal(np.eye(3) * 4, np.zeros((1, 3)), np.array([29]))
+    told = ("hydrogen missing: Cu has sites, Cu H is stated", "one more")
+    materials = [
+        Material("a", crystal, Provenance("test", "CC0-1.0"), remarks=told),
+        Material("b", crystal, Provenance("test", "CC0-1.0")),
+    ]
+    commit_manifest(uri, [write_shard(uri, "part", materials)])
+    assert [material.remarks for material in Dataset.open(uri).materials()] == [told, ()]

@@ -50,7 +50,7 @@ def large_cif(n: int = 18) -> str:
 
 
 BAD = {
-    "truncated.cif": (GOOD[: GOOD.index("_atom_site_fract_y")], "unreadable-cif"),
+    "truncated.cif": (GOOD[: GOOD.index("_atom_site_fract_y")], "no-fractional-coordinates"),
     "nan_lattice.cif": (GOOD.replace("_cell_length_b 5.64", "_cell_length_b nan"), None),
     "overlap.cif": (NACL + "Na1 Na 0 0 0\nCl1 Cl 0.02 0 0\n", "overlapping-atoms"),
     "unknown_element.cif": (NACL + "Qq1 Qq 0 0 0\nCl1 Cl 0.5 0 0\n", None),
@@ -210,13 +210,12 @@ def test_a_gzip_bomb_is_unpacked_no_further_than_the_limit(tmp_path: Path) -> No
     assert [r.reason for r in rejects.values()] == ["too-large"]
 
 
-def test_files_of_one_stem_keep_one_row_each_and_say_so(tmp_path: Path) -> None:
+def test_files_of_one_stem_are_materials_of_different_ids(tmp_path: Path) -> None:
     (tmp_path / "a.cif").write_text(GOOD)
     (tmp_path / "a.vasp").write_text(Crystal.from_cif(GOOD).to_poscar())
     materials, rejects = read_all(open_source(str(tmp_path)))
-    assert len(materials) + len(rejects) == 2
-    assert set(materials) == {"a"}
-    assert [r.reason for r in rejects.values()] == ["duplicate-id"]
+    assert set(materials) == {"a", "a.vasp"}
+    assert not rejects
 
 
 def test_every_block_of_a_cif_is_a_material(tmp_path: Path) -> None:
