@@ -7,8 +7,6 @@ and the Fermi level otherwise, the unit is states/eV/atom, and spin channels are
 
 from __future__ import annotations
 
-import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,8 @@ from crystalign.physics.spectra import resample, valence_band_maximum
 if TYPE_CHECKING:
     import pyarrow as pa
 
+MAX_BYTES = 1_000_000_000
+"""Of an unpacked file; a `vasprun.xml` with projections is large."""
 BIN_WIDTH = 0.05
 EDGES = np.round(np.linspace(-10.0, 10.0, 401), 10)
 """(401,) eV from the zero: the edges of the bins on disk."""
@@ -57,6 +57,8 @@ class DensityOfStates:
     """What the energies are counted from."""
     gap: float | None = None
     """eV, of a standardised spectrum (0 for a metal); None before."""
+    notices: tuple[str, ...] = ()
+    """What a reader left out, converted or took for granted, for the user to check."""
 
     def __post_init__(self) -> None:
         """Normalise shapes, clip resampling artefacts, refuse nonsense."""
@@ -88,17 +90,18 @@ class DensityOfStates:
                 reason="window-not-covered",
             )
         kind: Zero = "vbm" if gap > 0 or self.zero == "vbm" else "fermi"
-        return DensityOfStates(GRID, resample(energies, per_atom, EDGES), 1, self.efermi, kind, gap)
+        return DensityOfStates(GRID, resample(energies, per_atom, EDGES), 1, self.efermi, kind, gap, self.notices)
 
 
 def parse_dos(
     source: Path | bytes, *, name: str = "", n_atoms: int | None = None, zero: Zero | None = None
 ) -> DensityOfStates:
-    """A density of states from a `vasprun.xml`, or from two or three columns of text.
+    """A density of states from a `vasprun.xml`, a DOSCAR, or columns of text.
 
-    Columns are energy (eV) and states/eV, or energy, spin up and spin down (down may be mirrored,
-    as it is plotted). A header may say `n_atoms = 8`, `zero = vbm` and `efermi = 5.2`; where an
-    `efermi` is stated the energies are absolute and it is subtracted.
+    Columns are energy (eV) and states/eV, or energy, spin up and spin down (down may be mirrored, as it is
+    plotted); a further column may be their integral, which the numbers tell. A header may say `n_atoms = 8`,
+    `zero = vbm` and `efermi = 5.2`; where an `efermi` is stated the energies are absolute and it is
+    subtracted. `notices` of the result say how the columns were read.
 
     Args:
         source: the file, or its bytes.
@@ -111,50 +114,29 @@ def parse_dos(
         SpectrumError: values that are no density of states.
         FileFormatError: not such a file.
     """
-    from crystalign.sources.patterns import read_columns
+    from crystalign.sources.compression import decompress, without_suffix
 
     data = source if isinstance(source, bytes) else source.read_bytes()
-    known = (name or (source.name if isinstance(source, Path) else "")).lower()
-    if known.endswith(".xml") or data.lstrip()[:5] == b"<?xml":
-        return _parse_vasprun(data)
-    columns, header = read_columns(data)
-    stated = {
-        m[1].lower(): m[2] for m in re.finditer(r"\b(n_atoms|zero|efermi)\s*[=:]\s*([-+.\w]+)", header, re.IGNORECASE)
-    }
-    kind = zero or stated.get("zero", "fermi").lower()
-    try:
-        atoms = n_atoms if n_atoms is not None else int(stated.get("n_atoms", 1))
-        efermi = float(stated["efermi"]) if "efermi" in stated else None
-    except ValueError as error:
-        raise SpectrumError(f"the header is unclear: {stated}; write n_atoms = 8", reason="bad-header") from error
+    known = name or (source.name if isinstance(source, Path) else "")
+    data = decompress(data, limit=MAX_BYTES, name=known or "the file")
+    if without_suffix(known).lower().endswith(".xml") or data.lstrip()[:5] == b"<?xml" or b"<modeling" in data[:4096]:
+        from crystalign.sources.vasprun_dos import read_vasprun_dos
+
+        run = read_vasprun_dos(data)
+        return DensityOfStates(run.energies - run.efermi, run.densities, run.n_atoms, run.efermi, notices=run.notices)
+    from crystalign.sources.dos_text import read_text_dos
+
+    text = read_text_dos(data)
+    kind = zero or text.zero or "fermi"
     if kind not in ("fermi", "vbm"):
         raise SpectrumError(f"zero = {kind!r}; energies are counted from fermi or vbm", reason="bad-header")
-    densities = columns[:, 1:3].T.copy()
-    if len(densities) == 2 and densities[1].max() <= 0:
-        densities[1] *= -1.0
-    energies = columns[:, 0] - (efermi or 0.0)
-    return DensityOfStates(energies, densities, atoms, efermi, "vbm" if kind == "vbm" else "fermi")
-
-
-def _parse_vasprun(data: bytes) -> DensityOfStates:
-    """The total density of states of a VASP run, from its Fermi level."""
-    import warnings
-
-    from pymatgen.electronic_structure.core import Spin
-    from pymatgen.io.vasp.outputs import Vasprun
-
-    try:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pymatgen warns of runs that did not converge
-            path = Path(folder) / "vasprun.xml"
-            path.write_bytes(data)
-            run = Vasprun(str(path), parse_potcar_file=False, parse_eigen=False)
-            total, efermi, n_atoms = run.tdos, float(run.efermi), len(run.final_structure)
-        spins = [np.asarray(total.densities[s], np.float64) for s in (Spin.up, Spin.down) if s in total.densities]
-    except Exception as error:  # pymatgen raises whatever its parser met
-        message = f"no density of states in this vasprun.xml: {type(error).__name__}: {str(error)[:200]}"
-        raise SpectrumError(message, reason="unreadable-vasprun") from error
-    return DensityOfStates(np.asarray(total.energies, np.float64) - efermi, np.stack(spins), n_atoms, efermi)
+    atoms = n_atoms if n_atoms is not None else text.n_atoms
+    told = text.notices
+    if atoms is None:
+        told = (*told, "densities were read per atom; if they are of the cell, add `# n_atoms = ...` to the file")
+    energies = text.energies - (0.0 if text.relative else text.efermi or 0.0)
+    zero_of: Zero = "vbm" if kind == "vbm" else "fermi"
+    return DensityOfStates(energies, text.densities, 1 if atoms is None else atoms, text.efermi, zero_of, notices=told)
 
 
 class DosColumns(TableColumns):

@@ -55,6 +55,8 @@ class MeasuredPattern:
     """(M,) counts, background included or not; zeros that pad the ends of a background are not measurements."""
     wavelength: float
     """Å; of a tube whose Kα₂ was not removed, the weighted mean (1.54184 for copper)."""
+    notices: tuple[str, ...] = ()
+    """What a reader left out, converted, joined or took for granted, for the user to check."""
 
     def __post_init__(self) -> None:
         """Cut the padding, refuse nonsense."""
@@ -81,6 +83,9 @@ class MeasuredPattern:
         measured = slice(signal[0], signal[-1] + 1)
         if np.percentile(counts[measured], 5) < 1e-5 * counts.max():
             measured = slice(None)  # no background: a zero is a value here, as in a simulated scan
+        elif (cut := len(counts) - (measured.stop - measured.start)) > 0:
+            told = f"{cut} points without counts at the ends were left out"
+            object.__setattr__(self, "notices", (*self.notices, told))
         object.__setattr__(self, "two_theta", angle[measured])
         object.__setattr__(self, "intensities", counts[measured])
         object.__setattr__(self, "wavelength", parse_wavelength(self.wavelength))
@@ -241,12 +246,17 @@ def _edges(q_min: float, q_max: float, n_points: int) -> Array:
 
 
 def parse_xrd(source: Path | bytes, *, name: str = "", wavelength: str | float | None = None) -> MeasuredPattern:
-    """A measured pattern from `.xy`, `.xye`, `.csv`, `.txt`, `.dat` or `.xrdml`.
+    """A measured pattern, from columns of text or from the file of an instrument.
+
+    Columns are 2θ (degrees, or radians where the header says so), Q or d, and the intensity. Of instruments:
+    PANalytical's `.xrdml`, Rigaku's `.ras`, Bruker's `.uxd` and `.brml`, and GSAS. Repeated scans are added, ranges
+    are joined, aborted scans are left out; `notices` of the pattern say what was done.
 
     Args:
         source: the file, or its bytes.
-        name: the file's name, where `source` is bytes; its ending tells the format.
-        wavelength: `CuKa`, `MoKa1`, … or Å; overrides what the file says.
+        name: the file's name, where `source` is bytes.
+        wavelength: `CuKa`, `MoKa1`, … or Å, for a file that does not say; one that says wins, with a notice
+            if the two are of different tubes.
 
     Raises:
         SpectrumError: no wavelength in the file and none given, or values that are no pattern.
@@ -255,12 +265,10 @@ def parse_xrd(source: Path | bytes, *, name: str = "", wavelength: str | float |
     from crystalign.sources.patterns import read_pattern
 
     data = source if isinstance(source, bytes) else source.read_bytes()
-    two_theta, counts, stated = read_pattern(data, name or (source.name if isinstance(source, Path) else ""))
-    if wavelength is None and stated is None:
+    scan = read_pattern(data, name or (source.name if isinstance(source, Path) else ""), wavelength)
+    if scan.wavelength is None:
         raise SpectrumError(
             "the file does not say which wavelength it was measured with; give one, e.g. CuKa, MoKa, CoKa or 1.5406",
             reason="wavelength-missing",
         )
-    chosen = stated if wavelength is None else parse_wavelength(wavelength)
-    assert chosen is not None
-    return MeasuredPattern(two_theta, counts, chosen)
+    return MeasuredPattern(scan.two_theta, scan.intensities, scan.wavelength, scan.notices)

@@ -129,8 +129,11 @@ def test_text_files_say_their_wavelength_in_many_ways(data, expected):
     np.testing.assert_allclose(pattern.intensities, COUNTS, atol=0.01)
 
 
-def test_a_given_wavelength_overrides_the_file_and_none_is_asked_for():
-    assert parse_xrd(_text(header="# Cu Ka"), name="a.xy", wavelength="MoKa").wavelength == 0.71073
+def test_the_wavelength_of_the_file_wins_and_a_missing_one_is_asked_for():
+    pattern = parse_xrd(_text(header="# Cu Ka"), name="a.xy", wavelength="MoKa")
+    assert pattern.wavelength == 1.54184
+    assert any("0.71073" in notice for notice in pattern.notices)
+    assert parse_xrd(_text(), name="a.xy", wavelength="MoKa").wavelength == 0.71073
     with pytest.raises(SpectrumError, match="give one") as caught:
         parse_xrd(_text(), name="a.xy")
     assert caught.value.reason == "wavelength-missing"
