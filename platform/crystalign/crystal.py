@@ -132,7 +132,9 @@ class Crystal:
         """Elements in alphabetical order, joined by dashes."""
         return "-".join(sorted(SYMBOLS[z] for z in self.composition))
 
-    def check(self, *, max_sites: int = 1000, min_distance: float = 0.5, max_volume: float = 100_000.0) -> Crystal:
+    def check(
+        self, *, max_sites: int = 1000, min_distance: float = 0.5, max_volume: float = 100_000.0, max_skew: float = 30.0
+    ) -> Crystal:
         """Return the crystal itself if it is one that Crystalign works with.
 
         Args:
@@ -140,6 +142,8 @@ class Crystal:
             min_distance: two sites closer than this (Å), images included, overlap, unless their occupancies
                 add up to at most one.
             max_volume: Å³; a larger cell is mostly vacuum, and costs as if it were full.
+            max_skew: length of a lattice vector over the distance of the planes that it crosses; a longer one can be
+                replaced by a shorter one of the same lattice.
 
         Raises:
             CrystalError: too many sites, too large a cell, or overlapping atoms.
@@ -150,6 +154,11 @@ class Crystal:
         if self.volume > max_volume:
             message = f"a cell of {self.volume:.0f} Å³; the limit is {max_volume:.0f} Å³. Use a cell with less vacuum"
             raise CrystalError(message, reason="too-large")
+        heights = self.volume / np.linalg.norm(np.cross(self.lattice[[1, 2, 0]], self.lattice[[2, 0, 1]]), axis=1)
+        skew = float((np.linalg.norm(self.lattice, axis=1) / heights).max())
+        if skew > max_skew:
+            message = f"a lattice vector is {skew:.0f} times as long as the cell is high along it; use a reduced cell"
+            raise CrystalError(message, reason="bad-lattice")
         closest = self._closest_occupied(min_distance)
         if closest < min_distance:
             message = f"two sites of {self.formula} are {closest:.3f} Å apart; below {min_distance} Å atoms overlap"
@@ -278,9 +287,9 @@ def pretty_formula(formula: str) -> str:
     from pymatgen.core import Composition
 
     composition = Composition(formula)
-    counts = [round(x) for x in composition.values()]
+    counts = [int(x) for x in composition.values() if x == int(x)]
     scale = next((d for d in (1000, 500, 250, 200, 125, 100, 50, 25, 20, 10) if _is_scale(d, counts)), None)
-    if scale is None:
+    if scale is None or len(counts) < len(composition):
         return str(composition.reduced_formula)
     return re.sub(r"(?<=[A-Za-z])1(?= |$)", "", (composition / scale).formula).replace(" ", "")
 

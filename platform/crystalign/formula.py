@@ -150,10 +150,10 @@ def _is_symbol(text: str, match: re.Match[str]) -> bool:
 
 
 def _check_typing(text: str) -> None:
-    """`Fe203` is iron, and nobody writes that: a zero stands where an O was meant."""
-    match = re.fullmatch(r"([A-Z][a-z]?)([1-9]?)0(\d?)", text)
-    if match and match[1] != "C":
-        oxide = f"{match[1]}{match[2]}O{match[3]}"
+    """`Fe203` and `Cu20` are elements, and nobody writes them so: a zero stands where an O was meant."""
+    match = re.fullmatch(r"([A-Z][a-z]?)(?:([1-9])0([1-9])|20)", text)
+    if match:
+        oxide = f"{match[1]}{match[2] or 2}O{match[3] or ''}"
         raise _NotAFormulaError(f"it holds the digit 0 where the letter O seems meant, as in {oxide}")
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 TOLERANCE = 1e-5 * math.sqrt(0.9)
 """How far an atomic fraction may lie from the ratio that stands for it: 9.5e-6.
@@ -14,7 +15,7 @@ TOLERANCE = 1e-5 * math.sqrt(0.9)
 Here and below the factor is irrational, so that no composition of decimals stands on a border, where
 rounding errors would decide.
 """
-SMALL = range(3, 31)
+SMALL = range(3, 65)
 """Atoms in a formula that rounded occupancies are recognised as."""
 SMALL_TOLERANCE = 0.0015 * math.sqrt(2)
 """How far each amount of such a formula may be off: 0.0021 atoms. 0.333 of a site, or 0.334, is a third of it."""
@@ -44,16 +45,23 @@ def _approximate(amounts: tuple[float, ...]) -> tuple[int, ...]:
     fractions = np.array(amounts) / math.fsum(amounts)  # (M,)
     start = 1
     for stop in _BLOCKS:
-        atoms = np.arange(start, stop)[:, None]  # (N, 1)
-        whole = np.maximum(1, np.rint(atoms * fractions))  # (N, M)
-        small = (atoms >= SMALL.start) & (atoms < SMALL.stop)
-        small = small & (np.gcd.reduce(whole.astype(np.int64), axis=1, keepdims=True) == 1)
-        allowed = np.where(small, np.maximum(TOLERANCE, SMALL_TOLERANCE / atoms), TOLERANCE)
-        fits = (np.abs(whole / atoms - fractions) <= allowed).all(axis=1)
-        if fits.any():
-            found = [int(n) for n in whole[int(np.argmax(fits))]]
+        candidates = np.arange(start, stop, dtype=np.float64)
+        for fraction in fractions:  # each leaves few of them
+            whole = np.maximum(1.0, np.rint(candidates * fraction))
+            candidates = candidates[np.abs(whole - candidates * fraction) <= _allowed(candidates)]
+        for atoms in candidates:
+            found = tuple(int(n) for n in np.maximum(1.0, np.rint(atoms * fractions)))
             divisor = math.gcd(*found)
-            return tuple(n // divisor for n in found)
+            close = np.abs(np.array(found) - atoms * fractions) <= TOLERANCE * atoms
+            if divisor == 1 or close.all():
+                return tuple(n // divisor for n in found)
         start = stop
     message = f"no whole numbers stand for {amounts}"  # beyond 1 / TOLERANCE atoms every fraction fits
     raise AssertionError(message)
+
+
+def _allowed(atoms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) how far an amount may be from a whole number in formulas with so many atoms."""
+    small = (atoms >= SMALL.start) & (atoms < SMALL.stop)
+    allowed: NDArray[np.float64] = np.where(small, np.maximum(SMALL_TOLERANCE, TOLERANCE * atoms), TOLERANCE * atoms)
+    return allowed

@@ -2,34 +2,56 @@
 
 `elements HAS ALL "Li","O" AND NOT elements HAS "Co" AND _crystalign_energy_above_hull<0.05`
 
-The grammar is OPTIMADE 1.2 (https://specification.optimade.org, "Filtering"). A property that is
-unknown satisfies no comparison, negated ones included: the logic has three values (Kleene's), which
-is Arrow's. What a segment knows of the elements is a bitmap of two 64-bit columns, bit Z for the
-element of atomic number Z, so that every `HAS` is one or two bitwise operations.
+A filter is compiled whole or refused: every node of its tree is taken apart here by its exact shape. A
+property that is unknown satisfies no comparison, negated ones included: the logic has three values
+(Kleene's), which is Arrow's. What a segment knows of the elements is a bitmap of two 64-bit columns,
+bit Z for the element of atomic number Z, so that every `HAS` is one or two bitwise operations.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crystalign.config import Config
-from crystalign.crystal import SYMBOLS, reduced_formula
-from crystalign.errors import QueryError
-from crystalign.properties import PropertySpec
+from crystalign.crystal import SYMBOLS
+from crystalign.errors import InputError, QueryError
+from crystalign.formula import read_formula
+from crystalign.index.filter_fields import (
+    ELEMENT_COLUMNS,
+    Field,
+    Fields,
+    element_bits,
+    find_field,
+    listed_fields,
+    make_fields,
+)
+from crystalign.index.filter_grammar import MAX_FILTER_DEPTH, MAX_FILTER_LENGTH, parse, unquote
 
-ELEMENT_COLUMNS = ("elements_low", "elements_high")
-"""uint64 columns: bit Z of the first for Z < 64, bit Z − 64 of the second for the others."""
-MAX_FILTER_LENGTH = 2000
-MAX_FILTER_DEPTH = 32
-PREFIX = "_crystalign_"
+__all__ = [
+    "ELEMENT_COLUMNS",
+    "MAX_FILTER_DEPTH",
+    "MAX_FILTER_LENGTH",
+    "Field",
+    "Fields",
+    "Filter",
+    "compile_filter",
+    "element_bits",
+    "listed_fields",
+    "make_fields",
+    "parse_filter",
+]
 
-_WORD = 64
+LARGEST_INTEGER = 2**53
+"""Whole numbers beyond this have no exact place among the numbers of a filter."""
+
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -38,233 +60,276 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "!=": operator.ne,
 }
+MAX_WARNINGS = 8
+"""Of one filter; how many more there were is said."""
+MAX_COST = 60.0
+"""Of a filter; in milliseconds per 100,000 rows on a common processor, estimated from its comparisons."""
+
+_COST = {"number": 0.2, "elements": 0.3, "=": 0.5, "<": 1.0, "starts": 0.8, "ends": 0.8, "contains": 3.0}
+_COST |= {"regex": 8.5, "ratio": 8.0}
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
+_WORD = 2**31
+_MAX_ORDERS, _MAX_AMOUNTS, _LONG_TEXTS = 120, 6, 4
+_MATCH = {"contains": pc.match_substring, "starts": pc.starts_with, "ends": pc.ends_with}
+_SPELT = {"contains": "CONTAINS", "starts": "STARTS WITH", "ends": "ENDS WITH"}
 
 
-class Field(Config):
-    """One name that a filter may use."""
+class Filter(NamedTuple):
+    """A filter that can be used."""
 
-    name: str
-    """As filters write it."""
-    column: str
-    """The column of a segment that holds it."""
-    type: Literal["float", "integer", "string", "elements"]
-    label: str
-    """For people, unit included."""
-    unit: str = ""
-
-
-Fields = dict[str, Field]
-"""Every accepted name; several names may mean one column."""
-
-_STANDARD = (
-    Field(name="id", column="id", type="string", label="Id"),
-    Field(name="elements", column="elements_low", type="elements", label="Elements"),
-    Field(name="nelements", column="nelements", type="integer", label="Number of elements"),
-    Field(name="nsites", column="n_sites", type="integer", label="Sites in the cell"),
-    Field(name="chemical_formula_reduced", column="formula", type="string", label="Reduced formula"),
-    Field(name="space_group_it_number", column="spacegroup_number", type="integer", label="Space group number"),
-    Field(name=f"{PREFIX}chemsys", column="chemsys", type="string", label="Chemical system"),
-    Field(name=f"{PREFIX}prototype", column="prototype", type="string", label="Prototype"),
-    Field(name=f"{PREFIX}source", column="source", type="string", label="Source"),
-    Field(name=f"{PREFIX}licence", column="licence", type="string", label="Licence"),
-)
-
-
-def listed_fields(properties: Sequence[PropertySpec]) -> list[Field]:
-    """One field per column, under the shortest name that is unique: what an API lists."""
-    shortest: dict[str, Field] = {}
-    for field in make_fields(properties).values():
-        known = shortest.get(field.column)
-        if known is None or len(field.name) < len(known.name):
-            shortest[field.column] = field
-    return list(shortest.values())
-
-
-def make_fields(properties: Sequence[PropertySpec]) -> Fields:
-    """Every accepted name: OPTIMADE's own, and `_crystalign_` ones for the rest.
-
-    A property answers to its column's full name and to each shorter one, quantity first
-    (`band_gap`, `band_gap_pbe`, …), that no other property shares.
-    """
-    fields = {field.name: field for field in _STANDARD}
-    for name, specs in _names(properties).items():
-        if len(specs) == 1:
-            unit = specs[0].quantity.unit
-            fields[name] = Field(name=name, column=specs[0].column, type="float", label=specs[0].label, unit=unit)
-    return fields
-
-
-def _names(properties: Sequence[PropertySpec]) -> dict[str, list[PropertySpec]]:
-    names: dict[str, list[PropertySpec]] = {}
-    for spec in properties:
-        short = [spec.model_copy(update=dict.fromkeys(("method", "source", "vintage")[n:], "")) for n in range(4)]
-        for name in dict.fromkeys(PREFIX + s.column for s in short):
-            names.setdefault(name, []).append(spec)
-    return names
-
-
-def element_bits(atomic_numbers: Iterable[int]) -> tuple[int, int]:
-    """The presence bitmap of a set of elements, as its two 64-bit words."""
-    bits = functools.reduce(operator.or_, (1 << z for z in atomic_numbers), 0)
-    return bits & (2**_WORD - 1), bits >> _WORD
+    expression: pc.Expression
+    """Over a segment's columns; null where it cannot be decided."""
+    warnings: tuple[str, ...]
+    """What its writer should know: names that are unknown here, values that were read in some way."""
 
 
 def parse_filter(text: str, fields: Fields) -> pc.Expression:
-    """The filter as a pyarrow expression over a segment's columns; null where it cannot be decided.
+    """The expression of `compile_filter`."""
+    return compile_filter(text, fields).expression
+
+
+def compile_filter(text: str, fields: Fields) -> Filter:
+    """The filter as a pyarrow expression over a segment's columns, and what must be said of it.
 
     Raises:
-        QueryError: not OPTIMADE, an unknown field, an element or a type that does not fit.
+        QueryError: not OPTIMADE, an unknown field, an element, a number or a type that does not fit.
     """
-    if len(text) > MAX_FILTER_LENGTH:
-        message = f"the filter has {len(text)} characters; the limit is {MAX_FILTER_LENGTH}"
-        raise QueryError(message, reason="filter-too-long")
-    if max(_depths(text), default=0) > MAX_FILTER_DEPTH:
-        message = f"the filter nests more than {MAX_FILTER_DEPTH} parentheses"
-        raise QueryError(message, reason="filter-too-deep")
-    tree = _parse(text)
-    if not tree.children:
-        message = "the filter is empty; leave it out instead"
-        raise QueryError(message, reason="bad-filter")
-    return _compile(tree.children[0], fields)
+    compiler = _Compiler(fields)
+    expression = compiler.compile(parse(text))
+    warnings = list(dict.fromkeys(compiler.warnings))
+    if len(warnings) > MAX_WARNINGS:
+        warnings[MAX_WARNINGS:] = [f"and {len(warnings) - MAX_WARNINGS} more of the kind"]
+    return Filter(expression, tuple(warnings))
 
 
-def _depths(text: str) -> Iterable[int]:
-    depth = 0
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        yield depth
+class _Compiler:
+    """One filter's way from its tree to an expression."""
+
+    def __init__(self, fields: Fields) -> None:
+        self.fields = fields
+        self.warnings: list[str] = []
+        self.cost = 0.0
+
+    def compile(self, node: Any) -> pc.Expression:
+        """A node of the grammar: or-lists, and-lists, negations and comparisons."""
+        kinds: dict[str, Callable[[Sequence[Any]], pc.Expression]] = {
+            "expression": lambda parts: _join(operator.or_, [self.compile(part) for part in parts]),
+            "clause": lambda parts: _join(operator.and_, [self.compile(part) for part in parts]),
+            "negation": self.negation,
+            "compare": self.compare,
+            "constant_first": self.constant_first,
+            "known": self.known,
+            "contains": functools.partial(self.fuzzy, "contains"),
+            "starts": functools.partial(self.fuzzy, "starts"),
+            "ends": functools.partial(self.fuzzy, "ends"),
+            "has": self.has,
+            "length": self.length,
+            "zipped": self.zipped,
+        }
+        return kinds[str(node.data)](node.children)
+
+    def negation(self, children: Sequence[Any]) -> pc.Expression:
+        (inner,) = children
+        return ~self.compile(inner)
+
+    def field(self, node: Any) -> Field | None:
+        """The field that a property names; None where it is another provider's."""
+        name = ".".join(str(part) for part in node.children)
+        found = find_field(name, self.fields)
+        if found is None:
+            self.warnings.append(f"{name} is not known here: comparisons with it are neither true nor false")
+        return found
+
+    def spend(self, kind: str, times: int = 1) -> None:
+        """Count what a comparison costs.
+
+        Raises:
+            QueryError: the filter would take too long.
+        """
+        self.cost += times * _COST[kind]
+        if self.cost > MAX_COST:
+            message = "the filter makes too many comparisons of texts; ask with fewer, or in several searches"
+            raise QueryError(message, reason="filter-too-costly")
+
+    # --- comparisons ------------------------------------------------------------------------------------------------
+
+    def compare(self, children: Sequence[Any]) -> pc.Expression:
+        prop, sign, value = children
+        return self.comparison(prop, str(sign), value)
+
+    def constant_first(self, children: Sequence[Any]) -> pc.Expression:
+        constant, sign, value = children
+        (inner,) = value.children
+        if inner.data != "property":
+            raise _refuse("a comparison needs a field on one of its sides")
+        return self.comparison(inner, _MIRRORED[str(sign)], constant)
+
+    def comparison(self, prop: Any, sign: str, node: Any) -> pc.Expression:
+        field, value = self.field(prop), _constant(node)
+        if field is None:
+            return _scalar(None)
+        if field.type == "elements" or (field.type == "string") != isinstance(value, str):
+            wanted = {"elements": "HAS and LENGTH", "string": 'comparisons to a "string"'}
+            raise _refuse(
+                f"{field.name} takes {wanted.get(field.type, 'comparisons to a number')}, not {sign} {value!r}"
+            )
+        if isinstance(value, str):
+            return self.text_comparison(field, sign, value)
+        if field.type == "integer" and abs(value) >= LARGEST_INTEGER:
+            raise _refuse(f"{value:g} is beyond every {field.name}; compare it with a smaller number")
+        if field.constant is not None:
+            return _scalar(_COMPARE[sign](field.constant, value))
+        self.spend("number")
+        whole = field.type == "integer" and value == int(value) and abs(value) < _WORD
+        scalar = pa.scalar(int(value), pa.int32()) if whole else value  # of the column's type: nothing is converted
+        expression: pc.Expression = _COMPARE[sign](pc.field(field.column), pc.scalar(scalar))
+        return expression
+
+    def text_comparison(self, field: Field, sign: str, value: str) -> pc.Expression:
+        if field.text == "anonymous":
+            if sign not in {"=", "!="}:
+                raise _refuse(f"{field.name} can be compared by = and != alone, not by {sign}")
+            patterns = _anonymous_patterns(_counts(value))
+            self.spend("regex", len(patterns))
+            tests = [pc.match_substring_regex(pc.field("formula"), pattern) for pattern in patterns]
+            same = _join(operator.and_, tests)
+            return same if sign == "=" else ~same
+        if sign in {"=", "!="}:
+            if field.text == "formula":
+                value = self.formula(value)
+            if field.text == "chemsys":
+                value = "-".join(sorted({SYMBOLS[_atomic_number(symbol)] for symbol in value.split("-")}))
+        self.spend("=" if sign in {"=", "!="} else "<")
+        expression: pc.Expression = _COMPARE[sign](pc.field(field.column), pc.scalar(value))
+        return expression
+
+    def formula(self, text: str) -> str:
+        """`TiO2` in OPTIMADE's order of elements, `O2Ti`: people write formulas in either."""
+        try:
+            read = read_formula(text)
+        except InputError as error:
+            message = f'{error} In a filter write for instance "Fe2O3"'
+            raise QueryError(message, reason=error.reason) from error
+        if any(x.denominator != 1 for x in read.amounts.values()):
+            self.spend("ratio")
+        self.warnings += [f"{text}: {note}" for note in read.notes]
+        return read.reduced
+
+    def known(self, children: Sequence[Any]) -> pc.Expression:
+        prop, state = children
+        known = str(state) == "KNOWN"
+        field = self.field(prop)
+        if field is None or field.constant is not None:
+            return _scalar(known is (field is not None))
+        column = pc.field("formula" if field.text == "anonymous" else field.column)
+        return column.is_valid() if known else column.is_null()
+
+    def fuzzy(self, kind: str, children: Sequence[Any]) -> pc.Expression:
+        prop, *_, node = children  # WITH may stand between them
+        field, text = self.field(prop), _constant(node)
+        if field is None:
+            return _scalar(None)
+        if field.type != "string" or not isinstance(text, str):
+            raise _refuse(f"{_SPELT[kind]} compares a text field with a string, not {field.name} with {text!r}")
+        if field.text == "anonymous":
+            raise _refuse(f"{field.name} can be compared by = and != alone, not by {_SPELT[kind]}")
+        self.spend(kind, _LONG_TEXTS if field.column == "remarks" else 1)
+        return _MATCH[kind](pc.field(field.column), text)
+
+    # --- lists ------------------------------------------------------------------------------------------------------
+
+    def has(self, children: Sequence[Any]) -> pc.Expression:
+        """`HAS`, `HAS ALL`, `HAS ANY` and `HAS ONLY` on the bitmap of elements."""
+        prop, *rest = children
+        field = self.field(prop)
+        mode = "ALL" if hasattr(rest[0], "data") else str(rest[0])
+        entries = rest if hasattr(rest[0], "data") else rest[1:]
+        if field is None:
+            return _scalar(None)
+        if field.type != "elements":
+            raise _refuse(f"HAS asks a list; {field.name} is not one")
+        if any(len(entry.children) != 1 for entry in entries):
+            raise _refuse("comparison signs inside HAS are not supported")
+        self.spend("elements")
+        words = element_bits(_atomic_number(_constant(entry.children[0])) for entry in entries)
+        masks = [pc.scalar(pa.scalar(word, pa.uint64())) for word in words]
+        columns = [pc.field(name) for name in ELEMENT_COLUMNS]
+        shared = [pc.bit_wise_and(column, mask) for column, mask in zip(columns, masks, strict=True)]
+        if mode == "ANY":
+            zero = pc.scalar(pa.scalar(0, pa.uint64()))
+            return _join(operator.or_, [s != zero for s, word in zip(shared, words, strict=True) if word])
+        wanted = columns if mode == "ONLY" else masks
+        return _join(
+            operator.and_,
+            [s == w for s, w, word in zip(shared, wanted, words, strict=True) if word or mode == "ONLY"],
+        )
+
+    def length(self, children: Sequence[Any]) -> pc.Expression:
+        prop, *signs, node = children
+        field, count = self.field(prop), _constant(node)
+        if isinstance(count, str) or count != int(count) or abs(count) >= LARGEST_INTEGER:
+            said = repr(count) if isinstance(count, str) else f"{count:g}"
+            raise _refuse(f"LENGTH compares with a whole number below {LARGEST_INTEGER}, not with {said}")
+        if field is None:
+            return _scalar(None)
+        if field.type != "elements":
+            raise _refuse(f"LENGTH asks a list; {field.name} is not one")
+        self.spend("number")
+        sign = str(signs[0]) if signs else "="
+        expression: pc.Expression = _COMPARE[sign](pc.field("nelements"), pc.scalar(int(count)))
+        return expression
+
+    def zipped(self, children: Sequence[Any]) -> pc.Expression:
+        fields = [self.field(node) for node in children if getattr(node, "data", "") == "property"]
+        if all(field is None for field in fields):
+            return _scalar(None)
+        names = ", ".join(field.name for field in fields if field is not None)
+        message = f"correlated lists ({names}:…) are not supported"
+        raise _refuse(message)
 
 
-@functools.cache
-def _grammar() -> Any:
-    from optimade.filterparser import LarkParser
-
-    return LarkParser(version=(1, 2, 0)).lark
+# --- leaves ---------------------------------------------------------------------------------------------------------
 
 
-def _parse(text: str) -> Any:
-    from lark.exceptions import LarkError, UnexpectedInput
-
-    try:
-        return _grammar().parse(text)
-    except UnexpectedInput as error:
-        column = getattr(error, "column", -1)
-        context = error.get_context(text).rstrip() if isinstance(column, int) and column > 0 else text
-        message = f"not an OPTIMADE filter (its strings stand in double quotes):\n{context}"
-        raise QueryError(message, reason="bad-filter") from error
-    except LarkError as error:
-        message = f"not an OPTIMADE filter: {text!r}"
-        raise QueryError(message, reason="bad-filter") from error
+def _join(sign: Callable[[Any, Any], Any], parts: list[pc.Expression]) -> pc.Expression:
+    """All of them, as a tree of little depth."""
+    while len(parts) > 1:
+        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+        parts = [functools.reduce(sign, pair) for pair in pairs]
+    return parts[0]
 
 
-# --- the tree, from its root to its leaves -------------------------------------------------------------------------
+def _scalar(value: bool | None) -> pc.Expression:
+    return pc.scalar(pa.scalar(value, pa.bool_()))
 
 
-def _compile(node: Any, fields: Fields) -> pc.Expression:
-    """One node of the grammar: or-lists, and-lists, negations and comparisons."""
-    if node.data == "expression":
-        return functools.reduce(operator.or_, (_compile(child, fields) for child in node.children))
-    if node.data == "expression_clause":
-        return functools.reduce(operator.and_, (_compile(child, fields) for child in node.children))
-    if node.data == "expression_phrase":
-        inner = _compile(node.children[-1], fields)
-        return ~inner if len(node.children) > 1 else inner
-    assert node.data == "comparison", node.data
-    comparison = node.children[0]
-    if comparison.data == "constant_first_comparison":
-        constant, sign, value = comparison.children
-        if getattr(value, "data", "") != "non_string_value" or value.children[0].data != "property":
-            message = "a comparison needs a field on one of its sides"
-            raise QueryError(message, reason="bad-filter")
-        return _compare(_field(value.children[0], fields), _MIRRORED[str(sign)], _value(constant))
-    prop, right = comparison.children
-    return _RIGHT_SIDES[right.data](_field(prop, fields), right.children)
+def _refuse(message: str) -> QueryError:
+    return QueryError(message, reason="bad-filter")
 
 
-def _field(node: Any, fields: Fields) -> Field:
-    name = ".".join(str(part) for part in node.children)
-    if name not in fields:
-        near = sorted(n for n in fields if n.startswith(name)) if name != PREFIX else []
-        hint = f"Did you mean one of {', '.join(near)}?" if near else f"The fields are {', '.join(sorted(fields))}."
-        message = f"no field {name!r} to filter by. {hint}"
-        raise QueryError(message, reason="unknown-field")
-    return fields[name]
-
-
-def _value(node: Any) -> float | str:
+def _constant(node: Any) -> float | str:
     """A constant of the filter; a field on the right-hand side is not supported."""
-    leaf = node.children[0]
-    if leaf.data == "number":
-        return float(leaf.children[0])
+    leaf = node
+    while leaf.data == "value":
+        (leaf,) = leaf.children
+    if leaf.data == "property":
+        name = ".".join(str(part) for part in leaf.children)
+        raise _refuse(f"a field can be compared to a number or a string only, not to the field {name}")
+    (token,) = leaf.children
     if leaf.data == "string":
-        return str(leaf.children[0])[1:-1].replace('\\"', '"').replace("\\\\", "\\")
-    message = "a field can be compared to a number or a string only"
-    raise QueryError(message, reason="bad-filter")
+        return unquote(str(token))
+    if leaf.data == "bool":
+        raise _refuse(f"{token} is a truth value, and no field here holds any")
+    assert leaf.data == "number", leaf.data
+    return _number(str(token))
 
 
-def _compare(field: Field, sign: str, value: float | str) -> pc.Expression:
-    wants_text = field.type == "string"
-    if field.type == "elements" or wants_text != isinstance(value, str):
-        wanted = {"elements": "HAS and LENGTH", "string": 'comparisons to a "string"'}
-        message = f"{field.name} takes {wanted.get(field.type, 'comparisons to a number')}, not {sign} {value!r}"
-        raise QueryError(message, reason="bad-filter")
-    if field.column == "formula" and isinstance(value, str):
-        value = _formula(value)
-    expression: pc.Expression = _COMPARE[sign](pc.field(field.column), pc.scalar(value))
-    return expression
-
-
-def _formula(text: str) -> str:
-    """`TiO2` in OPTIMADE's order of elements, `O2Ti`: people write formulas in either."""
-    from pymatgen.core import Composition
-
-    try:
-        amounts = {SYMBOLS.index(element.symbol): x for element, x in Composition(text, strict=True).items()}
-    except Exception as error:  # pymatgen raises whatever its parser met
-        message = f'{text!r} is not a chemical formula; write for instance "Fe2O3"'
-        raise QueryError(message, reason="bad-formula") from error
-    return reduced_formula(amounts)
-
-
-def _value_comparison(field: Field, children: Sequence[Any]) -> pc.Expression:
-    return _compare(field, str(children[0]), _value(children[1]))
-
-
-def _known(field: Field, children: Sequence[Any]) -> pc.Expression:
-    column = pc.field(field.column)
-    return column.is_valid() if str(children[-1]) == "KNOWN" else column.is_null()
-
-
-def _fuzzy(field: Field, children: Sequence[Any]) -> pc.Expression:
-    text = _value(children[-1])
-    if field.type != "string" or not isinstance(text, str):
-        message = f"{children[0]} compares a text field with a string, not {field.name} with {text!r}"
-        raise QueryError(message, reason="bad-filter")
-    match = {"CONTAINS": pc.match_substring, "STARTS": pc.starts_with, "ENDS": pc.ends_with}[str(children[0])]
-    return match(pc.field(field.column), text)
-
-
-def _has(field: Field, children: Sequence[Any]) -> pc.Expression:
-    """`HAS`, `HAS ALL`, `HAS ANY` and `HAS ONLY` on the bitmap of elements."""
-    if field.type != "elements":
-        message = f"HAS asks a list; {field.name} is not one"
-        raise QueryError(message, reason="bad-filter")
-    signs = [str(child) for child in children[:-1]]  # HAS, then ALL, ANY, ONLY or nothing
-    values = children[-1].children if children[-1].data == "value_list" else children[-1:]
-    mode = signs[-1]
-    if mode not in {"HAS", "ALL", "ANY", "ONLY"} or not all(hasattr(v, "children") for v in values):
-        message = "comparison signs inside HAS are not supported"
-        raise QueryError(message, reason="bad-filter")
-    words = element_bits(_atomic_number(_value(v)) for v in values)
-    masks = [pa.scalar(word, pa.uint64()) for word in words]
-    columns = [pc.field(name) for name in ELEMENT_COLUMNS]
-    shared = [pc.bit_wise_and(c, pc.scalar(m)) for c, m in zip(columns, masks, strict=True)]
-    zero = pc.scalar(pa.scalar(0, pa.uint64()))
-    if mode == "ANY":
-        return (shared[0] != zero) | (shared[1] != zero)
-    wanted = columns if mode == "ONLY" else [pc.scalar(m) for m in masks]
-    return (shared[0] == wanted[0]) & (shared[1] == wanted[1])
+def _number(token: str) -> float:
+    value = float(token)
+    if not math.isfinite(value) or (value == 0 and re.match(r"[^eE]*[1-9]", token)):
+        short = token if len(token) < 30 else token[:30] + "…"
+        raise _refuse(f"{short} is {'larger' if value else 'smaller'} than a number can be here")
+    return value
 
 
 def _atomic_number(symbol: float | str) -> int:
@@ -274,26 +339,48 @@ def _atomic_number(symbol: float | str) -> int:
     return SYMBOLS.index(str(symbol))
 
 
-def _length(field: Field, children: Sequence[Any]) -> pc.Expression:
-    if field.type != "elements":
-        message = f"LENGTH asks a list; {field.name} is not one"
-        raise QueryError(message, reason="bad-filter")
-    sign = str(children[1]) if len(children) > 2 else "="  # LENGTH, a sign perhaps, the number
-    count = int(children[-1].children[0])
-    expression: pc.Expression = _COMPARE[sign](pc.field("nelements"), pc.scalar(count))
-    return expression
+def _counts(text: str) -> list[int]:
+    """`A2B` → [2, 1]: how many atoms of each element, without a common divisor, the largest first."""
+    pieces = re.findall(r"([A-Z][a-z]?)(\d*)", text)
+    names = [name for name, _ in pieces]
+    labels = [first + second for second in ("", *"abcde") for first in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+    counts = [int(digits or 1) for _, digits in pieces]
+    whole = "".join(name + digits for name, digits in pieces) == text
+    if not counts or not whole or names != labels[: len(names)] or min(counts) < 1 or max(counts) >= LARGEST_INTEGER:
+        message = f'{text!r} is not an anonymous formula; write the letters A, B, C … with counts, such as "A3B2"'
+        raise QueryError(message, reason="bad-formula")
+    divisor = math.gcd(*counts)
+    return sorted((count // divisor for count in counts), reverse=True)
 
 
-def _zipped(field: Field, _children: Sequence[Any]) -> pc.Expression:
-    message = f"correlated lists ({field.name}:…) are not supported"
-    raise QueryError(message, reason="bad-filter")
+def _anonymous_patterns(counts: list[int]) -> list[str]:
+    """What formulas with these amounts match, every one of it, whichever element has which amount.
+
+    Raises:
+        QueryError: too many different amounts.
+    """
+    ways = math.factorial(len(counts))
+    for times in Counter(counts).values():
+        ways //= math.factorial(times)
+    if ways <= _MAX_ORDERS:
+        return [f"^(?:{'|'.join(_orders(Counter(counts)))})$"]
+    if len(set(counts)) > _MAX_AMOUNTS:
+        message = f"an anonymous formula may have {_MAX_AMOUNTS} different amounts, not {len(set(counts))}"
+        raise QueryError(message, reason="bad-formula")
+    element = "[A-Z][a-z]?[0-9.]*"
+    patterns = [f"^(?:{element}){{{len(counts)}}}$"]
+    for count, times in Counter(counts).items():
+        one = f"[A-Z][a-z]?{count if count > 1 else ''}(?:{element})*"
+        patterns.append(f"^(?:{element})*(?:{one}){{{times}}}$")
+    return patterns
 
 
-_RIGHT_SIDES: dict[str, Callable[[Field, Sequence[Any]], pc.Expression]] = {
-    "value_op_rhs": _value_comparison,
-    "known_op_rhs": _known,
-    "fuzzy_string_op_rhs": _fuzzy,
-    "set_op_rhs": _has,
-    "length_op_rhs": _length,
-    "set_zip_op_rhs": _zipped,
-}
+def _orders(left: Counter[int]) -> list[str]:
+    """Patterns of the elements with these amounts, in every order."""
+    if not left.total():
+        return [""]
+    found = []
+    for count in list(left):
+        rest = left - Counter([count])
+        found += [f"[A-Z][a-z]?{count if count > 1 else ''}{after}" for after in _orders(rest)]
+    return found

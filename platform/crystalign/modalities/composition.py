@@ -10,17 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.config import Config
-from crystalign.crystal import MAX_ATOMIC_NUMBER, SYMBOLS, Crystal
+from crystalign.crystal import MAX_ATOMIC_NUMBER, Crystal
 from crystalign.errors import InputError
+from crystalign.formula import read_formula
 from crystalign.modalities.modality import Features, Inputs, Modality
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from crystalign.material import Material
-
-MAX_FORMULA = 200
-"""Characters; a longer formula is not a formula."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,34 +57,13 @@ class Composition:
 
 
 def parse_formula(formula: str) -> Composition:
-    """`Fe2O3`, `Ca(OH)2`, `Li0.5CoO2` → fractions.
+    """`Fe2O3`, `Ca(OH)2`, `Li0.5CoO2`, `CuSO4·5H2O` → fractions; `crystalign.formula` says what is read, and how.
 
     Raises:
-        InputError: not a chemical formula, or an element that does not exist.
+        InputError: not a chemical formula, one with two readings, or an element that does not exist.
     """
-    import warnings
-
-    from pymatgen.core import Composition as Formula
-
-    text = formula.strip()
-    if not text or len(text) > MAX_FORMULA:
-        message = f"a formula has 1 to {MAX_FORMULA} characters, this one {len(text)}; write for instance Fe2O3"
-        raise InputError(message, reason="bad-formula")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pymatgen warns of elements without an electronegativity
-            amounts = {element.symbol: float(x) for element, x in Formula(text, strict=True).items()}
-    except Exception as error:  # pymatgen raises whatever its parser met
-        message = f"{text!r} is not a chemical formula; write for instance Fe2O3 or Ca(OH)2"
-        raise InputError(message, reason="bad-formula") from error
-    merged: dict[int, float] = {}
-    for symbol, amount in amounts.items():
-        real = {"D": "H", "T": "H"}.get(symbol, symbol)
-        if real not in SYMBOLS[1:]:
-            message = f"{symbol!r} in {text!r} is not an element"
-            raise InputError(message, reason="unknown-element")
-        merged[SYMBOLS.index(real)] = merged.get(SYMBOLS.index(real), 0.0) + amount
-    return Composition(np.array(list(merged)), np.array(list(merged.values())))
+    amounts = read_formula(formula).amounts
+    return Composition(np.array(list(amounts)), np.array([float(x) for x in amounts.values()]))
 
 
 class CompositionModality(Modality[Composition]):
