@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -16,7 +17,14 @@ import ray
 
 import crystalign
 from crystalign.errors import ConfigError
-from crystalign.resources import LEAST_LOGICAL_CPUS, local_cluster, worker_environment
+from crystalign.resources import (
+    LEAST_LOGICAL_CPUS,
+    local_cluster,
+    private_cluster,
+    private_folder,
+    require_cluster,
+    worker_environment,
+)
 
 _START_ATTEMPTS = 3
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -81,6 +89,7 @@ def _connect(address: str | None, folder: str | None, *, verbose: bool) -> None:
     if folder is not None:
         _start_local(folder, common)
         return
+    require_cluster(address or "auto")
     try:
         ray.init(address=address, runtime_env=_shipped_environment(), **common)
     except (ConnectionError, RuntimeError) as error:
@@ -95,7 +104,8 @@ def _start_local(folder: str, common: dict[str, Any]) -> None:
     for attempt in range(1, _START_ATTEMPTS + 1):
         try:
             # "local" rather than nothing: a cluster of somebody else on this machine is not ours to use
-            ray.init(address="local", _temp_dir=folder, **local_cluster(), **common)
+            with private_cluster(importlib.import_module("ray._private.ray_constants")):
+                ray.init(address="local", _temp_dir=private_folder(folder), **local_cluster(), **common)
         except Exception as error:  # Ray raises a bare Exception here
             ray.shutdown()
             if attempt == _START_ATTEMPTS or "timed out during startup" not in str(error):

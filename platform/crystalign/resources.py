@@ -5,9 +5,13 @@ Nothing here knows Ray; the sums are the same for any scheduler that counts CPUs
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import crystalign
 from crystalign.config import Config
@@ -17,6 +21,9 @@ LEAST_LOGICAL_CPUS = 8
 """Fewer and two training workers leave no room for the tasks that feed them."""
 LARGEST_OBJECT_STORE = 2 * 2**30
 """Bytes; batches are small and consumed at once, so a laptop's memory stays the user's."""
+CONNECT_SECONDS = 5.0
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""What a client of gRPC sends first: the preface, and settings without any."""
 _PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -39,14 +46,95 @@ def local_cluster() -> dict[str, Any]:
     Logical CPUs are max(8, 2 × cores): they are slots for processes that mostly wait for each
     other, so each process computes with one thread. Workers find the packages where this process
     found them, installed or not, and S3 uploads carry no trailing checksums, which several servers
-    drop silently.
+    drop silently. Nobody else reaches it: it listens on the loopback interface alone (within
+    `private_cluster`), and asks for its token.
     """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        del os.environ["RAY_AUTH_MODE"]  # without it, Ray asks for a token, and makes one where there is none
     return {
+        "_node_ip_address": "127.0.0.1",
         "num_cpus": max(LEAST_LOGICAL_CPUS, 2 * (os.cpu_count() or 1)),
         "object_store_memory": _object_store_bytes(),
         "include_dashboard": False,
         "runtime_env": {"env_vars": worker_environment(local=True)},
     }
+
+
+@contextlib.contextmanager
+def private_cluster(ray_constants: Any) -> Iterator[None]:
+    """Let a cluster that starts within this block listen on 127.0.0.1 alone, with a token that only this user can read.
+
+    On Linux Ray replaces a loopback address by one that other machines reach, and listens on every
+    interface; on macOS it does not, by the constant that is set here.
+
+    Args:
+        ray_constants: `ray._private.ray_constants`.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        token = Path.home() / ".ray" / "auth_token"
+        with contextlib.suppress(OSError):  # there may be none, or one that somebody else manages
+            token.chmod(0o600)
+
+
+def private_folder(folder: str) -> str:
+    """A place for a session's files below a folder that only this user may enter.
+
+    Ray opens its own folder to everybody, so it gets one inside; its sockets have long names, so the
+    name is short.
+    """
+    os.chmod(folder, 0o700)
+    return os.path.join(folder, "r")
+
+
+def require_cluster(address: str) -> None:
+    """Find out within a few seconds whether anything that can be a cluster listens at an address.
+
+    Args:
+        address: `host:port`, `ray://host:port` or `auto`.
+
+    Raises:
+        ConfigError: nothing listens there, or it is something else.
+    """
+    place = address
+    if address == "auto":
+        current = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108 (only read)
+        place = os.environ.get("RAY_ADDRESS", "auto")
+        if place == "auto" and current.is_file():
+            place = current.read_text(encoding="utf-8").strip()
+        if place == "auto":
+            return  # Ray itself says at once that it finds none
+    why = _no_answer(place)
+    if why:
+        raise ConfigError(
+            f"no Ray cluster can be used at {address!r}: {why}; check the address and that the cluster runs, or unset "
+            "RAY_ADDRESS to start one on this machine"
+        )
+
+
+def _no_answer(address: str) -> str:
+    """Why no gRPC server can be reached; empty if one can."""
+    try:
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if host is None or port is None:
+        return "it is not HOST:PORT"
+    try:
+        with socket.create_connection((host, port), CONNECT_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") not in {"", "0"}:
+                return ""
+            connection.settimeout(CONNECT_SECONDS)
+            connection.sendall(_HTTP2_HELLO)
+            answer = connection.recv(9)
+    except OSError as error:
+        return str(error.strerror or error)
+    return "" if len(answer) >= 4 and answer[3] == 4 else "what listens there is no Ray cluster"
 
 
 def worker_environment(*, local: bool) -> dict[str, str]:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crystalign.config import Config
 from crystalign.crystal import Crystal
-from crystalign.errors import DensityError
+from crystalign.errors import DensityError, InputError
 from crystalign.modalities.modality import Cells, Features, Inputs, Modality, TableColumns
 from crystalign.physics.symmetry import standard_settings
 from crystalign.physics.voxels import change_cell, first_of_equals, fourier_resample, random_placement
@@ -154,7 +154,6 @@ def parse_chgcar(source: Path | bytes) -> tuple[Crystal, ChargeDensity]:
 
     Raises:
         DensityError: not a CHGCAR, or a truncated one.
-        CrystalError: its structure cannot be read.
     """
     import warnings
 
@@ -163,7 +162,10 @@ def parse_chgcar(source: Path | bytes) -> tuple[Crystal, ChargeDensity]:
     from crystalign.sources.vasp import structure_of_chgcar
 
     # pymatgen reads the grid; of a head without elements it would make H, He, …
-    crystal = structure_of_chgcar(source if isinstance(source, bytes) else source.read_bytes(), "CHGCAR")
+    try:
+        crystal = structure_of_chgcar(source if isinstance(source, bytes) else source.read_bytes(), "CHGCAR")
+    except InputError as error:
+        raise DensityError(f"not a readable CHGCAR: {error}", reason="unreadable-chgcar") from error
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pymatgen warns of what it guesses

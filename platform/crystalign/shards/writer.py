@@ -91,8 +91,14 @@ def write_shard(
 
 def write_quarantine(uri: str, name: str, rejects: Sequence[Reject]) -> FileEntry:
     """Write `quarantine/<name>.parquet`."""
-    columns = {field: pa.array([getattr(r, field) for r in rejects], pa.string()) for field in Reject._fields}
+    texts = {field: [_storable(getattr(r, field)) for r in rejects] for field in Reject._fields}
+    columns = {field: pa.array(values, pa.string()) for field, values in texts.items()}
     return _write_table(uri, f"quarantine/{name}.parquet", pa.table(columns), ROWS_PER_GROUP)
+
+
+def _storable(text: str) -> str:
+    """Text without halves of surrogate pairs, which strangers' JSON may hold and no file can."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def commit_manifest(

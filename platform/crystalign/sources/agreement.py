@@ -21,6 +21,11 @@ VOLUME_TOLERANCE = 0.01
 DENSITY_TOLERANCE = 0.03
 """Relative; densities are stated to three digits and with older atomic masses."""
 HYDROGEN = 1
+MAX_FORMULA = 500
+"""Characters of a stated formula."""
+_SUM = re.compile(r"(?:[A-Z][a-z]?\s?(?:\d{1,7}(?:\.\d{1,7})?|\.\d{1,7})?\s?)+")
+_DEUTERIUM = 2.014
+"""Da."""
 _DALTON_PER_CUBIC_ANGSTROM = 1.66053906660
 """g/cm³."""
 
@@ -34,6 +39,10 @@ class Statements:
 
     formula: Amounts | None = None
     """Atoms of one formula unit."""
+    structural: Amounts | None = None
+    """Atoms of the unit that Z may count instead, as where pymatgen writes the sum of the whole cell."""
+    deuterated: bool = False
+    """Whether deuterium is named: then hydrogen may have twice its mass."""
     z: float | None = None
     """Formula units in the cell."""
     volume: float | None = None
@@ -55,17 +64,36 @@ class Agreement:
 
 
 def parse_stated_formula(text: str) -> Amounts | None:
-    """`'C2 Ca Mg0.9 O6'` as atoms by atomic number; None where it is not written in that form."""
-    amounts: dict[int, float] = {}
-    bare = re.sub(r"^\((.*)\)$", r"\1", text.strip())  # `(O H2)`
-    words = re.findall(r"([A-Z][a-z]?)\s*(\d+\.?\d*|\.\d+)?|(\S)", bare.replace(",", " "))
-    for symbol, amount, other in words:
-        symbol = {"D": "H", "T": "H"}.get(symbol, symbol)  # noqa: PLW2901 (isotopes are counted as hydrogen)
-        if other or symbol not in SYMBOLS[1:]:
+    """Atoms by atomic number of a sum formula such as `C2 Ca Mg0.9 O6`; None where it is not understood.
+
+    Elements stand apart, so that a word of two capitals is one element: `SI O2` is quartz.
+    """
+    from crystalign.errors import InputError
+    from crystalign.formula import read_formula
+
+    words = text[:MAX_FORMULA].split()
+    capitals = len(words) > 1 and text.upper() == text
+    plain = " ".join(word.capitalize() if capitals else word for word in words)
+    if len(text) > MAX_FORMULA:
+        return None
+    if _SUM.fullmatch(plain):
+        amounts: dict[int, float] = {}
+        for symbol, amount in re.findall(r"([A-Z][a-z]?)\s*([\d.]*)", plain):
+            z = _number(symbol)
+            if z is None:
+                return None
+            amounts[z] = amounts.get(z, 0.0) + float(amount or 1)
+    else:
+        try:
+            amounts = {z: float(x) for z, x in read_formula(plain.replace(",", " ")).amounts.items()}
+        except InputError:
             return None
-        z = SYMBOLS.index(symbol)
-        amounts[z] = amounts.get(z, 0.0) + float(amount or 1)
     return {z: x for z, x in amounts.items() if x > 0} or None
+
+
+def _number(symbol: str) -> int | None:
+    name = {"D": "H", "T": "H"}.get(symbol, symbol)
+    return SYMBOLS.index(name) if name in SYMBOLS[1:] else None
 
 
 def compare(composition: Amounts, volume: float, stated: Statements) -> Agreement:
@@ -83,26 +111,44 @@ def compare(composition: Amounts, volume: float, stated: Statements) -> Agreemen
     if stated.volume is not None and abs(volume / stated.volume - 1.0) > VOLUME_TOLERANCE:
         message = f"the cell has {volume:.2f} Å³ by its lengths and angles, the file states {stated.volume:.2f} Å³"
         objections.append(Objection("volume-disagrees", message))
-    z_agrees = units is not None and _z_agrees(units, stated)
+    z_agrees = units is not None and _z_agrees(units, stated, exact=_whole(composition))
     if stated.z is not None and units is not None and agrees and not z_agrees:
         message = (
             f"the cell holds {units:.4g} formula units of {formula_text(stated.formula or {})}, the file states "
             f"Z = {stated.z:g}"
         )
         objections.append(Objection("z-disagrees", message))
-    density = density_of({**composition, HYDROGEN: composition.get(HYDROGEN, 0.0) + missing_hydrogen}, volume)
-    close = stated.density is not None and abs(density / stated.density - 1.0) <= DENSITY_TOLERANCE
+    densities = _possible_densities(composition, missing_hydrogen, volume, deuterated=stated.deuterated)
+    close = stated.density is not None and any(
+        abs(density / stated.density - 1.0) <= DENSITY_TOLERANCE for density in densities
+    )
     if stated.density is not None and not close:
-        message = f"the structure has {density:.3f} g/cm³, the file states {stated.density:.3f} g/cm³"
+        message = f"the structure has {densities[0]:.3f} g/cm³, the file states {stated.density:.3f} g/cm³"
         objections.append(Objection("density-disagrees", message))
     return Agreement(tuple(objections), tuple(remarks), confirmed=not objections and (close or (agrees and z_agrees)))
 
 
-def _z_agrees(units: float, stated: Statements) -> bool:
-    """Whether Z counts the formula units: as the formula stands, or reduced, as pymatgen writes it."""
-    amounts = list((stated.formula or {}).values())
-    divisor = math.gcd(*map(round, amounts)) if all(x == round(x) for x in amounts) else 1
-    return stated.z is not None and any(abs(n * units / stated.z - 1.0) <= Z_TOLERANCE for n in (1, divisor))
+def _possible_densities(composition: Amounts, missing: float, volume: float, *, deuterated: bool) -> list[float]:
+    """g/cm³ with the hydrogen that has no site, without it, and with deuterium where that is named."""
+    held = composition.get(HYDROGEN, 0.0)
+    found = []
+    for hydrogen in dict.fromkeys((held + missing, held)):
+        light = density_of({**composition, HYDROGEN: hydrogen}, volume)
+        found.append(light)
+        if deuterated:
+            found.append(light + hydrogen * (_DEUTERIUM - 1.008) / volume * _DALTON_PER_CUBIC_ANGSTROM)
+    return found
+
+
+def _z_agrees(units: float, stated: Statements, *, exact: bool) -> bool:
+    """Whether Z counts the formula units: as the sum formula stands, or of the structural formula."""
+    ratios = [1.0]
+    if stated.formula and stated.structural and stated.formula.keys() == stated.structural.keys():
+        parts = [stated.formula[z] / stated.structural[z] for z in stated.formula]
+        if max(parts) - min(parts) < 1e-6:
+            ratios.append(parts[0])
+    tolerance = 1e-6 if exact and _whole(stated.formula or {}) else Z_TOLERANCE
+    return stated.z is not None and any(abs(ratio * units / stated.z - 1.0) <= tolerance for ratio in ratios)
 
 
 def _units(
@@ -115,9 +161,10 @@ def _units(
     heavy = {z for z in {*composition, *formula} if z != HYDROGEN} or {HYDROGEN}
     total = sum(formula.get(z, 0.0) for z in heavy)
     units = sum(composition.get(z, 0.0) for z in heavy) / total if total else 0.0
-    wrong = [z for z in heavy if not _equal(composition.get(z, 0.0), units * formula.get(z, 0.0), units)]
+    exact = _whole(composition) and _whole(formula)  # nothing is rounded: every atom counts
+    wrong = [z for z in heavy if not _equal(composition.get(z, 0.0), units * formula.get(z, 0.0), units, exact=exact)]
     found, wanted = composition.get(HYDROGEN, 0.0), units * formula.get(HYDROGEN, 0.0)
-    missing = 0.0 if _equal(found, wanted, units) else wanted - found
+    missing = 0.0 if _equal(found, wanted, units, exact=exact) else wanted - found
     if wrong or missing < 0 or units <= 0:
         message = (
             f"the sites give {formula_text(composition, units)}, the file states {formula_text(formula)}"
@@ -131,7 +178,13 @@ def _units(
     return units, missing
 
 
-def _equal(found: float, wanted: float, units: float) -> bool:
+def _whole(amounts: Amounts) -> bool:
+    return all(abs(x - round(x)) < 1e-6 for x in amounts.values())
+
+
+def _equal(found: float, wanted: float, units: float, *, exact: bool) -> bool:
+    if exact:
+        return abs(found - wanted) < 1e-6
     return abs(found - wanted) <= max(AMOUNT_TOLERANCE * wanted, AMOUNT_FLOOR * units)
 
 

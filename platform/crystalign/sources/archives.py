@@ -200,7 +200,7 @@ class TarTree(Tree):
         while True:
             try:
                 member = next(members, None)
-            except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
                 self._close()
                 damage = f"the archive ends or breaks here, what follows is lost: {type(error).__name__}: {error}"
                 return [*result, Entry(f"(after member {len(result)})", ("truncated", damage))]
@@ -242,7 +242,7 @@ class TarTree(Tree):
         if self._handle is None:
             try:
                 self._handle = tarfile.open(fileobj=storage.open_input(self.location), mode="r:*")  # noqa: SIM115
-            except (tarfile.TarError, OSError, EOFError) as error:
+            except (tarfile.TarError, OSError, EOFError, lzma.LZMAError) as error:
                 message = f"{self.location} is not a tar archive: {error}"
                 raise FileFormatError(message, reason="unreadable-archive") from error
         handle: tarfile.TarFile = self._handle
@@ -253,7 +253,7 @@ class TarTree(Tree):
         try:
             stream = self._open().extractfile(self._find(name))
             data = stream.read(limit + 1) if stream else b""
-        except (tarfile.TarError, EOFError, OSError, zlib.error, KeyError) as error:
+        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, KeyError) as error:
             self._close()
             message = f"member {name} is damaged: {type(error).__name__}: {error}"
             raise FileFormatError(message, reason="damaged-member") from error

@@ -17,29 +17,24 @@ from crystalign.crystal import Crystal, Occupancy
 from crystalign.errors import CrystalError, FileFormatError
 from crystalign.sources.agreement import Agreement, Statements, compare, parse_stated_formula
 from crystalign.sources.cif_elements import assign, is_vacancy, names_group
+from crystalign.sources.cif_sites import OCCUPANCY_SLACK, Row, cif_number, site_rows
 from crystalign.sources.cif_symmetry import Operations, Symmetry, named_group_holds, symmetry_of
-from crystalign.sources.expansion import Site, images, shared_sites
+from crystalign.sources.expansion import images, shared_sites
 from crystalign.sources.reading import Objection, Reading
 
 MAX_BLOCKS = 10_000
-OCCUPANCY_SLACK = 0.05
-"""By how much the occupancies of one place may exceed 1 and count as rounded."""
 _CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 _SITE = "_atom_site_"
-_MODULATED = ("_cell_modulation_dimension", "_space_group_ssg_name", "_space_group_symop_ssg_operation_algebraic")
-
-
-class Row(NamedTuple):
-    """One row of the table of sites."""
-
-    word: str
-    """The type symbol, or the label where there is none."""
-    is_type: bool
-    """Which of the two."""
-    site: Site | None
-    """Where it is; None where the file gives no coordinates."""
-    label: str
-    """For messages."""
+_DOTTED = re.compile(r"(?<!\S)(_[A-Za-z][\w-]*)\.(?=\w)")
+_MODULATED = (
+    "_cell_modulation_dimension",
+    "_cell_wave_vector_x",
+    "_space_group_ssg_name",
+    "_space_group_symop_ssg_operation_algebraic",
+    "_atom_site_fourier_wave_vector_x",
+    "_atom_site_displace_Fourier_id",
+    "_atom_site_occ_Fourier_id",
+)
 
 
 def read_cif(text: str, *, max_sites: int, max_positions: int) -> Iterator[tuple[str, Reading | CrystalError]]:
@@ -68,11 +63,12 @@ def read_cif(text: str, *, max_sites: int, max_positions: int) -> Iterator[tuple
 def _document(text: str) -> Any:
     from gemmi import cif
 
-    if not re.search(r"^\s*data_", text, re.MULTILINE | re.IGNORECASE):
+    if not re.search(r"^[ \t]*data_", text, re.MULTILINE | re.IGNORECASE):
         start = " ".join(text.split())[:60]
         raise FileFormatError(f"this is no CIF: it has no data_ block and begins with {start!r}", reason="not-cif")
+    plain = _DOTTED.sub(r"\1_", text)  # `_cell.length_a` of newer dictionaries is `_cell_length_a`
     try:
-        document = cif.read_string(text, 0)
+        document = cif.read_string(plain, 0)
     except (RuntimeError, ValueError) as error:
         said = " ".join(str(error).replace("string:", "line ").split())
         raise FileFormatError(
@@ -89,7 +85,7 @@ def _read_block(block: Any, max_sites: int, max_positions: int) -> Reading:
             message = "the structure is modulated: three dimensions do not describe it"
             raise CrystalError(message, reason="modulated")
     lattice = _lattice(block)
-    rows = _rows(block, max_sites)
+    rows = site_rows(block, max_sites)
     symmetry = symmetry_of(block, lattice)
     for operations in symmetry.candidates:
         if len(rows) * len(operations) > max_positions:
@@ -98,9 +94,10 @@ def _read_block(block: Any, max_sites: int, max_positions: int) -> Reading:
                 "send the primitive cell"
             )
             raise CrystalError(message, reason="too-many-sites")
-    stated = _statements(block)
+    stated, objections = _statements(block, rows)
     found = [_built(rows, operations, lattice, stated, max_sites) for operations in symmetry.candidates]
-    return _decided(found, symmetry)
+    reading = _decided(found, symmetry)
+    return reading._replace(objections=(*reading.objections, *objections))
 
 
 # --- which reading is right -----------------------------------------------------------------------------------------
@@ -138,9 +135,9 @@ def _decided(found: Sequence[Built | CrystalError], symmetry: Symmetry) -> Readi
 
 def _overlaps(crystal: Crystal) -> bool:
     try:
-        crystal.check(max_sites=len(crystal), max_volume=np.inf)
-    except CrystalError:
-        return True
+        crystal.check(max_sites=len(crystal))
+    except CrystalError as error:
+        return error.reason == "overlapping-atoms"
     return False
 
 
@@ -155,18 +152,18 @@ def _same(one: Crystal, other: Crystal) -> bool:
 
 
 def _symmetry_objection(best: Built, symmetry: Symmetry) -> tuple[Objection, ...]:
-    """Operations that are not those of the named group, or no symmetry at all, where nothing confirms the result."""
-    if best.agreement.confirmed:
-        return ()
+    """Statements of the symmetry that contradict each other or the atoms, or that leave a choice."""
     if symmetry.missing:
         message = (
             "the file states no symmetry: neither operations nor a space group. If it lists the whole cell, write "
             "_space_group_name_H-M_alt 'P 1'"
         )
-        return (Objection("symmetry-missing", message),)
-    if symmetry.number is None or best.operations.number is not None:
-        return ()
-    if named_group_holds(best.reading.crystal, symmetry.number, best.operations):
+        return () if best.agreement.confirmed else (Objection("symmetry-missing", message),)
+    if symmetry.conflict:
+        return (Objection("symmetry-disagrees", f"{symmetry.conflict}; correct the file"),)
+    if symmetry.assumed:
+        return (Objection("setting-assumed", f"{symmetry.assumed}; state its name"),)
+    if named_group_holds(best.reading.crystal, symmetry._replace(candidates=(best.operations,))):
         return ()
     message = (
         f"{best.operations.known_by} are not those of the stated space group {symmetry.name!r} (number "
@@ -214,14 +211,9 @@ def _build(
     site_occupancy = np.repeat(occupancy, [len(o) for o in orbits])
     crystal, sums = _merged(lattice, np.concatenate(orbits), site_numbers, site_occupancy, remarks)
     agreement = compare(crystal.composition, volume, stated)
-    objections = [*agreement.objections, *_without_place(rows, agreement, remarks)]
-    if stated.formula is None and (groups := [row.label for row in placed if names_group(row.word)]):
-        remarks.append(f"hydrogen missing: {', '.join(groups[:5])} name groups whose hydrogen has no site")
-    if vacant := [row.label for row in rows if is_vacancy(row.word) and row.site and row.site.occupancy > 0]:
-        if not agreement.confirmed and stated.formula is None:
-            message = f"the site {vacant[0]!r} names no element; remove it if it is a vacancy"
-            raise CrystalError(message, reason="unknown-element")
-        remarks.append(f"{len(vacant)} sites without an atom left out: {', '.join(vacant[:5])}")
+    objections = [*agreement.objections, *_without_place(rows, agreement, remarks), *_multiplicities(placed, orbits)]
+    _refuse_alternatives(placed)
+    remarks += [*_hydrogen_remarks(placed, stated, agreement), *_left_out(rows, stated)]
     if sums > 1.0 + OCCUPANCY_SLACK:
         message = f"the occupancies of one place add up to {sums:.3f}; at most 1 is possible"
         objections.append(Objection("occupancy-above-one", message))
@@ -229,6 +221,56 @@ def _build(
         remarks.append(f"occupancies of one place add up to {sums:.3f} and were divided by that")
     told = (*agreement.remarks, *remarks)
     return Built(Reading(crystal, told, tuple(objections)), agreement, operations)
+
+
+def _hydrogen_remarks(placed: Sequence[Row], stated: Statements, agreement: Agreement) -> list[str]:
+    """Hydrogen that the file names without a site and that its formula does not tell."""
+    if any(remark.startswith("hydrogen missing") for remark in agreement.remarks):
+        return []
+    if attached := [row.label for row in placed if row.attached]:
+        return [f"hydrogen missing: it is attached to {', '.join(attached[:5])} and has no site"]
+    groups = [row.label for row in placed if names_group(row.word)] if stated.formula is None else []
+    return [f"hydrogen missing: {', '.join(groups[:5])} name groups whose hydrogen has no site"] if groups else []
+
+
+def _left_out(rows: Sequence[Row], stated: Statements) -> list[str]:
+    """Sites without an atom, which a formula must confirm.
+
+    Raises:
+        CrystalError: there are such sites and no formula.
+    """
+    vacant = [row.label for row in rows if is_vacancy(row.word) and row.site and row.site.occupancy > 0]
+    if not vacant:
+        return []
+    if stated.formula is None:
+        message = f"the site {vacant[0]!r} names no element; remove it if it is a vacancy"
+        raise CrystalError(message, reason="unknown-element")
+    return [f"{len(vacant)} sites without an atom left out: {', '.join(vacant[:5])}"]
+
+
+def _multiplicities(placed: Sequence[Row], orbits: Sequence[NDArray[np.float64]]) -> list[Objection]:
+    """Sites of which the file states another number of images than there are."""
+    pairs = list(zip(placed, orbits, strict=True))
+    if any(row.multiplicity is None for row in placed) or all(row.multiplicity == 1 for row in placed):
+        return []
+    wrong = [(row, orbit) for row, orbit in pairs if row.multiplicity != len(orbit)]
+    if not wrong:
+        return []
+    row, orbit = wrong[0]
+    message = f"the operations make {len(orbit)} images of {row.label}, the file states {row.multiplicity}"
+    return [Objection("multiplicity-disagrees", message)]
+
+
+def _refuse_alternatives(placed: Sequence[Row]) -> None:
+    """Alternatives of a disordered structure need occupancies.
+
+    Raises:
+        CrystalError: two groups of alternatives are fully occupied.
+    """
+    full = {row.alternative for row in placed if row.alternative and row.site and row.site.occupancy > 0.999}
+    if len(full) > 1:
+        message = f"the disorder groups {', '.join(sorted(full)[:4])} are alternatives and all are fully occupied"
+        raise CrystalError(message, reason="bad-sites")
 
 
 def _merged(
@@ -287,13 +329,6 @@ def _sites_table(block: Any) -> bool:
     return any(block.find_values(f"{_SITE}{name}") for name in ("fract_x", "label", "type_symbol", "Cartn_x"))
 
 
-def _number(text: str | None) -> float:
-    """A CIF number, its uncertainty dropped; NaN where there is none or it is none."""
-    from gemmi import cif
-
-    return float(cif.as_number(text)) if text else float("nan")
-
-
 def _lattice(block: Any) -> NDArray[np.float64]:
     """(3, 3) rows are the lattice vectors: a along x, b in the xy plane.
 
@@ -305,8 +340,8 @@ def _lattice(block: Any) -> NDArray[np.float64]:
     values = []
     for name in _CELL:
         tag = f"_cell_{name}"
-        text = block.find_value(tag) or block.find_value(tag.replace("_cell_", "_cell."))
-        value = _number(text)
+        text = block.find_value(tag)
+        value = cif_number(text)
         if not np.isfinite(value) or value <= 0:
             said = "is missing" if not text else f"is {text!r}"
             hint = "; a decimal point is needed, not a comma" if text and "," in text else ""
@@ -322,84 +357,32 @@ def _lattice(block: Any) -> NDArray[np.float64]:
     return np.asarray(matrix.T)
 
 
-def _rows(block: Any, max_sites: int) -> list[Row]:
-    """The table of sites.
-
-    Raises:
-        CrystalError: too long, Cartesian, or a coordinate or an occupancy that is no number.
-    """
-    columns = {name: [str(v) for v in block.find_values(_SITE + name)] for name in _COLUMNS}
-    length = max(map(len, columns.values()))
-    if length > max_sites:
-        message = f"{length} sites are listed; the limit is {max_sites}. Use a smaller cell, or raise the limit"
-        raise CrystalError(message, reason="too-many-sites")
-    if not columns["fract_x"] or len({len(columns[f"fract_{axis}"]) for axis in "xyz"}) > 1:
-        kind = "Cartesian, not fractional" if columns["Cartn_x"] else "missing for some axis"
-        message = f"the coordinates of the sites are {kind}; give _atom_site_fract_x, _y and _z"
-        raise CrystalError(message, reason="no-fractional-coordinates")
-    filled = {name: values or ["?"] * length for name, values in columns.items()}
-    if any(len(values) != length for values in filled.values()):
-        raise CrystalError("the columns of the table of sites have different lengths", reason="bad-sites")
-    rounding = max(_rounding(text) for axis in "xyz" for text in filled[f"fract_{axis}"])
-    rows = [_row({name: values[n] for name, values in filled.items()}, n, rounding) for n in range(length)]
-    return [row for row in rows if row is not None]
-
-
-_COLUMNS = ("label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy", "Cartn_x", "calc_flag")
-
-
-def _row(cells: dict[str, str], number: int, rounding: float) -> Row | None:
-    """One row; None where it is marked as no atom."""
+def _statements(block: Any, rows: Sequence[Row]) -> tuple[Statements, tuple[Objection, ...]]:
+    """Formula, Z, volume and density, where the file gives them; and a formula that is not understood."""
     from gemmi import cif
 
-    text = {name: "" if cell in {"?", "."} else cif.as_string(cell).strip() for name, cell in cells.items()}
-    if text["calc_flag"].lower() == "dum":
-        return None
-    word, is_type = (text["type_symbol"], True) if text["type_symbol"] else (text["label"], False)
-    label = text["label"] or word or f"row {number + 1}"
-    if not word:
-        raise CrystalError(f"row {number + 1} of the sites has neither a label nor a type symbol", reason="bad-sites")
-    coords = [text[f"fract_{axis}"] for axis in "xyz"]
-    if not all(coords):
-        return Row(word, is_type, None, label)
-    values = [_number(cells[f"fract_{axis}"]) for axis in "xyz"]
-    if not np.isfinite(values).all():
-        bad = next(c for c, v in zip(coords, values, strict=True) if not np.isfinite(v))
-        raise CrystalError(
-            f"a coordinate of {label} is {bad!r}, which is no CIF number such as 0.5", reason="bad-sites"
-        )
-    occupancy = _number(cells["occupancy"]) if text["occupancy"] else 1.0
-    if not np.isfinite(occupancy) or occupancy < 0:
-        message = f"the occupancy of {label} is {cells['occupancy']!r}; it lies between 0 and 1"
-        raise CrystalError(message, reason="bad-sites")
-    if occupancy > 1.0 + OCCUPANCY_SLACK:
-        message = f"the occupancy of {label} is {occupancy:g}; it lies between 0 and 1"
-        raise CrystalError(message, reason="bad-sites")
-    return Row(word, is_type, Site(np.array(values), occupancy, rounding), label)
+    def number(tag: str) -> float | None:
+        value = cif_number(block.find_value(tag))
+        return value if np.isfinite(value) and value > 0 else None
 
+    def text_of(tag: str) -> str:
+        value = block.find_value(tag)
+        text = " ".join(cif.as_string(value).split()) if value else ""
+        return "" if text in {"?", "."} else text
 
-def _rounding(text: str) -> float:
-    """Half a unit of the last digit of a coordinate that needs digits; 0 where it is exact, such as 0.25."""
-    digits = re.sub(r"\(.*", "", text).partition(".")[2]
-    if not digits.isdigit() or len(digits) > 8:
-        return 0.0
-    exact = abs(float(f"0.{digits}") * 24 - round(float(f"0.{digits}") * 24)) < 1e-9
-    return 0.0 if exact else 0.5 * 10.0 ** -len(digits)
-
-
-def _statements(block: Any) -> Statements:
-    """Formula, Z, volume and density, where the file gives them."""
-    from gemmi import cif
-
-    def number(*tags: str) -> float | None:
-        found = [value for tag in tags if np.isfinite(value := _number(block.find_value(tag)))]
-        return found[0] if found and found[0] > 0 else None
-
-    formula = block.find_value("_chemical_formula_sum")
-    text = " ".join(cif.as_string(formula).split()) if formula else ""
-    return Statements(
-        formula=parse_stated_formula(text) if text not in {"", "?", "."} else None,
-        z=number("_cell_formula_units_Z", "_cell.formula_units_Z"),
-        volume=number("_cell_volume", "_cell.volume"),
+    text = text_of("_chemical_formula_sum")
+    formula = parse_stated_formula(text) if text else None
+    objections: tuple[Objection, ...] = ()
+    if text and formula is None:
+        message = f"the formula {text[:80]!r} is not understood; write elements and amounts, such as 'C2 Ca Mg O6'"
+        objections = (Objection("formula-not-understood", message),)
+    named = re.search(r"(?<![A-Za-z])D(?![a-z])", text) or any(re.match(r"D(?![a-z])", row.word) for row in rows)
+    stated = Statements(
+        formula=formula,
+        structural=parse_stated_formula(text_of("_chemical_formula_structural")),
+        deuterated=bool(named),
+        z=number("_cell_formula_units_Z"),
+        volume=number("_cell_volume"),
         density=number("_exptl_crystal_density_diffrn"),
     )
+    return stated, objections

@@ -16,9 +16,13 @@ from crystalign.errors import CrystalError
 from crystalign.sources.agreement import Amounts, Statements, compare
 
 MAX_COMBINATIONS = 4096
+MAX_WORD = 40
+"""Characters of a label or a type symbol."""
+LAST_COMMON = 95
+"""Without a formula, labels are not taken for heavier elements: `Cm1` is rather a carbon."""
 LAST_NATURAL = 103
 """Heavier elements are in no crystal: `Nh`, `Cn`, `Og` are never read out of capitals or labels."""
-VACANCIES = frozenset({"va", "vac", "vacancy", "x", "q", "dum", "dummy", "void", "bq", "gh"})  # noqa: RUF100
+VACANCIES = frozenset({"va", "vac", "vacancy", "x", "q", "dum", "void", "bq", "gh"})
 GROUPS = {
     "wat": "O",
     "water": "O",
@@ -63,6 +67,8 @@ def readings(word: str, *, is_type: bool) -> tuple[str, ...]:
         word: a type symbol such as `Fe3+`, or a label such as `Fe1A`.
         is_type: whether it is a type symbol, which names one element by definition.
     """
+    if len(word) > MAX_WORD:
+        return ()
     letters = _letters(word)
     group = _group(word)
     two, one = _KNOWN.get(letters[:2].lower()), _KNOWN.get(letters[:1].lower())
@@ -107,6 +113,9 @@ def assign(words: Sequence[tuple[str, bool]], amounts: Sequence[float], stated: 
 def _literal(word: str) -> str | None:
     """The element of a type symbol, a charge or the name of a scattering factor aside; None where it names none."""
     letters = _letters(word)
+    isotope = re.fullmatch(r"[0-9]{1,3}([A-Z][a-z]?)", word[:MAX_WORD])  # `7Li`
+    if isotope:
+        return _KNOWN.get(isotope.group(1).lower())
     if letters.lower() in _SCATTERERS:
         return _SCATTERERS[letters.lower()]
     if len(letters) > 2 or not _CHARGE.fullmatch(word[len(letters) :]) or _group(word) not in {None, "ho"}:
@@ -131,7 +140,9 @@ def _allowed(word: str, found: tuple[str, ...], formula: Amounts | None, *, is_t
     if not found or (is_type and not formula and not _literal(word)):
         message = f"the site {word!r} names no element; give a symbol such as Fe as its _atom_site_type_symbol"
         raise CrystalError(message, reason="unknown-element")
-    if len(found) == 1 and (formula or not _group(word)):
+    if is_type and _literal(word):
+        return found
+    if len(found) == 1 and formula:
         return found
     if formula:
         stated = tuple(symbol for symbol in found if SYMBOLS.index(symbol) in formula)
@@ -139,19 +150,33 @@ def _allowed(word: str, found: tuple[str, ...], formula: Amounts | None, *, is_t
             return stated
         message = f"the site {word!r} may be {' or '.join(found)}, and the formula of the file holds none of them"
         raise CrystalError(message, reason="unknown-element")
-    letters = _letters(word)
-    if (
-        letters[:3].lower() in WATER
-        or len(letters) == 1
-        or (re.match(r"[A-Z][a-z](?![a-z])", letters) and found[0] == letters[:2])
-    ):
-        return found[:1]  # water; `W1`; `Ca1` and `SiT`: a capital and one small letter are the symbol of an element
+    if _is_plain(word, found[0]):
+        return found[:1]
     kind = "type symbol" if is_type else "label"
     message = (
         f"the {kind} {word!r} may be {' or '.join(found)} and no formula decides; give _atom_site_type_symbol or "
         "_chemical_formula_sum"
     )
     raise CrystalError(message, reason="ambiguous-element")
+
+
+def _is_plain(word: str, first: str) -> bool:
+    """Whether a label means its first reading without a formula: water, or a symbol before digits or one capital.
+
+    `Ca1`, `SiT` and `Ow2` do; `Cg1` (a centroid), `T1` (a tetrahedral site) and `Uiso` do not.
+    """
+    letters, symbol = _letters(word), first
+    if letters[:3].lower() in WATER:
+        return True
+    if SYMBOLS.index(first) > LAST_COMMON or letters == "T":
+        return False
+    if letters == "D":
+        return True
+    if not letters.startswith(symbol):
+        return False
+    return bool(re.fullmatch(r"[A-Z]?" if symbol != "O" else r"[A-Za-z]?", letters[len(symbol) :])) and not (
+        len(symbol) == 1 and len(letters) == 2 and letters.isupper() and letters.capitalize() in SYMBOLS
+    )
 
 
 def _by_formula(
@@ -174,12 +199,15 @@ def _by_formula(
         message = f"too many labels name more than one element: {names[:120]}; give _atom_site_type_symbol"
         raise CrystalError(message, reason="ambiguous-element")
     fixed = {key: found[0] for key, found in options.items()}
+    per_class: dict[tuple[str, bool], float] = {}
+    for key, amount in sites:
+        per_class[key] = per_class.get(key, 0.0) + amount
     agreeing = []
     only_formula = Statements(formula=stated.formula, z=stated.z)
     for choice in itertools.product(*(options[key] for key in undecided)):
         chosen = {**fixed, **dict(zip(undecided, choice, strict=True))}
         composition: dict[int, float] = {}
-        for key, amount in sites:
+        for key, amount in per_class.items():
             z = SYMBOLS.index(chosen[key])
             composition[z] = composition.get(z, 0.0) + amount
         outcome = compare(composition, volume, only_formula)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,39 +19,35 @@ from numpy.typing import NDArray
 from crystalign.crystal import Crystal
 from crystalign.errors import CrystalError
 
-METRIC_TOLERANCE = 0.02
+METRIC_TOLERANCE = 0.005
 """An operation fits a cell if no component of the metric tensor changes by more than this, relative to the lengths."""
 MAX_OPERATIONS = 192
 
 _XYZ = (
     "_space_group_symop_operation_xyz",
-    "_space_group_symop.operation_xyz",
     "_symmetry_equiv_pos_as_xyz",
-    "_symmetry_equiv.pos_as_xyz",
 )
-_HALL = ("_space_group_name_Hall", "_space_group.name_Hall", "_symmetry_space_group_name_Hall")
+_HALL = ("_space_group_name_Hall", "_symmetry_space_group_name_Hall")
 _NAMES = (
     "_space_group_name_H-M_alt",
-    "_space_group.name_H-M_alt",
     "_symmetry_space_group_name_H-M",
-    "_symmetry.space_group_name_H-M",
     "_space_group_name_H-M_full",
     "_space_group_name_H-M",
 )
 _NUMBERS = (
     "_space_group_IT_number",
-    "_space_group.IT_number",
     "_symmetry_Int_Tables_number",
-    "_symmetry.Int_Tables_number",
 )
-_CODES = ("_space_group.IT_coordinate_system_code", "_space_group_IT_coordinate_system_code")
-_MAGNETIC = "_space_group_symop_magn_operation.xyz"
-_MAGNETIC_CENTRING = "_space_group_symop_magn_centering.xyz"
+_CODES = ("_space_group_IT_coordinate_system_code",)
+_MAGNETIC = "_space_group_symop_magn_operation_xyz"
+_MAGNETIC_CENTRING = "_space_group_symop_magn_centering_xyz"
+_DECIMAL = re.compile(r"\d*\.\d+")
 _UNKNOWN = {"", "?", ".", "unknown", "none", "n/a"}
 _EXTENSIONS = {"1": "1", "2": "2", "s": "1", "z": "2", "h": "H", "r": "R", "hr": "H", "rs": "R", "rz": "R", "hz": "H"}
 
 
-class Operations(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Operations:
     """A space group as its operations x → R x + t on fractional coordinates, modulo the lattice."""
 
     rotations: NDArray[np.int64]
@@ -61,6 +58,8 @@ class Operations(NamedTuple):
     """How the file tells it, for messages."""
     number: int | None
     """Of the space group, where a table has this setting."""
+    axis: str = ""
+    """The unique axis of a monoclinic setting, where a table gives it."""
 
     def __len__(self) -> int:
         """The number of operations, M."""
@@ -71,11 +70,17 @@ class Symmetry(NamedTuple):
     """What a CIF says of its symmetry."""
 
     candidates: tuple[Operations, ...]
-    """Every reading that fits the cell; one where operations are listed."""
+    """Every reading that fits the cell; one where operations or a Hall symbol are given."""
     number: int | None
-    """Of the space group that the file names, whether or not operations are listed."""
+    """Of the space group that the file names."""
     name: str
     """As the file writes it."""
+    named: tuple[Operations, ...] = ()
+    """The settings that the name may mean; none where there is no name."""
+    conflict: str = ""
+    """How the statements contradict each other; empty where they do not."""
+    assumed: str = ""
+    """What was taken for want of a statement; empty where everything is stated."""
     missing: bool = False
     """Nothing is said: the one candidate is P 1."""
 
@@ -91,86 +96,160 @@ def symmetry_of(block: Any, lattice: NDArray[np.float64]) -> Symmetry:
         CrystalError: what is said cannot be understood, or does not fit the cell.
     """
     names = [text for tag in _NAMES if (text := _text(block, tag))]
-    number, named = _stated_number(block), _first_known(names)
+    number, known = _stated_number(block), [groups for name in names if (groups := _of_name(name))]
+    hall = next((text for tag in _HALL if (text := _text(block, tag))), "")
     spoken = names[0] if names else ("" if number is None else f"number {number}")
-    listed = _listed(block)
-    if listed is not None:
-        if not _fits(listed, lattice):
-            message = f"{listed.known_by} do not keep the cell: its lengths or angles do not have that symmetry"
+    code = _code(block, names)
+    conflict = _conflict_of_numbers(known, number, names)
+    named = _settings(known[0], f"the space group {names[0]!r}", code) if known else []
+    explicit = _listed(block) or _of_hall(hall)
+    if explicit is not None:
+        if not _fits(explicit, lattice):
+            message = f"{explicit.known_by} do not keep the cell: its lengths or angles do not have that symmetry"
             raise CrystalError(message, reason="symmetry-does-not-fit-cell")
-        return Symmetry((listed,), number or (named[0].number if named else None), spoken)
-    halls = [text for tag in _HALL if (text := _text(block, tag))]
-    for text, groups in (
-        (f"the Hall symbol {halls[0]!r}" if halls else "", _of_hall(halls[0]) if halls else []),
-        (f"the space group {names[0]!r}" if names else "", named),
-        (f"space group number {number}", _of_number(number)),
-    ):
-        if groups:
-            return _chosen(text, groups, _code(block, names), lattice, number, spoken)
-    if names or halls or number is not None:
-        said = ", ".join(repr(x) for x in [*halls[:1], *names[:1], *([number] if number is not None else [])])
+        stated = number or (named[0].number if named else None)
+        conflict = conflict or _conflict_of_setting(explicit, named, spoken)
+        return Symmetry((explicit,), stated, spoken, tuple(named), conflict)
+    if named:
+        return Symmetry(_fitting(named, lattice), named[0].number, spoken, tuple(named), conflict)
+    if number is not None:
+        candidates = _fitting(_settings(_of_number(number), f"space group number {number}", code), lattice)
+        return Symmetry(candidates, number, spoken, (), conflict, _assumed(number, candidates, lattice))
+    if names or hall:
+        said = ", ".join(repr(x) for x in [*([hall] if hall else []), *names[:1]])
         message = f"the space group {said} is not known and no operations are listed; list them in the file"
         raise CrystalError(message, reason="unknown-space-group")
     return Symmetry((_operations([], "no symmetry statement", 1),), None, "", missing=True)
 
 
-def _chosen(
-    text: str, groups: list[Any], code: str, lattice: NDArray[np.float64], number: int | None, spoken: str
-) -> Symmetry:
-    """The settings of named groups that agree with the stated origin or axes and fit the cell."""
+def _settings(groups: list[Any], text: str, code: str) -> list[Operations]:
+    """Tabulated settings as operations, of the stated origin or axes where one is stated."""
     if any(group.ext == code for group in groups):
         groups = [group for group in groups if group.ext == code]
-    axes = [_unique_axis(group) for group in groups]
-    found = [_operations(group.operations(), f"{text} ({group.xhm()})", group.number) for group in groups]
-    fits = [_fits(operations, lattice) for operations in found]
-    convention = next(
-        (axis for axis in ("b", "c", "a", "") if axis in {a for a, f in zip(axes, fits, strict=True) if f}), ""
-    )
-    fitting = [one for one, axis, fit in zip(found, axes, fits, strict=True) if fit and axis == convention]
-    if not fitting:
-        message = f"{text} does not fit the cell: its lengths and angles do not have that symmetry in any setting known"
-        raise CrystalError(message, reason="symmetry-does-not-fit-cell")
-    return Symmetry(tuple(fitting), number or groups[0].number, spoken)
+    return [
+        _operations(group.operations(), f"{text} ({group.xhm()})", group.number, _unique_axis(group))
+        for group in groups
+    ]
 
 
-def named_group_holds(crystal: Crystal, number: int, operations: Operations) -> bool:
-    """Whether listed operations, or at least the atoms that they make, have the symmetry of a named space group.
+def _fitting(settings: list[Operations], lattice: NDArray[np.float64]) -> tuple[Operations, ...]:
+    """The settings that fit the cell; of several unique axes the conventional one.
 
-    Operations with as many rotations as the named group's point group are taken for that group. Fewer may still
-    make a structure that has the rest of the symmetry, such as a whole cell listed with centring alone. Split,
-    partly occupied sites may break it; then the best occupied sites decide.
+    Raises:
+        CrystalError: none fits.
     """
-    wanted, listed = _order(number), len(np.unique(operations.rotations.reshape(-1, 9), axis=0))
-    if listed == wanted:
-        return True
-    if listed > wanted:
-        return False
-    share = np.ones(len(crystal))
-    if crystal.occupancies is not None:
-        share = np.array([sum(x for _, x in site) for site in crystal.occupancies])
-    best = share > 0.9 * share.max()
-    part = Crystal(crystal.lattice, crystal.frac_coords[best], crystal.atomic_numbers[best])
-    return any(_has_symmetry(one, number) for one in (crystal, part))
+    fits = [operations for operations in settings if _fits(operations, lattice)]
+    if not fits:
+        message = (
+            f"{settings[0].known_by.partition(' (')[0]} does not fit the cell: its lengths and angles do not have that "
+            "symmetry in any setting known"
+        )
+        raise CrystalError(message, reason="symmetry-does-not-fit-cell")
+    axis = next(axis for axis in ("b", "c", "a", "") if any(operations.axis == axis for operations in fits))
+    return tuple(operations for operations in fits if operations.axis == axis)
 
 
-def _has_symmetry(crystal: Crystal, number: int) -> bool:
-    """Whether a crystal is unchanged by a space group in a setting that is tabulated, or is found to have it."""
+# --- statements against each other ----------------------------------------------------------------------------------
+
+
+def _conflict_of_numbers(known: list[list[Any]], number: int | None, names: list[str]) -> str:
+    """Names and a number that mean different space groups."""
+    numbers = {group.number for groups in known for group in groups} | ({number} if number is not None else set())
+    if len(numbers) <= 1:
+        return ""
+    said = " and ".join([*(repr(name) for name in dict.fromkeys(names)), *([f"number {number}"] if number else [])])
+    return f"the file names different space groups: {said}"
+
+
+def _conflict_of_setting(explicit: Operations, named: list[Operations], spoken: str) -> str:
+    """Operations that are tabulated, of the named group, and in another setting than the name's."""
+    own = _code_set(explicit)
+    if not named or explicit.number is None or any(_code_set(one) == own for one in named):
+        return ""
+    if explicit.number != named[0].number:
+        return ""  # fewer or other operations: the atoms decide (`named_group_holds`)
+    return f"{explicit.known_by} are those of another setting (axes or origin) of the group than {spoken!r}"
+
+
+def _code_set(operations: Operations) -> frozenset[int]:
+    return frozenset(_encoded(operations.rotations, operations.translations).tolist())
+
+
+def _assumed(number: int, candidates: tuple[Operations, ...], lattice: NDArray[np.float64]) -> str:
+    """Whether a number alone leaves settings open that fit the cell as well as the standard one."""
     import gemmi
 
+    standard = gemmi.find_spacegroup_by_number(number).hm
+    others = [group for group in gemmi.spacegroup_table() if group.number == number and group.hm != standard]
+    taken = {_code_set(one) for one in candidates}
+    fitting = []
+    for group in others:
+        operations = _operations(group.operations(), "", number)
+        if _fits(operations, lattice) and _code_set(operations) not in taken:
+            fitting.append(group.xhm())
+    if not fitting:
+        return ""
+    return f"only the number {number} is stated: {standard} was taken, but {', '.join(fitting[:3])} fit the cell, too"
+
+
+def named_group_holds(crystal: Crystal, symmetry: Symmetry) -> bool:
+    """Whether the operations of a structure, or at least its atoms, have the symmetry of the named space group.
+
+    Operations of the named group's type are enough. Others may still make a structure that has it, such as a
+    whole cell listed with centring alone: then each kind of site must be unchanged by the group, but for those
+    that are split into alternatives less than 1 Å apart.
+    """
+    operations, number = symmetry.candidates[0], symmetry.number
+    if number is None or operations.number == number:
+        return True
+    rotations = len(np.unique(operations.rotations.reshape(-1, 9), axis=0))
+    wanted = _operations(_of_number(number)[0].operations(), "", number)
+    same_type = rotations == len(np.unique(wanted.rotations.reshape(-1, 9), axis=0))
+    if operations.number is None and same_type and len(operations) >= len(wanted):
+        return True  # a setting that is not tabulated
+    if rotations > len(np.unique(wanted.rotations.reshape(-1, 9), axis=0)):
+        return False
+    settings = list(symmetry.named) or _all_settings(number)
+    parts = _parts(crystal)
+    for setting in settings:
+        if _fits(setting, crystal.lattice) and all(_unchanged(part, setting) for part in parts):
+            return True
+    return not symmetry.named and _found_number(crystal) == number
+
+
+def _all_settings(number: int) -> list[Operations]:
+    import gemmi
+
+    return [_operations(g.operations(), "", number) for g in gemmi.spacegroup_table() if g.number == number]
+
+
+def _found_number(crystal: Crystal) -> int | None:
     from crystalign.physics.symmetry import symmetry
 
-    for group in gemmi.spacegroup_table():
-        if group.number == number:
-            operations = _operations(group.operations(), "", number)
-            if _fits(operations, crystal.lattice) and _unchanged(crystal, operations):
-                return True
     try:
-        return symmetry(crystal).number == number
+        return symmetry(crystal).number
     except CrystalError:
-        return False
+        return None
 
 
-def _unchanged(crystal: Crystal, operations: Operations, tolerance: float = 0.05) -> bool:
+def _parts(crystal: Crystal) -> list[Crystal]:
+    """The sites of one content each; those that are split into near alternatives are left out."""
+    from crystalign.physics.neighbour_list import within
+
+    if crystal.occupancies is None:
+        return [crystal]
+    contents = [tuple((z, round(x, 3)) for z, x in site) for site in crystal.occupancies]
+    found = within(crystal, 1.0)
+    near = {int(r) for s, r in zip(found.senders, found.receivers, strict=True) if contents[s] == contents[r]}
+    parts = []
+    for content in dict.fromkeys(contents):
+        members = [n for n, own in enumerate(contents) if own == content and n not in near]
+        if members:
+            parts.append(Crystal(crystal.lattice, crystal.frac_coords[members], crystal.atomic_numbers[members]))
+    return parts
+
+
+def _unchanged(crystal: Crystal, operations: Operations, tolerance: float = 0.1) -> bool:
     """Whether every operation moves each atom to within `tolerance` (Å) of an atom of its element."""
     from scipy.spatial import cKDTree
 
@@ -184,14 +263,6 @@ def _unchanged(crystal: Crystal, operations: Operations, tolerance: float = 0.05
             if tree.query(moved, p=np.inf)[0].max() > tolerance / length:
                 return False
     return True
-
-
-@functools.cache
-def _order(number: int) -> int:
-    """How many rotations the point group of a space group has."""
-    import gemmi
-
-    return len(gemmi.find_spacegroup_by_number(number).operations().sym_ops)
 
 
 # --- what a file says -----------------------------------------------------------------------------------------------
@@ -208,7 +279,7 @@ def _text(block: Any, tag: str) -> str:
 def _stated_number(block: Any) -> int | None:
     for tag in _NUMBERS:
         text = _text(block, tag)
-        if text.isdigit() and 1 <= int(text) <= 230:
+        if re.fullmatch("[0-9]{1,3}", text) and 1 <= int(text) <= 230:
             return int(text)
     return None
 
@@ -234,28 +305,47 @@ def _listed(block: Any) -> Operations | None:
             continue
         if tag == _MAGNETIC:  # the last entry is time reversal, which moves no atom
             centring = [cif.as_string(value) for value in block.find_values(_MAGNETIC_CENTRING)]
-            words = [",".join(word.split(",")[:3]) for word in words]
-            words += [",".join(word.split(",")[:3]) for word in centring]
+            words = [",".join(word.split(",")[:3]) for word in (*words, *centring)]
+        words = list(dict.fromkeys("".join(word.split()).lower() for word in words))
         if len(words) > MAX_OPERATIONS:
             message = f"{len(words)} symmetry operations are listed; a space group has at most {MAX_OPERATIONS}"
             raise CrystalError(message, reason="bad-symmetry-operations")
-        operations = _operations([_operation(word) for word in words], f"the {len(words)} listed operations", None)
+        known_by = f"the {len(words)} listed operations"
+        operations = _operations([_operation(word) for word in ("x,y,z", *words)], known_by, None)
         operations = _generated(operations) if tag == _MAGNETIC else operations
         if not _closed(operations):
-            message = (
-                f"the {len(words)} listed symmetry operations are no group: applied twice they give others. Some are "
-                "missing or mistyped"
-            )
+            message = f"{known_by} are no group: applied twice they give others. Some are missing or mistyped"
             raise CrystalError(message, reason="bad-symmetry-operations")
-        return operations
+        return replace(operations, number=_number_of(operations))
     return None
 
 
+def _number_of(operations: Operations) -> int | None:
+    """The space group of operations in a tabulated setting."""
+    import gemmi
+
+    group = gemmi.GroupOps(
+        [_as_gemmi(r, t) for r, t in zip(operations.rotations, operations.translations, strict=True)]
+    )
+    found = gemmi.find_spacegroup_by_ops(group)
+    return None if found is None else int(found.number)
+
+
+def _as_gemmi(rotation: NDArray[np.int64], translation: NDArray[np.float64]) -> Any:
+    import gemmi
+
+    operation = gemmi.Op()
+    operation.rot = (rotation * gemmi.Op.DEN).tolist()
+    operation.tran = np.rint(translation * gemmi.Op.DEN).astype(int).tolist()
+    return operation
+
+
 def _operation(word: str) -> Any:
+    """An operation such as `-x,y+1/2,z`; decimals are taken for the nearest 24th within 0.005."""
     import gemmi
 
     try:
-        operation = gemmi.Op(word.strip())
+        operation = gemmi.Op(_DECIMAL.sub(_fraction, word))
     except (RuntimeError, ValueError) as error:
         message = f"the symmetry operation {word[:60]!r} cannot be read: {error}"
         raise CrystalError(message, reason="bad-symmetry-operations") from error
@@ -265,7 +355,13 @@ def _operation(word: str) -> Any:
     return operation
 
 
-def _operations(found: Iterable[Any], known_by: str, number: int | None) -> Operations:
+def _fraction(found: re.Match[str]) -> str:
+    value = float(found.group())
+    parts = round(value * 24)
+    return f"{parts}/24" if abs(value - parts / 24) <= 0.005 else found.group()
+
+
+def _operations(found: Iterable[Any], known_by: str, number: int | None, axis: str = "") -> Operations:
     """Distinct operations as arrays; the identity alone where there is none."""
     from gemmi import Op
 
@@ -274,7 +370,7 @@ def _operations(found: Iterable[Any], known_by: str, number: int | None) -> Oper
     }
     rotations = np.array([rotation for rotation, _ in pairs], np.int64).reshape(-1, 3, 3)
     translations = np.array([translation for _, translation in pairs], np.float64) / Op.DEN
-    return Operations(rotations, translations, known_by, number)
+    return Operations(rotations, translations, known_by, number, axis)
 
 
 def _encoded(rotations: NDArray[np.int64], translations: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -304,7 +400,7 @@ def _generated(operations: Operations) -> Operations:
     while not _closed(operations) and len(operations) <= MAX_OPERATIONS:
         rotations, translations = _products(operations)
         _, first = np.unique(_encoded(rotations, translations), return_index=True)
-        operations = operations._replace(rotations=rotations[first], translations=translations[first])
+        operations = replace(operations, rotations=rotations[first], translations=translations[first])
     return operations
 
 
@@ -321,7 +417,8 @@ def _fits(operations: Operations, lattice: NDArray[np.float64]) -> bool:
 
 def _split(name: str) -> tuple[str, str]:
     """A Hermann–Mauguin name without what tells its origin or axes, and that: `F d -3 m Z` → (`fd-3m`, `2`)."""
-    text = re.sub(r"[\s_()~]", "", name.lower())
+    text = re.sub("(\\d)[\u0304\u0305]", r"-\1", name.lower())  # a bar over its number
+    text = re.sub("[\u2010-\u2015\u2212]", "-", re.sub(r"[\s_()~]", "", text))
     body, colon, code = text.partition(":")
     if not colon:
         match = re.fullmatch(r"(.{2,}?)(hr|rs|rz|hz|[szhr])", text)
@@ -351,58 +448,40 @@ def _table() -> dict[str, list[Any]]:
     return table
 
 
-def _first_known(names: list[str]) -> list[Any]:
-    """The settings that the first understandable name may mean."""
+def _of_name(name: str) -> list[Any]:
+    """The settings that a name may mean, in all origins and on all axes; none where it is not understood."""
     import gemmi
 
-    for name in names:
-        body, _ = _split(name)
-        groups = _table().get(body, [])
-        if not groups:
-            found = gemmi.find_spacegroup_by_name(body)  # knows old symbols, such as F m 3 m
-            groups = [] if found is None else _table().get(_split(found.hm)[0], [found])
-        if groups:
-            return groups
-    return []
+    body, _ = _split(name)
+    groups = _table().get(body, [])
+    if groups:
+        return groups
+    found = gemmi.find_spacegroup_by_name(body)  # knows old symbols, such as F m 3 m
+    return [] if found is None else _table().get(_split(found.hm)[0], [found])
 
 
 def _unique_axis(group: Any) -> str:
     """`a`, `b` or `c` of a monoclinic setting, else nothing. A short name means b where the cell fits several."""
-    return "" if isinstance(group, _Generated) else group.monoclinic_unique_axis().strip("\x00")
+    return str(group.monoclinic_unique_axis()).strip("\x00")
 
 
-def _of_hall(symbol: str) -> list[Any]:
+def _of_hall(symbol: str) -> Operations | None:
     import gemmi
 
     try:
-        operations = gemmi.symops_from_hall(symbol)
+        operations = gemmi.symops_from_hall(symbol) if symbol else None
     except (RuntimeError, ValueError):
-        return []
+        return None
+    if operations is None:
+        return None
     group = gemmi.find_spacegroup_by_ops(operations)
-    return [_Generated(symbol, operations, group)]
+    number = None if group is None else int(group.number)
+    return _operations(operations, f"the operations of the Hall symbol {symbol!r}", number)
 
 
-class _Generated:
-    """A Hall symbol in the form of a table's setting."""
-
-    ext = ""
-
-    def __init__(self, symbol: str, operations: Any, group: Any) -> None:
-        self.symbol, self._operations = symbol, operations
-        self.number = None if group is None else group.number
-
-    def operations(self) -> Any:
-        return self._operations
-
-    def xhm(self) -> str:
-        return self.symbol
-
-
-def _of_number(number: int | None) -> list[Any]:
+def _of_number(number: int) -> list[Any]:
     """The standard setting of a number, in both origins or on both kinds of axes where there are two."""
     import gemmi
 
-    if number is None:
-        return []
     standard = gemmi.find_spacegroup_by_number(number)
     return [group for group in gemmi.spacegroup_table() if group.number == number and group.hm == standard.hm]

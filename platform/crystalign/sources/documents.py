@@ -21,7 +21,20 @@ COORDINATE_TOLERANCE = 0.02
 """Å; fractional and Cartesian coordinates of one site that differ by more contradict each other."""
 IDS = ("material_id", "entry_id", "task_id", "jid", "id", "_id")
 """Fields that may hold the id of a document, the first found counts."""
-STRUCTURE_KEYS = frozenset({"lattice", "sites", "structure", "atoms", "attributes", "lattice_mat", "@module", "@class"})
+STRUCTURE_KEYS = frozenset(
+    {
+        "lattice",
+        "sites",
+        "structure",
+        "final_structure",
+        "initial_structure",
+        "atoms",
+        "attributes",
+        "lattice_mat",
+        "@module",
+        "@class",
+    }
+)
 """Keys that only a document of one structure has at its top."""
 Document = Mapping[str, Any]
 
@@ -45,24 +58,31 @@ def read_document(document: Any, *, max_sites: int) -> Reading:
     if not isinstance(document, Mapping):
         message = f"the entry is {_kind(document)}, not a document with a structure"
         raise CrystalError(message, reason="unreadable-structure")
-    crystal, around = _found(document, max_sites)
+    try:
+        reading, around = _found(document, max_sites)
+    except (OverflowError, ValueError) as error:  # numbers of hundreds of digits
+        if isinstance(error, CrystalError):
+            raise
+        message = f"a number of the structure is not usable: {str(error)[:100]}"
+        raise CrystalError(message, reason="unreadable-structure") from error
+    crystal = reading.crystal
     stated = _statements(around)
     agreement = compare(crystal.composition, crystal.volume, stated)
     count = next((around[name] for name in ("nsites", "nat") if isinstance(around.get(name), int)), None)
     if count is not None and count != len(crystal):
         message = f"the document states {count} sites and holds {len(crystal)}"
         raise CrystalError(message, reason="sites-disagree")
-    return Reading(crystal, agreement.remarks, agreement.objections)
+    return Reading(crystal, (*reading.remarks, *agreement.remarks), (*reading.objections, *agreement.objections))
 
 
-def _found(document: Document, max_sites: int) -> tuple[Crystal, Document]:
-    """The crystal, and the mapping whose other fields speak of it."""
-    for name in ("structure", "atoms"):
+def _found(document: Document, max_sites: int) -> tuple[Reading, Document]:
+    """The structure, and the mapping whose other fields speak of it."""
+    for name in ("structure", "final_structure", "atoms"):
         if name in document:
             inner = document[name]
             if isinstance(inner, str):
                 inner = _decoded(inner, name, max_sites)
-                if isinstance(inner, Crystal):
+                if isinstance(inner, Reading):
                     return inner, document
             if not isinstance(inner, Mapping):
                 message = f"the {name} of the entry is {_kind(inner)}"
@@ -75,10 +95,12 @@ def _found(document: Document, max_sites: int) -> tuple[Crystal, Document]:
             ):
                 message = "the file lists columns, as pandas does by default; write it with orient='records'"
                 raise CrystalError(message, reason="unsupported-layout")
-            return _crystal(inner, max_sites), document
+            return Reading(_crystal(inner, max_sites)), document
     if isinstance(document.get("attributes"), Mapping):
         return _optimade(document["attributes"], max_sites), document["attributes"]
-    return _crystal(document, max_sites), document
+    if "lattice_vectors" in document:
+        return _optimade(document, max_sites), document
+    return Reading(_crystal(document, max_sites)), document
 
 
 def _decoded(text: str, name: str, max_sites: int) -> Any:
@@ -98,7 +120,7 @@ def _decoded(text: str, name: str, max_sites: int) -> Any:
         raise CrystalError(message, reason="unreadable-structure") from error
     if isinstance(first, CrystalError):
         raise first
-    return first.accepted().crystal
+    return first
 
 
 def _crystal(document: Document, max_sites: int) -> Crystal:
@@ -108,8 +130,6 @@ def _crystal(document: Document, max_sites: int) -> Crystal:
         return crystal_of_dict(document)
     if "lattice_mat" in document:
         return _jarvis(document, max_sites)
-    if "lattice_vectors" in document:
-        return _optimade(document, max_sites)
     keys = ", ".join(map(str, list(document)[:6]))
     message = f"no structure that is known: a document with {keys or 'no keys'}"
     raise CrystalError(message, reason="unreadable-structure")
@@ -134,7 +154,7 @@ def crystal_of_dict(document: Document) -> Crystal:
         species = [_species(site["species"]) for site in sites]
     except CrystalError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, np.linalg.LinAlgError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, np.linalg.LinAlgError) as error:
         message = f"not a pymatgen Structure: {type(error).__name__}: {str(error)[:200]}"
         raise CrystalError(message, reason="unreadable-structure") from error
     return _assembled(lattice, frac_coords, species)
@@ -146,7 +166,12 @@ def _lattice(lattice: Document) -> Any:
         message = f"the lattice has pbc = {list(lattice['pbc'])}; a crystal repeats along all three vectors"
         raise CrystalError(message, reason="not-periodic")
     if "matrix" in lattice:
-        return np.array(lattice["matrix"], dtype=np.float64)
+        matrix = np.array(lattice["matrix"], dtype=np.float64)
+        volume = lattice.get("volume")
+        if isinstance(volume, int | float) and volume > 0 and abs(abs(np.linalg.det(matrix)) / volume - 1.0) > 0.01:
+            message = f"the lattice states {volume:g} Å³ and its matrix has {abs(np.linalg.det(matrix)):g} Å³"
+            raise CrystalError(message, reason="volume-disagrees")
+        return matrix
     import gemmi
 
     cell = gemmi.UnitCell(*(float(lattice[name]) for name in ("a", "b", "c", "alpha", "beta", "gamma")))
@@ -221,14 +246,25 @@ def _jarvis(atoms: Document, max_sites: int) -> Crystal:
         species = [_occupancy([(str(symbol).strip(), 1.0)]) for symbol in atoms["elements"]]
     except CrystalError:
         raise
-    except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, np.linalg.LinAlgError) as error:
         message = f"not the atoms of JARVIS: {type(error).__name__}: {str(error)[:200]}"
         raise CrystalError(message, reason="unreadable-structure") from error
+    lengths = atoms.get("abc")
+    if (
+        isinstance(lengths, list)
+        and len(lengths) == 3
+        and not np.allclose(np.linalg.norm(lattice, axis=1), np.array(lengths, dtype=np.float64), rtol=0.01)
+    ):
+        message = f"abc says {lengths}, lattice_mat has {np.linalg.norm(lattice, axis=1).round(3).tolist()} Å"
+        raise CrystalError(message, reason="volume-disagrees")
     return _assembled(lattice, frac, species)
 
 
-def _optimade(entry: Document, max_sites: int) -> Crystal:
-    """The attributes of an OPTIMADE structure."""
+def _optimade(entry: Document, max_sites: int) -> Reading:
+    """The attributes of an OPTIMADE structure; sites that hold nothing but a vacancy are left out."""
+    if entry.get("assemblies"):
+        message = "the structure has assemblies of alternative sites, which are not read; choose one alternative"
+        raise CrystalError(message, reason="unsupported-structure")
     directions = entry.get("dimension_types")
     if directions not in (None, [1, 1, 1]):
         message = f"dimension_types is {str(directions)[:60]}; a crystal repeats along all three vectors"
@@ -241,12 +277,17 @@ def _optimade(entry: Document, max_sites: int) -> Crystal:
         species = [_optimade_species(kinds.get(name), name) for name in names]
         coords = np.array(entry["cartesian_site_positions"], dtype=np.float64)
         frac = np.linalg.solve(lattice.T, coords.T).T
+        if len(frac) != len(species):
+            raise ValueError(f"{len(frac)} positions for {len(species)} sites")  # noqa: TRY301 (one message for all)
     except CrystalError:
         raise
-    except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, np.linalg.LinAlgError) as error:
         message = f"not the attributes of an OPTIMADE structure: {type(error).__name__}: {str(error)[:200]}"
         raise CrystalError(message, reason="unreadable-structure") from error
-    return _assembled(lattice, frac, species)
+    full = [n for n, site in enumerate(species) if site]
+    attached = [str(one.get("name")) for one in kinds.values() if one.get("attached")]
+    told = (f"hydrogen missing: atoms attached to {', '.join(attached[:5])} have no site",) if attached else ()
+    return Reading(_assembled(lattice, frac[full], [species[n] for n in full]), told)
 
 
 def _optimade_species(kind: Document | None, name: str) -> Occupancy:
@@ -254,13 +295,15 @@ def _optimade_species(kind: Document | None, name: str) -> Occupancy:
     if kind is None:
         return _occupancy([(name, 1.0)])
     pairs = zip(kind["chemical_symbols"], kind.get("concentration") or [1.0], strict=True)
-    return _occupancy([(symbol, float(x)) for symbol, x in pairs if symbol != "vacancy"])
+    held = [(symbol, float(x)) for symbol, x in pairs if symbol != "vacancy"]
+    return _occupancy(held) if held else ()
 
 
 def _statements(document: Document) -> Statements:
     def number(name: str) -> float | None:
         value = document.get(name)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9
+        return float(str(value)) if usable else None
 
     formula = next(
         (document[n] for n in ("formula_pretty", "formula", "chemical_formula_reduced") if n in document), None

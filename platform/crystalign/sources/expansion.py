@@ -7,12 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalign.errors import CrystalError
 from crystalign.sources.cif_symmetry import Operations
 
 Array = NDArray[np.float64]
 
 LEAST_TOLERANCE, MOST_TOLERANCE = 0.01, 0.1
 """Å; images of a site nearer than this are one, with the rounding of its coordinates between these bounds."""
+MAX_PAIRS = 64
+"""Sites on one place, on average: more are no mixed occupancy."""
 SHARED = 0.05
 """Å; different elements this near share a site, and so do parts of one element that add up to at most one."""
 
@@ -25,7 +28,7 @@ class Site(NamedTuple):
     occupancy: float
     """0 to 1."""
     rounding: float
-    """Half a unit of the last digit of its coordinates: 0.00005 for four digits."""
+    """Half a unit of the last digit of its least exact coordinate: 0.00005 for four digits."""
 
 
 def images(site: Site, operations: Operations, lattice: Array) -> Array:
@@ -33,17 +36,28 @@ def images(site: Site, operations: Operations, lattice: Array) -> Array:
 
     A site that operations move by no more than its coordinates are rounded lies on their fixed points:
     it is first put there exactly, x̄ = mean of R x + t over these operations, so that 0.3333 becomes 1/3 and the
-    images of x̄ coincide exactly.
+    images of x̄ coincide exactly. Coordinates that are thirds or sixths within their rounding are taken for these
+    where that puts the site on a more special position: 0.33 in a large cell.
     """
-    tolerance = float(
-        np.clip(4.0 * site.rounding * np.linalg.norm(lattice, axis=1).max(), LEAST_TOLERANCE, MOST_TOLERANCE)
-    )
-    moved = np.einsum("mij,j->mi", operations.rotations.astype(np.float64), site.frac_coords) + operations.translations
-    step = moved - site.frac_coords
+    length = np.linalg.norm(lattice, axis=1).max()
+    tolerance = float(np.clip(4.0 * site.rounding * length, LEAST_TOLERANCE, MOST_TOLERANCE))
+    found = _orbit(site.frac_coords, operations, lattice, tolerance)
+    sixths = np.rint(site.frac_coords * 6.0) / 6.0
+    exact = np.where(np.abs(sixths - site.frac_coords) <= site.rounding, sixths, site.frac_coords)
+    if (exact != site.frac_coords).any():
+        special = _orbit(exact, operations, lattice, tolerance)
+        if len(special) < len(found):
+            return special
+    return found
+
+
+def _orbit(point: Array, operations: Operations, lattice: Array, tolerance: float) -> Array:
+    rotations = operations.rotations.astype(np.float64)
+    step = np.einsum("mij,j->mi", rotations, point) + operations.translations - point
     step -= np.rint(step)
     fixed = np.linalg.norm(step @ lattice, axis=1) <= tolerance
-    exact = site.frac_coords + step[fixed].mean(axis=0)
-    moved = np.einsum("mij,j->mi", operations.rotations.astype(np.float64), exact) + operations.translations
+    exact = point + step[fixed].mean(axis=0)
+    moved = np.einsum("mij,j->mi", rotations, exact) + operations.translations
     moved -= np.floor(moved)
     apart = moved[:, None] - moved[None]
     apart -= np.rint(apart)
@@ -101,6 +115,10 @@ def _near_pairs(frac: Array, lattice: Array) -> list[tuple[int, int]]:
         points.append(stacked[low] + shift)
         index.append(numbers[low])
     numbers = np.concatenate(index)
-    pairs = cKDTree(np.concatenate(points) @ lattice).query_pairs(SHARED, output_type="ndarray")
+    tree = cKDTree(np.concatenate(points) @ lattice)
+    if tree.count_neighbors(tree, SHARED) > MAX_PAIRS * len(numbers):
+        message = f"more than {MAX_PAIRS} sites stand on one place"
+        raise CrystalError(message, reason="bad-sites")
+    pairs = tree.query_pairs(SHARED, output_type="ndarray")
     found = {(min(a, b), max(a, b)) for a, b in numbers[pairs].tolist() if a != b}
     return sorted(found)

@@ -24,6 +24,8 @@ def read_extxyz(text: str, *, max_sites: int) -> Crystal:
     if max(counts) > max_sites:
         message = f"{max(counts)} atoms are declared; the limit is {max_sites}. Use a smaller cell, or raise the limit"
         raise CrystalError(message, reason="too-many-sites")
+    if any(re.search(r"roperties=\S{0,2000}:[0-9]{4,}", line[:10_000]) for line in lines if "roperties" in line):
+        raise CrystalError("a property of the extended XYZ claims more than 999 columns", reason="unreadable-xyz")
     try:
         from ase.io import read
     except ImportError as error:

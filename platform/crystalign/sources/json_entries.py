@@ -11,8 +11,8 @@ from crystalign.sources.documents import STRUCTURE_KEYS, identifier_of
 
 _SPACE = re.compile(r"[\s,]*")
 _KEY = re.compile(r'\s*("(?:[^"\\]|\\.)*")\s*:\s*')
-_WRAPPERS = ("data", "response")
-"""Keys under which a reply of the Materials Project or of OPTIMADE holds its documents."""
+_WRAPPERS = ("data", "response", "entries")
+"""Keys under which replies of the Materials Project and OPTIMADE, and files of Alexandria, hold their documents."""
 
 
 class Layout(NamedTuple):
@@ -50,6 +50,10 @@ def layout_of(text: str) -> Layout:
         name = json.loads(key.group(1))
         if name in _WRAPPERS and text[key.end() : key.end() + 1] == "[":
             return Layout("list", key.end() + 1)
+        if name in _WRAPPERS and text[key.end() : key.end() + 1] == "{":
+            value, _ = decoder.raw_decode(text, key.end())
+            if STRUCTURE_KEYS & value.keys():
+                return Layout("single", key.end())
         if name in STRUCTURE_KEYS:
             return _single_or_lines(text, start)
         value, position = decoder.raw_decode(text, key.end())
@@ -59,9 +63,9 @@ def layout_of(text: str) -> Layout:
 
 
 def _single_or_lines(text: str, start: int) -> Layout:
-    """One document, unless another follows it."""
+    """One document, unless anything follows it."""
     _, stop = json.JSONDecoder().raw_decode(text, start)
-    return Layout("lines" if text[_skip(text, stop) :][:1] == "{" else "single", start)
+    return Layout("lines" if text[_skip(text, stop) :][:1] else "single", start)
 
 
 def scan(text: str, layout: Layout, *, stem: str, start: int | None = None, first: int = 0) -> Iterator[Entry]:
@@ -80,11 +84,15 @@ def scan(text: str, layout: Layout, *, stem: str, start: int | None = None, firs
     """
     decoder = json.JSONDecoder()
     position, number = layout.start if start is None else start, first
+    closing = {"list": "]", "mapping": "}"}.get(layout.kind, "")
     while True:
         position = _skip(text, position)
-        if position >= len(text) or text[position] in "]}":
-            if position >= len(text) and layout.kind in {"list", "mapping"}:
+        if position >= len(text):
+            if closing:
                 raise ValueError(f"the file ends within the {layout.kind}")
+            return
+        if closing and text[position] == closing:
+            _nothing_more(text, position + 1, whole=layout.start <= 1 + len(text) - len(text.lstrip()))
             return
         begin, key = position, ""
         if layout.kind == "mapping":
@@ -99,6 +107,13 @@ def scan(text: str, layout: Layout, *, stem: str, start: int | None = None, firs
         number += 1
         if layout.kind == "single":
             return
+
+
+def _nothing_more(text: str, position: int, *, whole: bool) -> None:
+    """Refuse what follows the end of a list or mapping that is the whole file."""
+    rest = text[position : position + 1000].strip()
+    if whole and rest:
+        raise ValueError(f"{rest[:30]!r} follows the end of the file's list or mapping")
 
 
 def _skip(text: str, position: int) -> int:

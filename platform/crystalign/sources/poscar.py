@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from crystalign.crystal import SYMBOLS, Crystal
 from crystalign.errors import CrystalError
 
-MAX_COUNT = 10_000_000
-"""Atoms of one entry of the line of counts: a larger number is a mistake, whatever the limit on sites."""
 _ISOTOPES = {"D": "H", "T": "H"}
 
 
@@ -38,7 +36,7 @@ class _Head:
         self.lattice, self.scale, self.counts = lattice, scale, counts
         self.symbols: list[str] | None = None
         self.title = ""
-        self.cartesian = self.selective = False
+        self.cartesian = False
 
     @property
     def n_atoms(self) -> int:
@@ -51,7 +49,7 @@ def _head(lines: list[str], max_sites: int) -> tuple[_Head, int]:
     scale = _scale(lines, lattice)
     number, symbols = 5, None
     words = _words(_line(lines, number, "the elements"))
-    if words and not words[0].isdigit():
+    if words and not re.fullmatch("[0-9]+", words[0]):
         symbols = [_symbol(word) for word in words]
         number += 1
     counts = _counts(_words(_line(lines, number, "how many atoms of each element")), number)
@@ -65,7 +63,6 @@ def _head(lines: list[str], max_sites: int) -> tuple[_Head, int]:
         raise CrystalError(message, reason="too-many-sites")
     number += 1
     if _line(lines, number, "Direct or Cartesian").strip()[:1].lower() == "s":
-        head.selective = True
         number += 1
     mode = _line(lines, number, "Direct or Cartesian").strip()
     if not mode[:1].isalpha():
@@ -100,13 +97,22 @@ def _positions(lines: list[str], first: int, head: _Head) -> tuple[NDArray[np.fl
             message = f"{head.n_atoms} atoms are declared and {number - first} have positions"
             raise CrystalError(message, reason="unreadable-poscar")
         coords.append(_numbers(lines, number, 3, "a position"))
-        rest = _words(line)[6 if head.selective else 3 :]
+        rest = _behind(_words(line)[3:])
         named.append(rest[0] if rest else "")
     after = first + head.n_atoms
     if after < len(lines) and len(_leading_numbers(lines[after])) >= 3:
         message = f"{head.n_atoms} atoms are declared and more positions follow, from line {after + 1} on"
         raise CrystalError(message, reason="unreadable-poscar")
     return np.array(coords), named
+
+
+def _behind(words: list[str]) -> list[str]:
+    """What stands behind a position, three flags of selective dynamics left out: VASP ignores them where not asked."""
+    for first in (0, 1):
+        flags = words[first : first + 3]
+        if len(flags) == 3 and all(flag.upper().strip(".") in {"T", "F", "TRUE", "FALSE"} for flag in flags):
+            return words[:first] + words[first + 3 :]
+    return words
 
 
 def _crystal(head: _Head, found: tuple[NDArray[np.float64], list[str]]) -> Crystal:
@@ -193,10 +199,10 @@ def _numbers(lines: list[str], number: int, count: int, what: str) -> list[float
 def _counts(words: list[str], number: int) -> list[int]:
     counts = []
     for word in words:
-        if not word.isdigit():
+        if not re.fullmatch("[0-9]+", word):
             break
-        counts.append(int(word) if len(word) < 12 else MAX_COUNT + 1)
-    if not counts or min(counts) < 1 or max(counts) > MAX_COUNT:
+        counts.append(int(word[:18]))
+    if not counts or min(counts) < 1:
         message = f"line {number + 1} is {' '.join(words)[:60]!r}; it should hold the number of atoms of each element"
         raise CrystalError(message, reason="unreadable-poscar")
     return counts

@@ -18,7 +18,7 @@ from crystalign.sources.compression import decompress
 from crystalign.sources.documents import read_document
 from crystalign.sources.json_entries import Entry, layout_of, scan
 from crystalign.sources.limits import Limits
-from crystalign.sources.source import Item, Source, reject_of
+from crystalign.sources.source import Item, Source, reject_of, unforeseen
 from crystalign.sources.structures import decode
 
 ENTRIES_PER_ITEM = 256
@@ -94,6 +94,8 @@ class PymatgenJsonSource(Source):
             found = read_document(entry.value, max_sites=self.limits.max_sites).accepted(self.accept)
         except InputError as error:
             return reject_of(error, entry.id, where)
+        except Exception as error:  # noqa: BLE001 (one entry must not lose those behind it)
+            return Reject(entry.id, "read", *unforeseen(error), where)
         return Material(entry.id, found.crystal, replace(self.provenance, reference=where), remarks=found.remarks)
 
     def _slices(self, pending: list[tuple[int, Entry]]) -> list[Item]:

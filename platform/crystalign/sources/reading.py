@@ -15,10 +15,13 @@ from crystalign.errors import CrystalError
 
 OBJECTIONS = {
     "composition-disagrees": "the sites and the stated formula differ by more than hydrogen",
+    "formula-not-understood": "the stated formula cannot be read, so nothing compares the sites with it",
+    "multiplicity-disagrees": "the operations make another number of images of a site than the file states",
     "z-disagrees": "the cell holds another number of formula units than stated",
     "volume-disagrees": "the cell has another volume than stated",
     "density-disagrees": "the cell has another density than stated",
-    "symmetry-disagrees": "the listed operations are not those of the stated space group, and nothing else decides",
+    "symmetry-disagrees": "operations, names and numbers do not mean one space group in one setting",
+    "setting-assumed": "only a space group number is stated, and other settings than the standard one fit the cell",
     "symmetry-missing": "no symmetry is stated, and nothing else shows that the cell is complete",
     "sites-without-coordinates": "a site other than hydrogen has no coordinates",
     "occupancy-above-one": "a site is occupied more than once",

@@ -44,7 +44,7 @@ def file_kind(name: str) -> str:
 def sniffed_kind(data: bytes) -> str:
     """One of `KINDS` by what a file holds, or an empty string."""
     head = data[:20_000].decode("latin-1")
-    if re.search(r"^\s*data_", head, re.MULTILINE | re.IGNORECASE) and "_cell_" in head.lower():
+    if re.search(r"^[ \t]*data_", head, re.MULTILINE | re.IGNORECASE) and "_cell_" in head.lower():
         return "cif"
     if head.lstrip("ï»¿ \t\r\n")[:1] in {"{", "["}:
         return "json"
@@ -134,7 +134,7 @@ def first_structure(text: str, kind: str) -> Reading:
         InputError: there is none, or it is broken.
     """
     wide = Limits(max_sites=100_000, max_positions=10_000_000)
-    _, reading = next(_READERS[kind](text.encode("utf-8", "surrogateescape"), f"the {kind.upper()}", wide))
+    _, reading = next(_READERS[kind](text.encode("utf-8", "replace"), f"the {kind.upper()}", wide))
     if isinstance(reading, InputError):
         raise reading
     return reading
@@ -209,6 +209,8 @@ def _attempt(read: Callable[[], Crystal | Reading]) -> Reading | InputError:
         found = read()
     except InputError as error:
         return error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # one structure must not lose the others
+        return FileFormatError(f"the structure cannot be read: {type(error).__name__}: {error}", reason="unforeseen")
     return found if isinstance(found, Reading) else Reading(found)
 
 

@@ -70,7 +70,7 @@ def test_a_contradiction_is_refused_with_both_values_and_can_be_accepted(stated:
     "stated",
     [
         "_chemical_formula_sum 'Cl Na'\n_cell_formula_units_Z 4\n_exptl_crystal_density_diffrn 2.164",
-        "_chemical_formula_sum 'Na4 Cl4'\n_cell_formula_units_Z 4",  # as pymatgen writes it
+        "_chemical_formula_structural NaCl\n_chemical_formula_sum 'Na4 Cl4'\n_cell_formula_units_Z 4",  # pymatgen
         "_chemical_formula_sum 'Na4 Cl4'\n_cell_formula_units_Z 1",
         "_chemical_formula_sum ?\n_cell_formula_units_Z ?\n_cell_volume .",
         "_cell_volume 179.406(12)",
@@ -250,3 +250,19 @@ def test_symmetry_expansion_is_bounded_before_it_is_built() -> None:
         read_structure(text, "a.cif")
     with pytest.raises(CrystalError, match="more than 50000 positions"):
         read_structure(text, "a.cif", limits=Limits(max_positions=50_000))
+
+
+def test_tags_of_newer_dictionaries_and_capitals_are_the_same_tags() -> None:
+    text = cif(stated="_chemical_formula_sum 'Na Cl'\n_cell_formula_units_Z 4")
+    capitals = text.replace("_cell_length", "_CELL_Length").replace("_atom_site_fract", "_Atom_Site_FRACT")
+    assert len(Crystal.from_cif(capitals)) == 8
+    for old, new in (("_cell_", "_cell."), ("_atom_site_", "_atom_site."), ("_symmetry_space", "_symmetry.space")):
+        assert len(Crystal.from_cif(text.replace(old, new))) == 8
+
+
+def test_a_magnetic_cif_has_the_cell_of_its_operations_without_time_reversal() -> None:
+    tags = ("_space_group_symop_magn_operation", "_space_group_symop_magn_centering")
+    rows = ("1 x,y,z,+1\n2 -x,-y,-z,-1", "1 x,y,z,+1\n2 x+1/2,y+1/2,z,-1")
+    stated = "\n".join(f"loop_\n{tag}.id\n{tag}.xyz\n{row}" for tag, row in zip(tags, rows, strict=True))
+    text = cif("Mn1 Mn 0.1 0.2 0.3 1", stated).replace("_symmetry_space_group_name_H-M 'F m -3 m'", "")
+    assert len(Crystal.from_cif(text)) == 4

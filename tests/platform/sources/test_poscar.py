@@ -116,7 +116,7 @@ def test_variants_of_the_format_are_read(change: tuple[str, str], symbols: str) 
         (("0 0 5.0", "0 0"), "unreadable-poscar"),
         (("0.5 0.4 0.3", "0.5 0.4 nan"), "unreadable-poscar"),
         (("0 0 0\n", "0 0 0 Cl\n"), "elements-disagree"),
-        (("1 2", "999999999 2"), "unreadable-poscar"),
+        (("1 2", "999999999999999999999 2"), "too-many-sites"),
         (("1 2", "9999999 2"), "too-many-sites"),
         (("Direct\n", "0.1 0.1 0.1\n"), "unreadable-poscar"),
     ],
