@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, File, Form, Query, UploadFile
 from fastapi.responses import FileResponse, PlainTextResponse, Response
-from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 
 from crystalign.errors import Error, QueryError
-from crystalign.index.filters import parse_filter
+from crystalign.index.filters import compile_filter
 from crystalign.material import Material
 from crystalign_serve import queries
+from crystalign_serve.admission import Limits
 from crystalign_serve.backend import Answer, Backend, Stored
 from crystalign_serve.curves import Curve, material_curve
 from crystalign_serve.errors import NotFoundError, UnavailableError
+from crystalign_serve.files import Upload
 from crystalign_serve.materials import describe, listed_result
 from crystalign_serve.predict_api import PredictApi, add_predictions, add_predictions_of_index, application
 from crystalign_serve.predictions import Predictors
-from crystalign_serve.queries import Part, Upload
+from crystalign_serve.probes import UI, add_probes
+from crystalign_serve.queries import Part
 from crystalign_serve.readers import Readers
 from crystalign_serve.requests import MAX_K, SearchOptions, SearchRequest
 from crystalign_serve.requests import Query as SearchQuery
 from crystalign_serve.rerank import Reordered, by_profile
+from crystalign_serve.sandbox.limits import SandboxLimits
+from crystalign_serve.sandbox.pool import Sandbox
+from crystalign_serve.security import Access
 from crystalign_serve.service import Service, examples_for
 
-UI = Path(__file__).parent / "ui"
 ENCODE_SECONDS = 30.0
 LOOK_SECONDS = 10.0
 MAX_FILES = 4
@@ -45,39 +47,53 @@ logger = logging.getLogger(__name__)
 class Api:
     """The routes' work, in terms of a backend."""
 
-    def __init__(self, service: Service, backend: Backend) -> None:
+    def __init__(self, service: Service, backend: Backend, sandbox: Sandbox | None = None) -> None:
         self.service = service
         self.backend = backend
-        self.in_thread = Readers()
+        self.sandbox = sandbox or Sandbox()
+        self.in_thread = Readers("query")
+        self.in_dataset = Readers("dataset")
 
     async def search(self, request: SearchRequest) -> dict[str, Any]:
         """Answer a JSON query."""
-        service = self.service
-        read = functools.partial(queries.parts_of, request.query, service.modalities, service.manifest.modality)
-        return await self.answer(read, request, request.query.id)
+        return await self.answer(lambda: self.parts(request.query, []), request, request.query.id)
 
     async def search_files(
         self, uploads: list[Upload], query: SearchQuery | None, options: SearchOptions
     ) -> dict[str, Any]:
         """Answer a query made of files and, perhaps, of other parts."""
+        return await self.answer(lambda: self.parts(query, uploads), options, None if query is None else query.id)
+
+    async def parts(self, query: SearchQuery | None, uploads: list[Upload]) -> list[Part]:
+        """Every part of a query: files first, then those of the JSON, in its order.
+
+        Files and structures are read in processes of the sandbox, the rest in threads, which they cannot hold up.
+        """
         service = self.service
-
-        def read() -> list[Part]:
-            parts = [queries.part_of_file(upload, service.modalities) for upload in uploads]
-            if query is not None:
-                parts += queries.parts_of(query, service.modalities, service.manifest.modality)
-            return parts
-
-        return await self.answer(read, options, None if query is None else query.id)
+        structures = {} if query is None else queries.structures_of(query)
+        files = [*uploads, *structures.values()]
+        reading = [asyncio.ensure_future(self.sandbox.part(upload, service.modalities)) for upload in files]
+        try:
+            others: list[Part] = []
+            if query is not None and set(query.parts) - set(structures):
+                wanted = (query, service.modalities, service.manifest.modality)
+                others = await self.in_thread(queries.parts_of, *wanted)
+            read = await asyncio.gather(*reading)
+        finally:
+            for task in reading:
+                task.cancel()
+        order = [] if query is None else list(query.parts)
+        return [*read[: len(uploads)], *sorted([*read[len(uploads) :], *others], key=lambda p: order.index(p.name))]
 
     async def answer(
-        self, read: Callable[[], list[Part]], options: SearchOptions, material_id: str | None
+        self, read: Callable[[], Awaitable[list[Part]]], options: SearchOptions, material_id: str | None
     ) -> dict[str, Any]:
         """Read, encode, fuse, search, and write the answer down."""
         started = time.perf_counter()
+        notices: list[str] = []
         if options.filter is not None:
-            await self.in_thread(parse_filter, options.filter, self.service.fields)
-        parts = await self.in_thread(read)
+            notices += (await self.in_thread(compile_filter, options.filter, self.service.fields)).warnings
+        parts = await read()
         weights = _weights(parts, options.weights)
         vectors = await asyncio.gather(*(self.vector(part, material_id) for part in parts))
         measured = parts[0].value if len(parts) == 1 and parts[0].modality == "xrd" else None
@@ -103,6 +119,7 @@ class Api:
                 "modalities": [part.modality for part in parts],
                 "ordered_by": "embeddings and patterns" if any(matches) else "embeddings",
                 "curve": curves[0].model_dump() if curves else None,
+                "notices": [*(notice for part in parts for notice in part.notices), *notices],
             },
         }
 
@@ -122,7 +139,7 @@ class Api:
             return by_profile(measured, found, self.service.materials.gather(places, "xrd"), k)
 
         try:
-            return await self.in_thread.within(LOOK_SECONDS, look)
+            return await self.in_dataset.within(LOOK_SECONDS, look)
         except (TimeoutError, Error) as error:
             logger.warning("the order of the embedding stands: %s", error or f"no match within {LOOK_SECONDS:g} s")
             return plain
@@ -154,7 +171,11 @@ class Api:
         """A material of the dataset, and its row of the index."""
         stored = await self.find(material_id)
         place = (stored.record["shard"], stored.record["row"])
-        return await self.in_thread(self.service.materials.get, *place), stored
+        try:
+            return await self.in_dataset.within(LOOK_SECONDS, self.service.materials.get, *place), stored
+        except TimeoutError:
+            message = f"the dataset did not answer within {LOOK_SECONDS:g} s; try again in a moment"
+            raise UnavailableError(message) from None
 
     async def known(self, material_id: str) -> Material:
         """A material of the dataset."""
@@ -179,39 +200,43 @@ def _weights(parts: list[Part], given: dict[str, float]) -> list[float]:
     return [given.get(part.name, given.get(part.modality, 1.0)) for part in parts]
 
 
-def build_api(service: Service, backend: Backend, predictors: Predictors | None = None) -> FastAPI:
+def build_api(
+    service: Service,
+    backend: Backend,
+    predictors: Predictors | None = None,
+    access: Access | None = None,
+    limits: Limits | None = None,
+    sandbox: SandboxLimits | None = None,
+) -> FastAPI:
     """The application: JSON under `/api`, its description at `/docs`, the page at `/`.
 
     Args:
         service: what is known before the first request.
         backend: encoders and shards.
         predictors: the fine-tuned models that `service.models` describes.
+        access: who may ask; by default everybody.
+        limits: how much is worked on at a time.
+        sandbox: what reading one file may cost.
     """
-    app, api = application(), Api(service, backend)
+    app, files = application(access, limits), Sandbox(sandbox)
+    api = Api(service, backend, files)
     _add_search(app, api)
     if predictors is not None:
-        predictions = PredictApi(service.models, predictors, api.known)
+        predictions = PredictApi(service.models, predictors, api.known, files)
         add_predictions(app, predictions)
         add_predictions_of_index(app, predictions)
     _add_materials(app, api)
+    add_probes(app, backend, service.manifest.rows)
 
     @app.get("/api/info")
     async def info() -> dict[str, Any]:
         """What is served: index, model, modalities, fields to filter by."""
         return await api.info()
 
-    @app.get("/api/health")
-    async def health() -> dict[str, Any]:
-        """Whether every shard answers."""
-        ok, total = await backend.shards()
-        status = "ok" if ok == total else "degraded" if ok else "down"
-        return {"status": status, "shards_ok": ok, "shards_total": total, "rows": service.manifest.rows}
-
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(UI / "index.html")
 
-    app.mount("/assets", StaticFiles(directory=UI / "assets"), name="assets")
     return app
 
 
@@ -258,19 +283,29 @@ def _json(text: str | None, name: str) -> dict[str, Any]:
     return value
 
 
+def _without(answer: dict[str, Any], material_id: str, k: int) -> dict[str, Any]:
+    """An answer of k + 1 results without one material: the best k of the others."""
+    others = [result for result in answer["results"] if result["id"] != material_id]
+    itself = len(answer["results"]) - len(others)
+    results = [{**result, "rank": rank} for rank, result in enumerate(others[:k], start=1)]
+    complete = answer["shards_ok"] == answer["shards_total"]
+    counts = {"allowed": answer["allowed"] - itself, "exhausted": len(results) < k and complete}
+    return {**answer, "results": results, **counts}
+
+
 def _add_materials(app: FastAPI, api: Api) -> None:
     # Ids may hold slashes, so the longer paths come first.
     @app.get("/api/materials/{material_id:path}/cif")
     async def cif(material_id: str) -> Response:
         """The structure, as a CIF."""
         material, _ = await api.material(material_id)
-        return PlainTextResponse(await api.in_thread(material.crystal.to_cif), media_type="chemical/x-cif")
+        return PlainTextResponse(await api.in_dataset(material.crystal.to_cif), media_type="chemical/x-cif")
 
     @app.get("/api/materials/{material_id:path}/curve/{kind}")
     async def curve(material_id: str, kind: str, wavelength: str = "CuKa") -> Curve:
         """Its density of states, or its powder pattern at a wavelength (a tube's name, or Å)."""
         material, _ = await api.material(material_id)
-        return await api.in_thread(material_curve, material, kind, wavelength)
+        return await api.in_dataset(material_curve, material, kind, wavelength)
 
     @app.get("/api/materials/{material_id:path}/similar")
     async def similar(
@@ -279,11 +314,10 @@ def _add_materials(app: FastAPI, api: Api) -> None:
         filter: Annotated[str | None, Query()] = None,  # noqa: A002 (the name of the parameter)
     ) -> dict[str, Any]:
         """The materials nearest to this one, itself left out."""
-        quoted = material_id.replace("\\", "\\\\").replace('"', '\\"')
-        others = f'id != "{quoted}"' + (f" AND ({filter})" if filter else "")
-        if filter:
-            await api.in_thread(parse_filter, filter, api.service.fields)  # its errors speak of what was sent
-        return await api.search(SearchRequest(query=SearchQuery(id=material_id), k=k, filter=others))
+        await api.find(material_id)  # one that is not there is not found, whatever its length
+        query = SearchQuery.model_construct(id=material_id)
+        answer = await api.search(SearchRequest.model_construct(query=query, k=k + 1, filter=filter or None))
+        return _without(answer, material_id, k)
 
     @app.get("/api/materials/{material_id:path}")
     async def material(material_id: str) -> dict[str, Any]:

@@ -95,12 +95,21 @@ class Client:
 
     Args:
         url: of the service; default: the environment variable CRYSTALIGN_URL, else port 8000 of this machine.
+        api_key: where the service asks for one; default: the environment variable CRYSTALIGN_API_KEY, or what the file
+            holds that CRYSTALIGN_API_KEY_FILE names.
         transport: for tests and special networks, as in httpx.
+
+    Raises:
+        ConfigError: the file of the key cannot be read.
     """
 
-    def __init__(self, url: str | None = None, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, *, api_key: str | None = None, transport: httpx.BaseTransport | None = None
+    ) -> None:
         self.url = (url or os.environ.get("CRYSTALIGN_URL") or DEFAULT_URL).rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_SECONDS, transport=transport)
+        key = api_key or _key_of_environment()
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_SECONDS, transport=transport, headers=headers)
 
     def __enter__(self) -> Self:
         return self
@@ -231,6 +240,8 @@ class Client:
         if response.is_success:
             return response
         message = _detail(response)
+        if response.status_code == 401:
+            message += "; give the key as `api_key`, --api-key-file FILE or CRYSTALIGN_API_KEY_FILE"
         if 400 <= response.status_code < 500:
             raise QueryError(message, reason=f"http-{response.status_code}")
         raise ServiceError(message)
@@ -247,6 +258,15 @@ def _detail(response: httpx.Response) -> str:
         return "; ".join(entry["detail"] for entry in response.json()["errors"])
     except (ValueError, KeyError, TypeError):
         return f"{response.status_code} {response.reason_phrase}: {response.text[:200]}"
+
+
+def _key_of_environment() -> str | None:
+    given, file = os.environ.get("CRYSTALIGN_API_KEY"), os.environ.get("CRYSTALIGN_API_KEY_FILE")
+    if given or not file:
+        return given or None
+    from crystalign_serve.security import read_key
+
+    return read_key(file)
 
 
 def _quoted(material_id: str) -> str:
@@ -275,12 +295,23 @@ def _cif_text(structure: Any) -> str:
     if isinstance(structure, str) and ("\n" in structure or len(structure) > _MAX_PATH):
         return structure
     if isinstance(structure, str | Path):
-        text = _read(Path(structure)).decode("utf-8", errors="replace")
-        return text if "_cell_length_a" in text else Crystal.from_poscar(text).to_cif()
+        return _cif_of_file(Path(structure))
     if isinstance(structure, Crystal):
         return structure.to_cif()
     from_other = Crystal.from_ase if hasattr(structure, "get_scaled_positions") else Crystal.from_pymatgen
     return from_other(structure).to_cif()
+
+
+def _cif_of_file(path: Path) -> str:
+    """The text of a CIF, unpacked, which the service reads itself; any other structure as a CIF."""
+    from crystalign.sources.compression import decompress
+    from crystalign.sources.limits import Limits
+    from crystalign.sources.structures import decode, file_kind, sniffed_kind, structure_of_file
+
+    data = decompress(_read(path), limit=Limits().max_structure_bytes, name=path.name)
+    if (file_kind(path.name) or sniffed_kind(data)) == "cif":
+        return decode(data, path.name)
+    return structure_of_file(data, path.name).to_cif()
 
 
 def _plain(value: Any, wavelength: str | float | None) -> dict[str, Any]:

@@ -4,49 +4,95 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
 from ray import serve
-from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from crystalign.errors import Error
 from crystalign.index.manifest import IndexManifest
 from crystalign.modalities import Features
 from crystalign.model_config import ModelCard, ModelConfig
-from crystalign_serve.api import build_api
+from crystalign_serve.allocator import give_back_memory
+from crystalign_serve.api import ENCODE_SECONDS, build_api
 from crystalign_serve.backend import Answer, ShardAnswer, Stored, merge_shards
 from crystalign_serve.errors import UnavailableError
-from crystalign_serve.predict_api import build_predict_api
+from crystalign_serve.front import Front
+from crystalign_serve.health import DownError, Replicas
+from crystalign_serve.loopback import keep_to_loopback
+from crystalign_serve.predict_api import PREDICT_SECONDS, build_predict_api
 from crystalign_serve.predictions import Predicted, PredictJob
 from crystalign_serve.queries import warm_up
+from crystalign_serve.sandbox.limits import SandboxLimits
+from crystalign_serve.sandbox.process import servers
+from crystalign_serve.security import Access
 from crystalign_serve.service import open_service
 
+HEALTH_SECONDS = 2.0
 _LOG = logging.getLogger(__name__)
 
 
 class RayBackend:
-    """Encoders and shards as Ray Serve deployments."""
+    """Encoders and shards as Ray Serve deployments.
+
+    One that is down is left out at once, and comes back by itself.
+    """
 
     def __init__(
-        self, encoders: Mapping[str, DeploymentHandle], shards: Sequence[DeploymentHandle], deadline: float
+        self,
+        encoders: Mapping[str, DeploymentHandle],
+        shards: Sequence[DeploymentHandle],
+        deadline: float,
+        *,
+        spares: bool = False,
     ) -> None:
-        self._encoders = encoders
-        self._shards = shards
+        """Nothing is asked yet.
+
+        Args:
+            encoders: modality → deployment that encodes it; several may be the same.
+            shards: the deployments that hold the index.
+            deadline: seconds that a shard may take.
+            spares: whether each deployment has several replicas.
+        """
+        kept: dict[int, Replicas] = {}
+        for name, handle in encoders.items():
+            kept.setdefault(id(handle), Replicas(f"the {name} encoder", handle, spares=spares))
+        self._encoders = {name: kept[id(handle)] for name, handle in encoders.items()}
+        self._shards = [Replicas(f"shard {n}", shard, ("rows",), spares=spares) for n, shard in enumerate(shards)]
         self._deadline = deadline
 
+    def watch(self) -> None:
+        """Learn of a death when it happens, not when somebody asks."""
+        for replicas in {*self._shards, *self._encoders.values()}:
+            replicas.watch()
+
+    def stop(self) -> None:
+        """Watch nothing any more."""
+        for replicas in {*self._shards, *self._encoders.values()}:
+            replicas.stop()
+
     async def encode(self, modality: str, features: Features) -> NDArray[np.float32]:
-        """(D,) unit vector of one sample."""
-        vector: NDArray[np.float32] = await _own_errors(self._encoders[modality].encode.remote((modality, features)))
+        """(D,) unit vector of one sample.
+
+        Raises:
+            UnavailableError: the encoder is down.
+        """
+        try:
+            vector: NDArray[np.float32] = await self._encoders[modality].call(
+                ENCODE_SECONDS, "encode", (modality, features)
+            )
+        except DownError:
+            message = f"the {modality} encoder does not answer; it is being started again, try again in a moment"
+            raise UnavailableError(message) from None
         return vector
 
     async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> Answer:
         """The k best rows of the shards that answer before the deadline."""
-        answers: list[ShardAnswer] = await self._ask("search", vector, k, filter_text)
+        answers: list[ShardAnswer] = await self._ask(self._deadline, "search", vector, k, filter_text)
         return merge_shards(answers, k, len(self._shards))
 
     async def find(self, material_id: str) -> Stored | None:
@@ -55,7 +101,7 @@ class RayBackend:
         Raises:
             UnavailableError: the shards that answered do not have it, and others did not answer.
         """
-        answers: list[Stored | None] = await self._ask("find", material_id)
+        answers: list[Stored | None] = await self._ask(self._deadline, "find", material_id)
         found = next((stored for stored in answers if stored is not None), None)
         if found is None and len(answers) < len(self._shards):
             message = f"{len(self._shards) - len(answers)} shards did not answer; {material_id!r} may be in one of them"
@@ -64,17 +110,14 @@ class RayBackend:
 
     async def shards(self) -> tuple[int, int]:
         """How many shards answer, of how many."""
-        return len(await self._ask("rows")), len(self._shards)
+        return len(await self._ask(min(self._deadline, HEALTH_SECONDS), "rows")), len(self._shards)
 
-    async def _ask(self, method: str, *args: Any) -> list[Any]:
+    async def _ask(self, seconds: float, method: str, *args: Any) -> list[Any]:
         """The answers of those shards that give one; a user's mistake is the same in all of them."""
-        calls = [
-            asyncio.wait_for(_own_errors(getattr(shard, method).remote(*args)), self._deadline)
-            for shard in self._shards
-        ]
+        calls = [shard.call(seconds, method, *args) for shard in self._shards]
         answers = []
         for number, answer in enumerate(await asyncio.gather(*calls, return_exceptions=True)):
-            if isinstance(answer, Error):
+            if isinstance(answer, Error) and not isinstance(answer, DownError):
                 raise answer
             if isinstance(answer, BaseException):
                 _LOG.warning("shard %d did not answer %s: %r", number, method, answer)
@@ -83,31 +126,72 @@ class RayBackend:
         return answers
 
 
-async def _own_errors(call: Awaitable[Any]) -> Any:
-    """What a deployment returned; its exceptions without Ray's wrapping."""
-    try:
-        return await call
-    except RayTaskError as error:
-        raise error.as_instanceof_cause() if not isinstance(error.cause, Error) else error.cause from None
-
-
 class RayPredictors:
     """Fine-tuned models as a Ray Serve deployment."""
 
-    def __init__(self, models: DeploymentHandle) -> None:
-        self._models = models
+    def __init__(self, models: DeploymentHandle, *, spares: bool = False) -> None:
+        self._models = Replicas("the fine-tuned models", models, spares=spares)
+        self.watch, self.stop = self._models.watch, self._models.stop
 
     async def predict(self, job: PredictJob) -> list[Predicted]:
-        """One answer per material."""
-        answers: list[Predicted] = await _own_errors(self._models.predict.remote(job))
+        """One answer per material.
+
+        Raises:
+            UnavailableError: the models are down.
+        """
+        try:
+            answers: list[Predicted] = await self._models.call(PREDICT_SECONDS, "predict", job)
+        except DownError as error:
+            raise UnavailableError(f"{error}, try again in a moment") from None
         return answers
 
 
+class Listening:
+    """A replica that listens itself, where it is told an address, instead of behind Ray's proxy."""
+
+    _app: FastAPI
+    _watched: Sequence[RayBackend | RayPredictors] = ()
+    _front: Front | None = None
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Ray Serve in the replica, once it has been constructed."""
+        return self._app
+
+    async def listening(self) -> tuple[str, int]:
+        """This replica, and the port that it listens on; 0 if Ray's proxy does."""
+        return serve.get_replica_context().replica_id.unique_id, self._front.port if self._front is not None else 0
+
+    async def drain(self) -> tuple[str, bool]:
+        """Refuse whoever comes now, and answer whoever came before; gives this replica, and whether that is done."""
+        name = serve.get_replica_context().replica_id.unique_id
+        if self._front is not None and self._front.is_listening:
+            self._front.begin_to_drain()
+            return name, False
+        for watched in self._watched:
+            watched.stop()
+        return name, True
+
+    async def check_health(self) -> None:
+        """Called by Ray Serve, which starts a replica again that raises."""
+        if self._front is not None and self._front.has_failed:
+            message = "the HTTP server of this replica has ended"
+            raise RuntimeError(message)
+
+    async def _open(self, listen: tuple[str, int] | None) -> None:
+        give_back_memory()
+        keep_to_loopback()
+        for watched in self._watched:
+            watched.watch()
+        if listen is not None:
+            self._front = Front(self._app, listen)
+            await self._front.start()
+
+
 @serve.ingress()
-class Coordinator:
+class Coordinator(Listening):
     """The only deployment that speaks HTTP."""
 
-    def __init__(
+    async def __init__(  # type: ignore[misc] # Ray Serve awaits it
         self,
         encoders: dict[str, DeploymentHandle],
         shards: list[DeploymentHandle],
@@ -119,25 +203,40 @@ class Coordinator:
         deadline: float,
         models: Sequence[dict[str, Any]] = (),
         predictors: DeploymentHandle | None = None,
+        access: Access | None = None,
+        listen: tuple[str, int] | None = None,
+        spares: bool = False,
+        sandbox: SandboxLimits | None = None,
     ) -> None:
+        files = servers(sandbox or SandboxLimits()).start()
         known = {"dataset_uri": dataset_uri, "shards": len(shards), "models": models}
-        self._service = open_service(manifest, model, card, **known)
-        self._backend = RayBackend(encoders, shards, deadline)
-        self._predictors = None if predictors is None else RayPredictors(predictors)
-        warm_up(self._service.fields)
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Called by Ray Serve in the replica, once it has been constructed."""
-        return build_api(self._service, self._backend, self._predictors)
+        service = open_service(manifest, model, card, **known)
+        backend = RayBackend(encoders, shards, deadline, spares=spares)
+        predicting = None if predictors is None else RayPredictors(predictors, spares=spares)
+        warm_up(service.fields)
+        self._app = build_api(service, backend, predicting, access, sandbox=sandbox)
+        self._watched = [backend] if predicting is None else [backend, predicting]
+        await asyncio.to_thread(files.wait)  # the first file shall not pay for what is imported once
+        await self._open(listen)
 
 
 @serve.ingress()
-class PredictCoordinator:
+class PredictCoordinator(Listening):
     """The same where there is no index."""
 
-    def __init__(self, models: Sequence[dict[str, Any]], predictors: DeploymentHandle) -> None:
-        self._models, self._predictors = models, RayPredictors(predictors)
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Called by Ray Serve in the replica, once it has been constructed."""
-        return build_predict_api(self._models, self._predictors)
+    async def __init__(  # type: ignore[misc] # Ray Serve awaits it
+        self,
+        models: Sequence[dict[str, Any]],
+        predictors: DeploymentHandle,
+        *,
+        access: Access | None = None,
+        listen: tuple[str, int] | None = None,
+        spares: bool = False,
+        sandbox: SandboxLimits | None = None,
+    ) -> None:
+        files = servers(sandbox or SandboxLimits()).start()
+        predicting = RayPredictors(predictors, spares=spares)
+        self._app = build_predict_api(models, predicting, access, sandbox=sandbox)
+        self._watched = [predicting]
+        await asyncio.to_thread(files.wait)  # the first file shall not pay for what is imported once
+        await self._open(listen)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.config import Config
-from crystalign_serve.errors import NotFoundError
 
 if TYPE_CHECKING:
     from crystalign.material import Material
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 TWO_THETA = np.linspace(5.0, 90.0, 1701)
 """(1701,) degrees: where patterns of materials are drawn."""
+MAX_DRAWN = 4000
+"""Points of a drawn curve; of a longer one the smallest and the largest value of each stretch are drawn."""
 PEAK_WIDTH = 0.15
 """Degrees, full width at half maximum of a drawn peak."""
 
@@ -72,6 +75,7 @@ def material_curve(material: Material, kind: str, wavelength: str) -> Curve:
         SpectrumError: an unknown wavelength.
     """
     from crystalign.physics.diffraction import parse_wavelength
+    from crystalign_serve.errors import NotFoundError
 
     value = material.value(kind) if kind in {"dos", "xrd"} else None
     if value is None:
@@ -84,7 +88,23 @@ def _angle(wavelength: float) -> str:
     return f"2θ (degrees, λ = {wavelength:.4f} Å)"
 
 
+def curve_of(modality: str, value: Any) -> Curve | None:
+    """What to draw of a query beside its results; None where it is no spectrum."""
+    drawn: dict[str, Callable[[Any], Curve]] = {"dos": dos_curve, "xrd": measured_curve}
+    return drawn[modality](value) if modality in drawn else None
+
+
 def _curve(kind: str, x: NDArray[Any], y: NDArray[Any], x_label: str, y_label: str) -> Curve:
     """Six significant figures are more than a screen shows."""
-    rounded = [[float(f"{value:.6g}") for value in values] for values in (x, y)]
+    rounded = [[float(f"{value:.6g}") for value in values] for values in _thinned(x, y)]
     return Curve(kind=kind, x=rounded[0], y=rounded[1], x_label=x_label, y_label=y_label)
+
+
+def _thinned(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """At most `MAX_DRAWN` points of a curve: no peak is lost, however narrow it is."""
+    if len(x) <= MAX_DRAWN:
+        return x, y
+    edges = np.linspace(0, len(x), MAX_DRAWN // 2 + 1).astype(int)
+    stretches = [slice(first, last) for first, last in itertools.pairwise(edges)]
+    kept = np.unique([part.start + pick(y[part]) for part in stretches for pick in (np.argmin, np.argmax)])
+    return x[kept], y[kept]

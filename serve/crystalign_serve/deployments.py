@@ -17,6 +17,7 @@ from crystalign.finetuning.network_config import LEVELS
 from crystalign.index.manifest import IndexManifest, SegmentEntry
 from crystalign.material import Material, Provenance
 from crystalign_serve.backend import ShardAnswer, Stored, encode_batch, find_in_shard, search_shard
+from crystalign_serve.loopback import keep_to_loopback
 from crystalign_serve.predictions import CompleteJob, Predicted, PredictJob, complete, load_group, predict_jobs
 
 if TYPE_CHECKING:
@@ -31,12 +32,21 @@ EncodeRequest = tuple[str, "Features"]
 """Modality, and one sample of it."""
 
 
-class Encoders:
+class Watched:
+    """A deployment whose death is noticed at once."""
+
+    async def lifeline(self, seconds: float) -> None:
+        """Answer after a while; a call that is open when the replica dies fails at that moment."""
+        await asyncio.sleep(seconds)
+
+
+class Encoders(Watched):
     """Encoders of some modalities of a model, batching whatever arrives within a few milliseconds."""
 
     def __init__(self, model_uri: str, model_sha256: str, modalities: Sequence[str]) -> None:
         from crystalign import load
 
+        keep_to_loopback()
         self._model = load(model_uri)
         if self._model.sha256 != model_sha256:
             message = f"the model at {model_uri} is not the one that made the index; give the model it was made with"
@@ -63,12 +73,13 @@ class Encoders:
         return vectors
 
 
-class Models:
+class Models(Watched):
     """Fine-tuned models, which batch whatever arrives within a few milliseconds and share the encoders they can."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
         import torch
 
+        keep_to_loopback()
         self._group = load_group(places, "cuda" if torch.cuda.is_available() else "cpu")
         salt = Crystal(np.eye(3) * 4.12, np.array([[0.0] * 3, [0.5] * 3]), np.array([55, 17]))
         warm = Material("CsCl", salt, Provenance("", ""))  # the first request shall not pay for what is made once
@@ -86,13 +97,14 @@ class Models:
         return await asyncio.to_thread(predict_jobs, self._group, jobs)
 
 
-class Shard:
+class Shard(Watched):
     """Some segments of an index."""
 
     def __init__(self, index_uri: str, version: str, entries: Sequence[SegmentEntry]) -> None:
         from crystalign.errors import DatasetError
         from crystalign.index.search import Segment
 
+        keep_to_loopback()
         manifest = IndexManifest.read(index_uri)
         if manifest.version != version:
             message = f"the index at {index_uri} is {manifest.version[:12]}, expected {version[:12]}: start again"

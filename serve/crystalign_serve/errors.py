@@ -4,8 +4,8 @@ ApiError:
     ├── NotFoundError      404  no such material, or it lacks what is asked for
     └── UnavailableError   503  no shard or encoder answered in time
 
-The library's `InputError` and `ConfigError` are the user's mistakes and become 422; a body beyond the
-limit is answered with 413 before anything reads it.
+The library's `InputError` and `ConfigError` are the user's mistakes and become 422. Every 503 says with
+`Retry-After` when to ask again.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crystalign.errors import ConfigError, DatasetError, Error, InputError, StorageError
 
 MAX_BODY_BYTES = 8 * 2**20
+RETRY_SECONDS = 2
+"""After which a refused request may be sent again."""
 
 _TITLES = {
     400: "Not a request that can be read",
+    401: "An API key is needed",
+    403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
+    408: "Took too long to arrive",
     413: "Too large",
     422: "The query cannot be used",
     500: "Something broke on our side",
@@ -56,8 +60,10 @@ class UnavailableError(ApiError):
 
 def problem(status: int, detail: str, title: str | None = None) -> JSONResponse:
     """The one shape of every error."""
-    entry = {"status": str(status), "title": title or _TITLES.get(status, "Error"), "detail": detail}
-    return JSONResponse({"errors": [entry]}, status_code=status)
+    told = detail.encode("utf-8", "backslashreplace").decode()  # half a character cannot be sent
+    entry = {"status": str(status), "title": title or _TITLES.get(status, "Error"), "detail": told}
+    headers = {"retry-after": str(RETRY_SECONDS)} if status == 503 else None
+    return JSONResponse({"errors": [entry]}, status_code=status, headers=headers)
 
 
 def status_of(error: Exception) -> int:
@@ -70,7 +76,7 @@ def status_of(error: Exception) -> int:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception in the one shape, and refuse bodies beyond the limit."""
+    """Answer every exception in the one shape."""
 
     @app.exception_handler(Error)
     async def _ours(_request: Request, error: Error) -> JSONResponse:
@@ -89,41 +95,7 @@ def install(app: FastAPI) -> None:
         _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return problem(500, f"{type(error).__name__}; the server's log has the details")
 
-    app.add_middleware(BodyLimit, limit=MAX_BODY_BYTES)
-
 
 def _line(entry: Any) -> str:
     place = ".".join(str(part) for part in entry["loc"] if part != "body")
     return f"{place}: {entry['msg']}" if place else str(entry["msg"])
-
-
-class BodyLimit:
-    """Answers 413 as soon as a body is known to be too large: from its declared length, or while it arrives."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app = app
-        self.limit = limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, counting."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > self.limit:
-            await problem(413, self._detail(declared.decode("latin-1")))(scope, receive, send)
-            return
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.limit:
-                raise HTTPException(413, self._detail(f"more than {self.limit}"))
-            return message
-
-        await self.app(scope, counted, send)
-
-    def _detail(self, size: str) -> str:
-        return f"the request has {size} bytes; the limit is {self.limit}. Send one file, without its volumetric data"

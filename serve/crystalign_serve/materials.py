@@ -77,6 +77,7 @@ def describe(material: Material, record: Record, properties: Sequence[PropertySp
         },
         "n_sites": len(crystal),
         "text": None if text is None else text.description,
+        "remarks": " | ".join(material.remarks) or None,
         "properties": listed_properties(record, properties),
         "provenance": {
             "source": material.provenance.source,
@@ -114,6 +115,7 @@ def listed_result(
         "n_sites": record["n_sites"],
         "source": record["source"],
         "licence": record["licence"],
+        "remarks": record.get("remarks"),
         "properties": listed_properties(record, properties),
     }
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, Query, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Query, UploadFile
 from fastapi.responses import RedirectResponse
+from fastapi.security import HTTPBearer
 
 import crystalign
 from crystalign.errors import InputError, QueryError
 from crystalign.material import Material, Provenance
-from crystalign_serve import errors, queries
+from crystalign_serve import errors
+from crystalign_serve.admission import Admission, Limits
 from crystalign_serve.errors import NotFoundError, UnavailableError
+from crystalign_serve.files import Upload
 from crystalign_serve.predictions import Predicted, PredictJob, Predictors, listed
-from crystalign_serve.queries import Upload
-from crystalign_serve.readers import Readers
+from crystalign_serve.probes import add_docs, add_probes
+from crystalign_serve.queries import text_file
 from crystalign_serve.requests import MAX_STRUCTURES, PredictOptions, PredictRequest, Structure
+from crystalign_serve.sandbox.limits import SandboxLimits
+from crystalign_serve.sandbox.pool import Sandbox
+from crystalign_serve.security import Access, Guard
 
 PREDICT_SECONDS = 60.0
-READERS = 2
-"""Threads that parse structures, apart from those of a search."""
 
 FindMaterial = Callable[[str], Awaitable[Material]]
 """The material of an id of the index; raises `NotFoundError`."""
@@ -35,7 +38,11 @@ class PredictApi:
     """The routes' work, in terms of `Predictors`."""
 
     def __init__(
-        self, models: Sequence[dict[str, Any]], predictors: Predictors, find: FindMaterial | None = None
+        self,
+        models: Sequence[dict[str, Any]],
+        predictors: Predictors,
+        find: FindMaterial | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         """Join them.
 
@@ -43,9 +50,10 @@ class PredictApi:
             models: name, targets and more of each model.
             predictors: where they run.
             find: looks an id up; None where there is no index.
+            sandbox: where structures are read.
         """
         self.models = list(models)
-        self._predictors, self._read, self._find = predictors, Readers(READERS), find
+        self._predictors, self._find, self._sandbox = predictors, find, sandbox or Sandbox()
 
     async def predict(self, request: PredictRequest) -> dict[str, Any]:
         """Answer a JSON request."""
@@ -68,7 +76,11 @@ class PredictApi:
                 return await self._known(text)
             except NotFoundError as error:
                 return None, text, str(error)
-        return await self._parsed(name, functools.partial(queries.read_crystal, kind, text))
+        try:
+            upload = text_file(kind, text)
+        except InputError as error:
+            return None, name, str(error)
+        return await self._parsed(name, upload)
 
     async def _known(self, material_id: str) -> Read:
         """A material of the index.
@@ -83,11 +95,11 @@ class PredictApi:
         return await self._find(material_id), material_id, ""
 
     async def _file(self, upload: Upload) -> Read:
-        return await self._parsed(upload.name, functools.partial(queries.read_structure_file, upload))
+        return await self._parsed(upload.name, upload)
 
-    async def _parsed(self, name: str, read: Callable[[], Any]) -> Read:
+    async def _parsed(self, name: str, upload: Upload) -> Read:
         try:
-            return Material(name, await self._read(read), Provenance("request", "")), name, ""
+            return Material(name, await self._sandbox.crystal(upload), Provenance("request", "")), name, ""
         except InputError as error:
             return None, name, str(error)
 
@@ -101,7 +113,12 @@ class PredictApi:
             UnavailableError: the models did not answer in time.
         """
         started = time.perf_counter()
-        read = await asyncio.gather(*reading)
+        tasks = [asyncio.ensure_future(one) for one in reading]
+        try:
+            read = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
         materials = tuple(material for material, _, _ in read if material is not None)
         found = iter(await self._ask(PredictJob(materials, models, options.level)) if materials else [])
         results = [
@@ -167,28 +184,40 @@ def add_predictions_of_index(app: FastAPI, api: PredictApi) -> None:
         return await api.predict_material(material_id, options)
 
 
-def application() -> FastAPI:
-    """An application without routes, whose errors have their one shape."""
+def application(access: Access | None = None, limits: Limits | None = None) -> FastAPI:
+    """An application that describes itself at `/docs`; its errors have one shape, and its queues an end.
+
+    Args:
+        access: who may ask; by default everybody.
+        limits: how much is worked on at a time.
+    """
     about = crystalign.__doc__ or ""
-    app = FastAPI(title="Crystalign", version=crystalign.__version__, description=about, redoc_url=None)
+    app = FastAPI(title="Crystalign", version=crystalign.__version__, description=about, redoc_url=None, docs_url=None)
+    if access is not None and access.key_sha256 is not None:
+        app.router.dependencies.append(Depends(HTTPBearer(auto_error=False)))  # for the description alone
     errors.install(app)
+    app.add_middleware(Admission, limits=limits)
+    app.add_middleware(Guard, access=access or Access())  # the outer one
+    add_docs(app)
     return app
 
 
-def build_predict_api(models: Sequence[dict[str, Any]], predictors: Predictors) -> FastAPI:
+def build_predict_api(
+    models: Sequence[dict[str, Any]],
+    predictors: Predictors,
+    access: Access | None = None,
+    limits: Limits | None = None,
+    sandbox: SandboxLimits | None = None,
+) -> FastAPI:
     """The application without an index: predictions, and their description at `/docs`."""
-    app = application()
-    add_predictions(app, PredictApi(models, predictors))
+    app = application(access, limits)
+    add_probes(app, None)
+    add_predictions(app, PredictApi(models, predictors, sandbox=Sandbox(sandbox)))
 
     @app.get("/api/info")
     async def info() -> dict[str, Any]:
         """Which models there are."""
         return {"version": crystalign.__version__, "models": list(models)}
-
-    @app.get("/api/health")
-    async def health() -> dict[str, Any]:
-        """That it answers."""
-        return {"status": "ok"}
 
     @app.get("/", include_in_schema=False)
     async def page() -> RedirectResponse:

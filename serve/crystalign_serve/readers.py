@@ -1,4 +1,4 @@
-"""Threads that parse and featurise what users send, apart from the event loop."""
+"""Threads for short blocking work, apart from the event loop: filters and formulas, looks into the dataset."""
 
 from __future__ import annotations
 
@@ -11,30 +11,34 @@ from crystalign.errors import QueryError
 from crystalign_serve.errors import UnavailableError
 
 THREADS = 4
-PARSE_SECONDS = 20.0
-QUEUE_SECONDS = 30.0
+PARSE_SECONDS = 10.0
+QUEUE_SECONDS = 5.0
 """How long work waits for a thread, before its own time begins."""
+MAX_WAITING = 64
+"""Work that may wait for a thread; more is refused at once."""
 
 T = TypeVar("T")
 
 
 class Readers:
-    """Blocking work in a few threads, for a limited time."""
+    """Blocking work in a few threads, for a limited time, behind a short queue."""
 
-    def __init__(self, threads: int = THREADS) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="reader")
+    def __init__(self, name: str = "reader", threads: int = THREADS) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._free = asyncio.Semaphore(threads)
+        self._waiting = 0
 
     async def __call__(self, work: Callable[..., T], *args: Any) -> T:
         """What `work(*args)` returns.
 
         Raises:
             QueryError: it took too long.
+            UnavailableError: no thread became free.
         """
         try:
             return await self.within(PARSE_SECONDS, work, *args)
         except TimeoutError:
-            message = f"reading the query took more than {PARSE_SECONDS:g} s; send a smaller structure or spectrum"
+            message = f"reading the query took more than {PARSE_SECONDS:g} s; send a smaller one"
             raise QueryError(message, reason="too-slow") from None
 
     async def within(self, seconds: float, work: Callable[..., T], *args: Any) -> T:
@@ -44,11 +48,22 @@ class Readers:
             TimeoutError: it took longer.
             UnavailableError: no thread became free.
         """
+        if self._waiting >= MAX_WAITING:
+            raise UnavailableError("too many queries wait to be read; try again in a moment")
+        self._waiting += 1
         try:
-            await asyncio.wait_for(self._free.acquire(), QUEUE_SECONDS)
+            async with asyncio.timeout(QUEUE_SECONDS):
+                await self._free.acquire()
         except TimeoutError:
-            message = f"too many structures wait to be read, for more than {QUEUE_SECONDS:g} s; try again in a moment"
+            message = f"too many queries wait to be read, this one for more than {QUEUE_SECONDS:g} s; try again"
             raise UnavailableError(message) from None
+        finally:
+            self._waiting -= 1
         job = asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
-        job.add_done_callback(lambda _: self._free.release())  # work that took too long keeps its thread until it ends
+        job.add_done_callback(self._done)  # work that took too long keeps its thread until it ends
         return await asyncio.wait_for(asyncio.shield(job), seconds)
+
+    def _done(self, job: asyncio.Future[Any]) -> None:
+        self._free.release()
+        if not job.cancelled():
+            job.exception()  # nobody may be waiting for it any more

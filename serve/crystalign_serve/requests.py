@@ -14,7 +14,12 @@ MAX_TEXT = 20_000
 MAX_POINTS = 100_000
 MAX_STRUCTURES = 16
 
+LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
+"""Beyond them a part would decide alone, or not at all."""
+
 Numbers = Annotated[list[float], Field(max_length=MAX_POINTS)]
+Wavelength = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | Annotated[str, Field(max_length=40)]
+Weight = Annotated[float, Field(ge=LEAST_WEIGHT, le=MOST_WEIGHT, allow_inf_nan=False)]
 
 
 class DosQuery(Config):
@@ -37,7 +42,7 @@ class XrdQuery(Config):
     """Degrees, ascending."""
     intensities: Numbers
     """Any unit, background included."""
-    wavelength: float | str | None = None
+    wavelength: Wavelength | None = None
     """Å, or `CuKa`, `CoKa`, `MoKa`, …; needed, because angles alone say nothing."""
 
 
@@ -74,8 +79,8 @@ class SearchOptions(Config):
     """Results wanted."""
     filter: str | None = None
     """OPTIMADE filter, evaluated before the search."""
-    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
-    """Part or modality → weight in a fused query, 1 where none is given."""
+    weights: dict[str, Weight] = Field(default_factory=dict)
+    """Part or modality → weight in a fused query, from 1e-6 to 1e6; 1 where none is given."""
     rerank: int = Field(default=200, ge=0, le=MAX_K)
     """Candidates of a powder pattern, asked alone, that a match of patterns looks at again, at least k; 0: none."""
 

@@ -28,6 +28,8 @@ class Asked(Config):
     """Results wanted."""
     url: str | None = None
     """The service; default: CRYSTALIGN_URL, else http://127.0.0.1:8000."""
+    api_key_file: str | None = None
+    """File with the API key, where the service asks for one; default: CRYSTALIGN_API_KEY_FILE."""
     json_output: bool = False
     """Print the answer as JSON instead of a table."""
 
@@ -49,7 +51,7 @@ class Search(Asked):
     text: str | None = None
     """A description."""
     formula: str | None = None
-    """A chemical formula."""
+    """A chemical formula, such as Fe2O3, CuSO4·5H2O or Li0.5CoO2; what has two readings is refused."""
     id: str | None = None
     """A material of the index."""
     weights: dict[str, float] = Field(default_factory=dict)
@@ -76,8 +78,10 @@ def main(config: Search | Similar) -> Answer:
         QueryError: the service cannot use the query.
     """
     from crystalign_serve.client import Client
+    from crystalign_serve.security import read_key
 
-    with Client(config.url) as client:
+    key = None if config.api_key_file is None else read_key(config.api_key_file)
+    with Client(config.url, api_key=key) as client:
         if isinstance(config, Similar):
             answer = client.find_similar(config.material, config.k, filter=config.filter)
         else:
@@ -121,12 +125,27 @@ def show(answer: Answer, url: str) -> None:
         values = [_number(hit.properties.get(key)) for key in columns]
         fixed = (str(hit.rank), hit.id, f"{hit.score:.4f}", hit.formula, symbol, str(hit.n_sites))
         table.add_row(*fixed, *((hit.source, *values) if room else ()))
+    for notice in answer.raw["query"].get("notices") or ():
+        console.print(f"note: {notice}", highlight=False, markup=False)
     console.print(table)
+    for line in _explanations(answer):
+        console.print(line, highlight=False, markup=False)
     shards = "" if answer.complete else f", {answer.raw['shards_ok']} of {answer.raw['shards_total']} shards answered"
     everything = ", which is all that the filter allows" if answer.exhausted else ""
     console.print(f"{len(answer)} of {answer.allowed:,} rows{everything}{shards}, {answer.raw['elapsed_ms']:.0f} ms")
     if len(answer):
         console.print(f"next: crystalign similar {answer[0].id}   or open {url}", highlight=False)
+
+
+def _explanations(answer: Answer) -> list[str]:
+    """Why the scores do not fall from row to row, where they do not; what is remarked of single rows."""
+    scores = [hit.score for hit in answer]
+    lines = []
+    if scores != sorted(scores, reverse=True):
+        ordered_by = answer.raw["query"].get("ordered_by", "the service")
+        what = "patterns alone" if "pattern" in ordered_by else "embeddings alone"
+        lines.append(f"The rows are ordered by {ordered_by}; the scores are of the {what}, so they need not fall.")
+    return lines + [f"{hit.id}: {hit.raw['remarks']}" for hit in answer if hit.raw.get("remarks")]
 
 
 def _property_columns(answer: Answer) -> dict[str, str]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import contextlib
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -179,3 +183,108 @@ def beside(places: Places, segments: list[Segment], models: str) -> Iterator[Tes
     backend = LocalBackend(load(places.model), segments)
     with TestClient(build_api(service, backend, LocalPredictors(found))) as client:
         yield client
+
+
+# --- a browser --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _serve(app: Any) -> Iterator[str]:
+    """The address at which an application answers, while it does."""
+    import uvicorn
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[[Any], contextlib.AbstractContextManager[str]]:
+    """Serve an application on a free port, while a `with` block runs."""
+    return _serve
+
+
+_FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --use-angle=swiftshader --enable-unsafe-swiftshader"
+)
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next((found for name in names if (found := shutil.which(name))), None)
+    helper = shutil.which("chromedriver")
+    if browser is None or helper is None:
+        pytest.skip("no Chromium with chromedriver on the PATH")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in [*_FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(helper))
+    yield made
+    made.quit()
+
+
+class Browser:
+    """The page, as a user handles it."""
+
+    def __init__(self, driver: Any, url: str) -> None:
+        self.driver = driver
+        self.url = url
+
+    def open(self, path: str = "/", width: int = 1280) -> None:
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.driver.get("about:blank")
+        self.driver.get(self.url + path)
+        self.until(".example")
+
+    def all(self, selector: str) -> list[Any]:
+        return self.driver.find_elements("css selector", selector)
+
+    def wait(self, condition: Callable[[], Any]) -> Any:
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        return WebDriverWait(self.driver, 60).until(lambda _: condition())
+
+    def until(self, selector: str) -> Any:
+        return self.wait(lambda: self.all(selector))[0]
+
+    def run(self, script: str, *values: Any) -> Any:
+        return self.driver.execute_script(script, *values)
+
+    def search(self, text: str) -> None:
+        box = self.until("#box")
+        box.clear()
+        box.send_keys(text + "\n")
+
+    def drop(self, name: str, content: str) -> None:
+        script = """const data = new DataTransfer();
+          data.items.add(new File([arguments[1]], arguments[0]));
+          window.dispatchEvent(new DragEvent("drop", {dataTransfer: data, cancelable: true}));"""
+        self.run(script, name, content)
+
+    def ids(self) -> list[str]:
+        return [card.get_attribute("data-id") for card in self.all(".card[data-id]")]
+
+    def errors(self) -> list[str]:
+        logs = self.driver.get_log("browser")
+        return [entry["message"] for entry in logs if entry["level"] == "SEVERE" and "422" not in entry["message"]]
+
+    def scrolls_sideways(self) -> bool:
+        return bool(self.run("return document.documentElement.scrollWidth > innerWidth"))
+
+
+@pytest.fixture(scope="session")
+def page_at(driver: Any) -> Callable[[str], Browser]:
+    """The page of a service at an address."""
+    return lambda url: Browser(driver, url)

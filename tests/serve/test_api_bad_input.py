@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -31,6 +34,19 @@ def many_atoms(n):
     return CIF_HEAD + "".join(f"C{i} C {i % 97 / 97:.4f} {i % 89 / 89:.4f} {i % 83 / 83:.4f}\n" for i in range(n))
 
 
+def poscar_of(count):
+    return f"x\n1.0\n4 0 0\n0 4 0\n0 0 4\nNa\n{count}\nDirect\n0 0 0\n".encode()
+
+
+BOMB = gzip.compress(bytes(80 * 2**20), 1)
+LAUGHS = (
+    b"<?xml version='1.0'?><!DOCTYPE m [<!ENTITY a 'haha'>"
+    + b"".join(b"<!ENTITY %c '%s'>" % (n, b"&%c;" % (n - 1) * 10) for n in range(ord("b"), ord("i")))
+    + b"]><modeling>&h;</modeling>"
+)
+SLOW_PATTERN = b"".join(b"%d.%d 1\n" % (n // 10_000, n % 10_000) for n in range(150_000))
+
+
 def assert_refused(http, response, *words, status=422):
     """The one shape of every error, with these words in it; and the next request is served."""
     assert response.status_code == status, response.text
@@ -44,8 +60,8 @@ def assert_refused(http, response, *words, status=422):
 
 BAD_QUERIES = {
     "not a crystal": ({"cif": "once upon a time"}, "CIF"),
-    "truncated": ({"cif": CIF_HEAD}, "CIF"),
-    "a hundred thousand atoms": ({"cif": many_atoms(100_000)}, "atom"),
+    "truncated": ({"cif": CIF_HEAD}, "coordinates"),
+    "a hundred thousand atoms": ({"cif": many_atoms(100_000)}, "100000"),
     "more atoms than a query may have": ({"cif": many_atoms(900)}, "900"),
     "not a POSCAR": ({"poscar": "x\n" * 10}, "POSCAR"),
     "not a formula": ({"formula": "Hello!"}, "Hello!"),
@@ -169,10 +185,53 @@ def test_a_wavelength_that_does_not_exist_is_refused(http):
         ("a.cif", b"x", {"weights": "[1]"}, "weights"),
         ("a.cif", b"x", {"query": "{"}, "query"),
         ("a.cif", b"x", {"query": '{"smell": "roses"}'}, "smell"),
+        ("a.cif.gz", BOMB, {}, "unpacks"),
+        ("a.cif.gz", BOMB[:-20_000], {}, "a.cif.gz"),
+        ("POSCAR_many", poscar_of("10000000"), {}, "10000000"),
+        ("POSCAR_many", poscar_of("9" * 400), {}, "POSCAR_many"),
+        ("deep.json", b"[" * 300_000, {}, "JSON"),
+        ("laughs.xrdml", LAUGHS, {}, "entit"),
+        ("vasprun.xml", LAUGHS, {}, "vasprun"),
+        ("one\nline.cif", many_atoms(20_000).replace("\n", " ").encode(), {}, ""),
+        ("../../etc/passwd", b"root:x:0:0", {}, "kind"),
+        ("a.brml", b"PK\x03\x04" + bytes(60), {"wavelength": "CuKa"}, ""),
+        ("a.xy", b"10 1\n" * 3, {"wavelength": "-1.54"}, ""),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(http, name, data, form, word):
     assert_refused(http, http.post("/api/search/file", files={"file": (name, data)}, data=form), word)
+
+
+def test_texts_are_answered_while_files_are_read(http):
+    """Every process of the sandbox is at work on a file that takes long, and more wait."""
+    files = {"file": ("long.xy", SLOW_PATTERN)}
+    with ThreadPoolExecutor(6) as pool:
+        reading = [pool.submit(http.post, "/api/search/file", files=files, data={"kind": "xrd"}) for _ in range(6)]
+        time.sleep(0.3)
+        answers = [http.post("/api/search", json={"query": query}) for query in ({"text": "salt"}, {"id": "salt/03"})]
+        answers.append(http.get("/api/materials/salt/03"))
+        assert not all(one.done() for one in reading), "the files are still being read"
+        assert [answer.status_code for answer in answers] == [200, 200, 200]
+        assert {one.result().status_code for one in reading} <= {422, 503}
+
+
+def test_half_a_character_is_no_structure(http):
+    for name in ("cif", "poscar"):
+        body = json.dumps({"query": {name: "data_x \ud800"}})
+        response = http.post("/api/search", content=body, headers={"content-type": "application/json"})
+        assert_refused(http, response, "half a character")
+
+
+def test_one_bad_file_of_several_is_named(http, materials):
+    good = ("file", ("good.cif", materials[3].crystal.to_cif().encode()))
+    bad = ("file", ("bad.cif", b"data_x\n"))
+    assert_refused(http, http.post("/api/search/file", files=[good, bad]), "bad.cif")
+    assert http.post("/api/search/file", files=[good, good]).json()["query"]["modalities"] == ["crystal", "crystal"]
+
+
+def test_an_id_of_any_length_is_not_found(http):
+    for path in ("", "/similar", "/cif"):
+        assert_refused(http, http.get(f"/api/materials/{'a' * 5000}{path}"), status=404)
 
 
 def test_no_file_is_no_query(http):

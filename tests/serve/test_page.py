@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
-import socket
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +17,7 @@ UI = Path(__file__).resolve().parents[2] / "serve" / "crystalign_serve" / "ui"
 ASSETS = UI / "assets"
 VENDORED = {"3Dmol-min.js", "3Dmol-LICENSE.txt"}
 OWN = sorted(path for path in [UI / "index.html", *ASSETS.iterdir()] if path.name not in VENDORED)
+Served = Callable[[Any], AbstractContextManager[str]]
 NAMESPACE = "http://www.w3.org/2000/svg"  # a name that every SVG element carries; nothing is fetched from it
 HOSTILE = "<img src=x onerror=document.title='broken'>"
 CIF = """data_CsCl
@@ -184,114 +182,25 @@ def _add_materials(app: FastAPI) -> None:
         return _curve(kind, 0.0)
 
 
-@contextlib.contextmanager
-def _served(app: Any) -> Iterator[str]:
-    """The address at which an application answers, while it does."""
-    import uvicorn
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(timeout=30)
-
-
 @pytest.fixture(scope="module")
-def service() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def service(served: Served) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     app = _service()
-    with _served(app) as url:
+    with served(app) as url:
         yield url, app.state.asked
 
 
 # --- a browser --------------------------------------------------------------------------------------------------------
 
-_FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --use-angle=swiftshader --enable-unsafe-swiftshader"
-)
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser = next((found for name in names if (found := shutil.which(name))), None)
-    helper = shutil.which("chromedriver")
-    if browser is None or helper is None:
-        pytest.skip("no Chromium with chromedriver on the PATH")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in [*_FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(helper))
-    yield made
-    made.quit()
-
-
-class Browser:
-    """The page, as a user handles it."""
-
-    def __init__(self, driver: Any, url: str) -> None:
-        self.driver = driver
-        self.url = url
-
-    def open(self, path: str = "/", width: int = 1280) -> None:
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        self.driver.get("about:blank")
-        self.driver.get(self.url + path)
-        self.until(".example")
-
-    def all(self, selector: str) -> list[Any]:
-        return self.driver.find_elements("css selector", selector)
-
-    def wait(self, condition: Callable[[], Any]) -> Any:
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        return WebDriverWait(self.driver, 60).until(lambda _: condition())
-
-    def until(self, selector: str) -> Any:
-        return self.wait(lambda: self.all(selector))[0]
-
-    def run(self, script: str, *values: Any) -> Any:
-        return self.driver.execute_script(script, *values)
-
-    def search(self, text: str) -> None:
-        box = self.until("#box")
-        box.clear()
-        box.send_keys(text + "\n")
-
-    def drop(self, name: str, content: str) -> None:
-        script = """const data = new DataTransfer();
-          data.items.add(new File([arguments[1]], arguments[0]));
-          window.dispatchEvent(new DragEvent("drop", {dataTransfer: data, cancelable: true}));"""
-        self.run(script, name, content)
-
-    def ids(self) -> list[str]:
-        return [card.get_attribute("data-id") for card in self.all(".card[data-id]")]
-
-    def errors(self) -> list[str]:
-        logs = self.driver.get_log("browser")
-        return [entry["message"] for entry in logs if entry["level"] == "SEVERE" and "422" not in entry["message"]]
-
-    def scrolls_sideways(self) -> bool:
-        return bool(self.run("return document.documentElement.scrollWidth > innerWidth"))
-
 
 @pytest.fixture
-def browser(driver: Any, service: tuple[str, list[dict[str, Any]]]) -> Iterator[Browser]:
-    page = Browser(driver, service[0])
+def browser(page_at: Callable[[str], Any], service: tuple[str, list[dict[str, Any]]]) -> Iterator[Any]:
+    page = page_at(service[0])
     page.open()
     yield page
     assert page.errors() == []
 
 
-def test_typed_formula_gives_cards_and_a_card_its_structure_and_curves(browser: Browser, service: Any) -> None:
+def test_typed_formula_gives_cards_and_a_card_its_structure_and_curves(browser: Any, service: Any) -> None:
     browser.search("Fe2O3")
     browser.until(".card[data-id]")
     assert service[1][-1]["query"] == {"formula": "Fe2O3"}
@@ -303,7 +212,7 @@ def test_typed_formula_gives_cards_and_a_card_its_structure_and_curves(browser: 
     assert "4.120" in browser.until(".lattice").text
 
 
-def test_what_models_predict_stands_with_its_interval_and_a_warning(browser: Browser) -> None:
+def test_what_models_predict_stands_with_its_interval_and_a_warning(browser: Any) -> None:
     browser.search("CsCl")
     browser.until(".card .open").click()
     browser.wait(lambda: len(browser.all(".predicted .property")) == 2)
@@ -317,7 +226,7 @@ def test_what_models_predict_stands_with_its_interval_and_a_warning(browser: Bro
     assert HOSTILE in browser.until(".predicted").text
 
 
-def test_what_a_text_means_is_guessed_and_can_be_changed(browser: Browser, service: Any) -> None:
+def test_what_a_text_means_is_guessed_and_can_be_changed(browser: Any, service: Any) -> None:
     from selenium.webdriver.support.ui import Select
 
     for typed, kind in [("mp-149", "id"), ("LiFePO4", "formula"), ("Ca(OH)2", "formula"), ("layered oxide", "text")]:
@@ -330,7 +239,7 @@ def test_what_a_text_means_is_guessed_and_can_be_changed(browser: Browser, servi
     browser.wait(lambda: service[1][-1]["query"] == {"text": "In"})
 
 
-def test_names_from_the_server_stay_text(browser: Browser) -> None:
+def test_names_from_the_server_stay_text(browser: Any) -> None:
     browser.search("CsCl")
     browser.until(".card[data-id]")
     assert HOSTILE in [card.text for card in browser.all(".card h3")]
@@ -339,7 +248,7 @@ def test_names_from_the_server_stay_text(browser: Browser) -> None:
     assert browser.all("main img") == []
 
 
-def test_dropped_pattern_asks_for_its_wavelength_and_lies_over_the_match(browser: Browser, service: Any) -> None:
+def test_dropped_pattern_asks_for_its_wavelength_and_lies_over_the_match(browser: Any, service: Any) -> None:
     browser.drop("measured.xy", "\n".join(f"{10 + i} {i % 7}" for i in range(60)))
     browser.until("#ask-wavelength button").click()
     browser.until(".card .open").click()
@@ -348,7 +257,7 @@ def test_dropped_pattern_asks_for_its_wavelength_and_lies_over_the_match(browser
     assert service[1][-1] == {"file": "measured.xy", "kind": "xrd", "wavelength": "CuKa"}
 
 
-def test_parts_are_combined_with_weights(browser: Browser, service: Any) -> None:
+def test_parts_are_combined_with_weights(browser: Any, service: Any) -> None:
     browser.until("#box").send_keys("layered oxide")
     browser.until("#add").click()
     browser.search("LiCoO2")
@@ -360,7 +269,7 @@ def test_parts_are_combined_with_weights(browser: Browser, service: Any) -> None
     assert service[1][-1]["query"] == {"text": "layered oxide", "formula": "LiCoO2"}
 
 
-def test_link_repeats_the_search_and_back_returns(browser: Browser) -> None:
+def test_link_repeats_the_search_and_back_returns(browser: Any) -> None:
     browser.search("CsCl")
     browser.until(".card[data-id]")
     browser.all(".card .open")[1].click()
@@ -376,7 +285,7 @@ def test_link_repeats_the_search_and_back_returns(browser: Browser) -> None:
     browser.until(".card.current")
 
 
-def test_link_holds_a_small_file_and_says_when_a_file_is_too_large(browser: Browser, tmp_path: Path) -> None:
+def test_link_holds_a_small_file_and_says_when_a_file_is_too_large(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "small.cif").write_text(CIF, encoding="utf-8")
     browser.until("#file").send_keys(str(tmp_path / "small.cif"))
     browser.wait(lambda: "small.cif" in browser.driver.current_url)
@@ -386,7 +295,7 @@ def test_link_holds_a_small_file_and_says_when_a_file_is_too_large(browser: Brow
     assert "huge.xy was too large for the link" in browser.until(".message.error").text
 
 
-def test_refusal_is_shown_in_the_words_of_the_server(browser: Browser) -> None:
+def test_refusal_is_shown_in_the_words_of_the_server(browser: Any) -> None:
     browser.until("#filter").send_keys("nonsense = 1")
     browser.search("CsCl")
     shown = browser.until(".message.error").text
@@ -394,7 +303,7 @@ def test_refusal_is_shown_in_the_words_of_the_server(browser: Browser) -> None:
     assert "nonsense is no field; use nsites" in shown
 
 
-def test_keys_reach_the_box_and_the_cards(browser: Browser) -> None:
+def test_keys_reach_the_box_and_the_cards(browser: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser.search("CsCl")
@@ -408,7 +317,7 @@ def test_keys_reach_the_box_and_the_cards(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 390])
-def test_narrow_window_never_scrolls_sideways(browser: Browser, width: int) -> None:
+def test_narrow_window_never_scrolls_sideways(browser: Any, width: int) -> None:
     browser.open(width=width)
     assert not browser.scrolls_sideways()
     browser.until("#box").send_keys("layered oxide")
@@ -423,9 +332,11 @@ def test_narrow_window_never_scrolls_sideways(browser: Browser, width: int) -> N
     assert not browser.scrolls_sideways()
 
 
-def test_page_and_service_understand_each_other(driver: Any, http: Any) -> None:
-    with _served(http.app) as url:
-        page = Browser(driver, url)
+def test_page_and_service_understand_each_other(
+    driver: Any, http: Any, served: Served, page_at: Callable[[str], Any]
+) -> None:
+    with served(http.app) as url:
+        page = page_at(url)
         page.open()
         for example in range(len(page.all(".example"))):
             page.open()

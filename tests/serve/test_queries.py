@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from crystalign.errors import QueryError
+from crystalign.errors import FileFormatError, QueryError
 from crystalign.modalities import make_modality
-from crystalign_serve.queries import parts_of
+from crystalign.modalities.xrd import MeasuredPattern
+from crystalign_serve.curves import MAX_DRAWN, curve_of
+from crystalign_serve.queries import parts_of, structures_of, text_file
 from crystalign_serve.requests import Query
 
 
@@ -33,3 +36,32 @@ def test_other_missing_modalities_are_named_alone():
 def test_a_model_of_both_reads_the_words():
     (part,) = parts_of(Query(text="a perovskite"), reading("text", "text_embedding"), "crystal")
     assert (part.name, part.modality) == ("text", "text")
+
+
+def test_structures_are_left_to_the_sandbox_in_their_order():
+    query = Query(poscar="x", text="a salt", cif="data_é")
+    assert [part.name for part in parts_of(query, reading("crystal", "text"), "crystal")] == ["text"]
+    sent = structures_of(query)
+    assert {name: (upload.kind, upload.data) for name, upload in sent.items()} == {
+        "cif": ("cif", "data_é".encode()),
+        "poscar": ("poscar", b"x"),
+    }
+
+
+def test_half_a_character_is_refused_with_its_place():
+    with pytest.raises(FileFormatError, match="half a character at place 3"):
+        text_file("cif", "ab\n\ud800")
+
+
+def test_a_long_curve_is_drawn_with_every_peak():
+    angles = np.linspace(5, 120, 300_000)
+    counts = np.full(len(angles), 7.0)
+    peaks = np.array([3, 40_001, 150_000, 299_990])
+    counts[peaks] = [100.0, 200.0, 300.0, 400.0]
+    curve = curve_of("xrd", MeasuredPattern(angles, counts, 1.5406))
+    assert len(curve.x) == len(curve.y) <= MAX_DRAWN
+    assert np.all(np.diff(curve.x) > 0)
+    drawn = dict(zip(curve.x, curve.y, strict=True))
+    assert [drawn[float(f"{angles[p]:.6g}")] for p in peaks] == [0.25, 0.5, 0.75, 1.0]
+    short = curve_of("xrd", MeasuredPattern(angles[:3000], counts[:3000], 1.5406))
+    assert len(short.x) == 3000

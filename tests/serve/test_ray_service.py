@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import psutil
 import pytest
 
 from crystalign.errors import QueryError
@@ -90,16 +91,20 @@ def client(service) -> Iterator[Client]:
         yield connection
 
 
-def processes_with(mark: str) -> list[str]:
-    """Command lines of living processes whose environment holds the mark."""
+def processes_of(mark: str) -> list[tuple[int, str]]:
+    """Number and command line of living processes whose environment holds the mark."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if mark.encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                found.append((int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()))
         except OSError:
             continue  # gone, or not ours
-    return [command for command in found if command.strip()]
+    return [(pid, command) for pid, command in found if command.strip()]
+
+
+def processes_with(mark: str) -> list[str]:
+    return [command for _, command in processes_of(mark)]
 
 
 def test_shards_and_encoders_answer_like_one_process(client, http, materials):
@@ -169,6 +174,52 @@ def test_mistakes_are_told_and_the_next_request_is_served(client, service):
     assert len(client.search(formula="NaCl")) == 10
 
 
+def test_what_is_served_is_told_once_it_answers(service, places):
+    told = [line for line in service.lines if line.startswith(("Starting", "Serving", "Crystalign answers"))]
+    assert [line.split()[0] for line in told] == ["Starting", "Serving", "Crystalign"]
+    assert f"{places.index} and " in told[1]
+    assert told[1].strip().endswith(service.url)
+    assert httpx.get(f"{service.url}/ready").json()["shards_ok"] == 3
+
+
+def test_nothing_listens_beyond_this_machine_and_the_session_is_private(service):
+    found = [psutil.Process(pid) for pid, _ in processes_of(service.mark)]
+    open_ports = {c.laddr for p in found for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    assert len(open_ports) > 5
+    assert {port.ip for port in open_ports} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    folders = {
+        m[1] for _, command in processes_of(service.mark) for m in re.finditer(r"(/\S+/crystalign-\w{8})/r", command)
+    }
+    assert len(folders) == 1
+    assert Path(folders.pop()).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_page_of_another_site_cannot_use_it(service):
+    foreign = {"origin": "http://evil.example"}
+    assert httpx.post(f"{service.url}/api/search/file", files={"file": ("a", b"x")}, headers=foreign).status_code == 403
+    assert httpx.get(f"{service.url}/", headers={"host": "evil.example"}).status_code == 403
+
+
+def test_a_killed_shard_is_left_out_within_a_second_and_comes_back(service, client):
+    whole = client.search(formula="NaCl", k=40)
+    shard = next(pid for pid, command in processes_of(service.mark) if re.search(r"crystalign[:#]shard-1\b", command))
+    os.kill(shard, signal.SIGKILL)
+    began = time.monotonic()
+    part = client.search(formula="NaCl", k=40)
+    assert time.monotonic() - began < 3
+    assert (part.raw["shards_ok"], part.raw["shards_total"]) == (2, 3)
+    assert [hit.id for hit in part] == [h.id for h in whole if h.id in {hit.id for hit in part}]
+    unready = httpx.get(f"{service.url}/ready")
+    assert unready.status_code == 503
+    assert "retry-after" in unready.headers
+    assert httpx.get(f"{service.url}/live").status_code == 200
+    end = time.monotonic() + 120
+    while httpx.get(f"{service.url}/ready").status_code != 200:
+        assert time.monotonic() < end, "the shard did not come back"
+        time.sleep(0.5)
+    assert [hit.id for hit in client.search(formula="NaCl", k=40)] == [hit.id for hit in whole]
+
+
 def test_the_page_and_the_documentation_are_served(service):
     assert "<html" in httpx.get(service.url).text
     assert httpx.get(f"{service.url}/docs").status_code == 200
@@ -186,9 +237,34 @@ def test_the_command_prints_a_table(service, capsys):
     assert "3 of 39 rows" in capsys.readouterr().out
 
 
+def ask_until_refused(url: str, told: threading.Event, outcomes: list[int]) -> None:
+    """One request after the other, each on its own connection, until none is accepted: 200, 0 for refused, -1 lost."""
+    while True:
+        try:
+            with httpx.Client(verify=False, trust_env=False, timeout=30) as client:
+                outcomes.append(client.post(f"{url}/api/search", json={"query": {"formula": "NaCl"}}).status_code)
+        except httpx.ConnectError:
+            outcomes.append(0)
+            if told.is_set():
+                return
+        except httpx.TransportError:
+            outcomes.append(-1)
+            return
+
+
 def test_a_signal_ends_it_and_nothing_is_left_behind(service):
     assert len(processes_with(service.mark)) > 3
+    outcomes: list[int] = []
+    told = threading.Event()
+    asking = [threading.Thread(target=ask_until_refused, args=(service.url, told, outcomes)) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    time.sleep(1.0)
     service.process.send_signal(signal.SIGTERM)
+    told.set()
+    for thread in asking:
+        thread.join(60)
+    assert set(outcomes) == {200, 0}, "a request that was accepted was not answered"
     assert service.process.wait(STOP_SECONDS) == 0
     deadline = time.monotonic() + 20
     while processes_with(service.mark) and time.monotonic() < deadline:

@@ -17,18 +17,38 @@ async function failure(response) {
   return new ApiError(`The server answered ${response.status}`, response.statusText || "It gave no reason.", response.status);
 }
 
+const KEY = "crystalign-api-key";
+let asking = null;
+
+/** Ask for the API key, once for all requests that need it; it is kept until the tab is closed. */
+function askForKey(refused) {
+  asking ??= Promise.resolve().then(() => {
+    if (sessionStorage.getItem(KEY) !== refused) return true; // another request has just been given one
+    const key = window.prompt(refused ? "This API key is not the right one. API key:" : "This service asks for an API key:");
+    if (!key?.trim()) return false;
+    sessionStorage.setItem(KEY, key.trim());
+    return true;
+  }).finally(() => { asking = null; });
+  return asking;
+}
+
 async function call(path, { signal, ...options } = {}) {
+  const key = sessionStorage.getItem(KEY);
+  const response = await send(path, key ? { ...options, headers: { ...options.headers, authorization: `Bearer ${key}` } } : options, signal);
+  if (response.status === 401 && (await askForKey(key))) return call(path, { signal, ...options });
+  if (!response.ok) throw await failure(response);
+  return response;
+}
+
+async function send(path, options, signal) {
   const limit = AbortSignal.timeout(TIMEOUT_MS);
-  let response;
   try {
-    response = await fetch(path, { ...options, signal: signal ? AbortSignal.any([signal, limit]) : limit });
+    return await fetch(path, { ...options, signal: signal ? AbortSignal.any([signal, limit]) : limit });
   } catch (error) {
     if (signal?.aborted) throw error;
     const detail = limit.aborted ? `It took longer than ${TIMEOUT_MS / 1000} s.` : "Is it still running? Try again in a moment.";
     throw new ApiError("The server did not answer", detail, 0);
   }
-  if (!response.ok) throw await failure(response);
-  return response;
 }
 
 const json = async (path, options) => (await call(path, options)).json();
@@ -40,6 +60,15 @@ export const describe = (id, signal) => json(material(id), { signal });
 export const predictions = async (id, signal) => (await json(`${material(id)}/predictions`, { signal })).results[0];
 export const cifPath = (id) => `${material(id)}/cif`;
 export const cif = async (id, signal) => (await call(cifPath(id), { signal })).text();
+
+/** A link carries no API key: where one is needed, fetch the file and hand it over. */
+export async function downloadWithKey(event, id, name) {
+  if (!sessionStorage.getItem(KEY)) return;
+  event.preventDefault();
+  const url = URL.createObjectURL(new Blob([await cif(id)], { type: "chemical/x-cif" }));
+  Object.assign(document.createElement("a"), { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
 
 export function curve(id, kind, wavelength, signal) {
   const query = kind === "xrd" ? `?wavelength=${encodeURIComponent(wavelength || "CuKa")}` : "";

@@ -6,6 +6,7 @@ import { $, el } from "./dom.js";
 import { makeForm, showExamples, showFields } from "./form.js";
 import { decode, encode } from "./link.js";
 import { toRequest } from "./query.js";
+import { question } from "./reading.js";
 import { arrowKeys, markOpen, showLoading, showResults } from "./results.js";
 
 const EMPTY = { parts: [], filter: "", k: 12, open: null };
@@ -17,7 +18,7 @@ let shown = null;
 let complete = true;
 let index = null;
 
-const form = makeForm({ search: (how) => go({ ...form.read(), open: null }, how), fail: showError });
+const form = makeForm({ search: (how) => go({ ...form.read(), open: null }, how), fail: showError, ask });
 const similar = ({ id }) => go({ ...EMPTY, k: state.k, parts: [{ kind: "id", value: id, weight: 1 }] });
 const open = ({ id }) => go({ ...state, open: id }, { replace: state.open !== null });
 const close = () => go({ ...state, open: null });
@@ -40,8 +41,15 @@ async function enter(next, whole) {
   const from = state.open;
   [state, complete] = [next, whole];
   if (!sameSearch) form.write(next);
-  $("page").dataset.view = next.parts.length ? "results" : "start";
-  if (!next.parts.length) return showStart();
+  const alone = !next.parts.length && next.open !== null;
+  $("page").classList.toggle("alone", alone);
+  $("page").dataset.view = next.parts.length || alone ? "results" : "start";
+  if (!next.parts.length) {
+    showStart();
+    if (alone) document.title = `${next.open} – Crystalign`;
+    if (alone) showOpen(from);
+    return undefined;
+  }
   if (!sameSearch) await search();
   if (state === next) showOpen(from);
   return undefined;
@@ -100,15 +108,53 @@ function showAnswer(answer) {
   const summary = results.length
     ? `${number(results.length)} of ${number(answer.allowed ?? index?.rows ?? results.length)} crystals${state.filter ? " that pass the filter" : ""}`
     : "";
+  const notices = (answer.query?.notices ?? []).map((notice) => el("p", { class: "note" }, notice));
   const partial = answer.shards_ok < answer.shards_total
     ? el("p", { class: "warning" }, `Only ${answer.shards_ok} of ${answer.shards_total} shards answered; results may be missing.`)
     : null;
   const empty = results.length ? null : el("div", { class: "message" },
     el("h2", null, "No crystal matches"),
     el("p", null, state.filter ? "Nothing in the index passes this filter. Loosen it and search again." : "The index gave no result for this query."));
-  $("status").replaceChildren(...[partial, empty, results.length ? el("div", { class: "summary" }, el("p", null, summary), shareButton()) : null].filter(Boolean));
+  $("status").replaceChildren(...[...notices, ...otherReadings(), partial, empty, orderNote(answer), results.length ? el("div", { class: "summary" }, el("p", null, summary), shareButton()) : null].filter(Boolean));
   showResults($("results"), results, { onOpen: open, onSimilar: similar });
   showIndex({ shards_ok: answer.shards_ok, shards_total: answer.shards_total, version: answer.index_version, elapsed: answer.elapsed_ms });
+}
+
+/** Why the scores do not fall from rank to rank, where they do not. */
+function orderNote({ results, query }) {
+  if (!results.some((result, i) => i > 0 && result.score > results[i - 1].score)) return null;
+  const why = /pattern/.test(query?.ordered_by ?? "")
+    ? "The order counts two ranks, by embedding and by match of the patterns. The scores are of the patterns alone, so they need not fall from rank to rank."
+    : "The service gave this order; the scores do not fall from rank to rank.";
+  return el("p", { class: "note" }, why);
+}
+
+/** A searched text that may be a formula or a chemical system: said, with the other readings as buttons. */
+function otherReadings() {
+  return state.parts.filter((part) => part.kind === "text").map((part) => {
+    const asked = question(part.value, state.filter);
+    return asked && el("p", { class: "note actions" }, el("span", null, `Searched for the words “${part.value}”. Search instead for`), readings(part, asked));
+  }).filter(Boolean);
+}
+
+function readings(part, asked) {
+  const run = ({ kind, value, filter }) => {
+    const others = state.parts.filter((other) => other !== part && other.kind !== kind);
+    return go({ ...state, parts: [...others, { ...part, kind, value }], filter, open: null });
+  };
+  const answers = asked.answers.filter((answer) => answer.kind !== part.kind || answer.value !== part.value);
+  return answers.map((answer) => el("button", { type: "button", class: "quiet", onclick: () => run(answer) }, answer.label));
+}
+
+/** A question in the place of the results; `choose` gets the answer that is clicked. */
+function ask({ title, detail, answers: choices }, choose) {
+  running.search.abort();
+  showError(title, detail);
+  shown = null;
+  const button = (answer) => el("button", { type: "button", class: "quiet", onclick: () => choose(answer) }, answer.label);
+  $("status").replaceChildren(el("div", { class: "message", id: "question", role: "alert" },
+    el("h2", null, title), el("p", null, detail), el("p", { class: "actions" }, choices.map(button))));
+  $("question").querySelector("button").focus();
 }
 
 function shareButton() {
@@ -128,12 +174,14 @@ function shareButton() {
 function showError(title, detail) {
   running.detail.abort();
   $("page").dataset.view = "results";
-  $("page").classList.remove("opened");
+  $("page").classList.remove("opened", "alone");
   $("detail").hidden = true;
   $("results").replaceChildren();
+  const [told, ...places] = String(detail).split("\n"); // lines below the first point at a place, and need one width
+  const meant = state.parts.filter((part) => part.kind === "formula").map((part) => [part, question(part.value, state.filter)]).find(([, asked]) => asked);
   const asks = /wavelength/i.test(`${title} ${detail}`) && state.parts.some((part) => part.kind === "xrd" || part.kind === "auto");
   $("status").replaceChildren(el("div", { class: "message error", role: "alert" },
-    el("h2", null, title), el("p", null, detail), asks ? askWavelength() : null));
+    el("h2", null, title), el("p", null, told), places.length ? el("pre", null, places.join("\n")) : null, asks ? askWavelength() : null, meant ? el("p", { class: "actions" }, readings(...meant)) : null));
 }
 
 function askWavelength() {

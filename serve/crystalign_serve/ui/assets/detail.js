@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { el, formula, quantity, spaceGroup } from "./dom.js";
 import { plot } from "./plot.js";
-import { properties } from "./results.js";
+import { properties, remarks } from "./results.js";
 import { showStructure } from "./structure.js";
 
 const DRAWN = { dos: "Density of states", xrd: "Powder diffraction" };
@@ -26,7 +26,9 @@ const section = (title, ...children) => el("section", null, el("h3", null, title
 const problem = (error) => el("p", { class: "muted" }, error instanceof api.ApiError ? `${error.title}. ${error.detail}` : error.message);
 
 function download(id) {
-  return el("a", { class: "quiet button", href: api.cifPath(id), download: `${id.replace(/[^\w.-]+/g, "_")}.cif` }, "Download CIF");
+  const link = el("a", { class: "quiet button", href: api.cifPath(id), download: `${id.replace(/[^\w.-]+/g, "_")}.cif` }, "Download CIF");
+  link.addEventListener("click", (event) => api.downloadWithKey(event, id, link.download));
+  return link;
 }
 
 async function drawStructure(host, id, signal) {
@@ -125,6 +127,7 @@ export async function showDetail(host, id, context, { onSimilar, onClose }, sign
   host.replaceChildren(
     el("header", null, el("h2", null, formula(data.formula)), close),
     el("p", { class: "facts" }, spaceGroup(data.spacegroup_symbol, data.spacegroup_number), el("span", { class: "id" }, data.id)),
+    ...[remarks(data)].filter(Boolean),
     el("div", { class: "overview" },
       el("div", null, structure, el("p", { class: "actions" }, similar, download(data.id))),
       el("div", null, section("Lattice", lattice(data.lattice, data.n_sites)), ...(table ? [section("Properties", table)] : []), ...predicted(data, signal)),

@@ -1,22 +1,44 @@
 // The query form: the box and its guess, the parts with their weights, the filter and its help, the examples.
 
 import { $, el } from "./dom.js";
-import { fromRequest, guess, guessFile, isFile, KINDS, WAVELENGTHS } from "./query.js";
+import { fromRequest, guessFile, isFile, KINDS, mayRepeat, WAVELENGTHS } from "./query.js";
+import { guess, question } from "./reading.js";
 import { DEFAULT_K } from "./link.js";
 
 const LARGEST = 8 * 2 ** 20;
 
-/** The form's own state is `parts`, the box and its kind; `search` is called when the query should run. */
-export function makeForm({ search, fail }) {
+/**
+ * The form's own state is `parts`, the box and its kind. `search` is called when the query should run, `fail` with a
+ * title and a reason, `ask` with a question and what to do with the answer.
+ */
+export function makeForm({ search, fail, ask }) {
   let parts = [];
   let chosen = false;
   let searched = "";
+  let settled = "";
 
   const typed = () => $("box").value.trim();
   const boxPart = () => ({ kind: $("kind").value, value: typed(), weight: 1 });
-  const place = (part) => {
-    parts = [...parts.filter((other) => other.kind !== part.kind && !(isFile(part) && other.kind === "auto")), part];
+  const place = (part, beside = false) => {
+    const makesWay = (other) => (other.kind === part.kind && !beside) || (isFile(part) && other.kind === "auto");
+    parts = [...parts.filter((other) => !makesWay(other)), part];
   };
+
+  /** Ask what a typed text is where it has several readings, and go on with the answer; false where it has one. */
+  function doubtful(goOn) {
+    const unsure = typed() && !chosen && $("kind").value === "text" && typed() !== settled;
+    const asked = unsure ? question(typed(), $("filter").value) : null;
+    if (!asked || asked.common) return false;
+    ask(asked, (answer) => {
+      $("box").value = settled = answer.value;
+      $("kind").value = answer.kind;
+      $("filter").value = answer.filter;
+      chosen = true;
+      showGuess();
+      goOn();
+    });
+    return true;
+  }
 
   function showGuess() {
     const text = typed();
@@ -37,6 +59,7 @@ export function makeForm({ search, fail }) {
   }
 
   function submit() {
+    if (doubtful(submit)) return;
     if (parts.length && typed()) pin();
     searched = typed();
     search();
@@ -60,7 +83,8 @@ export function makeForm({ search, fail }) {
   }
 
   function changed(part, change) {
-    parts = parts.map((other) => (other === part ? { ...part, ...change } : other));
+    const shared = "weight" in change ? { weight: change.weight } : {};
+    parts = parts.map((other) => (other === part ? { ...part, ...change } : other.kind === part.kind ? { ...other, ...shared } : other));
     showParts();
     search({ replace: true });
   }
@@ -105,11 +129,32 @@ export function makeForm({ search, fail }) {
         return;
       }
     }
+    const twice = taken.find((part, i) => !mayRepeat(part) && taken.findIndex((other) => other.kind === part.kind) < i);
+    if (twice) {
+      fail("One file of a kind, please", `A query holds one ${KINDS[twice.kind].label} file; drop ${twice.name} in a search of its own.`);
+      return;
+    }
+    const there = taken.length === 1 ? parts.find((other) => isFile(other) && other.kind === taken[0].kind) : null;
+    if (!there) join(taken);
+    else ask(replacement(there, taken[0]), (answer) => answer.join && join(taken, answer.beside) || search());
+  }
+
+  function join(taken, beside = true) {
     if (typed() === searched) clearBox();
     else pin();
-    taken.forEach(place);
+    taken.forEach((part, i) => place(part, beside || i > 0));
     showParts();
     search();
+    return true;
+  }
+
+  function replacement(there, part) {
+    const both = { label: `Search with both ${there.name} and ${part.name}`, join: true, beside: true };
+    return {
+      title: `The query already holds ${there.name}`,
+      detail: `What is to be done with ${part.name}?`,
+      answers: [{ label: `Search with ${part.name} instead`, join: true, beside: false }, ...(mayRepeat(part) ? [both] : []), { label: `Keep ${there.name}` }],
+    };
   }
 
   $("box").addEventListener("input", showGuess);
@@ -117,10 +162,12 @@ export function makeForm({ search, fail }) {
     chosen = true;
     if (typed() && typed() === searched) submit();
   });
-  $("add").addEventListener("click", () => {
+  const combine = () => {
+    if (doubtful(combine)) return;
     pin();
     $("box").focus();
-  });
+  };
+  $("add").addEventListener("click", combine);
   $("query").addEventListener("submit", (event) => {
     event.preventDefault();
     submit();

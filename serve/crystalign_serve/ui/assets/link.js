@@ -37,7 +37,7 @@ export async function encode(state) {
     for (const part of state.parts) {
       const content = isFile(part) ? JSON.stringify([part.value, part.wavelength ?? ""]) : null;
       const packed = content && withFiles ? await pack(content) : "";
-      query.set(part.kind, content === null ? part.value : `${packed}~${part.name}`);
+      query.append(part.kind, content === null ? part.value : `${packed}~${part.name}`);
       if (part.weight !== 1) query.set(`w.${part.kind}`, part.weight);
     }
     if (state.filter) query.set("filter", state.filter);
@@ -54,15 +54,16 @@ export async function encode(state) {
 export async function decode(hash) {
   const query = new URLSearchParams(hash.replace(/^#/, ""));
   const parts = [];
-  for (const kind of Object.keys(KINDS)) {
-    if (!query.get(kind)) continue;
-    const part = { kind, value: query.get(kind), weight: Number(query.get(`w.${kind}`) ?? 1) };
+  const given = Object.keys(KINDS).flatMap((kind) => query.getAll(kind).filter(Boolean).map((value) => [kind, value]));
+  for (const [kind, value] of given) {
+    const part = { kind, value, weight: Number(query.get(`w.${kind}`) ?? 1) };
+    if (!isFile(part) && parts.some((other) => other.kind === kind)) continue;
     if (isFile(part)) {
       const cut = part.value.indexOf("~");
       const [packed, name] = [part.value.slice(0, cut), part.value.slice(cut + 1)];
       if (!packed) throw new Error(`The file ${name} was too large for the link. Drop it here again to repeat the search.`);
-      const [value, wavelength] = JSON.parse(await unpack(packed));
-      Object.assign(part, { name, value, wavelength });
+      const [content, wavelength] = JSON.parse(await unpack(packed));
+      Object.assign(part, { name, value: content, wavelength });
     }
     parts.push(part);
   }

@@ -55,7 +55,7 @@ export function plot(curves, { title }) {
   const relative = first.kind === "xrd" || curves.some((curve) => curve.y_label !== first.y_label);
   const drawn = curves.map(tidy).filter((curve) => curve.x.length > 1).map((curve) => (relative ? toUnitMaximum(curve) : curve));
   const yLabel = relative ? "relative intensity" : first.y_label;
-  const legend = drawn.map((curve) => el("span", { class: `key ${curve.role}` }, el("span", null, withSubscripts(curve.name, (text) => el("sub", null, text)))));
+  const legend = drawn.map((curve) => el("span", { class: `key ${curve.role}` }, el("span", null, curve.name)));
   const readout = el("output", { class: "readout" });
   const canvas = svg("svg", { class: "plot", tabindex: 0, role: "img", "aria-label": `${title}: ${yLabel} against ${first.x_label}` });
   const figure = el("figure", { class: "curve" }, el("figcaption", null, el("span", { class: "legend" }, legend), readout), canvas);

@@ -3,13 +3,6 @@
 // A part is { kind, value, weight, name?, wavelength? }. `value` is what was typed, the text of a file,
 // or (from an example) the arrays themselves.
 
-const ELEMENTS = new Set(
-  ("H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo " +
-    "Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl " +
-    "Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og").split(" "),
-);
-const SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉";
-
 export const KINDS = {
   formula: { label: "formula", modality: "composition" },
   text: { label: "text", modality: "text" },
@@ -22,34 +15,6 @@ export const KINDS = {
 export const WAVELENGTHS = [["", "λ from file"], ["CuKa", "Cu Kα"], ["CoKa", "Co Kα"], ["MoKa", "Mo Kα"]];
 
 export const isFile = (part) => Boolean(KINDS[part.kind]?.file);
-
-/** Typographic subscripts and spaces of a pasted formula as plain digits. */
-const plain = (text) => text.replace(/[₀-₉]/g, (digit) => SUBSCRIPTS.indexOf(digit)).replace(/\s+/g, "");
-
-/** Whether the text is a chemical formula: known symbols, counts, balanced brackets. */
-export function isFormula(text) {
-  const formula = plain(text);
-  if (/\s/.test(text.trim()) && !/^([A-Z][a-z]?[\d.₀-₉]*\s*)+$/.test(text.trim())) return false;
-  let depth = 0;
-  let at = 0;
-  const token = /([A-Z][a-z]?)|(\d+(?:\.\d+)?|\.\d+)|([([])|([)\]])/y;
-  while (at < formula.length) {
-    token.lastIndex = at;
-    const match = token.exec(formula);
-    if (!match || (match[1] && !ELEMENTS.has(match[1])) || (match[2] && at === 0)) return false;
-    depth += match[3] ? 1 : match[4] ? -1 : 0;
-    if (depth < 0) return false;
-    at = token.lastIndex;
-  }
-  return formula.length > 0 && depth === 0;
-}
-
-/** Which kind of query a typed text is. */
-export function guess(text) {
-  const typed = text.trim();
-  if (/^[A-Za-z][A-Za-z0-9]*[-_:/.][\w.:/-]*\d[\w.:/-]*$/.test(typed) || /^\d{5,}$/.test(typed)) return "id";
-  return isFormula(typed) ? "formula" : "text";
-}
 
 /** Rows of numbers of a text file; comments, headers and other lines are passed over. */
 function rows(text) {
@@ -76,6 +41,9 @@ export function guessFile(name, text) {
 }
 
 const withWavelength = ({ value, wavelength }) => (wavelength ? { ...value, wavelength } : value);
+
+/** Whether a query may hold two files of this kind: each is a part of its own, and they share their weight. */
+export const mayRepeat = (part) => part.kind === "structure" && typeof part.value === "string";
 
 /** The request of a state: `{ body }` for JSON, or `{ form }` where there are files, which the server reads. */
 export function toRequest({ parts, filter, k }) {

@@ -15,6 +15,9 @@ export function properties(entries, count = Infinity) {
   return known.length ? el("dl", { class: "properties" }, known.slice(0, count).map(property)) : null;
 }
 
+/** What a reader must know about the structure; nothing where there is nothing to say. */
+export const remarks = (material) => (material.remarks ? el("p", { class: "warning remarks" }, material.remarks) : null);
+
 function scoreTitle({ match }) {
   if (!match) return "Similarity to the query: weighted cosine";
   const strain = `${match.strain < 0 ? "−" : "+"}${Math.abs(100 * match.strain).toFixed(1)} %`;
@@ -35,6 +38,7 @@ function card(result, top, { onOpen, onSimilar }) {
       spaceGroup(result.spacegroup_symbol, result.spacegroup_number),
       result.n_sites ? el("span", null, `${result.n_sites} site${result.n_sites === 1 ? "" : "s"}`) : null,
     ),
+    remarks(result),
     properties(result.properties, SHOWN),
     el("footer", null,
       el("span", { class: "id", title: `${result.id} · ${result.source ?? ""}` }, result.id, result.source ? el("span", { class: "muted" }, ` · ${result.source}`) : null),

@@ -1,0 +1,77 @@
+"""Routes that say how the service is, and describe it: `/live`, `/ready`, `/api/health`, `/docs`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+
+from crystalign_serve.backend import Backend
+from crystalign_serve.errors import problem
+
+UI = Path(__file__).parent / "ui"
+FRESH_SECONDS = 0.25
+"""For which one look at the shards answers everybody who asks how they are."""
+
+
+class Look:
+    """How many shards answer; many who ask at once share one look."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._running: asyncio.Task[tuple[int, int]] | None = None
+        self._until = 0.0
+
+    async def __call__(self) -> tuple[int, int]:
+        """Shards that answer, of how many."""
+        if self._running is None or (self._running.done() and time.monotonic() > self._until):
+            self._running = asyncio.ensure_future(self._look())
+        return await asyncio.shield(self._running)
+
+    async def _look(self) -> tuple[int, int]:
+        seen = await self._backend.shards()
+        self._until = time.monotonic() + FRESH_SECONDS
+        return seen
+
+
+def add_probes(app: FastAPI, backend: Backend | None, rows: int = 0) -> None:
+    """Add the routes; without a backend there is no index whose shards could fail."""
+    look = None if backend is None else Look(backend)
+
+    @app.get("/live", include_in_schema=False)
+    async def live() -> dict[str, str]:
+        """That the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/ready", include_in_schema=False, response_model=None)
+    async def ready() -> dict[str, Any] | JSONResponse:
+        """Whether every shard answers; 503 if not."""
+        ok, total = (0, 0) if look is None else await look()
+        if ok < total:
+            return problem(503, f"{ok} of {total} shards answer")
+        return {"status": "ok", "shards_ok": ok, "shards_total": total}
+
+    @app.get("/api/health")
+    async def health() -> dict[str, Any]:
+        """Whether every shard answers."""
+        if look is None:
+            return {"status": "ok"}
+        ok, total = await look()
+        status = "ok" if ok == total else "degraded" if ok else "down"
+        return {"status": status, "shards_ok": ok, "shards_total": total, "rows": rows}
+
+
+def add_docs(app: FastAPI) -> None:
+    """`/docs`, with Swagger UI from this package."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(UI / "docs" / "index.html")
+
+    app.mount("/docs", StaticFiles(directory=UI / "docs"), name="docs")
+    app.mount("/assets", StaticFiles(directory=UI / "assets"), name="assets")

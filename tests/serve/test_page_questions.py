@@ -1,0 +1,251 @@
+"""The web page asks where a text or a file may mean several things, and says what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from fastapi import FastAPI, Form, Request, UploadFile
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+
+UI = Path(__file__).resolve().parents[2] / "serve" / "crystalign_serve" / "ui"
+CIF = """data_made
+_cell_length_a 4.12
+_cell_length_b 4.12
+_cell_length_c 4.12
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'P 1'
+loop_
+ _atom_site_label
+ _atom_site_type_symbol
+ _atom_site_fract_x
+ _atom_site_fract_y
+ _atom_site_fract_z
+ Cs0 Cs 0.0 0.0 0.0
+ Cl1 Cl 0.5 0.5 0.5
+"""
+ID = "salt_Fe2O3"
+REMARK = "Hydrogen is missing: the file says H2O."
+NOTICE = "The wavelength is inferred: Cu Kα."
+
+
+def answer(scores: list[float], **query: Any) -> dict[str, Any]:
+    facts = {"spacegroup_number": 221, "spacegroup_symbol": "Pm-3m", "n_sites": 2, "source": "made", "properties": []}
+    rows = [(f"made-{i}", REMARK if i == 2 else None, score) for i, score in enumerate(scores, 1)]
+    results = [
+        {"rank": i, "id": name, "score": score, "formula": "CsCl", "remarks": remarks, "match": None, **facts}
+        for i, (name, remarks, score) in enumerate(rows, 1)
+    ]
+    state = {"shards_ok": 1, "shards_total": 1, "index_version": "v1", "allowed": 7, "exhausted": False}
+    said = {"modalities": [], "curve": None, "notices": [], "ordered_by": "embeddings", **query}
+    return {"results": results, "query": said, "elapsed_ms": 3, **state}
+
+
+def application() -> FastAPI:
+    app = FastAPI()
+    app.state.asked = asked = []
+
+    @app.get("/api/info")
+    def info() -> dict[str, Any]:
+        examples = [{"label": "Like CsCl", "request": {"query": {"formula": "CsCl"}}}]
+        return {"index": {"version": "v1", "rows": 7}, "model": {"name": "m"}, "example_queries": examples}
+
+    @app.get("/api/health")
+    def health() -> dict[str, Any]:
+        return {"status": "ok", "shards_ok": 1, "shards_total": 1, "rows": 7}
+
+    @app.post("/api/search")
+    async def search(request: Request) -> Any:
+        body = await request.json()
+        asked.append(body)
+        formula = body["query"].get("formula", "")
+        if formula.islower():
+            detail = f"{formula!r} is not a chemical formula"
+            return JSONResponse({"errors": [{"status": "422", "title": "Refused", "detail": detail}]}, 422)
+        return answer([0.9, 0.8, 0.7])
+
+    @app.post("/api/search/file")
+    def search_file(file: list[UploadFile], kind: Annotated[list[str], Form()]) -> Any:
+        asked.append({"files": [one.filename for one in file], "kinds": kind})
+        return answer([0.5, 0.9], ordered_by="embeddings and patterns", notices=[NOTICE])
+
+    @app.get("/api/materials/{name}")
+    def material(name: str) -> dict[str, Any]:
+        cell = {"a": 4.12, "b": 4.12, "c": 4.12, "alpha": 90, "beta": 90, "gamma": 90, "volume": 69.9}
+        known = {**answer([1.0])["results"][0], "id": name, "lattice": cell, "remarks": REMARK, "text": None}
+        return {**known, "provenance": {}, "modalities": ["dos"], "predicted_by": []}
+
+    @app.get("/api/materials/{name}/cif")
+    def cif(name: str) -> PlainTextResponse:
+        return PlainTextResponse(CIF)
+
+    @app.get("/api/materials/{name}/curve/{kind}")
+    def curve(name: str, kind: str) -> dict[str, Any]:
+        x = [-5.0 + i / 10 for i in range(100)]
+        return {"kind": kind, "x": x, "y": [v**2 for v in x], "x_label": "E − E_F (eV)", "y_label": "DOS"}
+
+    app.get("/")(lambda: FileResponse(UI / "index.html"))
+    app.mount("/assets", StaticFiles(directory=UI / "assets"))
+    return app
+
+
+@pytest.fixture(scope="module")
+def service(served: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    app = application()
+    with served(app) as url:
+        yield url, app.state.asked
+
+
+@pytest.fixture
+def browser(page_at: Callable[[str], Any], service: Any) -> Iterator[Any]:
+    service[1].clear()
+    page = page_at(service[0])
+    page.open()
+    yield page
+    assert page.errors() == []
+
+
+def choices(browser: Any) -> dict[str, Any]:
+    """The buttons of the question that is asked, by their words."""
+    browser.until("#question")
+    return {button.text: button for button in browser.all("#question button")}
+
+
+FORMULAS = "CuSO4.5H2O CuSO4·5H2O Fe₂O₃ Fe3+ SO₄²⁻ [Fe(CN)6]4- Li0.5CoO2 LiNi1/3Mn1/3Co1/3O2 YBa2Cu3O7-x YBa2Cu3Ox"
+KINDS = {
+    "formula": [*FORMULAS.split(), "CuSO4 5H2O", "SO4 2-", "Fe2 O3", "Na2CO3.10H2O", "In"],
+    "id": ["mp-149", "JVASP-1002", "cod/1000041", "1000041", "C-123"],
+    "text": ["nacl", "Fe-O", "perovskite", "layered oxide", "iron", "In the dark", "Nothing"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_typed_is_guessed(browser: Any, kind: str) -> None:
+    script = "return import('/assets/reading.js').then(({guess}) => arguments[0].map(guess))"
+    assert browser.run(script, KINDS[kind]) == [kind] * len(KINDS[kind])
+
+
+def test_small_letters_are_asked_back_and_the_answer_is_searched(browser: Any, service: Any) -> None:
+    browser.search("nacl")
+    assert list(choices(browser)) == ["The formula NaCl", "The words “nacl”"]
+    assert service[1] == []
+    choices(browser)["The formula NaCl"].click()
+    browser.until(".card[data-id]")
+    assert service[1][-1]["query"] == {"formula": "NaCl"}
+    assert browser.run("return document.getElementById('kind').value") == "formula"
+
+
+def test_words_that_are_chosen_are_searched_and_the_other_reading_stays_at_hand(browser: Any, service: Any) -> None:
+    browser.search("nacl")
+    choices(browser)["The words “nacl”"].click()
+    browser.until(".card[data-id]")
+    assert service[1][-1]["query"] == {"text": "nacl"}
+    assert "Searched for the words “nacl”" in browser.until(".note").text
+    browser.until(".note button").click()
+    browser.wait(lambda: service[1][-1]["query"] == {"formula": "NaCl"})
+
+
+@pytest.mark.parametrize(
+    ("choice", "kept"),
+    [
+        ("Crystals of O and Fe alone", '_crystalign_chemsys="Fe-O"'),
+        ("Crystals with O and Fe and perhaps others", 'elements HAS ALL "O","Fe"'),
+    ],
+)
+def test_a_chemical_system_becomes_a_filter(browser: Any, service: Any, choice: str, kept: str) -> None:
+    browser.until("#filter").send_keys("nsites<9")
+    browser.search("O-Fe")
+    choices(browser)[choice].click()
+    browser.until(".card[data-id]")
+    asked = service[1][-1]
+    assert (asked["query"], asked["filter"]) == ({"formula": "OFe"}, f"(nsites<9) AND {kept}")
+    assert browser.run("return document.getElementById('filter').value") == asked["filter"]
+
+
+def test_an_everyday_word_is_searched_at_once_and_its_formula_offered(browser: Any, service: Any) -> None:
+    browser.search("tin")
+    browser.until(".card[data-id]")
+    assert service[1][-1]["query"] == {"text": "tin"}
+    assert "The formula TiN" in browser.until(".note").text
+
+
+def test_a_refused_formula_comes_with_what_may_be_meant(browser: Any, service: Any) -> None:
+    browser.open("/#formula=nacl")
+    browser.until(".message.error button").click()
+    browser.until(".card[data-id]")
+    assert [asked["query"]["formula"] for asked in service[1]] == ["nacl", "NaCl"]
+
+
+def test_a_doubtful_text_is_asked_about_before_it_is_combined(browser: Any) -> None:
+    browser.until("#box").send_keys("nacl")
+    browser.until("#add").click()
+    choices(browser)["The formula NaCl"].click()
+    assert "NaCl" in browser.until(".part").text
+
+
+def test_a_second_structure_is_asked_about(browser: Any, service: Any) -> None:
+    browser.drop("a.cif", CIF)
+    browser.until(".card[data-id]")
+    browser.drop("b.cif", CIF)
+    words = ["Search with b.cif instead", "Search with both a.cif and b.cif", "Keep a.cif"]
+    assert list(choices(browser)) == words
+    choices(browser)[words[1]].click()
+    browser.wait(lambda: service[1][-1]["files"] == ["a.cif", "b.cif"])
+    assert len(browser.all(".part")) == 2
+    browser.open(browser.driver.current_url.removeprefix(browser.url))
+    browser.wait(lambda: len(browser.all(".part")) == 2)
+    browser.drop("c.cif", CIF)
+    choices(browser)["Search with c.cif instead"].click()
+    browser.wait(lambda: service[1][-1]["files"] == ["c.cif"])
+
+
+def test_a_second_pattern_replaces_the_first_only_when_told_so(browser: Any, service: Any) -> None:
+    pattern = "\n".join(f"{10 + i} {i % 7}" for i in range(60))
+    browser.drop("a.xy", pattern)
+    browser.until(".card[data-id]")
+    browser.drop("b.xy", pattern)
+    assert list(choices(browser)) == ["Search with b.xy instead", "Keep a.xy"]
+    choices(browser)["Keep a.xy"].click()
+    browser.until(".card[data-id]")
+    assert [part.text.split("\n")[0] for part in browser.all(".part .value")] == ["a.xy"]
+    assert all(asked["files"] == ["a.xy"] for asked in service[1])
+
+
+def test_notices_remarks_and_an_order_unlike_the_scores_are_said(browser: Any) -> None:
+    browser.drop("a.xy", "\n".join(f"{10 + i} {i % 7}" for i in range(60)))
+    browser.until(".card[data-id]")
+    notes = [note.text for note in browser.all(".note")]
+    assert notes[0] == NOTICE
+    assert "need not fall from rank to rank" in notes[-1]
+    assert [card.text for card in browser.all(".card .remarks")] == [REMARK]
+
+
+def test_an_order_like_the_scores_needs_no_word(browser: Any) -> None:
+    browser.search("CsCl")
+    browser.until(".card[data-id]")
+    assert browser.all(".note") == []
+
+
+def test_a_link_to_one_material_opens_it_alone(browser: Any, service: Any) -> None:
+    browser.open(f"/#open={ID}")
+    assert "CsCl" in browser.until("#detail h2").text
+    assert REMARK in browser.until("#detail .remarks").text
+    assert service[1] == []
+    assert browser.driver.title.startswith(ID)
+    browser.until("#detail .close").click()
+    browser.wait(lambda: not browser.until("#detail").is_displayed())
+    assert browser.until(".hero").is_displayed()
+    browser.driver.back()
+    browser.wait(lambda: browser.until("#detail").is_displayed())
+
+
+def test_a_legend_holds_the_id_as_it_is(browser: Any) -> None:
+    browser.open(f"/#open={ID}")
+    browser.until(".curve .key")
+    assert ID in [key.text for key in browser.all(".legend .key")]
+    assert browser.all(".curve .legend sub") == []
