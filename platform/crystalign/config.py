@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crystalign.errors import ConfigError
 
+MAX_FAULTS = 20
+"""Named in one message."""
+
 
 class Config(BaseModel):
     """Frozen, strict about names, documented by the docstring under each field."""
@@ -26,8 +29,10 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            lines = [f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}" for e in error.errors()]
-            message = f"{origin} is not a valid {cls.__name__}: " + "; ".join(lines)
+            found = error.errors(include_url=False, include_input=False)
+            lines = [f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}" for e in found[:MAX_FAULTS]]
+            more = f"; and {len(found) - MAX_FAULTS} more" if len(found) > MAX_FAULTS else ""
+            message = f"{origin} is not a valid {cls.__name__}: " + "; ".join(lines) + more
             raise ConfigError(message) from error
 
     @classmethod

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crystalign_serve.errors import MAX_BODY_BYTES, UnavailableError, problem
+from crystalign_serve.errors import MAX_BODY_BYTES, UnavailableError, discard, problem
 
 BODY_SECONDS = 20.0
 """From the headers to the last byte of the body."""
 HELD_BYTES = 256 * 2**20
 """Of all bodies together."""
+MAX_KEYS = 2000
+"""Names in a body of JSON; a validator lists every one that it does not know."""
+MAX_ESCAPED_BYTES = 64 * 2**10
+"""A query with escapes above this size waits with the files, whatever it holds."""
+_FILES = frozenset({"cif", "poscar", "dos", "xrd"})
 _HOLDS_A_FILE = re.compile(rb'"(?:cif|poscar|dos|xrd)"\s*:')
 
 
@@ -115,8 +121,10 @@ class Admission:
         try:
             refusal = self._declared(scope)
             if refusal is None:
-                refusal = await self._read(receive, body)
+                refusal = await self._read(receive, body) or _unreadable(scope, body)
             if refusal is not None and refusal[0]:
+                if refusal[0] == 413:
+                    await discard(receive)
                 answer = problem(*refusal)
                 answer.headers["connection"] = "close"  # the rest of the body is not read
                 await answer(scope, receive, send)
@@ -207,10 +215,39 @@ def kind_of(method: str, path: str, body: bytes) -> str | None:
     if path.startswith("/api/predict") or path == "/api/search/file":
         return "files"
     if path == "/api/search" and method == "POST":
-        return "files" if _HOLDS_A_FILE.search(body) else "queries"
+        return "files" if _holds_a_file(body) else "queries"
     if path.endswith("/predictions"):
         return "files"
     return "queries" if path.endswith("/similar") else "lookups"
+
+
+def _holds_a_file(body: bytes) -> bool:
+    """Whether a JSON query has a part that the sandbox reads; keys may be written with escapes."""
+    if b"\\u" not in body:
+        return bool(_HOLDS_A_FILE.search(body))
+    if len(body) > MAX_ESCAPED_BYTES:
+        return True
+    try:
+        query = json.loads(body)["query"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False  # nothing that the sandbox would ever see
+    return isinstance(query, dict) and bool(_FILES & query.keys())
+
+
+def _unreadable(scope: Scope, body: bytearray) -> tuple[int, str] | None:
+    """Why a body of JSON is refused before it is parsed: not UTF-8, or more names than any request has."""
+    kind = next((v for k, v in scope["headers"] if k == b"content-type"), b"")
+    if not body or kind.strip().lower().startswith((b"multipart/", b"application/x-www-form-urlencoded")):
+        return None
+    if b"\x00" in body[:64]:
+        return 422, "the body is not UTF-8; send JSON in UTF-8"
+    if body.count(b'":') > MAX_KEYS:
+        return 422, f"the body has more than {MAX_KEYS} names; a query has a few"
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return 422, f"the body is not UTF-8 at byte {error.start}; send JSON in UTF-8"
+    return None
 
 
 def _replayed(body: bytes, receive: Receive, gone: asyncio.Future[Message] | None = None) -> Receive:

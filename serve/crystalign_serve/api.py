@@ -18,7 +18,7 @@ from crystalign.errors import Error, QueryError
 from crystalign.index.filters import compile_filter
 from crystalign.material import Material
 from crystalign_serve import queries
-from crystalign_serve.admission import Limits
+from crystalign_serve.admission import MAX_KEYS, Limits
 from crystalign_serve.backend import Answer, Backend, Stored
 from crystalign_serve.curves import Curve, material_curve
 from crystalign_serve.errors import NotFoundError, UnavailableError
@@ -273,6 +273,9 @@ def _add_search(app: FastAPI, api: Api) -> None:
 def _json(text: str | None, name: str) -> dict[str, Any]:
     if not text:
         return {}
+    if text.count('":') > MAX_KEYS:
+        message = f"{name} has more than {MAX_KEYS} names; a query has a few"
+        raise QueryError(message, reason="bad-json")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -10,6 +10,7 @@ The library's `InputError` and `ConfigError` are the user's mistakes and become 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any, ClassVar
 
@@ -17,10 +18,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive
 
 from crystalign.errors import ConfigError, DatasetError, Error, InputError, StorageError
 
 MAX_BODY_BYTES = 8 * 2**20
+DISCARD_BYTES, DISCARD_SECONDS = 2 * MAX_BODY_BYTES, 2.0
+"""Of the body of a request that is refused."""
 RETRY_SECONDS = 2
 """After which a refused request may be sent again."""
 
@@ -64,6 +68,20 @@ def problem(status: int, detail: str, title: str | None = None) -> JSONResponse:
     entry = {"status": str(status), "title": title or _TITLES.get(status, "Error"), "detail": told}
     headers = {"retry-after": str(RETRY_SECONDS)} if status == 503 else None
     return JSONResponse({"errors": [entry]}, status_code=status, headers=headers)
+
+
+async def discard(receive: Receive) -> None:
+    """Take in the body of a request that is refused: a client that is still sending would miss the answer."""
+    size = 0
+    try:
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while size < DISCARD_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
 
 
 def status_of(error: Exception) -> int:

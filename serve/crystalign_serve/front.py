@@ -80,13 +80,20 @@ class Connection(HttpToolsProtocol):
         """Count what comes before the end of the headers."""
         if self.transport.is_closing():
             return
-        if self.is_idle:
-            if self._header_timer is None:
-                self._header_timer = self.loop.call_later(self._patience.header_seconds, self._headers_late)
-            self._header_bytes += len(data)
+        if self.is_idle and self._header_timer is None:
+            self._header_timer = self.loop.call_later(self._patience.header_seconds, self._headers_late)
+        self._header_bytes += len(data)  # headers and bodies that are complete are taken off by the parser's events
         super().data_received(data)
-        if self.is_idle and self._header_bytes > self._patience.header_bytes and not self.transport.is_closing():
-            self._refuse(431, f"the headers have more than {self._patience.header_bytes} bytes")
+        if self._header_bytes > self._patience.header_bytes and not self.transport.is_closing():
+            if self.is_idle:
+                self._refuse(431, f"the headers have more than {self._patience.header_bytes} bytes")
+            else:  # an answer is on its way: another cannot be put into it
+                self.transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        """Bytes of a body are none of a header."""
+        self._header_bytes = 0
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """The request begins."""

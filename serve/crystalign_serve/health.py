@@ -7,7 +7,6 @@ such a deployment is *down*: it is left out at once, and asked in the background
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import Any
 
@@ -19,6 +18,8 @@ from crystalign.errors import Error
 
 PROBE_SECONDS = 1.0
 PROBE_EVERY_SECONDS = 0.2
+SURE_SECONDS = 1.0
+"""Of several replicas none lives if probes fail for so long."""
 LIFELINE_SECONDS = 2.0
 """Of one call that is kept open; its end without an answer is a sign, too."""
 _DEAD = (RayActorError, DeploymentUnavailableError)
@@ -59,12 +60,13 @@ class Replicas:
         until = asyncio.get_running_loop().time() + seconds
         for last in (False, True) if self._spares else (True,):
             if not self.up:
+                self._recover()
                 break
             try:
                 return await self._raced(until, method, args)
             except _DEAD as error:
                 _LOG.warning("%s: a replica has died (%s)", self.name, type(error).__name__)
-                if last:
+                if last and not self._spares:
                     self._set(up=False)
                 self._recover()
             except TimeoutError:
@@ -117,13 +119,17 @@ class Replicas:
             self._recovering = asyncio.create_task(self._until_it_answers())
 
     async def _until_it_answers(self) -> None:
+        """Probe until an answer comes; where there are spares, one that has died may be asked a few times more."""
+        loop, failing = asyncio.get_running_loop(), 0.0
         while True:
             try:
                 await asyncio.wait_for(ask(self._handle, *self._probe), PROBE_SECONDS)
-            except asyncio.CancelledError:
-                raise
-            except Exception:  # noqa: BLE001 (a death has many names)
-                self._set(up=False)
+            except (Exception, asyncio.CancelledError):  # a death has many names, cancellation is one of Ray's
+                if _is_ended():
+                    raise
+                failing = failing or loop.time()
+                if not self._spares or loop.time() - failing >= SURE_SECONDS:
+                    self._set(up=False)
             else:
                 self._set(up=True)
                 return
@@ -138,12 +144,19 @@ class Replicas:
                 if not self._spares:
                     self._set(up=False)
                 self._recover()
-            except Exception as error:  # noqa: BLE001 (whatever it is, the watch goes on)
+            except (Exception, asyncio.CancelledError) as error:  # whatever it is, the watch goes on
+                if _is_ended():
+                    raise
                 _LOG.warning("%s: the watch ended with %r", self.name, error)
                 self._recover()
             if self._recovering is not None:
-                with contextlib.suppress(Exception):
-                    await asyncio.shield(self._recovering)
+                await asyncio.wait({self._recovering})
+
+
+def _is_ended() -> bool:
+    """Whether somebody cancels this task, rather than Ray the call that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def ask(handle: DeploymentHandle, method: str, *args: Any) -> Any:

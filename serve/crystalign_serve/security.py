@@ -20,7 +20,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crystalign.errors import ConfigError
-from crystalign_serve.errors import problem
+from crystalign_serve.errors import discard, problem
 
 LEAST_KEY_LENGTH = 16
 MOST_KEY_LENGTH = 4096
@@ -139,6 +139,7 @@ class Guard:
             await self.app(scope, receive, with_headers)
             return
         status, detail = refusal
+        await discard(receive)
         answer = problem(status, detail)
         if status == 401:
             answer.headers["www-authenticate"] = "Bearer"
@@ -167,7 +168,8 @@ class Guard:
         if any(site not in {"same-origin", "none"} for site in _all(scope, b"sec-fetch-site")):
             return True
         listed = set(self.access.hosts or ()) - set(LOOPBACK_NAMES)
-        return any(_netloc(o) != _netloc(f"//{host}") and _name(o) not in listed for o in _all(scope, b"origin"))
+        own = _netloc(f"//{host}")
+        return any((own is None or _netloc(o) != own) and _name(o) not in listed for o in _all(scope, b"origin"))
 
 
 def _all(scope: Scope, name: bytes) -> list[str]:

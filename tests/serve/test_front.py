@@ -17,7 +17,7 @@ import pytest
 
 from crystalign.index.manifest import IndexManifest
 from crystalign.model import load
-from crystalign_serve.admission import Limits, Room
+from crystalign_serve.admission import Limits, Room, kind_of
 from crystalign_serve.api import build_api
 from crystalign_serve.backend import LocalBackend
 from crystalign_serve.front import Front, Patience
@@ -329,3 +329,61 @@ def test_a_connection_that_waits_in_the_kernel_has_been_accepted(parts):
             connection.sendall(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert all(read_all(connection).startswith(b"HTTP/1.1 200") for connection in connections)
         stopping.join()
+
+
+def test_headers_behind_an_answer_that_nobody_takes_are_bounded_too(served):
+    with socket.create_connection(served.address, 10) as connection:
+        connection.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 4)
+        connection.sendall(b"GET / HTTP/1.1\r\nX: ")
+        sent = 0
+        with pytest.raises(OSError):  # noqa: PT011, PT012 (reset or broken pipe, at whichever write)
+            while sent < 20 * 2**20:
+                sent += connection.send(b"a" * 65_536)
+        assert sent < 20 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"query": {"text": "caf\\u00e9"}}', "queries"),
+        (b'{"query": {"cif": "data_"}}', "files"),
+        (b'{"query": {"c\\u0069f": "data_"}}', "files"),
+        (b'{"query": {"\\u0064os": {}}, "k": 3}', "files"),
+        (b'{"query": {"text": "say \\u0022cif\\u0022: "}}', "queries"),
+        (b'{"query": {"text": "' + b"\\u00e9" * 20_000 + b'"}}', "files"),
+        (b'{"query": ["\\u0063if"]}', "queries"),
+    ],
+)
+def test_a_query_waits_with_files_where_it_holds_one_however_its_names_are_written(body, kind):
+    assert kind_of("POST", "/api/search", body) == kind
+
+
+def test_bodies_of_many_names_or_another_encoding_are_refused_before_they_are_parsed(served):
+    names = "{" + ",".join(f'"{n}":1' for n in range(100_000)) + "}"
+    began = time.process_time()
+    many = served.client.post("/api/search", content='{"query":' + names + "}")
+    assert time.process_time() - began < 1.0
+    assert many.status_code == 422
+    assert "names" in many.text
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        answer = served.client.post("/api/search", content=json.dumps(QUERY).encode(encoding))
+        assert answer.status_code == 422
+        assert "UTF-8" in answer.text
+    form = served.client.post("/api/search/file", data={"query": names}, files={"file": ("a.cif", b"data_")})
+    assert form.status_code == 422
+
+
+def test_a_refusal_reaches_a_client_that_is_still_sending(parts):
+    closed = Served(build_api(parts[0], parts[1], None, access_of("127.0.0.1", None, [])))
+    try:
+        body = b"x" * (9 * 2**20)
+        foreign = {"Origin": "http://evil.example"}
+        for headers, status in ((foreign, 403), ({}, 413)):
+            with socket.create_connection(closed.address, 10) as connection:
+                lines = {"Host": "127.0.0.1", "Content-Length": str(len(body)), "Content-Type": "text/plain", **headers}
+                head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+                connection.sendall(f"POST /api/search HTTP/1.1\r\n{head}\r\n".encode())
+                connection.sendall(body)  # without a look at what has been answered
+                assert connection.recv(64).startswith(f"HTTP/1.1 {status}".encode())
+    finally:
+        closed.close()

@@ -172,3 +172,41 @@ def test_an_answer_leaves_a_dead_shard_out_and_says_so(segments):
         assert time.monotonic() - began < 1.0
 
     asyncio.run(scenario())
+
+
+def test_where_there_are_several_a_dead_one_does_not_end_the_work_of_the_living():
+    async def scenario():
+        handle = Handle()
+        replicas = Replicas("shard 0", handle, spares=True)
+        slow = asyncio.Event()
+        ask, handle._answer = handle._answer, None
+
+        async def answer(name, args):
+            if name == "search":
+                await slow.wait()
+            return await ask(name, args)
+
+        handle._answer = answer
+        working = asyncio.create_task(replicas.call(5.0, "search"))
+        await asyncio.sleep(0.02)
+        handle.errors += [ActorDiedError(), ActorDiedError()]  # of another replica, and of the probe that reaches it
+        replicas._recover()
+        await asyncio.sleep(0.1)
+        assert replicas.up
+        slow.set()
+        assert await working == 7
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_ray_cancels_does_not_end_the_recovery():
+    async def scenario():
+        handle = Handle()
+        replicas = Replicas("shard 0", handle)
+        handle.errors += [ActorDiedError(), asyncio.CancelledError(), asyncio.CancelledError()]
+        with pytest.raises(DownError):
+            await replicas.call(5.0, "search")
+        await until(lambda: replicas.up)
+        assert await replicas.call(5.0, "search") == 7
+
+    asyncio.run(scenario())

@@ -145,6 +145,8 @@ class _Job:
             if self._cancelled:
                 break
             self._child = self._servers.child()
+            if self._cancelled:  # between the last look and now
+                self._child.end()
             try:
                 return self._child.ask(self._request, self._seconds)
             except LostError:
