@@ -19,6 +19,7 @@ import crystalign
 from crystalign.errors import ConfigError
 from crystalign.resources import (
     LEAST_LOGICAL_CPUS,
+    joining,
     local_cluster,
     private_cluster,
     private_folder,
@@ -90,8 +91,10 @@ def _connect(address: str | None, folder: str | None, *, verbose: bool) -> None:
         _start_local(folder, common)
         return
     require_cluster(address or "auto")
+    constants = importlib.import_module("ray._private.ray_constants")
     try:
-        ray.init(address=address, runtime_env=_shipped_environment(), **common)
+        with joining(address or "auto", ray.util.get_node_ip_address(), constants):
+            ray.init(address=address, runtime_env=_shipped_environment(), **common)
     except (ConnectionError, RuntimeError) as error:
         raise ConfigError(
             f"no Ray cluster can be used at {address!r}: {error}; check the address, that the cluster runs and that "

@@ -81,6 +81,27 @@ def private_cluster(ray_constants: Any) -> Iterator[None]:
             token.chmod(0o600)
 
 
+def joining(address: str, own_ip: str, ray_constants: Any) -> contextlib.AbstractContextManager[None]:
+    """What to connect to a running cluster within.
+
+    Ray replaces a loopback address by `own_ip`, where a cluster of `private_cluster` does not listen: such a
+    cluster is joined by the same setting that it was started with.
+
+    Args:
+        address: `host:port`, or what else Ray takes.
+        own_ip: the address by which other machines reach this one, as Ray finds it.
+        ray_constants: `ray._private.ray_constants`.
+    """
+    host, port = _host_and_port(address)
+    if host not in {"127.0.0.1", "localhost", "::1"} or port is None or own_ip == "127.0.0.1":
+        return contextlib.nullcontext()
+    try:
+        socket.create_connection((own_ip, port), 1.0).close()
+    except OSError:
+        return private_cluster(ray_constants)
+    return contextlib.nullcontext()
+
+
 def private_folder(folder: str) -> str:
     """A place for a session's files below a folder that only this user may enter.
 
@@ -116,13 +137,20 @@ def require_cluster(address: str) -> None:
         )
 
 
-def _no_answer(address: str) -> str:
-    """Why no gRPC server can be reached; empty if one can."""
+def _host_and_port(address: str) -> tuple[str | None, int | None]:
     try:
         parts = urlsplit(address if "//" in address else f"//{address}")
-        host, port = parts.hostname, parts.port
     except ValueError:
-        host, port = None, None
+        return None, None
+    try:
+        return parts.hostname, parts.port
+    except ValueError:
+        return parts.hostname, None
+
+
+def _no_answer(address: str) -> str:
+    """Why no gRPC server can be reached; empty if one can."""
+    host, port = _host_and_port(address)
     if host is None or port is None:
         return "it is not HOST:PORT"
     try:

@@ -384,10 +384,12 @@ def _join(address: str) -> None:
     """Connect to a cluster that somebody else started."""
     import ray
 
-    from crystalign.resources import worker_environment
+    from crystalign.resources import joining, worker_environment
 
+    constants = importlib.import_module("ray._private.ray_constants")
     try:
-        ray.init(address=address, runtime_env={"env_vars": worker_environment(local=False)}, **QUIET)
+        with joining(address, ray.util.get_node_ip_address(), constants):
+            ray.init(address=address, runtime_env={"env_vars": worker_environment(local=False)}, **QUIET)
     except (ConnectionError, RuntimeError) as error:
         message = f"no Ray cluster can be used at {address!r}: {error}"
         raise ConfigError(message) from error

@@ -78,3 +78,27 @@ def test_a_local_cluster_is_for_this_machine_and_asks_for_its_token(monkeypatch,
     inner = private_folder(str(tmp_path / "session"))
     assert (tmp_path / "session").stat().st_mode & 0o777 == 0o700
     assert inner.startswith(str(tmp_path / "session"))
+
+
+def test_a_cluster_that_listens_on_loopback_alone_is_joined_there():
+    import contextlib
+
+    from crystalign.resources import joining
+
+    class Constants:
+        ENABLE_RAY_CLUSTER = True
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with joining(address, "127.0.0.2", Constants):  # an address of this machine where nothing listens
+            assert not Constants.ENABLE_RAY_CLUSTER
+        assert Constants.ENABLE_RAY_CLUSTER
+        for other, own in (("auto", "127.0.0.2"), (address, "127.0.0.1"), ("10.0.0.1:6379", "127.0.0.2")):
+            assert isinstance(joining(other, own, Constants), contextlib.nullcontext)
+    with socket.socket() as listener:
+        listener.bind(("0.0.0.0", 0))
+        listener.listen()
+        everywhere = f"127.0.0.1:{listener.getsockname()[1]}"
+        assert isinstance(joining(everywhere, "127.0.0.2", Constants), contextlib.nullcontext)
