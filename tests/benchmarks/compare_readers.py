@@ -53,11 +53,18 @@ def agree(a: Reading, b: Reading) -> bool:
 
 
 def by_crystalign(path: Path) -> Reading:
-    """The first structure, objections refused."""
-    _, reading = next(iter(read_structures(path.read_bytes(), path.name)))
-    if isinstance(reading, InputError):
-        raise reading
-    crystal = reading.accepted().crystal.check(max_sites=10_000)
+    """The first structure that is not refused; the refusal where there is none."""
+    refusal: InputError | None = None
+    for _, reading in read_structures(path.read_bytes(), path.name):
+        try:
+            if isinstance(reading, InputError):
+                raise reading
+            crystal = reading.accepted().crystal.check(max_sites=10_000)
+            break
+        except InputError as error:
+            refusal = refusal or error
+    else:
+        raise refusal or InputError("no structure")
     amounts = {SYMBOLS[z]: x for z, x in crystal.composition.items()}
     return Reading(normalised(amounts), len(crystal), crystal.volume)
 

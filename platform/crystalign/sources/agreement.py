@@ -71,8 +71,9 @@ def parse_stated_formula(text: str) -> Amounts | None:
     from crystalign.errors import InputError
     from crystalign.formula import read_formula
 
-    words = text[:MAX_FORMULA].split()
-    capitals = len(words) > 1 and text.upper() == text
+    bare = re.sub(r"^\(([^()]*)\)$", r"\1", text.strip())  # `(O H2)`
+    words = bare[:MAX_FORMULA].split()
+    capitals = len(words) > 1 and bare.upper() == bare
     plain = " ".join(word.capitalize() if capitals else word for word in words)
     if len(text) > MAX_FORMULA:
         return None

@@ -122,7 +122,7 @@ def test_a_formula_that_is_not_understood_is_no_agreement(formula: str) -> None:
     )
 
 
-@pytest.mark.parametrize("formula", ["NaCl", "(Na Cl)", "NA CL", "Cl1 Na1", "Na Cl1.00"])
+@pytest.mark.parametrize("formula", ["NaCl", "(Na Cl)", "(Cl Na)", "NA CL", "Cl1 Na1", "Na Cl1.00"])
 def test_spellings_of_a_formula_are_understood(formula: str) -> None:
     assert Crystal.from_cif(cif(SALT, name="F m -3 m", stated=f"_chemical_formula_sum '{formula}'")).formula == "ClNa"
 
