@@ -101,7 +101,8 @@ def parse_dos(
     Columns are energy (eV) and states/eV, or energy, spin up and spin down (down may be mirrored, as it is
     plotted); a further column may be their integral, which the numbers tell. A header may say `n_atoms = 8`,
     `zero = vbm` and `efermi = 5.2`; where an `efermi` is stated the energies are absolute and it is
-    subtracted. `notices` of the result say how the columns were read.
+    subtracted, unless the header says that they are counted from a zero already. `notices` of the result say
+    how the columns and the zero were read.
 
     Args:
         source: the file, or its bytes.
@@ -134,7 +135,10 @@ def parse_dos(
     told = text.notices
     if atoms is None:
         told = (*told, "densities were read per atom; if they are of the cell, add `# n_atoms = ...` to the file")
-    energies = text.energies - (0.0 if text.relative else text.efermi or 0.0)
+    relative = text.relative or kind == "vbm"
+    if zero is not None and zero != (text.zero or "fermi"):
+        told = (*told, f"energies are counted from {zero}, as you said")
+    energies = text.energies - (0.0 if relative else text.efermi or 0.0)
     zero_of: Zero = "vbm" if kind == "vbm" else "fermi"
     return DensityOfStates(energies, text.densities, 1 if atoms is None else atoms, text.efermi, zero_of, notices=told)
 

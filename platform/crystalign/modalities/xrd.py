@@ -80,6 +80,13 @@ class MeasuredPattern:
             raise SpectrumError(
                 "the pattern is flat or almost empty; there is nothing to search for", reason="no-signal"
             )
+        # a few dead points may be far below zero, peaks that point downwards have more
+        if counts.max() <= 0 or -np.partition(counts, 4)[4] > counts.max():
+            message = (
+                f"the intensities run from {counts.min():g} to {counts.max():g}, so that they are mostly negative; "
+                "give counts, with peaks that point upwards"
+            )
+            raise SpectrumError(message, reason="negative-intensities")
         measured = slice(signal[0], signal[-1] + 1)
         if np.percentile(counts[measured], 5) < 1e-5 * counts.max():
             measured = slice(None)  # no background: a zero is a value here, as in a simulated scan

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from crystalign.errors import SpectrumError
 from crystalign.sources.columns import TextTable
+from crystalign.sources.scales import refuse_other_scales, second_scale
 
 Array = NDArray[np.float64]
 Kind = Literal["two_theta", "theta", "q", "d", "energy", "time", "channel", "other"]
@@ -28,7 +29,7 @@ _KINDS: tuple[tuple[Kind, str], ...] = (
             r"angle|\u00b0\s*2|deg_?2|winkel|diffraction[\s_]angle|pos\."
         ),
     ),
-    ("q", r"q(?:_|\b)|scattering[\s_-]*vector|momentum[\s_-]*transfer|s\s*=\s*2|q-?range"),
+    ("q", r"q(?:_|\b)|scattering[\s_-]*vector|momentum[\s_-]*transfer|q-?range"),
     ("d", r"d(?:[\s_-]*spac\w*|[\s_-]*value|-?wert)?(?=$|[\s_,;\[(\"'|/])|interplanar"),
     ("energy", r"(?:photon[\s_]*)?(?:energy|energie)|e\s*[\[(]\s*k?ev|kev\b"),
     ("time", r"tof\b|time[\s_-]*of[\s_-]*flight|t\s*[\[(]\s*(?:us|\u00b5s|s)"),
@@ -81,9 +82,16 @@ def axis_of(table: TextTable) -> Axis:
         SpectrumError: positions that are no 2θ, Q or d, or of which the header leaves the unit open.
     """
     named = _named(table)
-    if named is None:
-        named = _from_lines(table)
-    axis = _check(_skip_index(table, named))
+    angle = named is not None and named.kind == "two_theta"
+    if not angle:
+        refuse_other_scales(table, known=named is not None)
+    axis = _check(_skip_index(table, named if named is not None else _from_lines(table)))
+    counted = bool(table.names) and _INTENSITY.match(table.names[axis.intensity]) is not None
+    if axis.kind == "two_theta" and not counted and max(axis.position, axis.intensity) < table.values.shape[1]:
+        second = second_scale(table, axis.position, axis.intensity)
+        if second is not None:
+            position, intensity, told = second
+            axis = axis._replace(position=position, intensity=intensity, notices=(*axis.notices, told))
     if _LOG.search(table.names[axis.intensity] if table.names else ""):
         message = f"the intensities are {table.names[axis.intensity]!r}; export plain counts"
         raise SpectrumError(message, reason="intensity-scaled")

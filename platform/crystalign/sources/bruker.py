@@ -6,6 +6,7 @@ import io
 import re
 import zipfile
 import zlib
+from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -19,7 +20,8 @@ from crystalign.sources.xrdml import local, parse_xml
 
 Array = NDArray[np.float64]
 
-MAX_ENTRIES = 2_000
+MAX_ENTRIES, MAX_MEMBERS = 2_000, 100
+"""Files of a `.brml`, and how many of them are read."""
 _BLOCK = re.compile(r"^_(2THETA)?(COUNTS|CPS)[ \t]*=?[^\n]*$", re.MULTILINE | re.IGNORECASE)
 _COUPLED = ("COUPLED", "LOCKED COUPLED", "TTHETA", "2THETA", "THETA-2THETA", "UNCOUPLED COUPLED")
 _RAW = re.compile(r"(?:^|/)Experiment\d+/RawData\d+\.xml$", re.IGNORECASE)
@@ -42,7 +44,10 @@ def read_uxd(text: str, wavelength: str | float | None = None) -> PowderScan:
     before = 0
     for number, block in enumerate(blocks, 1):
         stop = blocks[number].start() if number < len(blocks) else len(text)
-        fields |= _fields(text[before : block.start()])
+        own = _fields(text[before : block.start()])
+        for key in ("START", "2THETA", "STEPCOUNT"):  # where a range begins and how long it is it has to say itself
+            fields.pop(key, None)
+        fields |= own
         body = text[block.end() : stop]
         after = re.search(r"^[ \t]*[;_]", body, re.MULTILINE)
         before = block.end() + (after.start() if after else len(body))
@@ -105,7 +110,7 @@ def read_brml(data: bytes, wavelength: str | float | None = None) -> PowderScan:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            roots = [parse_xml(_member(archive, name), "BRML") for name in _members(archive)]
+            roots = [parse_xml(content, "BRML") for content in _contents(archive, _members(archive))]
     except FileFormatError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:
@@ -130,15 +135,22 @@ def _members(archive: zipfile.ZipFile) -> list[str]:
     if len(names) > MAX_ENTRIES or len(experiments) > 1:
         message = f"the .brml holds {len(experiments)} experiments in {len(names)} files; export one of them as .xy"
         raise FileFormatError(message, reason="several-measurements")
+    if len(found) > MAX_MEMBERS:
+        message = f"the .brml holds {len(found)} measurements; at most {MAX_MEMBERS} are read"
+        raise FileFormatError(message, reason="too-large")
     return found
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    with archive.open(name) as stream:
-        content = stream.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise FileFormatError(f"{name} of the .brml is larger than {MAX_BYTES} bytes", reason="too-large")
-    return content
+def _contents(archive: zipfile.ZipFile, names: list[str]) -> Iterator[bytes]:
+    """The files, which together may have MAX_BYTES."""
+    left = MAX_BYTES
+    for name in names:
+        with archive.open(name) as stream:
+            content = stream.read(left + 1)
+        left -= len(content)
+        if left < 0:
+            raise FileFormatError(f"the .brml unpacks to more than {MAX_BYTES} bytes", reason="too-large")
+        yield content
 
 
 def _route(route: ET.Element) -> Scan | None:

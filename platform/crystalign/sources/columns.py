@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from crystalign.errors import FileFormatError
 from crystalign.sources.numerals import Notation, notation_of
+from crystalign.sources.thousands import Row, join_thousands, refuse_dotted_thousands, refuse_possible_thousands
 
 Array = NDArray[np.float64]
 
 MAX_BYTES = 32_000_000
 MAX_LINES, MAX_LINE = 600_000, 50_000
 """Lines of a file, and characters of a row, that are read."""
-MAX_WIDTH = 64
-"""Columns of a row that are read."""
+MAX_WIDTH = 128
+"""Columns of a table that is read."""
 MAX_HEADER = 200_000
 """Characters of the header that are kept."""
 MAX_NAMES = 4_000
@@ -31,6 +32,7 @@ _WORD = re.compile(r"(?!\d+(?:[.,]\d*)?$)[^=:]*[A-Za-z\u03b8\u03bb\u00b0#][^=:]*
 _STARS = re.compile(r"\*{2,}|#{3,}")
 _NUMERIC = re.compile(r"[\s\"']*(?:[-+]?[.,]?\d|[-+]?(?:nan|inf)\b)", re.IGNORECASE)
 _CHARACTERS = re.compile(r"(?:[\d+\-.,;\s\"'|*#\u2212]++|[eEdD](?=[-+\d])|(?i:nan|inf(?:inity)?|n/a|null|none))++")
+_SIGNS = str.maketrans("\u2212\u201c\u201d\u201e", '-"""')
 _BOMS = (
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\xff\xfe", "utf-16"),
@@ -123,15 +125,16 @@ def read_table(text: str, *, at_least: int = 2) -> TextTable:
     Raises:
         FileFormatError: no rows, rows that are not numbers, or signs that can be read in two ways.
     """
-    lines = text.replace("\u2212", "-").splitlines()
+    lines = text.translate(_SIGNS).splitlines()
     if len(lines) > MAX_LINES:
         raise FileFormatError(f"the file has {len(lines)} lines; at most {MAX_LINES} are read", reason="too-large")
     header, candidates = _split_lines(lines)
     if not candidates:
         raise FileFormatError("the file holds no row of numbers", reason="empty-file")
     notation = notation_of([line for _, line in candidates])
-    rows = [(number, notation.cells(line)[:MAX_WIDTH]) for number, line in candidates]
+    rows, grouped = join_thousands([(number, notation.cells(line)) for number, line in candidates])
     first = _first_row(rows, at_least)
+    _refuse_wider(rows, first, lines)
     above = [(number, lines[number - 1].strip()) for number, _ in rows[:first]]
     header = sorted([*header, *above])
     values = _numbers(rows[first:], at_least, notation, lines)
@@ -146,7 +149,10 @@ def read_table(text: str, *, at_least: int = 2) -> TextTable:
     names = _names(before, notation, values.shape[1])
     filled = np.flatnonzero(np.isfinite(values).any(axis=0))  # spreadsheets export empty columns
     names = tuple(names[column] for column in filled) if names else ()
-    return TextTable(values[:, filled], tuple(told), names, notation.notices)
+    refuse_dotted_thousands(rows[first:])
+    if not grouped and not names and "," in candidates[-1][1]:
+        refuse_possible_thousands(rows[first:])
+    return TextTable(values[:, filled], tuple(told), names, (*notation.notices, *grouped))
 
 
 def _split_lines(lines: list[str]) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
@@ -192,7 +198,7 @@ def _is_row(line: str) -> bool:
     return _NUMERIC.match(line) is not None and _CHARACTERS.fullmatch(line.rstrip("\x1a")) is not None
 
 
-def _first_row(rows: list[tuple[int, list[str]]], at_least: int) -> int:
+def _first_row(rows: list[Row], at_least: int) -> int:
     """Which row begins the data: the first one as wide as most; narrower and wider ones before it are a header."""
     widths = Counter(len(cells) for _, cells in rows)
     usual = max(widths, key=lambda width: (widths[width], width))
@@ -201,10 +207,41 @@ def _first_row(rows: list[tuple[int, list[str]]], at_least: int) -> int:
         plural = "s" if len(cells) > 1 else ""
         message = f"the file has {usual} column{plural} of numbers; at least {at_least} are needed (line {number})"
         raise FileFormatError(message, reason="too-few-columns")
+    if usual > MAX_WIDTH:
+        message = f"the rows have {usual} columns; at most {MAX_WIDTH} are read. Give the columns that are needed"
+        raise FileFormatError(message, reason="too-many-columns")
     return next(at for at, (_, cells) in enumerate(rows) if len(cells) == usual)
 
 
-def _numbers(rows: list[tuple[int, list[str]]], at_least: int, notation: Notation, lines: list[str]) -> Array:
+def _refuse_wider(rows: list[Row], first: int, lines: list[str]) -> None:
+    """Refuse rows with more numbers than the others, but for those of a header.
+
+    Raises:
+        FileFormatError: such a row.
+    """
+    width = len(rows[first][1])
+    begin = first - 1 if _continues(rows, first) else first
+    for number, cells in rows[begin:]:
+        if len(cells) > width and any(cell for cell in cells[width:]):
+            message = (
+                f"line {number} has {len(cells)} numbers where most lines have {width}: "
+                f"{lines[number - 1].strip()[:60]!r}. Write numbers without signs between thousands"
+            )
+            raise FileFormatError(message, reason="columns-ambiguous")
+
+
+def _continues(rows: list[Row], first: int) -> bool:
+    """Whether the row before the first one as wide as most stands one step before it, so that it is no header."""
+    if first == 0 or first + 1 >= len(rows):
+        return False
+    try:
+        before, here, after = (float(cells[0]) for _, cells in rows[first - 1 : first + 2])
+    except (ValueError, IndexError):
+        return False
+    return abs((here - before) - (after - here)) < 0.5 * abs(after - here)
+
+
+def _numbers(rows: list[Row], at_least: int, notation: Notation, lines: list[str]) -> Array:
     """(M, columns); NaN where a cell says that there is no number."""
     width = len(rows[0][1])
     for number, cells in rows[:-1]:  # the last line may be cut

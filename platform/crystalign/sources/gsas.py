@@ -77,15 +77,25 @@ def _stepped(body: str, words: list[str], kind: str, points: int) -> tuple[Array
     if step <= 0:
         raise FileFormatError(f"the step of the BANK line is {step}", reason="bad-header")
     numbers: list[float] = []
+    detectors: set[str] = set()
+    full = True
     for line in body.splitlines():
         fields = [line[at : at + 8] for at in range(0, min(len(line.rstrip()), 80), 8)]
         for field in fields:
             number = field[2:] if kind == "STD" else field
+            detectors.add(field[:2].strip())
+            full &= len(number.strip()) == 6 and number.strip().isdecimal()
             try:
                 numbers.append(float(number))
             except ValueError as error:
                 message = f"{field!r} in the GSAS file is no number of kind {kind}"
                 raise FileFormatError(message, reason="bad-row") from error
+    if kind == "STD" and ((full and numbers) or ("" in detectors and len(detectors) > 1)):
+        message = (
+            "the counts of the GSAS file fill their fields of 6 characters, so that a digit may have gone into the "
+            "number of detectors before them; export 2θ and intensity as two columns"
+        )
+        raise FileFormatError(message, reason="overflow")
     counts = np.array(numbers[::2] if kind == "ESD" else numbers)
     angle = np.asarray(start + step * np.arange(min(len(counts), points)), np.float64)
     return angle, counts[:points]

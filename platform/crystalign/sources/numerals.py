@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import csv
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crystalign.errors import FileFormatError
 
 Split = Callable[[str], list[str]]
 
-_QUOTES = str.maketrans("", "", '"\u201c\u201d')
+_QUOTES = str.maketrans("", "", '"')
+_QUOTED = re.compile(r'"[^"]*+"')
 _BLANKS = re.compile(r"(?<=\d)[ \u00a0\u202f'\u2019](?=\d{3}(?!\d))")
-_FORTRAN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+))[dD]([-+]?\d+)")
+_FORTRAN = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+))[dD]([-+]?\d+)")
 _NO_EXPONENT = re.compile(r"([-+]?\d*\.\d+)([-+]\d{3})")
-_PLAIN = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_PLAIN = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 _COMMA_AND_BLANK = re.compile(r"\S,\S")
 _OTHER = re.compile('[,;|\t"\u201c\u201d]')
 SAMPLE = 20_000
 """Lines that decide about commas."""
+MAX_CELL = 64
+"""Characters of a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +38,14 @@ class Notation:
     """The sign between groups of three digits; empty if there is none."""
     notices: tuple[str, ...] = ()
     """What was decided, for the user to check."""
+    quoted: bool = False
+    """Whether quotes tell the cells of a line apart, so that they stay until it is split."""
 
     def cells(self, line: str) -> list[str]:
         """The cells of a line, written as Python reads them where they are numbers; empty ones at its end cut."""
         if self.split is str.split:
             return line.split()
-        cells = self.split(bare(line))
+        cells = self.split(line.strip() if self.quoted else bare(line))
         while cells and not cells[-1].strip():
             cells.pop()
         if self.decimal == "." and not self.thousands:
@@ -55,6 +62,8 @@ class Notation:
 
     def number(self, cell: str) -> float | None:
         """The value of a cell that is no Python number: Fortran exponents, blanks between thousands."""
+        if len(cell) > MAX_CELL:
+            return None
         cell = _BLANKS.sub("", cell)
         if found := _FORTRAN.fullmatch(cell) or _NO_EXPONENT.fullmatch(cell):
             cell = f"{found[1]}e{found[2]}"
@@ -69,6 +78,8 @@ def notation_of(lines: Sequence[str]) -> Notation:
     """
     if not _OTHER.search("\n".join(lines)):
         return Notation(str.split)
+    if (sign := _between_quotes(lines)) is not None:
+        return _with_quotes(sign, lines)
     rows = [bare(line) for line in lines]
     if not any("," in line for line in rows):
         return Notation(_splitter(rows))
@@ -80,9 +91,31 @@ def notation_of(lines: Sequence[str]) -> Notation:
     return _with_commas(split, [split(line) for line in rows])
 
 
+def _between_quotes(lines: Sequence[str]) -> str | None:
+    """The sign that stands between quoted cells; None where quotes tell nothing."""
+    masked = [rest for line in lines if '"' in line and (rest := _QUOTED.sub("Q", line).strip()) != "Q"]
+    if not masked:
+        return None
+    return next((sign for sign in ";\t|," if sum(sign in line for line in masked) > 0.5 * len(masked)), " ")
+
+
+def _with_quotes(sign: str, lines: Sequence[str]) -> Notation:
+    """Rows of which some cells are quoted: a comma within quotes belongs to the number."""
+
+    def split(line: str) -> list[str]:
+        cells = next(csv.reader([line], delimiter=sign, skipinitialspace=True), [])
+        cells = [cell.strip() for cell in cells]
+        return [cell for cell in cells if cell] if sign == " " else cells
+
+    rows = [split(line.strip()) for line in lines]
+    if not any("," in cell for row in rows for cell in row):
+        return Notation(split, quoted=True)
+    return replace(_with_commas(split, rows), quoted=True)
+
+
 def bare(line: str) -> str:
     """A line without quotes around its cells, and without blanks at its ends."""
-    return line.translate(_QUOTES).strip() if '"' in line or "\u201c" in line else line.strip()
+    return line.translate(_QUOTES).strip() if '"' in line else line.strip()
 
 
 def _splitter(lines: Sequence[str]) -> Split:
@@ -108,7 +141,8 @@ def _commas_separate(lines: Sequence[str]) -> bool:
 def _refuse_decimal_columns(lines: Sequence[str]) -> None:
     """Refuse 10,02,20,00: are these four numbers or two?"""
     rows = [line.split(",") for line in lines]
-    if any("." in line for line in lines) or min(len(row) for row in rows) < 3:
+    usual = Counter(len(row) for row in rows).most_common(1)[0][0]
+    if any("." in line for line in lines) or usual < 3:
         return
     padded = any(len(cell) > 1 and cell.startswith("0") for row in rows for cell in row)
     first = [row[0] for row in rows]

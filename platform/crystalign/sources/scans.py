@@ -107,7 +107,7 @@ def combine(scans: Sequence[Scan]) -> tuple[Array, Array, tuple[str, ...]]:
     seconds = np.concatenate([np.ones(len(s.counts)) if s.seconds is None else s.seconds for s in scans])
     order = np.argsort(angle, kind="stable")
     angle, counts, seconds = angle[order], counts[order], seconds[order]
-    group = np.concatenate([[0], np.cumsum(_starts(angle, near))])
+    group, shifted = _groups(angle, near)
     size = np.bincount(group)
     total, time = np.bincount(group, counts), np.bincount(group, seconds)
     two_theta = np.bincount(group, angle) / size
@@ -116,13 +116,30 @@ def combine(scans: Sequence[Scan]) -> tuple[Array, Array, tuple[str, ...]]:
     if not all(timed):
         told += ", as if every point had been counted equally long, because no counting times are stated"
     elif not even:
-        told += " as counts per second, because their counting times differ"
+        equal = np.allclose(seconds, seconds[0], rtol=1e-3)
+        told += " as counts per second, because " + (
+            "not every angle was measured equally often" if equal else "their counting times differ"
+        )
+    if shifted:
+        told += f"; their angles are shifted against each other, and points within {near:.3g}° were taken as one"
     return two_theta, np.asarray(total if even else total / time, np.float64), (told,)
 
 
-def _starts(angle: Array, near: float) -> NDArray[np.bool_]:
-    """(M - 1,) whether the next point is another one."""
-    return np.diff(angle) > near
+def _groups(angle: Array, near: float) -> tuple[NDArray[np.int64], bool]:
+    """(M,) which point of the result each angle belongs to, and whether scans are shifted against each other.
+
+    No point lies further than `near` from the first of its group: neighbours alone would chain shifted scans.
+    """
+    starts = np.concatenate([[True], np.diff(angle) > near])
+    first = np.flatnonzero(starts)
+    last = np.append(first[1:], len(angle)) - 1
+    chained = angle[last] - angle[first] > near
+    for begin, end in zip(first[chained].tolist(), last[chained].tolist(), strict=True):
+        at = begin
+        while at <= end:
+            starts[at] = True
+            at = int(np.searchsorted(angle, angle[at] + near, side="right"))
+    return np.cumsum(starts) - 1, bool(chained.any())
 
 
 def _alone(scan: Scan, angle: Array, order: NDArray[np.int64]) -> tuple[Array, Array, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from crystalign.crystal import Crystal
 from crystalign.errors import FileFormatError, InputError
 from crystalign.sources.compression import decompress, without_suffix
 from crystalign.sources.limits import Limits
+from crystalign.sources.poscar_shape import looks_like_poscar
 from crystalign.sources.reading import Reading
 
 KINDS = ("cif", "poscar", "xdatcar", "extxyz", "json", "vasprun", "chgcar")
@@ -53,8 +54,7 @@ def sniffed_kind(data: bytes) -> str:
     lines = head.splitlines()
     if len(lines) > 1 and lines[0].strip().isdigit() and "lattice=" in lines[1].lower():
         return "extxyz"
-    numbers = [len(re.findall(r"[-+]?\d*\.?\d+", line)) for line in lines[2:5]]
-    return "poscar" if len(lines) > 7 and min(numbers, default=0) >= 3 else ""
+    return "poscar" if looks_like_poscar(lines) else ""
 
 
 def decode(data: bytes, name: str) -> str:

@@ -49,6 +49,10 @@ _ENERGY = re.compile(
     re.IGNORECASE,
 )
 _DETECTOR = re.compile(r"discriminat|window|thresh|lower|upper|resolution|cut-?off|phd|level|gap|edge", re.IGNORECASE)
+_OF_SAMPLE = re.compile(
+    r"fluoresc|absor|emission|detector|binding|ionis|ioniz|shell|\bring\b|electron|storage", re.IGNORECASE
+)
+"""Words beside an energy that is not that of the beam."""
 _TUBE = re.compile(
     r"(?<![A-Za-z])(Cu|Mo|Co|Fe|Cr|Ag)\s*[-_,]?\s*K[-_\s]?(?:\u03b1|\u0251|alpha|a)[\s_-]*([12\u2081\u2082]?)(?![0-9A-Za-z])",
     re.IGNORECASE,
@@ -203,14 +207,25 @@ def _angstrom(number: str, unit: str | None, gap: str) -> float | None:
 
 
 def _energy(header: str) -> float | None:
-    """Å, of a photon energy between 2.5 and 250 keV."""
+    """Å, of a photon energy between 2.5 and 250 keV.
+
+    Raises:
+        SpectrumError: the header states two of them.
+    """
+    values: list[float] = []
     of_beam = "\n".join(line for line in header.split("\n") if not _DETECTOR.search(line))
     for found in _ENERGY.finditer(of_beam):
+        beside = re.split(r"[\n;,|]", of_beam[max(0, found.start() - 60) : found.start()])[-1] + found[0]
+        if _OF_SAMPLE.search(beside):
+            continue
         number, unit = (found[1], found[2]) if found[1] else (found[4], found[3])
         kev = float(number.replace(",", ".")) * (1.0 if unit.lower() == "kev" else 1e-3)
         if 2.5 <= kev <= 250.0:
-            return KEV_ANGSTROM / kev
-    return None
+            values.append(KEV_ANGSTROM / kev)
+    for value in values[1:]:
+        if not agree(value, values[0]):
+            raise _contradiction(values[0], value)
+    return values[0] if values else None
 
 
 def _tube(header: str) -> Stated:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
@@ -84,6 +85,7 @@ def parse_xml(data: bytes, kind: str) -> ET.Element:
     start = data.replace(b"\x00", b"")
     if len(data) > MAX_BYTES or b"<!DOCTYPE" in start or b"<!ENTITY" in start:
         raise FileFormatError(f"the {kind} is too large or defines entities; export it again", reason="unsafe-xml")
+    _check_encoding(start[:200], kind)
     elements = depth = 0
     root: ET.Element | None = None
     try:
@@ -104,6 +106,23 @@ def parse_xml(data: bytes, kind: str) -> ET.Element:
         raise FileFormatError(message, reason=f"unreadable-{kind.lower()}") from error
     assert root is not None, "a document without an element does not parse"
     return root
+
+
+def _check_encoding(start: bytes, kind: str) -> None:
+    """Refuse encodings in which a definition of entities does not look like one.
+
+    Raises:
+        FileFormatError: such an encoding.
+    """
+    found = re.search(rb"""encoding\s*=\s*["']([\w.:-]{1,40})["']""", start)
+    name = found[1].decode() if found else "utf-8"
+    try:
+        plain = name.lower().startswith(("utf-16", "utf-32", "ucs-")) or "<!DOCTYPE".encode(name) == b"<!DOCTYPE"
+    except (LookupError, UnicodeError):
+        plain = False
+    if not plain:
+        message = f"the {kind} is encoded as {name}, which is not read; save it as UTF-8"
+        raise FileFormatError(message, reason="unsafe-xml")
 
 
 def _scan(scan: ET.Element, left: list[str]) -> _Found | None:

@@ -131,6 +131,55 @@ def test_four_columns_are_told_apart_by_their_sums():
     np.testing.assert_allclose(named.densities, [UP], atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        "Energy Ti O",
+        "Energy s p",
+        "Energy O-2p Ti-3d",
+        "Energy Fe1 Fe2",
+        "E up int",
+        "E Ti_up Ti_down",
+        "E Ti DOS",
+        "E total total",
+        "E pdos_s pdos_p",
+    ],
+)
+def test_two_parts_are_never_two_spins(names):
+    _refused(_text(E, 0.3 * UP, 0.7 * UP, header=f"# {names}\n"), "columns-ambiguous")
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        ("E pdos tdos", (0.3 * UP, UP)),
+        ("E s total", (0.3 * UP, UP)),
+        ("E DOS err", (UP, 0.1 * UP)),
+        ("E DOS smoothed", (UP, 0.9 * UP)),
+        ("E DOS DOS/atom", (UP, 0.25 * UP)),
+        ("E total Ti O", (UP, 0.3 * UP, 0.7 * UP)),
+        ("E total s p d", (UP, 0.3 * UP, 0.3 * UP, 0.4 * UP)),
+        ("E IDOS DOS", (np.cumsum(UP) * STEP, UP)),
+    ],
+)
+def test_the_total_is_read_by_its_name(names, columns):
+    value = parse_dos(_text(E, *columns, header=f"# {names}\n"), name="a.dat")
+    np.testing.assert_allclose(value.densities, [UP], atol=1e-7)
+    assert any("left out" in notice for notice in value.notices)
+
+
+@pytest.mark.parametrize("names", ["E up down", "E dos_up dos_down", "E DOS down", "E dos1 dos2", "Rutile TiO2 DOS"])
+def test_spins_are_read_by_their_names_or_where_none_speaks_against_it(names):
+    value = parse_dos(_text(E, UP, DOWN, header=f"# {names}\n"), name="a.dat")
+    np.testing.assert_allclose(value.densities, [UP, DOWN], atol=1e-7)
+
+
+def test_a_lone_spin_and_a_table_without_energies_first_are_refused():
+    _refused(_text(E, UP, header="# E dos_up\n"), "columns-ambiguous")
+    _refused(_text(UP, E, header="# DOS Energy\n"), "columns-ambiguous")
+    _refused(_text(np.arange(len(E)), E, UP), "columns-ambiguous")
+
+
 # --- where zero is ----------------------------------------------------------------------------------------------------
 
 QE = "#  E (eV)   dos(E)     Int dos(E) EFermi =    {:.3f} eV\n"
@@ -157,6 +206,94 @@ def test_absolute_energies_without_a_fermi_level_are_refused():
 @pytest.mark.parametrize("unit", ["Energy (Ha)", "E (Ry)", "Energy [a.u.]"])
 def test_energies_in_other_units_are_refused(unit):
     _refused(_text(E, UP, header=f"# {unit}  DOS\n"), "bad-unit")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Energy_Ha DOS",
+        "Energy, Hartree ; DOS",
+        "wavenumber cm-1 DOS",
+        "Energies in Hartree",
+        "E/Ry dos",
+        "Frequency (THz) dos",
+        "Fermi energy: 0.1911 Ha",
+        "Fermi energy: 0.3821 Ry",
+        "efermi = 382.1 meV",
+        "E_F(Ha) = 0.19",
+        "Energy (eV) dos; Fermi energy 3.1 THz",
+    ],
+)
+def test_units_that_are_not_ev_are_refused_wherever_they_stand(header):
+    _refused(_text(E, UP, header=f"# {header}\n"), "bad-unit")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "E_Fermi 5.2",
+        "Fermi level at 5.2 eV",
+        "Fermi energy (eV) 5.2",
+        "Fermi energy is 5.2 eV.",
+        "EF 5.2 eV",
+        "efermi/eV = 5.2",
+        "$E_{F}$ = 5.2",
+        "Energy (eV) DOS; efermi = 5200 meV",
+        "Energy (eV) DOS; Fermi energy: 0.19109648 Ha",
+        "Efermi=+0.5200E+01eV",
+    ],
+)
+def test_a_fermi_level_is_seen_however_it_is_written(header):
+    value = parse_dos(_text(E + 5.2, UP, header=f"# {header}\n"), name="a.dat")
+    np.testing.assert_allclose(value.energies, E, atol=1e-5)
+    assert any("stated Fermi level, 5.2 eV" in notice for notice in value.notices)
+
+
+@pytest.mark.parametrize(
+    ("header", "zero"),
+    [
+        ("relative to VBM, efermi = 5.2", "vbm"),
+        ("E - E_VBM (eV)  DOS; efermi = 5.2", "vbm"),
+        ("energies relative to the valence band maximum", "vbm"),
+        ("zero = vbm, efermi = 5.2", "vbm"),
+        ("Fermi level set to 0 eV", "fermi"),
+        ("energy_relative_to_fermi dos", "fermi"),
+        ("Fermi-Dirac smearing 0.1 eV", "fermi"),
+        ("", "fermi"),
+    ],
+)
+def test_nothing_is_subtracted_from_energies_with_a_zero_and_it_is_said(header, zero):
+    value = parse_dos(_text(E, UP, header=f"# {header}\n"), name="a.dat")
+    np.testing.assert_allclose(value.energies, E, atol=1e-7)
+    assert value.zero == zero
+    assert any("energies" in notice and "counted from" in notice for notice in value.notices)
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("energy relative to CBM", "no-fermi-level"),
+        ("VBM = 4.2 eV", "no-fermi-level"),
+        ("Fermi level, as found by bisection, 5.2", "no-fermi-level"),
+        ("zero = fermi, efermi = 5.2", "bad-header"),
+        ("E-fermi = 5.2, E_F = 7.0", "bad-header"),
+        ("efermi = unknown", "bad-header"),
+        ("relative to VBM, zero = fermi", "bad-header"),
+    ],
+)
+def test_a_zero_that_is_unclear_is_refused(header, reason):
+    _refused(_text(E, UP, header=f"# {header}\n"), reason)
+
+
+def test_hostile_headers_of_a_density_do_not_take_long():
+    import time
+
+    start = time.perf_counter()
+    for line in ("e" * 1000, "fermi " * 160, "e-" * 500, "zero is set " * 80, "fermi level" + "_" * 900):
+        data = _text(E, UP, header=f"# {line}\n" * 45)
+        assert len(parse_dos(data, name="a.dat").energies) == len(E)
+    _refused(_text(E, UP, header=f"# {'e' * 1000}\n" * 150), "bad-header")
+    assert time.perf_counter() - start < 6
 
 
 def test_falling_energies_are_turned_round_with_a_notice():

@@ -79,6 +79,42 @@ def test_ranges_of_a_uxd_are_joined_as_rates():
     _refused((head + part(0, 1400, 1)).replace("STEPCOUNT=1400", "STEPCOUNT=1500").encode(), "truncated", "a.uxd")
 
 
+def test_each_range_of_a_uxd_begins_where_it_says():
+    def part(key: str, first: int, last: int) -> str:
+        rows = "\n".join(f"{c:.0f}" for c in COUNTS[first:last])
+        return f"_DRIVE='COUPLED'\n_STEPTIME=1\n_STEPSIZE=0.05\n{key}_COUNTS\n{rows}\n"
+
+    head = "_FILEVERSION=2\n_WL1=1.540600\n"
+    second = part(f"_2THETA={ANGLES[700]}\n", 700, 1400)
+    _check(f"{head}{part('_START=10.0' + chr(10), 0, 700)}{second}".encode(), "a.uxd")
+    missing = f"{head}{part('_START=10.0' + chr(10), 0, 700)}{part('', 700, 1400)}"
+    _refused(missing.encode(), "bad-header", "a.uxd")
+
+
+def test_gsas_counts_that_fill_their_fields_are_refused():
+    head = "title wavelength 1.5406".ljust(80) + "\n"
+    bank = f"BANK 1 {len(ANGLES)} 140 CONST {ANGLES[0] * 100:.2f} 5.00 0 0 STD\n"
+    for counts in (COUNTS * 300, COUNTS + 2_000_000):
+        rows = "\n".join("".join(f"{c:8.0f}" for c in counts[at : at + 10]) for at in range(0, len(counts), 10))
+        _refused((head + bank + rows + "\n").encode(), "overflow", "a.gsa")
+
+
+def test_the_files_of_a_brml_share_one_budget(monkeypatch):
+    content = zipfile.ZipFile(io.BytesIO(_brml())).read("Experiment0/RawData0.xml")
+
+    def archive(count: int) -> bytes:
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as target:
+            for number in range(count):
+                target.writestr(f"Experiment0/RawData{number}.xml", content)
+        return stream.getvalue()
+
+    assert parse_xrd(archive(2), name="a.brml").intensities.max() == 2 * COUNTS.max()
+    _refused(archive(101), "too-large", "a.brml")
+    monkeypatch.setattr("crystalign.sources.bruker.MAX_BYTES", int(1.5 * len(content)))
+    _refused(archive(2), "too-large", "a.brml")
+
+
 def _brml(absorber: float = 1.0, axis: str = "TwoTheta", length: int = 1) -> bytes:
     rows = zip(ANGLES, COUNTS, strict=True)
     data = "".join(f"<Datum>0.5,{absorber},{a},{a / 2},{c:.0f},25.1</Datum>" for a, c in rows)

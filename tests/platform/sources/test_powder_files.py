@@ -459,6 +459,30 @@ def test_rates_do_not_depend_on_how_a_measurement_is_divided():
     np.testing.assert_allclose(joined, rate)
 
 
+@pytest.mark.parametrize("shift", [0.01, 0.012, 0.0124])
+def test_shifted_scans_do_not_chain_into_one_point(shift):
+    scans = (_scan(COUNTS, 10.0 + shift * n, 79.95 + shift * n, time=1) for n in range(5))
+    pattern = parse_xrd(_xrdml(*scans), name="a.xrdml")
+    assert len(pattern.two_theta) > len(ANGLES)
+    assert pattern.two_theta[pattern.intensities.argmax()] == pytest.approx(30.0 + 2 * shift, abs=0.06)
+    assert any("shifted against each other" in notice for notice in pattern.notices)
+    assert not any("counting times differ" in notice for notice in pattern.notices)
+
+
+def test_a_scan_between_two_others_is_not_their_bridge():
+    fine = [Scan(20 + 0.02 * n + np.arange(0, 10, 0.1), np.full(100, 7.0), np.ones(100)) for n in range(5)]
+    angle, counts, _ = combine([Scan(np.arange(10, 40, 0.1), np.full(300, 7.0), np.ones(300)), *fine])
+    assert np.diff(angle).max() < 0.11
+    np.testing.assert_allclose(counts, 7.0)
+
+
+@pytest.mark.parametrize("encoding", ["cp037", "cp500"])
+def test_entities_do_not_hide_behind_an_encoding(encoding):
+    body = f'<!DOCTYPE a [<!ENTITY x "y">]>{_xrdml(_scan(COUNTS)).decode()[21:]}'
+    data = f'<?xml version="1.0" encoding="{encoding}"?>'.encode() + body.encode(encoding, "replace")
+    _refused(data, "unsafe-xml", "a.xrdml")
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
