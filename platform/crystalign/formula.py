@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from crystalign.crystal import SYMBOLS, reduced_formula
 from crystalign.errors import InputError
+from crystalign.formula_doubts import doubt, remarks
 from crystalign.formula_text import plain_text, separate, strip_charge
 
 MAX_FORMULA = 200
@@ -135,11 +136,14 @@ def _read(text: str) -> Formula:
     except ValueError as error:
         raise _NotAFormulaError(str(error)) from error
     parser = _Parser(separated)
+    if why := doubt(parser.tokens):
+        raise _NotAFormulaError(why, case=True)
     amounts = parser.parse()
     if len(amounts) == 1:
         _check_typing(separated)
     if parser.isotopes:
         notes = (*notes, f"{', '.join(parser.isotopes)} is read as H")
+    notes = (*notes, *remarks(parser.tokens))
     return Formula(dict(sorted(amounts.items())), (*notes, *more))
 
 

@@ -28,16 +28,18 @@ SPECTRA = {
 }
 """Endings of files of curves; others are told by what they hold."""
 _PACKED = (".gz", ".bz2", ".xz")
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?"
-_POSCAR = re.compile(
-    rf"\A[^\n]*\n\s*{_NUMBER}(?:\s+{_NUMBER}\s+{_NUMBER})?\s*\n(?:\s*{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}[^\n]*\n){{3}}"
-)
 _MARKS = {
     "xrd": ("<xrdmeasurement", "*ras_data_start"),
     "dos": ("<modeling",),
     "cif": ("_cell_length_a", "_atom_site"),
 }
-_WORDS = {"xrd": ("theta", "wavelength"), "dos": ("dos", "states/ev", "energ")}
+_WORDS = (
+    ("xrd", re.compile(r"theta|2[ _-]?th(?![a-z])|tth(?![a-z])|2θ|wavelength|(?<![a-z])angles?(?![a-z])")),
+    ("dos", re.compile(r"(?<![a-z])[lpt]?dos(?![a-z])|states */ *ev")),
+    ("xrd", re.compile(r"(?:beam|photon) energ|(?<![a-z])kev(?![a-z])")),
+    ("dos", re.compile(r"(?<![a-z])energ")),
+)
+"""What the header of a table of numbers says; the first that is found counts."""
 
 
 class Upload(NamedTuple):
@@ -71,7 +73,9 @@ def guess_kind(name: str, data: bytes) -> str:
     """
     from crystalign.sources.structures import file_kind
 
-    head = data[:4000].decode("utf-8", errors="replace").replace("\r\n", "\n").lower()
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    head = data[:4000].decode("utf-16" if wide else "utf-8", errors="replace")
+    head = head.replace("\r\n", "\n").replace("\r", "\n").lower()
     found = next((kind for kind, words in _MARKS.items() if any(word in head for word in words)), "")
     kind = _named(name, file_kind(name)) or found or _sniffed(name, head)
     if not kind:
@@ -91,14 +95,16 @@ def _named(name: str, structure: str) -> str:
 
 def _sniffed(name: str, head: str) -> str:
     """What the content of a file without a telling name looks like."""
+    from crystalign.sources.poscar_shape import looks_like_poscar
+
     if head.lstrip("\ufeff \n\t").startswith(("{", "[")):
         return "json"
-    if _POSCAR.match(head):
+    if looks_like_poscar(head.split("\n", 8)):
         return "poscar"
     if re.match(r"doscar\b|.*\.xml$", name.lower().rsplit("/", 1)[-1]):
         return "dos"
-    found = next((kind for kind, words in _WORDS.items() if any(word in head for word in words)), "")
-    first = re.findall(r"^\s*(-?\d+(?:\.\d*)?(?:e[-+]?\d+)?)[\s,;]", head, re.MULTILINE)
+    found = next((kind for kind, words in _WORDS if words.search(head)), "")
+    first = re.findall(r"^[ \t]*(-?\d+(?:\.\d*)?(?:e[-+]?\d+)?)[\s,;]", head, re.MULTILINE)
     return found or ("dos" if any(number.startswith("-") for number in first) else "")
 
 

@@ -51,6 +51,12 @@ READ = {
     **dict.fromkeys(["C60", "C70", "Si8", "Si10", "Fe48"], None),
     "NaBr.2H2O": "BrH4NaO2",
     "CaCl2.H2O": "CaCl2H2O",
+    **dict.fromkeys(["VI3", "V1I3"], "I3V"),
+    "CsVI3": "CsI3V",
+    **dict.fromkeys(("InI", "CsI", "TlI", "CuI", "AgI", "InI3", "LiIO3", "FeI2", "IV", "BiVO4")),
+    **dict.fromkeys(("Ac2O3", "AcOF", "AcBrO", "Ac1OH", "NaOAc1", "AcNa", "OPr", "PrOCl", "Zn(OC2H3O)2")),
+    **dict.fromkeys(("No", "Fm", "ZnPo", "PoCl4", "CaSO4(2H2O)", "CuSO4(5H2O)", "Al2O3(3CaO)")),
+    "[^13C]H4": "CH4",
 }
 REFUSED = {
     **dict.fromkeys(["YBa2Cu3O7-x", "Fe1-xO", "YBa2Cu3O7-δ", "LixCoO2", "O7±δ", "MnO2·nH2O", "UO2+x"], "varies"),
@@ -68,6 +74,17 @@ REFUSED = {
     **dict.fromkeys(["Fe(O", "Fe)", "(Fe]", "[Fe(O])", "Fe((O)"], "brackets|symbol"),
     **dict.fromkeys(["", "  ", "Fe2O3" * 100], "characters"),
     **dict.fromkeys(["12", "()", "2", ".5", "+", "Fe()"], "symbol|charge"),
+    **dict.fromkeys(["FeII", "Fe II", "FeIIFeIII2O4", "CuII", "VII", "Fe2IIIO3"], r"oxidation state .*write \w*I[23]"),
+    **dict.fromkeys(["FeIII", "CoIII", "FeIIICl3", "VIII", "InIII"], r"oxidation state \w+\(III\).*write \w+I3"),
+    **dict.fromkeys(["SnIVO2", "TiIV", "VIV", "MnIVO2", "(CeIV)O2"], r"oxidation state \w+\(IV\).*I1V1"),
+    **dict.fromkeys(["UVIO3", "MoVI", "SVIF6", "WVI2O6"], r"oxidation state \w+\(VI\).*V1I1"),
+    **dict.fromkeys(["Zn(OAc)2", "NaOAc", "Cu(OAc)2·H2O", "AcOH", "Pb(Ac)2", "HAc", "(AcO)2Pb"], "acetate"),
+    **dict.fromkeys(["Ti(OPr)4", "Al(OPr)3"], "propoxide"),
+    **dict.fromkeys(["KNo3", "AgNo3", "HNo3"], "element 102.* Did you mean (K|Ag|H)NO3"),
+    "Fe(No3)3": "Did you mean Fe",
+    **dict.fromkeys(["No2", "NaCn", "NaOTs", "K3Fe(Cn)6", "FmCl3"], "no crystal is known"),
+    **dict.fromkeys(["LiFePo4", "Na3Po4", "Ca3(Po4)2", "NaPo3"], "phosphate"),
+    **dict.fromkeys(["[13C]H4", "(2H)2O", "[18O]H2", "[57Fe]2O3", "[13CO2]", "{15NH4}Cl"], "isotope"),
     "Xx2O3": "'Xx' is not an element",
     "Na+Cl-": "no meaning",
     "Fe1/0O": "divides by zero",
@@ -110,6 +127,22 @@ def test_what_is_left_out_or_read_in_some_way_is_noted():
     assert read_formula("D2O").notes == ("D is read as H",)
     assert read_formula("CuSO4.5H2O").notes == ("read as CuSO4·5H2O",)
     assert read_formula("Fe2O3").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("refused", "written"),
+    [("FeIV", "FeI1V1"), ("FeII", "FeI2"), ("UVI", "UV1I1"), ("NaPo4", "Po4Na"), ("HAc", "HAc1"), ("[6Li]", "[Li]6")],
+)
+def test_what_is_refused_as_doubtful_can_be_written_in_another_way(refused, written):
+    with pytest.raises(InputError):
+        read_formula(refused)
+    assert len(read_formula(written).amounts) == len([letter for letter in written if letter.isupper()])
+
+
+@pytest.mark.parametrize("text", ["CaCo3", "Na2Co3", "Ni(Co)4", "Pb(Co)3", "NaHCo3"])
+def test_cobalt_where_carbon_and_oxygen_are_likely_is_noted(text):
+    assert read_formula(text).notes == ("Co is read as cobalt; carbon and oxygen are CO",)
+    assert read_formula("YCo5").notes == read_formula("LiCoO2").notes == read_formula("CeCo3").notes == ()
 
 
 def test_lower_case_letters_suggest_formulas():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import lzma
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +34,7 @@ loop_
  Cl1 Cl 0.5 0.5 0.5
 """
 ID = "salt_Fe2O3"
+LOST = "lost"
 REMARK = "Hydrogen is missing: the file says H2O."
 NOTICE = "The wavelength is inferred: Cu Kα."
 
@@ -71,7 +76,9 @@ def application() -> FastAPI:
 
     @app.post("/api/search/file")
     def search_file(file: list[UploadFile], kind: Annotated[list[str], Form()]) -> Any:
-        asked.append({"files": [one.filename for one in file], "kinds": kind})
+        asked.append(
+            {"files": [one.filename for one in file], "kinds": kind, "bytes": [one.file.read() for one in file]}
+        )
         return answer([0.5, 0.9], ordered_by="embeddings and patterns", notices=[NOTICE])
 
     @app.get("/api/materials/{name}")
@@ -81,7 +88,9 @@ def application() -> FastAPI:
         return {**known, "provenance": {}, "modalities": ["dos"], "predicted_by": []}
 
     @app.get("/api/materials/{name}/cif")
-    def cif(name: str) -> PlainTextResponse:
+    def cif(name: str) -> Any:
+        if name == LOST:
+            return JSONResponse({"errors": [{"title": "No structure", "detail": "The file is gone."}]}, 422)
         return PlainTextResponse(CIF)
 
     @app.get("/api/materials/{name}/curve/{kind}")
@@ -249,3 +258,87 @@ def test_a_legend_holds_the_id_as_it_is(browser: Any) -> None:
     browser.until(".curve .key")
     assert ID in [key.text for key in browser.all(".legend .key")]
     assert browser.all(".curve .legend sub") == []
+
+
+PATTERN = "\n".join(f"{10 + i} {i % 7}" for i in range(60))
+BYTES = {
+    "a.cif.gz": (gzip.compress(CIF.encode(), mtime=0), "cif"),
+    "POSCAR.xz": (lzma.compress(b"NaCl\n1.0\n"), "poscar"),
+    "scan.brml": (b"PK\x03\x04\xff\xfe\x00\x80", "xrd"),
+    "scan.xy": (PATTERN.encode("utf-16"), "xrd"),
+    "scan.raw": (b"RAW1.01\x00\x00", "xrd"),
+    "latin.xy": ("# 25 \xb0C\n".encode("latin-1") + PATTERN.encode(), "xrd"),
+    "vasprun.xml.bz2": (b"BZh9\xff\x00", "dos"),
+    "upload.gz": (gzip.compress(b"what", mtime=0), "auto"),
+}
+
+
+def drop_bytes(browser: Any, name: str, content: bytes) -> None:
+    script = """const bytes = Uint8Array.from(atob(arguments[1]), (c) => c.charCodeAt(0));
+      const data = new DataTransfer();
+      data.items.add(new File([bytes], arguments[0]));
+      window.dispatchEvent(new DragEvent("drop", {dataTransfer: data, cancelable: true}));"""
+    browser.run(script, name, base64.b64encode(content).decode())
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_a_file_that_is_no_text_is_sent_byte_by_byte(browser: Any, service: Any, name: str) -> None:
+    content, kind = BYTES[name]
+    drop_bytes(browser, name, content)
+    browser.until(".card[data-id]")
+    assert service[1] == [{"files": [name], "kinds": [kind], "bytes": [content]}]
+    assert "The file cannot be put into a link" in browser.until(".share").text
+
+
+def test_bytes_survive_a_reload_and_a_link_says_that_it_lacks_them(browser: Any, service: Any) -> None:
+    first, second = gzip.compress(b"first", mtime=0), gzip.compress(b"other", mtime=0)
+    drop_bytes(browser, "a.gz", first)
+    browser.until(".card[data-id]")
+    link = browser.driver.current_url.removeprefix(browser.url)
+    browser.driver.refresh()
+    browser.wait(lambda: [asked["bytes"] for asked in service[1]] == [[first], [first]])
+    browser.until(".card[data-id]")
+    drop_bytes(browser, "a.gz", second)  # of the same name and length
+    choices(browser)["Search with a.gz instead"].click()
+    browser.wait(lambda: service[1][-1]["bytes"] == [second])
+    browser.open(link)
+    assert "a.gz cannot be put into a link" in browser.until(".message.error").text
+
+
+KINDS_OF_FILES = {
+    "scan.txt": ("2theta I sigma\n10 50 7\n10.1 51 7\n10.2 52 7\n10.3 53 7\n", "xrd"),
+    "scan.csv": ("Angle,Intensity\n10,5\n", "xrd"),
+    "table.txt": ("\n".join(f"{10 + i} {i} 7" for i in range(60)), "xrd"),
+    "pdos.txt": ("# E pdos\n-1 0 0\n", "dos"),
+    "struct.txt": ("NaCl\n1.0\n4 0 0\n0 4 0\n0 0 4\nNa Cl\n6 6\nDirect\n" + "-0.1 0 0\n" * 12, "structure"),
+    "old.txt": ("NaCl\n1.0\n4 0 0\n0 4 0\n0 0 4\n1 1\nDirect\n0 0 0\n.5 .5 .5\n", "structure"),
+    "mp.json": ('{"lattice": {"angles": 90}}', "auto"),
+}
+
+
+def test_the_kind_of_a_text_file_is_told_by_its_content(browser: Any) -> None:
+    script = "return import('/assets/query.js').then(({guessFile}) => arguments[0].map((file) => guessFile(...file)))"
+    files = [[name, text] for name, (text, _) in KINDS_OF_FILES.items()]
+    assert browser.run(script, files) == [kind for _, kind in KINDS_OF_FILES.values()]
+
+
+LONG = [letter * 20_000 for letter in ("-", "1", " ", "a", "1.", "a-1", "^", "H2O", "+1")]
+
+
+def test_a_very_long_text_is_told_at_once(browser: Any) -> None:
+    script = """return import('/assets/reading.js').then(({guess, question}) =>
+      arguments[0].map((text) => [guess(`Fe${text}!`), question(`Fe${text}!`)]))"""
+    started = time.perf_counter()
+    assert browser.run(script, LONG) == [["text", None]] * len(LONG)
+    assert time.perf_counter() - started < 5
+
+
+def test_a_download_that_fails_says_so(browser: Any) -> None:
+    browser.run("sessionStorage.setItem('crystalign-api-key', 'k')")
+    try:
+        browser.open(f"/#open={LOST}")
+        browser.wait(lambda: [link for link in browser.all("#detail a.button") if link.is_displayed()])
+        browser.until("#detail a.button").click()
+        browser.wait(lambda: "The file is gone" in browser.until("#detail .actions").text)
+    finally:
+        browser.run("sessionStorage.clear()")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ import pytest
 from crystalign.crystal import Crystal
 from crystalign.errors import CrystalError, FileFormatError, InputError, QueryError
 from crystalign.modalities import make_modality
+from crystalign.sources.structures import sniffed_kind
 from crystalign_serve.errors import UnavailableError
 from crystalign_serve.files import Upload, guess_kind, read_file
 from crystalign_serve.sandbox import answers, tasks, wire
@@ -397,6 +399,27 @@ def test_a_poscar_is_believed_to_have_as_many_atoms_as_lines(counts):
     assert caught.value.reason in {"too-many-sites", "unreadable-poscar"}
 
 
+COLUMNS = b"".join(b"%d %d %d\n" % (10 + n, 50 + n % 7, 7) for n in range(60))
+
+
+@pytest.mark.parametrize("name", ["scan.txt", "scan.dat", "scan"])
+@pytest.mark.parametrize("table", [COLUMNS, COLUMNS.replace(b" 7\n", b" 7.5\n"), b"title\n" + COLUMNS])
+def test_a_table_of_three_columns_is_no_poscar(name, table):
+    with pytest.raises(FileFormatError, match="cannot tell what"):
+        guess_kind(name, table)
+    assert sniffed_kind(table) == ""
+
+
+@pytest.mark.parametrize("line", [b"1" * 400, b"1." * 200, b"1" * 20 + (b" " + b"1" * 20) * 2, b" " * 400, b"1e" * 200])
+def test_a_kind_is_told_in_an_instant_whatever_the_lines_hold(line):
+    started = time.perf_counter()
+    for text in (b"title\n" + b"\n".join([line] * 4), b"title\n1.0\n" + (line + b"\n") * 9, line * 9):
+        with contextlib.suppress(FileFormatError):
+            guess_kind("upload", text)
+        sniffed_kind(text)
+    assert time.perf_counter() - started < 2
+
+
 @pytest.mark.parametrize(
     ("name", "data", "kind"),
     [
@@ -415,6 +438,14 @@ def test_a_poscar_is_believed_to_have_as_many_atoms_as_lines(counts):
         ("a", b"title\r\n1.0\r\n4 0 0\r\n0 4 0\r\n0 0 4\r\nNa\r\n", "poscar"),
         ("scan.txt", b"2theta counts\n10 1\n", "xrd"),
         ("e.csv", b"-5.0, 1.0\n", "dos"),
+        ("scan.txt", b"2theta I sigma\n" + COLUMNS, "xrd"),
+        ("scan.csv", b"Angle,Intensity\n10.0,5\n10.1,6\n", "xrd"),
+        ("scan.txt", "2θ counts\n10 1\n".encode("utf-16"), "xrd"),
+        ("x.txt", b"# synchrotron, photon energy 17 keV\n" + COLUMNS, "xrd"),
+        ("mydos.txt", b"# E dos\n" + COLUMNS, "dos"),
+        ("x.txt", b"Energy (keV) DOS\n" + COLUMNS, "dos"),
+        ("a", b"theta phase\n1.0\n4 0 0\n0 4 0\n0 0 4\n2 1\nDirect\n0 0 0\n", "poscar"),
+        ("a", b"energy -5 eV\r1 1 1\r4. 0 0 ! a\r0 4.d0 0\r0 0 4\rNa_pv Cl\r1 1\rDirect\r", "poscar"),
     ],
 )
 def test_the_kind_of_a_file_is_told_by_its_name_and_then_its_content(name, data, kind):

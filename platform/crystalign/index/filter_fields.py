@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from crystalign.config import Config
+from crystalign.crystal import SYMBOLS
 from crystalign.errors import QueryError
 from crystalign.properties import PropertySpec
 
@@ -98,6 +99,27 @@ def find_field(name: str, fields: Mapping[str, Field]) -> Field | None:
     hint = f"Did you mean {' or '.join(near)}?" if near else f"The fields are {', '.join(sorted(fields))}."
     message = f"no field {name!r} to filter by. {hint}"
     raise QueryError(message, reason="unknown-field")
+
+
+def order_remark(field: Field, comparison: str, text: str) -> str:
+    """What to know where a piece of a formula or a chemical system is looked for: the order that these are stored in.
+
+    Args:
+        field: that is compared.
+        comparison: `CONTAINS`, `STARTS WITH` or `ENDS WITH`.
+        text: the piece.
+    """
+    if field.text not in {"formula", "chemsys"} or not text:
+        return ""
+    stored = "O2Ti for TiO2" if field.text == "formula" else "O-Ti for Ti-O"
+    found = re.findall(r"[A-Z][a-z]?", text)
+    symbols = sorted({symbol for symbol in found if symbol in SYMBOLS[1:]})
+    quoted = ",".join(f'"{symbol}"' for symbol in symbols[:_NEAR])
+    instead = f"; to ask for elements, write elements HAS ALL {quoted}" if quoted else ""
+    return (
+        f"{field.name} {comparison} {text[:40]!r} is compared letter by letter, and the elements are stored "
+        f"in alphabetical order, as in {stored}{instead}"
+    )
 
 
 def element_bits(atomic_numbers: Iterable[int]) -> tuple[int, int]:

@@ -32,6 +32,7 @@ from crystalign.index.filter_fields import (
     find_field,
     listed_fields,
     make_fields,
+    order_remark,
 )
 from crystalign.index.filter_grammar import MAX_FILTER_DEPTH, MAX_FILTER_LENGTH, parse, unquote
 
@@ -234,6 +235,8 @@ class _Compiler:
         if field.text == "anonymous":
             raise _refuse(f"{field.name} can be compared by = and != alone, not by {_SPELT[kind]}")
         self.spend(kind, _LONG_TEXTS if field.column == "remarks" else 1)
+        if stored := order_remark(field, _SPELT[kind], text):
+            self.warnings.append(stored)
         return _MATCH[kind](pc.field(field.column), text)
 
     # --- lists ------------------------------------------------------------------------------------------------------

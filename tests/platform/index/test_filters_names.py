@@ -174,6 +174,26 @@ def test_how_a_formula_was_read_is_said():
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "stored", "instead"),
+    [
+        ('_crystalign_chemsys CONTAINS "Ti-O"', "as in O-Ti for Ti-O", 'elements HAS ALL "O","Ti"'),
+        ('_crystalign_chemsys ENDS WITH "O"', "as in O-Ti for Ti-O", 'elements HAS ALL "O"'),
+        ('chemical_formula_reduced STARTS WITH "Ti"', "as in O2Ti for TiO2", 'elements HAS ALL "Ti"'),
+        ('chemical_formula_reduced CONTAINS "TiO2"', "as in O2Ti for TiO2", 'elements HAS ALL "O","Ti"'),
+        ('chemical_formula_reduced CONTAINS "2"', "as in O2Ti for TiO2", ""),
+    ],
+)
+def test_the_stored_order_is_said_where_a_piece_of_a_formula_is_asked(text, stored, instead):
+    (warning,) = compile_filter(text, FIELDS).warnings
+    assert stored in warning
+    assert warning.endswith(instead or "TiO2")
+
+
+def test_pieces_of_other_texts_need_no_word_about_an_order():
+    assert compile_filter('id CONTAINS "Ti-O" OR _crystalign_prototype STARTS WITH "Ti"', FIELDS).warnings == ()
+
+
 def test_many_warnings_are_counted():
     warnings = compile_filter(" OR ".join(f"_exmpl_a{n}=1" for n in range(50)), FIELDS).warnings
     assert len(warnings) == 9

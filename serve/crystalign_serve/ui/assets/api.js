@@ -79,8 +79,8 @@ export function curve(id, kind, wavelength, signal) {
 export function search({ body, form }, signal) {
   if (form) {
     const data = new FormData();
-    for (const { name, text, kind } of form.files) {
-      data.append("file", new Blob([text]), name);
+    for (const { name, content, kind } of form.files) {
+      data.append("file", new Blob([content]), name);
       data.append("kind", kind);
     }
     for (const [name, value] of Object.entries({ ...form, files: null })) {

@@ -5,7 +5,7 @@ import { showDetail } from "./detail.js";
 import { $, el } from "./dom.js";
 import { makeForm, showExamples, showFields } from "./form.js";
 import { decode, encode } from "./link.js";
-import { toRequest } from "./query.js";
+import { isBinary, toRequest } from "./query.js";
 import { question } from "./reading.js";
 import { arrowKeys, markOpen, showLoading, showResults } from "./results.js";
 
@@ -168,7 +168,8 @@ function shareButton() {
     }
   };
   if (complete) return el("span", { class: "share" }, says, el("button", { type: "button", class: "quiet", onclick: copy }, "Copy link"));
-  return el("span", { class: "share muted" }, "The file is too large for a link: share the file with it.");
+  const why = state.parts.some(isBinary) ? "The file cannot be put into a link: share the file itself." : "The file is too large for a link: share the file with it.";
+  return el("span", { class: "share muted" }, why);
 }
 
 function showError(title, detail) {

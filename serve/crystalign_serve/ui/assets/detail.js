@@ -27,8 +27,12 @@ const problem = (error) => el("p", { class: "muted" }, error instanceof api.ApiE
 
 function download(id) {
   const link = el("a", { class: "quiet button", href: api.cifPath(id), download: `${id.replace(/[^\w.-]+/g, "_")}.cif` }, "Download CIF");
-  link.addEventListener("click", (event) => api.downloadWithKey(event, id, link.download));
-  return link;
+  const failed = el("span", { role: "alert" });
+  link.addEventListener("click", async (event) => {
+    failed.replaceChildren();
+    await api.downloadWithKey(event, id, link.download).catch((error) => failed.replaceChildren(error.message));
+  });
+  return [link, failed];
 }
 
 async function drawStructure(host, id, signal) {
@@ -129,7 +133,7 @@ export async function showDetail(host, id, context, { onSimilar, onClose }, sign
     el("p", { class: "facts" }, spaceGroup(data.spacegroup_symbol, data.spacegroup_number), el("span", { class: "id" }, data.id)),
     ...[remarks(data)].filter(Boolean),
     el("div", { class: "overview" },
-      el("div", null, structure, el("p", { class: "actions" }, similar, download(data.id))),
+      el("div", null, structure, el("p", { class: "actions" }, similar, ...download(data.id))),
       el("div", null, section("Lattice", lattice(data.lattice, data.n_sites)), ...(table ? [section("Properties", table)] : []), ...predicted(data, signal)),
     ),
     ...curves(data, context, signal).filter(Boolean),

@@ -1,11 +1,21 @@
 // The query form: the box and its guess, the parts with their weights, the filter and its help, the examples.
 
 import { $, el } from "./dom.js";
-import { fromRequest, guessFile, isFile, KINDS, mayRepeat, WAVELENGTHS } from "./query.js";
+import { fromRequest, guessFile, isFile, isSent, KINDS, mayRepeat, WAVELENGTHS } from "./query.js";
 import { guess, question } from "./reading.js";
 import { DEFAULT_K } from "./link.js";
 
 const LARGEST = 8 * 2 ** 20;
+
+/** The text of a file in UTF-8; null for any other, which is sent as it is. */
+function textOf(bytes) {
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    return text.includes("\0") ? null : text;
+  } catch {
+    return null;
+  }
+}
 
 /**
  * The form's own state is `parts`, the box and its kind. `search` is called when the query should run, `fail` with a
@@ -90,7 +100,7 @@ export function makeForm({ search, fail, ask }) {
   }
 
   function kindControl(part) {
-    if (!isFile(part) || typeof part.value !== "string") return el("span", { class: "chip" }, KINDS[part.kind].label);
+    if (!isSent(part)) return el("span", { class: "chip" }, KINDS[part.kind].label);
     const kinds = Object.entries(KINDS).filter(([, entry]) => entry.file);
     const choices = kinds.map(([kind, entry]) => el("option", { value: kind, selected: kind === part.kind }, entry.label));
     return el("select", { class: "chip", "aria-label": "Read this file as", onchange: (event) => changed(part, { kind: event.target.value }) }, choices);
@@ -100,7 +110,7 @@ export function makeForm({ search, fail, ask }) {
     $("parts").replaceChildren(...parts.map((part) => el("li", { class: "part" },
       kindControl(part),
       el("span", { class: "value", title: part.name ?? part.value }, part.name ?? part.value),
-      isFile(part) && (part.kind === "xrd" || part.kind === "auto") && typeof part.value === "string" ? wavelengthControl(part) : null,
+      isSent(part) && (part.kind === "xrd" || part.kind === "auto") ? wavelengthControl(part) : null,
       parts.length > 1 && parts.every((other) => other.kind !== "auto") ? weightControl(part) : null,
       el("button", { type: "button", class: "remove", "aria-label": `Remove ${part.name ?? part.value}`, onclick: () => {
         parts = parts.filter((other) => other !== part);
@@ -114,8 +124,10 @@ export function makeForm({ search, fail, ask }) {
   async function read(file) {
     if (file.size > LARGEST) throw new Error(`it has ${(file.size / 2 ** 20).toFixed(1)} MB and the server takes up to 8 MB`);
     if (file.size === 0) throw new Error("it is empty");
-    const value = await file.text();
-    return { kind: guessFile(file.name, value), value, name: file.name, weight: 1 };
+    const bytes = await file.arrayBuffer();
+    const text = textOf(bytes);
+    const part = { kind: guessFile(file.name, text), value: text ?? bytes, name: file.name, weight: 1 };
+    return text === null ? { ...part, stamp: `${file.size} ${Date.now()} ${Math.random()}` } : part;
   }
 
   /** Files join what stands in the form; a text that was already searched makes way. */

@@ -1,9 +1,10 @@
 // A search as a URL and back. Files travel compressed; one that is too large is named and the page says so.
 
-import { isFile, KINDS } from "./query.js";
+import { isBinary, isFile, KINDS } from "./query.js";
 
 const LONGEST_URL = 8000;
 const LARGEST_FILE = 8 * 2 ** 20;
+const BINARY = "!"; // in the place of a file that is no text
 export const DEFAULT_K = 12;
 
 async function through(stream, bytes, limit = Infinity) {
@@ -35,8 +36,8 @@ export async function encode(state) {
   const write = async (withFiles) => {
     const query = new URLSearchParams();
     for (const part of state.parts) {
-      const content = isFile(part) ? JSON.stringify([part.value, part.wavelength ?? ""]) : null;
-      const packed = content && withFiles ? await pack(content) : "";
+      const content = isFile(part) ? (isBinary(part) ? BINARY : JSON.stringify([part.value, part.wavelength ?? ""])) : null;
+      const packed = content === BINARY ? BINARY : content && withFiles ? await pack(content) : "";
       query.append(part.kind, content === null ? part.value : `${packed}~${part.name}`);
       if (part.weight !== 1) query.set(`w.${part.kind}`, part.weight);
     }
@@ -46,7 +47,7 @@ export async function encode(state) {
     return query.toString();
   };
   const full = await write(true);
-  if (full.length <= LONGEST_URL) return { hash: full, complete: true };
+  if (full.length <= LONGEST_URL) return { hash: full, complete: !state.parts.some((part) => isFile(part) && isBinary(part)) };
   return { hash: await write(false), complete: false };
 }
 
@@ -61,6 +62,7 @@ export async function decode(hash) {
     if (isFile(part)) {
       const cut = part.value.indexOf("~");
       const [packed, name] = [part.value.slice(0, cut), part.value.slice(cut + 1)];
+      if (packed === BINARY) throw new Error(`The file ${name} cannot be put into a link. Drop it here again to repeat the search.`);
       if (!packed) throw new Error(`The file ${name} was too large for the link. Drop it here again to repeat the search.`);
       const [content, wavelength] = JSON.parse(await unpack(packed));
       Object.assign(part, { name, value: content, wavelength });

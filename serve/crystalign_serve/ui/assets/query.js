@@ -1,7 +1,8 @@
 // What a query is: parts of different kinds, how each is recognised, and the request they make together.
 //
-// A part is { kind, value, weight, name?, wavelength? }. `value` is what was typed, the text of a file,
-// or (from an example) the arrays themselves.
+// A part is { kind, value, weight, name?, wavelength?, stamp? }. `value` is what was typed, the text of a file, the
+// bytes of a file that is no UTF-8 text (with a stamp that tells it from others of its name), or (from an example) the
+// arrays themselves.
 
 export const KINDS = {
   formula: { label: "formula", modality: "composition" },
@@ -16,24 +17,56 @@ export const WAVELENGTHS = [["", "λ from file"], ["CuKa", "Cu Kα"], ["CoKa", "
 
 export const isFile = (part) => Boolean(KINDS[part.kind]?.file);
 
+/** Whether a file is kept as bytes: compressed, binary, or in UTF-16. */
+export const isBinary = (part) => part.value instanceof ArrayBuffer;
+
+/** Whether a part is a file of the user, which the server reads. */
+export const isSent = (part) => isFile(part) && (typeof part.value === "string" || isBinary(part));
+
 /** Rows of numbers of a text file; comments, headers and other lines are passed over. */
 function rows(text) {
   const numbers = text.split(/\r?\n/).map((line) => line.trim().split(/[\s,;]+/).filter(Boolean).map(Number));
   return numbers.filter((row) => row.length >= 2 && row.every(Number.isFinite));
 }
 
-const isCif = (text) => /^\s*data_/m.test(text) && /_cell_length_a/i.test(text);
+const isCif = (text) => /^[ \t]*data_/m.test(text) && /_cell_length_a/i.test(text);
 
-function fileKind({ kind, value, name }) {
-  if (kind !== "structure") return KINDS[kind].file;
-  return isCif(value) || /\.cif$/i.test(name) ? "cif" : "poscar";
+/** A scale factor, three vectors, then symbols or counts: a table of three columns has none of the last. */
+function isPoscar(text) {
+  const lines = text.slice(0, 4000).split(/\r\n|\n|\r/, 8).map((line) => line.split(/[!#]/)[0].trim().split(/\s+/).filter(Boolean));
+  const numbers = (words) => words.length > 0 && words.every((word) => Number.isFinite(Number(word)));
+  if (lines.length < 6 || !numbers(lines[1].slice(0, 1)) || !lines.slice(2, 5).every((words) => words.length > 2 && numbers(words.slice(0, 3)))) return false;
+  const counts = (words) => words.length > 0 && words.every((word) => /^\d+$/.test(word));
+  if (counts(lines[5])) return /^[dcks]/i.test(lines.slice(6).find((words) => words.length)?.[0] ?? "");
+  return lines[5].length > 0 && lines[5].every((word) => /^[A-Z][a-z]?(?![A-Za-z])/.test(word)) && (!lines[6]?.length || counts(lines[6]));
 }
 
-/** Which kind of query a file is: by its name, then by its content; "auto" leaves it to the server. */
-export function guessFile(name, text) {
-  if (/\.(cif|vasp|poscar|contcar)$/i.test(name) || /^(poscar|contcar)/i.test(name) || isCif(text)) return "structure";
-  if (/\.(xy|xye|xrdml)$/i.test(name) || /<xrdMeasurement/.test(text)) return "xrd";
-  if (/\.xml$/i.test(name) || /\bdos\b|states\s*\/\s*ev/i.test(text.slice(0, 2000))) return "dos";
+const CIF = /\.m?cif$/i;
+const POSCAR = /\.(vasp|poscar|contcar)$|^(poscar|contcar)/i;
+const PATTERN = /\.(xy|xye|xrdml|ras|chi|fxye?|brml|raw|uxd|udf|gsas?)$/i;
+const SPECTRUM = /\.t?dos$|vasprun.*\.xml(\.\w+)?$/i;
+const OTHER = /\.(jsonl?|xyz|extxyz)$|^(xdatcar|chgcar)/i;
+const unpacked = (name) => name.replace(/\.(gz|bz2|xz)$/i, "");
+
+function fileKind(part) {
+  if (part.kind !== "structure") return KINDS[part.kind].file;
+  const name = unpacked(part.name);
+  if (isBinary(part)) return CIF.test(name) ? "cif" : POSCAR.test(name) ? "poscar" : "auto";
+  return isCif(part.value) || CIF.test(name) ? "cif" : "poscar";
+}
+
+/** Which kind of query a file is: by its name, then by its content where that is text; "auto" leaves it to the server. */
+export function guessFile(name, content) {
+  const leaf = unpacked(name);
+  const text = typeof content === "string" ? content : "";
+  const head = text.slice(0, 2000);
+  if (CIF.test(leaf) || POSCAR.test(leaf)) return "structure";
+  if (PATTERN.test(leaf) || /<xrdMeasurement/.test(text)) return "xrd";
+  if (SPECTRUM.test(leaf) || (text && /\.xml$/i.test(leaf))) return "dos";
+  if (OTHER.test(leaf) || /^\s*[{[]/.test(head)) return "auto";
+  if (isCif(text) || isPoscar(text)) return "structure";
+  if (/theta|(?<![a-z])angles?(?![a-z])/i.test(head)) return "xrd";
+  if (/(?<![a-z])[lpt]?dos(?![a-z])|states *\/ *ev/i.test(head)) return "dos";
   const x = rows(text).map((row) => row[0]);
   if (x.length > 10 && x.some((value) => value < 0)) return "dos";
   if (x.length > 10 && x.at(-1) > 30) return "xrd";
@@ -43,11 +76,11 @@ export function guessFile(name, text) {
 const withWavelength = ({ value, wavelength }) => (wavelength ? { ...value, wavelength } : value);
 
 /** Whether a query may hold two files of this kind: each is a part of its own, and they share their weight. */
-export const mayRepeat = (part) => part.kind === "structure" && typeof part.value === "string";
+export const mayRepeat = (part) => part.kind === "structure" && isSent(part);
 
 /** The request of a state: `{ body }` for JSON, or `{ form }` where there are files, which the server reads. */
 export function toRequest({ parts, filter, k }) {
-  const files = parts.filter((part) => isFile(part) && typeof part.value === "string");
+  const files = parts.filter(isSent);
   const query = {};
   const weights = {};
   for (const part of parts) {
@@ -59,7 +92,7 @@ export function toRequest({ parts, filter, k }) {
   if (!files.length) return { body: { query, ...request, ...(weighted && { weights }) } };
   const form = {
     ...request,
-    files: files.map((part) => ({ name: part.name, text: part.value, kind: fileKind(part) })),
+    files: files.map((part) => ({ name: part.name, content: part.value, kind: fileKind(part) })),
     wavelength: files.find((part) => part.wavelength)?.wavelength,
     ...(files.length < parts.length && { query: JSON.stringify(query) }),
     ...(weighted && { weights: JSON.stringify(weights) }),

@@ -16,12 +16,14 @@ const CHARGE = /(?:\s*\^[\d+^-]+|\s*\^?\(?\d*[+-]+\)?)$/;
 const TOKEN = /([A-Z][a-z]?)|\d+(?:\.\d+)?|[()[\]{}·./_$\s^]|[+±-]?[xyzδ](?![a-z])|n(?=H2O)/y;
 const WORDS = new Set("iron tin gas ice opal bcc fcc hcp spin salt cation ionic icosa basic nano pure clay".split(" "));
 const LONGEST_GUESS = 16;
+const LONGEST = 200; // characters of a formula, a chemical system or an id: as many as the server takes in a formula
 const MOST_SYMBOLS = 3;
 
 const plain = (text) => [...text.trim()].map((character) => PLAIN.get(character) ?? character).join("");
 
 /** Whether the text is written as a chemical formula: known symbols, numbers, brackets, dots, perhaps a charge. */
 export function isFormula(text) {
+  if (text.length > LONGEST) return false;
   const formula = plain(text).replace(CHARGE, "");
   let [at, symbols] = [0, 0];
   while (at < formula.length) {
@@ -39,6 +41,7 @@ export function isFormula(text) {
 /** Which kind of query a typed text is. */
 export function guess(text) {
   const typed = text.trim();
+  if (typed.length > LONGEST) return "text";
   if (isFormula(typed)) return "formula";
   if (chemicalSystem(typed).length) return "text";
   if (/^[A-Za-z][A-Za-z0-9]*[-_:/.][\w.:/-]*\d[\w.:/-]*$/.test(typed) || /^\d{5,}$/.test(typed)) return "id";
@@ -47,6 +50,7 @@ export function guess(text) {
 
 /** "Fe-O", "fe – o", "Li-Fe-P-O" → their symbols, in the order they stand in; empty for anything else. */
 export function chemicalSystem(text) {
+  if (text.length > LONGEST) return [];
   const parts = plain(text).split(/[-,]/).map((part) => part.trim());
   const symbols = parts.map((part) => part.slice(0, 1).toUpperCase() + part.slice(1).toLowerCase());
   return parts.length > 1 && symbols.every((symbol) => SYMBOLS.includes(symbol)) ? [...new Set(symbols)] : [];
@@ -54,6 +58,7 @@ export function chemicalSystem(text) {
 
 /** Formulas that differ from the text in upper and lower case alone: "nacl" → ["NaCl"]; the likeliest first. */
 export function suggestions(text) {
+  if (text.length > LONGEST) return [];
   const typed = plain(text);
   if (isFormula(text) || typed.length > LONGEST_GUESS || !/^[A-Za-z0-9.()[\]·]+$/.test(typed) || !/[a-z]/i.test(typed)) return [];
   const ways = [[[0, 0, ""]]];
@@ -81,6 +86,7 @@ const bothFilters = (given, more) => (given.trim() ? `(${given.trim()}) AND ${mo
  */
 export function question(text, filter = "") {
   const typed = text.trim();
+  if (typed.length > LONGEST) return null;
   const words = { label: `The words “${typed}”`, kind: "text", value: typed, filter };
   const system = chemicalSystem(typed);
   if (system.length) {
