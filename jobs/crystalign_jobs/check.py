@@ -101,7 +101,7 @@ class Checker:
         self.config = config
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        """A row group or items in, the JSON of findings out."""
+        """Check one row group, or some items of the source; returns the findings as JSON."""
         found = self._of_source(row["items"]) if row["items"] else self._of_rows(row["shard"], row["group"])
         return {"result": json.dumps({"findings": [list(finding) for finding in found], "count": row["count"]})}
 

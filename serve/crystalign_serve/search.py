@@ -138,7 +138,7 @@ def show(answer: Answer, url: str) -> None:
 
 
 def _explanations(answer: Answer) -> list[str]:
-    """Why the scores do not fall from row to row, where they do not; what is remarked of single rows."""
+    """Notes below the table: why scores are not in rank order, and the remarks of single rows."""
     scores = [hit.score for hit in answer]
     lines = []
     if scores != sorted(scores, reverse=True):

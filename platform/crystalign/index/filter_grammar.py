@@ -63,7 +63,7 @@ NUMBER: /[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?/
 
 
 def parse(text: str) -> Any:
-    """The tree of a filter, one `expression` at its root.
+    """Parse a filter into a tree whose root is one `expression`.
 
     Raises:
         QueryError: too long, too deep, empty, or not in the grammar; the message points at the place.

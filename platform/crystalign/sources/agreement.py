@@ -142,7 +142,7 @@ def _possible_densities(composition: Amounts, missing: float, volume: float, *, 
 
 
 def _z_agrees(units: float, stated: Statements, *, exact: bool) -> bool:
-    """Whether Z counts the formula units: as the sum formula stands, or of the structural formula."""
+    """Whether the cell holds Z units of the sum formula or, as pymatgen counts, of the structural formula."""
     ratios = [1.0]
     if stated.formula and stated.structural and stated.formula.keys() == stated.structural.keys():
         parts = [stated.formula[z] / stated.structural[z] for z in stated.formula]

@@ -157,7 +157,7 @@ def _route(route: ET.Element) -> Scan | None:
     """A scan of points `time, absorber, positions ..., counts`; None if it is no scan over 2θ.
 
     Which column is 2θ is told by the start and the end that the scan states. The absorber has to be 1
-    throughout: how other values are meant is not documented.
+    throughout: the meaning of other values is not documented.
     """
     axis = next((a for a in route.iter() if local(a) == "ScanAxisInfo" and _is_two_theta(a)), None)
     lines = [datum.text or "" for datum in route.iter() if local(datum) == "Datum"]

@@ -189,7 +189,7 @@ def _pair_by_numbers(columns: Array, kinds: list[Kind], sums: _Sums) -> Chosen:
 
 
 def _by_names(names: tuple[str, ...], kinds: list[Kind]) -> Chosen | None:
-    """Which of three or more columns are the spins or the total, where their names tell."""
+    """Find the spin columns, or the total, by the names of three or more columns."""
     up = tuple(c for c, kind in enumerate(kinds) if kind == "spin")
     total = [c for c, kind in enumerate(kinds) if kind == "total"]
     total = total or [c for c, kind in enumerate(kinds) if kind == "plain"]
@@ -202,7 +202,7 @@ def _by_names(names: tuple[str, ...], kinds: list[Kind]) -> Chosen | None:
 
 
 def _by_numbers(columns: Array, sums: _Sums) -> Chosen | None:
-    """Which of three or more columns are the spins, where sums and integrals of the others tell."""
+    """Find the spin columns of three or more by their numbers: sums and integrals of the others are no spins."""
     if len(columns) == 3 and sums(2, (0, 1)):
         return (0, 1), "columns 2 and 3 are the two spins, column 4 is their integral"
     if len(columns) == 4 and sums(2, (0,)) and sums(3, (1,)):

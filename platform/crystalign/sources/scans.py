@@ -84,7 +84,7 @@ def without_negative_angles(two_theta: Array, intensities: Array) -> tuple[Array
 def combine(scans: Sequence[Scan]) -> tuple[Array, Array, tuple[str, ...]]:
     """One pattern of several scans: repeated points are added, ranges are joined.
 
-    Points closer than a quarter of a step are one; its counts are added and so are its times. If all points
+    Points closer than a quarter of a step are merged: their counts and their times are added. If all points
     were then counted equally long, the result is in counts, otherwise in counts per second, so that
     ranges that were counted for different times fit together.
 

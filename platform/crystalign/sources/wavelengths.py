@@ -1,4 +1,4 @@
-"""Which wavelength a file of a measurement states, and what a user's own statement adds to it.
+"""The wavelength of a measured pattern: what its file states, and what the user adds.
 
 A header is full of numbers: dates, times, temperatures, voltages. A number is a wavelength only beside a
 word for it, and only between 0.05 and 5 Å. Where nothing is stated, nothing is guessed.

@@ -29,7 +29,7 @@ def _text(*columns: np.ndarray, header: str = "") -> bytes:
     return (header + rows + "\n").encode()
 
 
-def _refused(data: bytes, reason: str, name: str = "dos.dat") -> str:
+def _check_refused(data: bytes, reason: str, name: str = "dos.dat") -> str:
     with pytest.raises(InputError) as caught:
         parse_dos(data, name=name)
     assert caught.value.reason == reason, str(caught.value)
@@ -111,7 +111,7 @@ def test_a_third_column_that_is_the_other_spin_is_kept_upright(down):
 
 def test_a_third_column_that_only_rises_is_asked_about_unless_it_is_named():
     rising = 3.0 * (E - E[0]) ** 2
-    assert "name it" in _refused(_text(E, UP, rising), "columns-ambiguous")
+    assert "name it" in _check_refused(_text(E, UP, rising), "columns-ambiguous")
     assert parse_dos(_text(E, UP, rising, header="# E up down\n"), name="a.dat").densities.shape == (2, 801)
     assert parse_dos(_text(E, UP, rising, header="# E dos int_dos\n"), name="a.dat").densities.shape == (1, 801)
 
@@ -126,7 +126,7 @@ def test_four_columns_are_told_apart_by_their_sums():
     for columns in ((UP, DOWN, np.cumsum(both) * STEP), (UP, -DOWN, np.cumsum(both) * STEP), (both, UP, DOWN)):
         value = parse_dos(_text(E, *columns), name="dos.dat")
         np.testing.assert_allclose(value.densities, [UP, DOWN], atol=1e-7)
-    _refused(_text(E, UP, DOWN, UP * DOWN), "columns-ambiguous")
+    _check_refused(_text(E, UP, DOWN, UP * DOWN), "columns-ambiguous")
     named = parse_dos(_text(E, UP * 0.1, UP * 0.9, UP, header="energy s p total\n"), name="dos.dat")
     np.testing.assert_allclose(named.densities, [UP], atol=1e-7)
 
@@ -146,7 +146,7 @@ def test_four_columns_are_told_apart_by_their_sums():
     ],
 )
 def test_two_parts_are_never_two_spins(names):
-    _refused(_text(E, 0.3 * UP, 0.7 * UP, header=f"# {names}\n"), "columns-ambiguous")
+    _check_refused(_text(E, 0.3 * UP, 0.7 * UP, header=f"# {names}\n"), "columns-ambiguous")
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_spins_are_read_by_their_names_or_where_none_speaks_against_it(names):
 
 
 def test_a_lone_spin_and_a_table_without_energies_first_are_refused():
-    _refused(_text(E, UP, header="# E dos_up\n"), "columns-ambiguous")
-    _refused(_text(UP, E, header="# DOS Energy\n"), "columns-ambiguous")
-    _refused(_text(np.arange(len(E)), E, UP), "columns-ambiguous")
+    _check_refused(_text(E, UP, header="# E dos_up\n"), "columns-ambiguous")
+    _check_refused(_text(UP, E, header="# DOS Energy\n"), "columns-ambiguous")
+    _check_refused(_text(np.arange(len(E)), E, UP), "columns-ambiguous")
 
 
 # --- where zero is ----------------------------------------------------------------------------------------------------
@@ -196,16 +196,16 @@ def test_the_fermi_level_of_a_header_is_subtracted_once():
 
 def test_absolute_energies_without_a_fermi_level_are_refused():
     header = "# E (eV)  dos(E)    pdos(E)\n"
-    assert "efermi" in _refused(_text(E + 5, UP, UP * 0.5, header=header), "no-fermi-level")
+    assert "efermi" in _check_refused(_text(E + 5, UP, UP * 0.5, header=header), "no-fermi-level")
     vacuum = "# The energy reference for this output is the vacuum level\n"
-    _refused(_text(E, UP, header=vacuum), "no-fermi-level")
+    _check_refused(_text(E, UP, header=vacuum), "no-fermi-level")
     relative = vacuum.replace("vacuum level", "Fermi level, mu = -5.6 eV")
     np.testing.assert_allclose(parse_dos(_text(E, UP, header=relative), name="a.dat").energies, E, atol=1e-7)
 
 
 @pytest.mark.parametrize("unit", ["Energy (Ha)", "E (Ry)", "Energy [a.u.]"])
 def test_energies_in_other_units_are_refused(unit):
-    _refused(_text(E, UP, header=f"# {unit}  DOS\n"), "bad-unit")
+    _check_refused(_text(E, UP, header=f"# {unit}  DOS\n"), "bad-unit")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_energies_in_other_units_are_refused(unit):
     ],
 )
 def test_units_that_are_not_ev_are_refused_wherever_they_stand(header):
-    _refused(_text(E, UP, header=f"# {header}\n"), "bad-unit")
+    _check_refused(_text(E, UP, header=f"# {header}\n"), "bad-unit")
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_nothing_is_subtracted_from_energies_with_a_zero_and_it_is_said(header, 
     ],
 )
 def test_a_zero_that_is_unclear_is_refused(header, reason):
-    _refused(_text(E, UP, header=f"# {header}\n"), reason)
+    _check_refused(_text(E, UP, header=f"# {header}\n"), reason)
 
 
 def test_hostile_headers_of_a_density_do_not_take_long():
@@ -292,7 +292,7 @@ def test_hostile_headers_of_a_density_do_not_take_long():
     for line in ("e" * 1000, "fermi " * 160, "e-" * 500, "zero is set " * 80, "fermi level" + "_" * 900):
         data = _text(E, UP, header=f"# {line}\n" * 45)
         assert len(parse_dos(data, name="a.dat").energies) == len(E)
-    _refused(_text(E, UP, header=f"# {'e' * 1000}\n" * 150), "bad-header")
+    _check_refused(_text(E, UP, header=f"# {'e' * 1000}\n" * 150), "bad-header")
     assert time.perf_counter() - start < 6
 
 
@@ -308,8 +308,10 @@ def test_a_word_for_the_fermi_level_may_hold_a_minus_sign():
 
 
 def test_densities_of_other_units_and_columns_that_are_no_spin_are_not_mixed_in():
-    _refused(_text(E, UP, header="E (eV)  DOS (states/Ry)\n"), "bad-unit")
-    _refused(_text(E, UP, 0.5 * UP, header="# BAND  EF= 0.50 NENRG= 10\n# ENERGY total-DOS 1:total\n"), "bad-unit")
+    _check_refused(_text(E, UP, header="E (eV)  DOS (states/Ry)\n"), "bad-unit")
+    _check_refused(
+        _text(E, UP, 0.5 * UP, header="# BAND  EF= 0.50 NENRG= 10\n# ENERGY total-DOS 1:total\n"), "bad-unit"
+    )
     value = parse_dos(_text(E, UP, 0.4 * UP, header="energy total Fe\n"), name="dos.dat")
     np.testing.assert_allclose(value.densities, [UP], atol=1e-7)
 
@@ -335,8 +337,8 @@ def test_the_total_block_of_a_doscar_is_read(spins):
 
 
 def test_a_doscar_that_is_cut_or_has_no_fermi_level_is_refused():
-    _refused(_doscar(UP)[:9000], "truncated", "DOSCAR")
-    _refused(_doscar(UP, efermi="  ********"), "no-fermi-level", "DOSCAR")
+    _check_refused(_doscar(UP)[:9000], "truncated", "DOSCAR")
+    _check_refused(_doscar(UP, efermi="  ********"), "no-fermi-level", "DOSCAR")
 
 
 def _vasprun(sets: int = 1, efermi: str = "2.0", change=lambda row, _: row, atoms: str = "<atoms> 2 </atoms>") -> bytes:
@@ -374,7 +376,7 @@ def test_stars_are_replaced_by_the_slope_of_the_integral_and_reported():
     value = parse_dos(_vasprun(change=stars), name="vasprun.xml")
     np.testing.assert_allclose(value.densities, [UP], atol=1e-4)
     assert any("stars" in notice for notice in value.notices)
-    _refused(
+    _check_refused(
         _vasprun(change=lambda row, at: stars(row, at).replace(row.split()[2], "*" * 8)), "overflow", "vasprun.xml"
     )
 
@@ -393,7 +395,7 @@ def test_stars_are_replaced_by_the_slope_of_the_integral_and_reported():
     ],
 )
 def test_a_run_without_a_usable_density_says_why(data, reason):
-    assert "attribute" not in _refused(data, reason, "vasprun.xml")
+    assert "attribute" not in _check_refused(data, reason, "vasprun.xml")
 
 
 def test_a_density_that_ends_near_the_fermi_level_is_refused_as_a_query():

@@ -22,7 +22,7 @@ def _check(data: bytes, name: str) -> MeasuredPattern:
     return pattern
 
 
-def _refused(data: bytes, reason: str, name: str) -> str:
+def _check_refused(data: bytes, reason: str, name: str) -> str:
     with pytest.raises(InputError) as caught:
         parse_xrd(data, name=name)
     assert caught.value.reason == reason, str(caught.value)
@@ -43,8 +43,8 @@ def test_the_attenuators_of_a_ras_are_applied_and_its_scans_joined():
     assert any("attenuators" in notice for notice in pattern.notices)
     ones = np.ones(len(ANGLES))
     _check(_ras((ANGLES[:700], COUNTS[:700], ones[:700]), (ANGLES[700:], COUNTS[700:], ones[700:])), "a.ras")
-    _refused(_ras((ANGLES, COUNTS, ones))[:-60], "truncated", "a.ras")
-    _refused(_ras((ANGLES, COUNTS, ones), header='*MEAS_SCAN_AXIS_X "Omega"\n'), "not-a-powder-scan", "a.ras")
+    _check_refused(_ras((ANGLES, COUNTS, ones))[:-60], "truncated", "a.ras")
+    _check_refused(_ras((ANGLES, COUNTS, ones), header='*MEAS_SCAN_AXIS_X "Omega"\n'), "not-a-powder-scan", "a.ras")
 
 
 def test_gsas_points_are_read_by_the_manual_and_others_refused():
@@ -56,9 +56,9 @@ def test_gsas_points_are_read_by_the_manual_and_others_refused():
     _check(f"{head}{bank}ESD\n{esd}\n".encode(), "a.gsa")
     std = "\n".join("".join(f" 1{c:6.0f}" for c in COUNTS[at : at + 10]) for at in range(0, count, 10))
     _check(f"{head}{bank}STD\n{std}\n".encode(), "a.gsa")
-    _refused(f"{head}{bank}ESD\n{esd[:-400]}\n".encode(), "truncated", "a.gsa")
-    _refused(f"{head}BANK 1 900 90 RALF 1000 2 1000 2 ALT\n{std}".encode(), "axis-unsupported", "a.gsa")
-    _refused(f"{head}{bank}ESD\n{esd}\n{bank}ESD\n{esd}\n".encode(), "several-banks", "a.gsa")
+    _check_refused(f"{head}{bank}ESD\n{esd[:-400]}\n".encode(), "truncated", "a.gsa")
+    _check_refused(f"{head}BANK 1 900 90 RALF 1000 2 1000 2 ALT\n{std}".encode(), "axis-unsupported", "a.gsa")
+    _check_refused(f"{head}{bank}ESD\n{esd}\n{bank}ESD\n{esd}\n".encode(), "several-banks", "a.gsa")
 
 
 def test_ranges_of_a_uxd_are_joined_as_rates():
@@ -75,8 +75,8 @@ def test_ranges_of_a_uxd_are_joined_as_rates():
     pattern = _check((head + part(0, 704, 1) + part(704, 1400, 4)).encode(), "a.uxd")
     assert pattern.wavelength == 1.5406
     rocking = (head + part(0, 1400, 1)).replace("COUPLED", "THETA")
-    _refused(rocking.encode(), "not-a-powder-scan", "a.uxd")
-    _refused((head + part(0, 1400, 1)).replace("STEPCOUNT=1400", "STEPCOUNT=1500").encode(), "truncated", "a.uxd")
+    _check_refused(rocking.encode(), "not-a-powder-scan", "a.uxd")
+    _check_refused((head + part(0, 1400, 1)).replace("STEPCOUNT=1400", "STEPCOUNT=1500").encode(), "truncated", "a.uxd")
 
 
 def test_each_range_of_a_uxd_begins_where_it_says():
@@ -88,7 +88,7 @@ def test_each_range_of_a_uxd_begins_where_it_says():
     second = part(f"_2THETA={ANGLES[700]}\n", 700, 1400)
     _check(f"{head}{part('_START=10.0' + chr(10), 0, 700)}{second}".encode(), "a.uxd")
     missing = f"{head}{part('_START=10.0' + chr(10), 0, 700)}{part('', 700, 1400)}"
-    _refused(missing.encode(), "bad-header", "a.uxd")
+    _check_refused(missing.encode(), "bad-header", "a.uxd")
 
 
 def test_gsas_counts_that_fill_their_fields_are_refused():
@@ -96,7 +96,7 @@ def test_gsas_counts_that_fill_their_fields_are_refused():
     bank = f"BANK 1 {len(ANGLES)} 140 CONST {ANGLES[0] * 100:.2f} 5.00 0 0 STD\n"
     for counts in (COUNTS * 300, COUNTS + 2_000_000):
         rows = "\n".join("".join(f"{c:8.0f}" for c in counts[at : at + 10]) for at in range(0, len(counts), 10))
-        _refused((head + bank + rows + "\n").encode(), "overflow", "a.gsa")
+        _check_refused((head + bank + rows + "\n").encode(), "overflow", "a.gsa")
 
 
 def test_the_files_of_a_brml_share_one_budget(monkeypatch):
@@ -110,9 +110,9 @@ def test_the_files_of_a_brml_share_one_budget(monkeypatch):
         return stream.getvalue()
 
     assert parse_xrd(archive(2), name="a.brml").intensities.max() == 2 * COUNTS.max()
-    _refused(archive(101), "too-large", "a.brml")
+    _check_refused(archive(101), "too-large", "a.brml")
     monkeypatch.setattr("crystalign.sources.bruker.MAX_BYTES", int(1.5 * len(content)))
-    _refused(archive(2), "too-large", "a.brml")
+    _check_refused(archive(2), "too-large", "a.brml")
 
 
 def _brml(absorber: float = 1.0, axis: str = "TwoTheta", length: int = 1) -> bytes:
@@ -130,10 +130,10 @@ def _brml(absorber: float = 1.0, axis: str = "TwoTheta", length: int = 1) -> byt
 
 def test_a_brml_is_read_where_it_is_clear_and_refused_where_not():
     assert _check(_brml(), "a.brml").wavelength == 1.5406
-    _refused(_brml(absorber=7.5), "bad-attenuation", "a.brml")
-    _refused(_brml(axis="Phi"), "no-scan", "a.brml")
-    _refused(_brml(length=192), "no-scan", "a.brml")
-    _refused(b"PK\x03\x04 broken", "unreadable-brml", "a.brml")
+    _check_refused(_brml(absorber=7.5), "bad-attenuation", "a.brml")
+    _check_refused(_brml(axis="Phi"), "no-scan", "a.brml")
+    _check_refused(_brml(length=192), "no-scan", "a.brml")
+    _check_refused(b"PK\x03\x04 broken", "unreadable-brml", "a.brml")
 
 
 @pytest.mark.parametrize(

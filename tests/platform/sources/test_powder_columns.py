@@ -25,7 +25,7 @@ def _check(data: bytes, name: str = "a.xy", angles=ANGLES, counts=COUNTS, wavele
     return pattern
 
 
-def _refused(data: bytes, reason: str, name: str = "a.xy", wavelength=None) -> str:
+def _check_refused(data: bytes, reason: str, name: str = "a.xy", wavelength=None) -> str:
     with pytest.raises(InputError) as caught:
         parse_xrd(data, name=name, wavelength=wavelength)
     assert caught.value.reason == reason, str(caught.value)
@@ -83,7 +83,7 @@ def test_a_first_row_with_thousands_is_no_header():
     ],
 )
 def test_rows_that_can_be_two_or_three_numbers_are_refused(rows):
-    _refused((CU + "\n".join(rows)).encode(), "columns-ambiguous", "a.csv")
+    _check_refused((CU + "\n".join(rows)).encode(), "columns-ambiguous", "a.csv")
 
 
 def test_long_cells_are_refused_in_no_time():
@@ -99,7 +99,7 @@ def test_long_cells_are_refused_in_no_time():
 
 
 def test_more_columns_than_are_read_are_refused():
-    _refused("\n".join(" ".join(["7"] * 300) for _ in range(60)).encode(), "too-many-columns", wavelength="CuKa")
+    _check_refused("\n".join(" ".join(["7"] * 300) for _ in range(60)).encode(), "too-many-columns", wavelength="CuKa")
 
 
 # --- scales that are no 2theta ---------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_more_columns_than_are_read_are_refused():
 )
 def test_reciprocal_scales_are_refused_by_name(header):
     values = np.linspace(0.5, 4.0, len(COUNTS))
-    _refused(_lines(values, header=f"{CU}{header}\n"), "axis-unclear")
+    _check_refused(_lines(values, header=f"{CU}{header}\n"), "axis-unclear")
 
 
 @pytest.mark.parametrize("header", ["# silica sample\n", "# Single scan\n", "# S. Smith\n", "Angle (deg)  I\n"])
@@ -141,16 +141,16 @@ def test_a_column_of_d_without_a_header_is_known_by_braggs_law():
         rows = "\n".join(f"{a:.3f} {b:.3f} {c:.0f}" for a, b, c in zip(*columns, strict=True))
         assert any("is d of the angles" in notice for notice in _check((CU + rows).encode()).notices)
     rows = "\n".join(f"{a} {a / 2} {c}" for a, c in zip(ANGLES, COUNTS, strict=True))
-    _refused((CU + rows).encode(), "columns-ambiguous")
-    _refused(_lines(ANGLES, d), "no-intensity")
+    _check_refused((CU + rows).encode(), "columns-ambiguous")
+    _check_refused(_lines(ANGLES, d), "no-intensity")
 
 
 @pytest.mark.parametrize("counts", [-COUNTS, 500 - COUNTS])
 def test_negative_intensities_are_refused(counts):
-    _refused(_lines(counts=counts), "negative-intensities")
+    _check_refused(_lines(counts=counts), "negative-intensities")
 
 
 def test_the_energy_of_a_fluorescence_is_no_wavelength():
     assert stated_wavelength("fluorescence energy 6.4 keV") is None
     assert stated_wavelength("beam energy 20 keV\nabsorption edge energy 7.112 keV") == pytest.approx(0.61992, abs=1e-4)
-    _refused(_lines(header="# energy 20 keV\n# photon energy 12 keV\n"), "wavelength-contradictory")
+    _check_refused(_lines(header="# energy 20 keV\n# photon energy 12 keV\n"), "wavelength-contradictory")

@@ -56,7 +56,7 @@ def _reason(path: Path) -> str:
     return ""
 
 
-def _refused(data: bytes, reason: str, name: str = "a.xy", wavelength=None) -> str:
+def _check_refused(data: bytes, reason: str, name: str = "a.xy", wavelength=None) -> str:
     with pytest.raises(InputError) as caught:
         parse_xrd(data, name=name, wavelength=wavelength)
     assert caught.value.reason == reason, str(caught.value)
@@ -118,7 +118,7 @@ def test_a_measured_mineral_is_read_to_the_point(path):
 
 @pytest.mark.skipif(not _real("experimental_xrd/*.xy"), reason="no measured minerals in ../shared/data")
 def test_a_measured_mineral_asks_for_its_wavelength():
-    _refused(_real("experimental_xrd/*.xy")[0].read_bytes(), "wavelength-missing")
+    _check_refused(_real("experimental_xrd/*.xy")[0].read_bytes(), "wavelength-missing")
 
 
 # --- how numbers are written ------------------------------------------------------------------------------------------
@@ -162,11 +162,11 @@ def test_a_compressed_file_is_read():
 
 def test_commas_that_can_mean_two_things_are_refused():
     both = "\n".join(f"{a:.2f},{c:.2f}".replace(".", ",") for a, c in zip(ANGLES, COUNTS, strict=True))
-    assert "semicolons" in _refused(CU.encode() + both.encode(), "columns-ambiguous")
+    assert "semicolons" in _check_refused(CU.encode() + both.encode(), "columns-ambiguous")
     mixed = "\n".join(
         f"{a:.2f};{c:.1f}".replace(".", ",", i % 2) for i, (a, c) in enumerate(zip(ANGLES, COUNTS, strict=True))
     )
-    _refused(CU.encode() + mixed.encode(), "columns-ambiguous")
+    _check_refused(CU.encode() + mixed.encode(), "columns-ambiguous")
 
 
 def test_rows_without_a_number_are_dropped_with_a_notice_and_many_are_refused():
@@ -179,13 +179,13 @@ def test_rows_without_a_number_are_dropped_with_a_notice_and_many_are_refused():
     assert any(notice.startswith("2 of 1400 rows") for notice in pattern.notices)
     for at in range(100, 400):
         broken[at] = f"{ANGLES[at - 1]} nan"
-    _refused("\n".join(broken).encode(), "nan")
+    _check_refused("\n".join(broken).encode(), "nan")
 
 
 def test_a_count_that_overflowed_is_refused_because_it_was_the_highest():
     text = _lines().decode().splitlines()
     text[401] = f"{ANGLES[400]} ********"
-    assert "line 402" in _refused("\n".join(text).encode(), "overflow")
+    assert "line 402" in _check_refused("\n".join(text).encode(), "overflow")
 
 
 def test_a_last_line_that_was_cut_is_left_out_and_reported():
@@ -250,7 +250,7 @@ def test_q_without_a_wavelength_is_placed_right_and_says_what_was_taken():
     ],
 )
 def test_axes_that_are_no_two_theta_are_refused(header, reason):
-    _refused(_lines(header=header, separator="," if "," in header else "  "), reason, wavelength="CuKa")
+    _check_refused(_lines(header=header, separator="," if "," in header else "  "), reason, wavelength="CuKa")
 
 
 @pytest.mark.parametrize(
@@ -284,16 +284,16 @@ def test_empty_columns_of_a_spreadsheet_are_stepped_over():
 def test_a_list_of_peaks_is_no_scan():
     rng = np.random.default_rng(0)
     angles = np.cumsum(rng.exponential(0.8, 100)) + 10
-    _refused(_lines(angles, rng.random(100)), "peak-list")
+    _check_refused(_lines(angles, rng.random(100)), "peak-list")
     rows = "\n".join(f"1 1 {at} {20 + at} {at * 7}" for at in range(80))
-    _refused(f"{CU}h k l 2theta I\n{rows}".encode(), "peak-list")
+    _check_refused(f"{CU}h k l 2theta I\n{rows}".encode(), "peak-list")
     rounded = np.round(np.arange(10, 40, 0.0151), 2)
     _check(_lines(rounded, np.arange(len(rounded)) + 5.0), angles=rounded, counts=np.arange(len(rounded)) + 5.0)
 
 
 def test_two_scans_one_after_the_other_in_one_table_are_refused():
     data = _lines() + b"\n" + _lines(header="")
-    assert "up and down" in _refused(data, "non-monotonic")
+    assert "up and down" in _check_refused(data, "non-monotonic")
 
 
 def test_a_scan_that_only_states_start_step_and_end_is_read():
@@ -343,8 +343,8 @@ def test_the_wavelength_of_a_file_wins_and_a_contrary_one_is_reported(given, tol
 
 
 def test_two_wavelengths_of_different_tubes_are_refused():
-    _refused(_lines(header="# lambda 0.41 A\n# wavelength 1.5406\n"), "wavelength-contradictory")
-    _refused(_lines(header="# energy 30 keV wavelength 1.5406\n"), "wavelength-contradictory")
+    _check_refused(_lines(header="# lambda 0.41 A\n# wavelength 1.5406\n"), "wavelength-contradictory")
+    _check_refused(_lines(header="# energy 30 keV wavelength 1.5406\n"), "wavelength-contradictory")
 
 
 # --- XRDML ------------------------------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ def test_listed_and_falling_positions_are_read():
     listed = f'<positions axis="2Theta"><listPositions>{" ".join(map(str, ANGLES[::-1]))}</listPositions></positions>'
     text = _xrdml(_scan(COUNTS[::-1])).decode().replace(_span("2Theta", 10.0, 79.95), listed)
     _check(text.encode(), "a.xrdml")
-    _refused(text.replace(">79.95 ", ">").encode(), "unreadable-xrdml", "a.xrdml")
+    _check_refused(text.replace(">79.95 ", ">").encode(), "unreadable-xrdml", "a.xrdml")
 
 
 def test_an_intended_beta_line_is_the_wavelength():
@@ -443,7 +443,7 @@ def test_an_anode_without_a_wavelength_is_its_mean():
     ],
 )
 def test_xrdml_that_is_no_single_powder_pattern_is_refused(data, reason):
-    _refused(data, reason, "a.xrdml")
+    _check_refused(data, reason, "a.xrdml")
 
 
 def test_rates_do_not_depend_on_how_a_measurement_is_divided():
@@ -480,7 +480,7 @@ def test_a_scan_between_two_others_is_not_their_bridge():
 def test_entities_do_not_hide_behind_an_encoding(encoding):
     body = f'<!DOCTYPE a [<!ENTITY x "y">]>{_xrdml(_scan(COUNTS)).decode()[21:]}'
     data = f'<?xml version="1.0" encoding="{encoding}"?>'.encode() + body.encode(encoding, "replace")
-    _refused(data, "unsafe-xml", "a.xrdml")
+    _check_refused(data, "unsafe-xml", "a.xrdml")
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ function showAnswer(answer) {
   showIndex({ shards_ok: answer.shards_ok, shards_total: answer.shards_total, version: answer.index_version, elapsed: answer.elapsed_ms });
 }
 
-/** Why the scores do not fall from rank to rank, where they do not. */
+/** The note above results whose scores are not in rank order. */
 function orderNote({ results, query }) {
   if (!results.some((result, i) => i > 0 && result.score > results[i - 1].score)) return null;
   const why = /pattern/.test(query?.ordered_by ?? "")
