@@ -34,7 +34,7 @@ OUT_OF_MEMORY = 86
 FILE_BYTES = 64 * 2**20
 """Largest file that a child may write, in its own folder."""
 OPEN_FILES = 64
-NICE = 5
+NICE = 10
 """Readers of files leave the processor to whoever answers other queries."""
 GRACE_SECONDS = 2
 """After its time a child ends by itself, should nobody end it."""
