@@ -27,14 +27,19 @@ class BuildIndex(Config):
 
 
 def main(config: BuildIndex) -> IndexManifest:
-    """Build, and say what to do with it."""
+    """Build, and say what to do with it.
+
+    Raises:
+        ConfigError: another job writes there now, or another index is there.
+    """
     from crystalign.index.build import build_index
     from crystalign.index.embeddings import EmbeddingManifest
+    from crystalign_jobs.ownership import driving
     from crystalign_jobs.progress import Meter
 
     source = EmbeddingManifest.read(config.embeddings)
     print(f"writing to {config.out}/\n├─ segments/\n└─ manifest.json  (last)")
-    with Meter("index", total=source.rows, unit="rows") as meter:
+    with driving(config.out), Meter("index", total=source.rows, unit="rows") as meter:
         manifest = build_index(
             config.embeddings, config.out, rows_per_segment=config.rows_per_segment, on_rows=meter.advance
         )

@@ -8,7 +8,8 @@ Error:
     │   └── FileFormatError   the file is not what its name says, is truncated or is too large
     ├── ConfigError           a setting that contradicts another, or a name that does not exist
     ├── StorageError          the object store refused, vanished or lied
-    │   └── VerificationError what was read back is not what was written
+    │   ├── VerificationError what was read back is not what was written
+    │   └── ConflictError     another process wrote the file first
     ├── DatasetError          no manifest, or one that does not match its files
     ├── ModelError            a model directory that cannot be used as asked
     └── QueryError            a search that cannot be answered as asked
@@ -66,6 +67,10 @@ class StorageError(Error, OSError):
 
 class VerificationError(StorageError):
     """What was read back is not what was written."""
+
+
+class ConflictError(StorageError):
+    """A file is not the one that was to be replaced: another process wrote it first. It is left as it is."""
 
 
 class DatasetError(Error):

@@ -1,40 +1,63 @@
 """Any URI in, one filesystem out; every write is read back before it counts.
 
-`file://`, a plain path, `s3://` and `gs://` go through `pyarrow.fs`; a conditional write on S3 goes
-through boto3, which pyarrow cannot do. An object store may accept an upload and lose it (some
-servers do so with trailing checksums, silently), so a write ends with reading size and SHA-256 back.
+A path, `file://`, `s3://` and `gs://` go through `pyarrow.fs`; `crystalign.storage_uri` says what each spelling names.
+An object store may accept an upload and lose it (some servers do so with trailing checksums, silently), so a write ends
+with reading size and SHA-256 back.
+
+`replace_bytes` writes only if the file is what the caller knows of it:
+
+| on       | two writers at once                                                                                      |
+|----------|----------------------------------------------------------------------------------------------------------|
+| disk     | one wins: a lock beside the file (`crystalign.storage_local`)                                            |
+| `s3://`  | one wins: the server decides (`crystalign.storage_s3`); a server that does not is refused                |
+| `gs://`  | compared before the write and read back after it; two writes within those milliseconds are not told apart |
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
-from pydantic import AfterValidator
 
 from crystalign.config import Config
-from crystalign.errors import StorageError, VerificationError
+from crystalign.errors import ConflictError, StorageError, VerificationError
+from crystalign.storage_local import changed, create_local, gone, replace_local, replacing
+from crystalign.storage_s3 import S3_ENVIRONMENT, environment, put_if, s3_filesystem, unconditional
+from crystalign.storage_uri import ANONYMOUS, Uri, absolute, join, name_of, parse
 
-S3_ENVIRONMENT = {
-    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-}
-"""Without these, several S3 servers drop an upload while the client reports success."""
+__all__ = [
+    "S3_ENVIRONMENT",
+    "FileEntry",
+    "Uri",
+    "absolute",
+    "delete",
+    "download",
+    "exists",
+    "filesystem",
+    "fingerprint",
+    "join",
+    "list_files",
+    "list_folders",
+    "list_names",
+    "modified",
+    "name_of",
+    "open_input",
+    "read_bytes",
+    "replace_bytes",
+    "sha256_of",
+    "upload",
+    "upload_directory",
+    "verify",
+    "write_bytes",
+]
 
 CHUNK = 4 * 2**20
-CONNECT_TIMEOUT, REQUEST_TIMEOUT, ATTEMPTS = 10.0, 60.0, 4
-REMOTE = ("s3", "gs")
 
 
 class FileEntry(Config):
@@ -48,66 +71,26 @@ class FileEntry(Config):
     """Of the content."""
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
-
-
-def join(uri: str, *parts: str) -> str:
-    """`join("s3://bucket/a", "b", "c")` → `s3://bucket/a/b/c`."""
-    return "/".join([uri.rstrip("/") or "/", *(part.strip("/") for part in parts)])
-
-
-def absolute(uri: str) -> str:
-    """A plain path as an absolute one; a URI as it is. Workers have a working directory of their own."""
-    return uri if "://" in uri else os.path.abspath(uri)
-
-
-Uri = Annotated[str, AfterValidator(absolute)]
-"""A field of a configuration that names a place: a path, `file://`, `s3://` or `gs://`."""
+# --- places -----------------------------------------------------------------------------------------------------------
 
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """The filesystem of a URI, and the path on it.
 
     Raises:
-        StorageError: a scheme that is not spoken, or an S3 URI without a bucket.
+        StorageError: a scheme that is not spoken, or a URI of which a part would be dropped.
     """
-    scheme, _, rest = uri.partition("://")
-    if not rest:
-        return fs.LocalFileSystem(), os.path.abspath(uri)
-    if scheme == "file":
-        return fs.LocalFileSystem(), os.path.abspath(unquote(urlsplit(uri).path))
-    if scheme == "s3":
-        if not rest.strip("/"):
-            raise StorageError(f"{uri!r} names no bucket; write s3://bucket/folder")
-        names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
-        keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-        return _s3(tuple(os.environ.get(name, "") for name in (*names, *keys))), rest.strip("/")
-    if scheme == "gs":
-        found, path = fs.FileSystem.from_uri(uri)
-        return found, path
-    raise StorageError(f"{uri!r}: no storage speaks {scheme!r}; use a path, file://, s3:// or gs://")
-
-
-@functools.lru_cache(maxsize=8)
-def _s3(environment: tuple[str, ...]) -> fs.S3FileSystem:
-    for name, value in S3_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    endpoint = environment[0] or environment[1]
-    options: dict[str, Any] = {
-        "region": environment[2] or environment[3] or "us-east-1",
-        "connect_timeout": CONNECT_TIMEOUT,
-        "request_timeout": REQUEST_TIMEOUT,
-        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-        "allow_delayed_open": True,  # a small file is one request, not a multipart upload
-    }
-    if endpoint:
-        parts = urlsplit(endpoint)
-        options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme, "force_virtual_addressing": False}
-    return fs.S3FileSystem(**options)
+    place = parse(uri)
+    if place.scheme == "file":
+        return fs.LocalFileSystem(), place.path
+    path = "/".join(filter(None, (place.bucket.removeprefix(ANONYMOUS), place.path)))
+    if place.scheme == "s3":
+        return s3_filesystem(environment()), path
+    return fs.FileSystem.from_uri(f"gs://{place.bucket}")[0], path  # the key apart: from_uri would decode it
 
 
 def _is_local(uri: str) -> bool:
-    return uri.partition("://")[0] not in REMOTE
+    return parse(uri).scheme == "file"
 
 
 @contextmanager
@@ -159,12 +142,18 @@ def exists(uri: str) -> bool:
 
 
 def list_files(uri: str) -> list[str]:
-    """URIs of every file below a folder, sorted; empty where there is none."""
+    """URIs of every file below a folder, sorted, each of which opens that file; empty where there is none."""
+    start = uri if "://" in uri else absolute(uri)
+    return sorted(join(start, name) for name in list_names(uri))
+
+
+def list_names(uri: str) -> list[str]:
+    """Names of every file below a folder, relative to it and as they are, sorted; empty where there is none."""
     system, path = filesystem(uri)
     with _reporting("list", uri):
         found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    prefix = f"{uri.partition('://')[0]}://" if "://" in uri else ""
-    return sorted(prefix + info.path for info in found if info.type == fs.FileType.File)
+    start = len(path.rstrip("/")) + 1
+    return sorted(info.path[start:] for info in found if info.type == fs.FileType.File)
 
 
 def list_folders(uri: str) -> list[str]:
@@ -212,6 +201,22 @@ def fingerprint(uri: str) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
+def sha256_of(uri: str) -> str | None:
+    """SHA-256 of a file, which `replace_bytes` takes; None where there is none.
+
+    Raises:
+        StorageError: the store does not answer.
+    """
+    if not exists(uri):
+        return None
+    try:
+        return fingerprint(uri)[1]
+    except StorageError:
+        if exists(uri):
+            raise
+        return None  # it was deleted in between
+
+
 def verify(uri: str, entry: FileEntry) -> None:
     """Check a file against its manifest entry.
 
@@ -237,25 +242,68 @@ def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> FileEntry:
     Args:
         uri: where to.
         data: the content.
-        if_absent: refuse to replace a file that is there; atomic on disk and on s3://, not on gs://.
+        if_absent: do not replace a file that is there; as safe as `replace_bytes`.
 
     Raises:
-        StorageError: the store refuses, or the file exists and `if_absent` is set.
+        ConflictError: the file exists and `if_absent` is set.
+        StorageError: the store refuses.
         VerificationError: what is read back is not `data`.
     """
-    entry = FileEntry(path=uri.rpartition("/")[2], bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    if _is_local(uri):
-        _write_local(uri, data, if_absent=if_absent)
-    elif if_absent and uri.startswith("s3://"):
-        _put_if_absent(uri, data)
-    else:
-        if if_absent and exists(uri):
-            raise StorageError(f"{uri} exists and is not replaced")
-        system, path = filesystem(uri)
-        with _reporting("write", uri), system.open_output_stream(path) as sink:
-            sink.write(data)
+    if if_absent:
+        return replace_bytes(uri, data, expected=None)
+    system, path = filesystem(uri)
+    with _reporting("write", uri):
+        if _is_local(uri):
+            with replacing(Path(path)) as temporary:
+                temporary.write_bytes(data)
+        else:
+            with system.open_output_stream(path) as sink:
+                sink.write(data)
+    entry = _entry(uri, data)
     verify(uri, entry)
     return entry
+
+
+def replace_bytes(uri: str, data: bytes, *, expected: str | None) -> FileEntry:
+    """Write a small file if what is there is what the caller knows of it, and read it back.
+
+    Of several who know the same, one writes; see the table at the top of this module.
+
+    Args:
+        uri: where to.
+        data: the content.
+        expected: SHA-256 of the file that is replaced, as `sha256_of` gives it; None where there must be none.
+
+    Raises:
+        ConflictError: there is a file, another one, or none; it is left as it is.
+        StorageError: the store refuses, or cannot promise this.
+        VerificationError: what is read back is not `data`.
+    """
+    place, entry = parse(uri), _entry(uri, data)
+    with _reporting("write", uri):
+        if place.scheme == "file" and expected is None:
+            create_local(Path(place.path), data)
+        elif place.scheme == "file" and expected is not None:
+            replace_local(Path(place.path), data, expected=expected)
+        elif place.scheme == "s3" and not unconditional():
+            put_if(place.bucket, place.path, data, expected=expected)
+        else:
+            _compare(uri, expected)
+            write_bytes(uri, data)
+    return entry
+
+
+def _compare(uri: str, expected: str | None) -> None:
+    """Raise where a file is not what the caller knows of it."""
+    found = sha256_of(uri)
+    if expected is None and found is not None:
+        raise ConflictError(f"{uri} exists and is not replaced")
+    if expected is not None and found != expected:
+        raise gone(uri) if found is None else changed(uri, found, expected)
+
+
+def _entry(uri: str, data: bytes) -> FileEntry:
+    return FileEntry(path=name_of(uri), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def upload(local_path: str | Path, uri: str) -> FileEntry:
@@ -266,11 +314,11 @@ def upload(local_path: str | Path, uri: str) -> FileEntry:
         VerificationError: what is read back is not what was sent.
     """
     size, digest = fingerprint(str(local_path))
-    entry = FileEntry(path=uri.rpartition("/")[2], bytes=size, sha256=digest)
+    entry = FileEntry(path=name_of(uri), bytes=size, sha256=digest)
     system, path = filesystem(uri)
     with _reporting("write", uri), Path(local_path).open("rb") as source:
         if _is_local(uri):
-            with _replacing(Path(path)) as temporary, temporary.open("wb") as target:
+            with replacing(Path(path)) as temporary, temporary.open("wb") as target:
                 shutil.copyfileobj(source, target, CHUNK)
         else:
             with system.open_output_stream(path) as sink:
@@ -303,56 +351,3 @@ def delete(uri: str) -> None:
             system.delete_file(path)
         elif kind == fs.FileType.Directory:
             system.delete_dir(path)
-
-
-def _write_local(uri: str, data: bytes, *, if_absent: bool) -> None:
-    path = Path(filesystem(uri)[1])
-    with _reporting("write", uri), _replacing(path, if_absent=if_absent) as temporary:
-        temporary.write_bytes(data)
-
-
-@contextmanager
-def _replacing(path: Path, *, if_absent: bool = False) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place, flushed to disk, when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    try:
-        yield Path(name)
-        with Path(name).open("rb+") as written:
-            os.fsync(written.fileno())
-        Path(name).chmod(0o644)
-        if if_absent:
-            os.link(name, path)  # fails where there is a file, atomically
-        else:
-            os.replace(name, path)
-        folder = os.open(path.parent, os.O_RDONLY)  # the name itself must survive a power cut
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except FileExistsError as error:
-        raise StorageError(f"{path} exists and is not replaced") from error
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _put_if_absent(uri: str, data: bytes) -> None:
-    import boto3
-    from botocore.config import Config as BotoConfig
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    for name, value in S3_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    settings = BotoConfig(
-        connect_timeout=CONNECT_TIMEOUT, read_timeout=REQUEST_TIMEOUT, retries={"max_attempts": ATTEMPTS}
-    )
-    try:
-        boto3.client("s3", config=settings).put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-    except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
-            raise StorageError(f"{uri} exists and is not replaced") from error
-        raise StorageError(f"cannot write {uri}: {error}") from error
-    except BotoCoreError as error:
-        raise StorageError(f"cannot write {uri}: {error}") from error

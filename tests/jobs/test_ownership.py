@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -92,3 +94,60 @@ def test_signs_of_life_are_given(tmp_path, monkeypatch):
         while place.stat().st_mtime == 0 and time.monotonic() < until:
             time.sleep(0.02)
         assert place.stat().st_mtime > 0
+
+
+def driver(token: str, **changes) -> Driver:
+    values = {"machine": ownership._machine(), "host": "here", "pid": os.getpid(), "token": token}
+    return Driver(**values | {"began": psutil.Process().create_time()} | changes)
+
+
+def test_of_two_that_find_a_driver_dead_the_slower_one_is_refused(tmp_path, monkeypatch):
+    place = str(left(tmp_path / "run", began=1.0))
+    lives, looked = ownership._lives, []
+
+    def slow(other: Driver, age: float) -> bool:
+        dead = not lives(other, age)
+        if dead and not looked:
+            looked.append(other)
+            ownership._claim(place, driver("quick"))
+        return not dead
+
+    monkeypatch.setattr(ownership, "_lives", slow)
+    with pytest.raises(ConfigError, match="driven by process"):
+        ownership._claim(place, driver("slow"))
+    assert ownership._read(place).token == "quick"
+
+
+def test_of_many_that_find_a_driver_dead_one_takes_its_place(tmp_path):
+    for number in range(20):
+        place = str(left(tmp_path / f"run{number}", began=1.0))
+        start = threading.Barrier(3)
+
+        def claim(token: str, place=place, start=start) -> bool:
+            start.wait()
+            try:
+                ownership._claim(place, driver(token))
+            except ConfigError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(3) as pool:
+            won = list(pool.map(claim, "abc"))
+        assert won.count(True) == 1
+        assert ownership._read(place).token == "abc"[won.index(True)]
+
+
+def test_a_sign_of_life_never_takes_the_place_of_a_successor(tmp_path, monkeypatch):
+    place, stop = str(tmp_path / "driver.json"), threading.Event()
+    ownership._claim(place, driver("first"))
+    monkeypatch.setattr(ownership, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(ownership, "_give_way", lambda place, other: stop.set())
+    replace = ownership.storage.replace_bytes
+
+    def overtaken(uri: str, data: bytes, *, expected: str | None) -> object:
+        Path(uri).write_text(driver("second").model_dump_json())  # at the last moment
+        return replace(uri, data, expected=expected)
+
+    monkeypatch.setattr(ownership.storage, "replace_bytes", overtaken)
+    ownership._beat(place, driver("first"), stop)
+    assert ownership._read(place).token == "second"

@@ -106,7 +106,7 @@ def _check(model: LanguageModel, uri: str) -> None:
 
 
 def _encoder(folder: str, pooling: TokenPooling, max_tokens: int | None) -> Bert:
-    if f"{folder}/config.json" not in _files(folder):
+    if "config.json" not in _files(folder):
         message = (
             "it needs config.json, the tokenizer's files and model.safetensors, as `save_pretrained` writes them or "
             "`hf download NAME --local-dir FOLDER` fetches them"
@@ -129,17 +129,16 @@ def _local_folder(uri: str) -> Iterator[str]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="crystalign-language-model-") as folder:
-        for file in _files(uri):
-            storage.download(file, f"{folder}/{file.rpartition('/')[2]}")
+        for name in _files(uri):
+            storage.download(storage.join(uri, name), f"{folder}/{name}")
         yield folder
 
 
 def _files(uri: str) -> list[str]:
-    """The files right inside the folder that are read, sorted."""
-    inside = (path.rpartition("/") for path in storage.list_files(uri))
-    return [f"{folder}/{name}" for folder, _, name in inside if folder == uri.rstrip("/") and name.endswith(READ)]
+    """Names of the files right inside the folder that are read, sorted."""
+    return [name for name in storage.list_names(uri) if "/" not in name and name.endswith(READ)]
 
 
 def _digest(folder: str) -> str:
-    listed = [(path.rpartition("/")[2], storage.fingerprint(path)[1]) for path in _files(folder)]
+    listed = [(name, storage.fingerprint(storage.join(folder, name))[1]) for name in _files(folder)]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()

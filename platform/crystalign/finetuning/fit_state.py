@@ -64,8 +64,8 @@ def forget_state(folder: str) -> None:
 
 def _tensor_files(folder: str) -> list[str]:
     """URIs of the files of tensors in a folder, whichever fit wrote them."""
-    pattern = re.compile(re.escape(storage.absolute(folder).rstrip("/")) + r"/epoch-\d{6}\.safetensors")
-    return [place for place in storage.list_files(folder) if pattern.fullmatch(place)]
+    names = storage.list_names(folder)
+    return [storage.join(folder, name) for name in names if re.fullmatch(r"epoch-\d{6}\.safetensors", name)]
 
 
 def load_state(folder: str, key: str) -> tuple[FitState, dict[str, Tensor]] | None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from crystalign import storage
 from crystalign.crystal import SYMBOLS
-from crystalign.errors import ConfigError, DatasetError
+from crystalign.errors import ConfigError, ConflictError, DatasetError
 from crystalign.index.embeddings import EmbeddingManifest, with_remarks
 from crystalign.index.filters import ELEMENT_COLUMNS, element_bits
 from crystalign.index.manifest import MANIFEST, IndexManifest, SegmentEntry
@@ -24,6 +24,8 @@ from crystalign.index.search import EMBEDDING, embedding_matrix
 ROWS_PER_SEGMENT = 16_384
 """By default."""
 _KEPT = ("id", EMBEDDING, "formula", "chemsys", "elements", "n_sites", "spacegroup_number", "prototype")
+DIGITS = 12
+"""Of the SHA-256 in a segment's name: no write replaces a segment of other content."""
 _KEPT_TOO = ("split_formula", "source", "licence", "remarks", "shard", "row")
 
 
@@ -57,32 +59,40 @@ def build_index(
             _check(rows, source.dimension, seen)
             local = Path(folder) / "segment.parquet"
             pq.write_table(_with_bitmap(rows), local, compression="zstd")
-            name = f"segments/segment-{number:05d}.parquet"
-            entries.append(_store(local, out_uri, name, len(rows), known))
+            entries.append(_store(local, out_uri, number, len(rows), known))
             if on_rows is not None:
                 on_rows(len(rows))
-    manifest = _manifest(source, entries)
+    return _seal(_manifest(source, entries), out_uri, known)
+
+
+def _seal(manifest: IndexManifest, out_uri: str, known: IndexManifest | None) -> IndexManifest:
+    """Write the manifest, unless this index is there: built before, or by another job meanwhile."""
     if known is None:
-        manifest.write(out_uri)
-    elif known.version != manifest.version:
+        try:
+            manifest.write(out_uri)
+        except ConflictError:
+            known = IndexManifest.read(out_uri)
+        else:
+            return manifest
+    if known.version != manifest.version:
         message = f"{out_uri} already holds index {known.version[:12]}, made of other embeddings; choose another --out"
         raise ConfigError(message)
-    return known or manifest
+    return known
 
 
 def _existing(out_uri: str) -> IndexManifest | None:
     return IndexManifest.read(out_uri) if storage.exists(storage.join(out_uri, MANIFEST)) else None
 
 
-def _store(local: Path, out_uri: str, name: str, rows: int, known: IndexManifest | None) -> SegmentEntry:
-    """Upload a segment; where a sealed index lives already, only compare with it."""
+def _store(local: Path, out_uri: str, number: int, rows: int, known: IndexManifest | None) -> SegmentEntry:
+    """Upload a segment; where a sealed index lives already, only compare with it, whatever its files are called."""
+    size, digest = storage.fingerprint(str(local))
+    name = f"segments/segment-{number:05d}.{digest[:DIGITS]}.parquet"
     if known is None:
-        stored = storage.upload(str(local), storage.join(out_uri, name))
-        return SegmentEntry(path=name, bytes=stored.bytes, sha256=stored.sha256, rows=rows)
-    import hashlib
-
-    data = local.read_bytes()
-    return SegmentEntry(path=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=rows)
+        storage.upload(local, storage.join(out_uri, name))
+    else:
+        name = next((entry.path for entry in known.segments if entry.sha256 == digest), name)
+    return SegmentEntry(path=name, bytes=size, sha256=digest, rows=rows)
 
 
 def _tables(uri: str, source: EmbeddingManifest, columns: tuple[str, ...], folder: str) -> Iterator[pa.Table]:

@@ -1,11 +1,11 @@
 """The embedding dataset: what `crystalign embed` writes and an index is built from.
 
     embeddings/
-    ├── manifest.json              which model, which data, every file by checksum; written last
-    └── embeddings/<name>.parquet  one row per material: vector, what filters need, place in the dataset
+    ├── manifest.json                       which model, which data, every file by checksum; written last
+    └── embeddings/<name>.<making>.parquet  one row per material: vector, what filters need, place in the dataset
 
-Every file also names its own making in its Parquet metadata, so that a restarted job can tell the
-files it may keep from those of another model or dataset.
+Every file also names its own making, in its Parquet metadata and by a hash in its name, so that a restarted job can
+tell the files it may keep from those of another model or dataset, and two jobs never write to one file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import DatasetError, StorageError
+from crystalign.errors import ConflictError, DatasetError, StorageError
 from crystalign.properties import PropertySpec
 
 SCHEMA_VERSION = 1
@@ -66,6 +66,10 @@ class Making(Config):
     """Number of the shard; -1 for the whole."""
     row_groups: tuple[int, ...] = ()
     """Of the shard."""
+
+    def path(self, name: str) -> str:
+        """Of the file of this making, relative to the embedding dataset."""
+        return f"embeddings/{name}.{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]}.parquet"
 
 
 class EmbeddingManifest(Config):
@@ -119,9 +123,13 @@ class EmbeddingManifest(Config):
         return cls.from_mapping(values, origin=f"the manifest of {uri}")
 
     def write(self, uri: str) -> None:
-        """Write the manifest; every file it names must be there."""
+        """Write the manifest, once and for all; every file it names must be there.
+
+        Raises:
+            ConflictError: there are embeddings.
+        """
         data = json.dumps(self.model_dump(mode="json"), indent=1).encode()
-        storage.write_bytes(storage.join(uri, MANIFEST), data)
+        storage.write_bytes(storage.join(uri, MANIFEST), data, if_absent=True)
 
     @property
     def making(self) -> Making:
@@ -167,7 +175,7 @@ def embedding_table(
 
 
 def write_embeddings(uri: str, name: str, table: pa.Table, making: Making) -> EmbeddingFile:
-    """Write one file, verified.
+    """Write one file, verified. One of the same making that another job has just written is taken instead.
 
     Raises:
         VerificationError: what was read back is not what was written.
@@ -175,14 +183,20 @@ def write_embeddings(uri: str, name: str, table: pa.Table, making: Making) -> Em
     sink = pa.BufferOutputStream()
     stamped = table.replace_schema_metadata({_MAKING: making.model_dump_json().encode()})
     pq.write_table(stamped, sink, compression="zstd", write_page_checksum=True)
-    path = f"embeddings/{name}.parquet"
-    entry = storage.write_bytes(storage.join(uri, path), bytes(sink.getvalue()))
+    path, data = making.path(name), bytes(sink.getvalue())
+    place = storage.join(uri, path)
+    try:
+        entry = storage.write_bytes(place, data, if_absent=True)
+    except ConflictError:
+        if (found := existing_embeddings(uri, name, making)) is not None:
+            return found
+        entry = storage.replace_bytes(place, data, expected=storage.sha256_of(place))  # cut off or damaged
     return EmbeddingFile(path=path, bytes=entry.bytes, sha256=entry.sha256, rows=len(table))
 
 
 def existing_embeddings(uri: str, name: str, making: Making) -> EmbeddingFile | None:
     """The file of an interrupted job if it is whole and of the same making; None otherwise."""
-    path = f"embeddings/{name}.parquet"
+    path = making.path(name)
     try:
         data = storage.read_bytes(storage.join(uri, path))
     except StorageError:

@@ -67,6 +67,10 @@ class IndexManifest(Config):
         return cls.from_mapping(data, origin=f"the manifest of {uri}")
 
     def write(self, uri: str) -> None:
-        """Write it, once and for all: an index is immutable."""
+        """Write it, once and for all: an index is immutable.
+
+        Raises:
+            ConflictError: an index is there.
+        """
         data = json.dumps(self.model_dump(mode="json"), indent=1).encode()
         storage.write_bytes(storage.join(uri, MANIFEST), data, if_absent=True)

@@ -83,14 +83,13 @@ class FolderTree(Tree):
         if kind == FileType.NotFound:
             raise StorageError(f"nothing at {self.location}; give a folder, an archive or a file")
         if kind == FileType.File:
-            self.location, _, leaf = self.location.rpartition("/")
+            leaf, self.location = storage.name_of(self.location), self.location.rpartition("/")[0]
             return [Entry(leaf, refuse_name(leaf))]
-        found = [uri.partition("://")[2] or uri for uri in storage.list_files(self.location)]
+        found = storage.list_names(self.location)
         if len(found) > self.limits.max_members:
             message = f"{self.location} holds {len(found)} files; the limit is {self.limits.max_members}"
             raise FileFormatError(message, reason="too-many-files")
-        names = [full[len(path) :].lstrip("/") for full in found]
-        return [Entry(name, refuse_name(name)) for name in names]
+        return [Entry(name, refuse_name(name)) for name in found]
 
     def read(self, name: str, limit: int) -> bytes:
         """The bytes of one file."""

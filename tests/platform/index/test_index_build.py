@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from crystalign import storage
-from crystalign.errors import ConfigError, DatasetError, VerificationError
+from crystalign.errors import ConfigError, ConflictError, DatasetError, VerificationError
+from crystalign.index import build
 from crystalign.index.build import build_index
 from crystalign.index.embeddings import EmbeddingManifest, Making, embedding_table, write_embeddings
 from crystalign.index.manifest import IndexManifest
@@ -130,3 +131,77 @@ def test_unknown_numbers_are_not_compared(rows, tmp_path):
     segment = Segment.load(str(tmp_path / "index"), manifest.segments, manifest.properties)
     assert segment.allowed("_crystalign_band_gap_pbe IS UNKNOWN").n == 10
     assert segment.allowed("NOT _crystalign_band_gap_pbe<0").n == len(rows.ids) - 10
+
+
+MOMENTS = {"before its first segment": (build, "_store"), "before its manifest": (IndexManifest, "write")}
+
+
+def overtaken(monkeypatch, moment, act):
+    """Let something happen once, while an index is built."""
+    place, name = MOMENTS[moment]
+    goes_on, waiting = getattr(place, name), [act]
+
+    def interrupted(*values):
+        if waiting:
+            waiting.pop()()
+        return goes_on(*values)
+
+    monkeypatch.setattr(place, name, interrupted)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_of_two_indices_that_are_built_in_one_place_the_first_stays_whole(
+    rows, embeddings, tmp_path, monkeypatch, moment
+):
+    out = str(tmp_path / "index")
+    other = write(str(tmp_path / "other"), rows, vectors=-rows.vectors.astype(np.float32))
+    built = []
+    overtaken(monkeypatch, moment, lambda: built.append(build_index(other, out)))
+    with pytest.raises(ConfigError, match=r"already holds index .* choose another --out"):
+        build_index(embeddings, out)
+    assert IndexManifest.read(out) == built[0]
+    segment = Segment.load(out, built[0].segments, built[0].properties)  # checks every file against the manifest
+    assert segment.search(-rows.vectors[:1].astype(np.float32), 1)[0].ids == [rows.ids[0]]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_two_jobs_that_build_the_same_index_agree(embeddings, tmp_path, monkeypatch, moment):
+    out = str(tmp_path / "index")
+    built = []
+    overtaken(monkeypatch, moment, lambda: built.append(build_index(embeddings, out)))
+    assert build_index(embeddings, out) == built[0] == IndexManifest.read(out)
+
+
+def test_an_index_whose_segments_have_other_names_is_recognised(embeddings, tmp_path):
+    out = str(tmp_path / "index")
+    manifest = build_index(embeddings, out)
+    (entry,) = manifest.segments
+    (tmp_path / "index" / entry.path).rename(tmp_path / "index" / "segments" / "segment-00000.parquet")
+    old = manifest.model_copy(
+        update={"segments": (entry.model_copy(update={"path": "segments/segment-00000.parquet"}),)}
+    )
+    (tmp_path / "index" / "manifest.json").write_text(old.model_dump_json())
+    assert build_index(embeddings, out) == old
+
+
+def test_embeddings_of_two_models_never_share_a_file_and_those_of_one_are_written_once(rows, tmp_path):
+    uri = str(tmp_path / "embeddings")
+    making = Making(model_sha256="a" * 64, dataset_sha256="d" * 64, modality="crystal")
+    table = rows.table.append_column("split_formula", pa.array(np.linspace(0, 0.999, len(rows.ids))))
+    place = {"shard": 0, "positions": range(len(rows.ids)), "properties": rows.properties}
+    one, other = (embedding_table(table, s * rows.vectors.astype(np.float32), **place) for s in (1, -1))
+    first = write_embeddings(uri, "part", one, making)
+    assert write_embeddings(uri, "part", other, making) == first, "a second job of the same making takes it"
+    second = write_embeddings(uri, "part", other, making.model_copy(update={"model_sha256": "b" * 64}))
+    assert {first.path, second.path} == set(storage.list_names(uri))
+    for entry in (first, second):
+        storage.verify(storage.join(uri, entry.path), entry)
+    damaged = Path(uri, first.path)
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert write_embeddings(uri, "part", one, making) == first
+
+
+def test_embeddings_are_never_overwritten(rows, embeddings):
+    with pytest.raises(ConflictError, match="exists"):
+        write(embeddings, rows, model="b" * 64)
+    assert EmbeddingManifest.read(embeddings).model_sha256 == "a" * 64

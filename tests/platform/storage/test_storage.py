@@ -138,8 +138,15 @@ class Liar(http.server.BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        there = self.path.partition("?")[0] in self.objects
+        if (self.headers["If-None-Match"] and there) or (self.headers["If-Match"] or '"0"') != '"0"':
+            self.answer(412)
+            return
         self.objects[self.path.partition("?")[0]] = body[: int(len(body) * self.keep)]
         self.answer(200)
+
+    def do_DELETE(self) -> None:
+        self.answer(204)
 
     def do_HEAD(self) -> None:
         self.answer(200 if self.keep else 404, self.objects.get(self.path, b""))

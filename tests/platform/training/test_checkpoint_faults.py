@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crystalign import storage
+from crystalign import storage, storage_s3
 from crystalign.errors import StorageError, VerificationError
 from crystalign.model import Model, ModelConfig
 from crystalign.training.checkpoint import (
@@ -57,11 +57,11 @@ def proxy(s3: str, moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Itera
     server = faulty_s3.FaultyS3(moto_endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
     for name, value in {"CONNECT_TIMEOUT": 1.0, "REQUEST_TIMEOUT": 1.0, "ATTEMPTS": 1}.items():
-        monkeypatch.setattr(storage, name, value)
-    storage._s3.cache_clear()
+        monkeypatch.setattr(storage_s3, name, value)
+    storage_s3.s3_filesystem.cache_clear()
     yield server
     server.close()
-    storage._s3.cache_clear()
+    storage_s3.s3_filesystem.cache_clear()
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def of_step(step: int, fault: str, method: str = "PUT", name: str = "") -> fault
 
 
 def test_a_store_that_is_busy_for_a_moment_is_asked_again(proxy, run, model, monkeypatch):
-    monkeypatch.setattr(storage, "ATTEMPTS", 4)
-    storage._s3.cache_clear()
+    monkeypatch.setattr(storage_s3, "ATTEMPTS", 4)
+    storage_s3.s3_filesystem.cache_clear()
     refused = iter(["503"] * 3 + ["pass"] * 10_000)
     proxy.plan = lambda method, key, number: next(refused) if method == "PUT" else "pass"
     save_checkpoint(run, model, state(20, model))
