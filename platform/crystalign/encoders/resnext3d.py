@@ -29,8 +29,8 @@ class ResNeXt3d(Encoder):
     GroupNorm stands where BatchNorm stood, of equal size. Voxels are fractions of a cell and look alike
     in sheared cells: seven numbers of the cell stand beside the pooled map.
 
-    All strides together are 32, so the vector does depend on the origin of the density; standard cells
-    (`ChargeDensity.standardised`) fix it and random placement in training teaches what is left.
+    All strides together are 32, so the vector depends on the origin and the axes of the grid.
+    `ChargeDensity.standardised` gives each crystal one of each, in every space group.
     """
 
     class Settings(Config):

@@ -16,18 +16,23 @@ from crystalign.config import Config
 from crystalign.crystal import Crystal
 from crystalign.errors import DensityError, InputError
 from crystalign.modalities.modality import Cells, Features, Inputs, Modality, TableColumns
-from crystalign.physics.symmetry import standard_settings
-from crystalign.physics.voxels import change_cell, first_of_equals, fourier_resample, random_placement
+from crystalign.physics.settings import best_setting, proper_rotations
+from crystalign.physics.symmetry import standard_axes
+from crystalign.physics.voxels import (
+    coefficients_at,
+    fourier_resample,
+    grid_of,
+    old_waves,
+    random_placement,
+    spectrum_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from crystalign.material import Material
 
 POINTS = 32
 """Points along each axis, on disk and in the network."""
-COARSE = 8
-"""Points along each axis on which equivalent settings of a cell are compared."""
 MAX_POINTS = 1024
 """Along one axis of a user's grid."""
 
@@ -92,11 +97,10 @@ class ChargeDensity:
         """The density in the primitive standard cell of its crystal, on 32³ points.
 
         A supercell, other lattice vectors, another origin or orientation of the same crystal give the same
-        voxels, within what the source's grid resolves. The space group may leave a choice of origin and axes
-        (its Euclidean normaliser); of those that exchange Wyckoff positions the density decides. What stays
-        free are origins along polar axes and in P1, and the axes of low-symmetry cells that are equally short:
-        there equivalent cells still differ, by what `random_placement` draws. Waves that the primitive
-        translations forbid are dropped: noise, unless the density has a larger cell than its atoms.
+        voxels, within what the source's grid resolves, in every space group. The origin is an atom of the rarest kind;
+        which of them, and along which of the lattice's equal axes, the density decides (`best_setting`). Waves
+        that the primitive translations forbid are dropped: noise, unless the density has a larger cell
+        than its atoms. The new a lies along x, b in the plane of x and y.
 
         Args:
             crystal: the atoms, in this density's cell.
@@ -104,11 +108,14 @@ class ChargeDensity:
         Raises:
             CrystalError: no symmetry can be found.
         """
-        linears, origins, rotation = standard_settings(crystal)
-        shape = [change_cell(self.rho, linear, COARSE, origin) for linear, origin in zip(linears, origins, strict=True)]
-        best = first_of_equals(shape)
-        rho = change_cell(self.rho, linears[best], POINTS, origins[best])
-        return ChargeDensity(rho, linears[best].T @ self.lattice @ rotation.T, self.pseudo)
+        axes, spectrum = standard_axes(crystal), spectrum_of(self.rho)
+        inverse = old_waves(axes.linear)
+        turns = proper_rotations(axes.lattice)
+        turn, origin = best_setting(turns, axes.origins, lambda waves: coefficients_at(spectrum, waves @ inverse))
+        linear = axes.linear @ turn.T
+        rows = linear.T @ self.lattice
+        lattice: NDArray[np.float64] = np.linalg.cholesky(rows @ rows.T).astype(np.float64)
+        return ChargeDensity(grid_of(spectrum, linear, POINTS, axes.linear @ origin), lattice, self.pseudo)
 
     @property
     def n_electrons(self) -> float:
@@ -184,6 +191,8 @@ class ChargeDensityModality(Modality[ChargeDensity]):
 
     name: ClassVar[str] = "charge_density"
     label: ClassVar[str] = "Charge density"
+    stored_since: ClassVar[int] = 3
+    seen_since: ClassVar[int] = 2
     sibling: ClassVar[bool] = True
     columns: ClassVar[type[TableColumns] | None] = ChargeDensityColumns
 
@@ -246,8 +255,3 @@ class ChargeDensityModality(Modality[ChargeDensity]):
         """A uniform gas."""
         cube = ChargeDensity(np.ones((POINTS, POINTS, POINTS)), 4.0 * np.eye(3))
         return self.featurise(cube)
-
-    @classmethod
-    def equivalence(cls, material: Material) -> str:
-        """Every material has its own."""
-        return material.id

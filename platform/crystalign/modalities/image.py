@@ -53,6 +53,8 @@ class ImageModality(Modality[Picture]):
 
     name: ClassVar[str] = "image"
     label: ClassVar[str] = "Image"
+    stored_since: ClassVar[int] = 3
+    seen_since: ClassVar[int] = 2
 
     class Settings(Config):
         """What the network sees, and what training may do to it."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from crystalign.crystal import MAX_ATOMIC_NUMBER, Crystal
 from crystalign.errors import ConfigError
+from crystalign.physics.settings import best_setting, proper_rotations, rarest_sites
 from crystalign.physics.symmetry import conventional
 
 Array = NDArray[np.float64]
@@ -139,43 +140,17 @@ def _eye() -> Array:
 
 def _pose(cell: Crystal) -> tuple[Array, Array]:
     """The lattice with a along x and b in the plane of x and y, and fractional coordinates in the chosen setting."""
-    metric = cell.lattice @ cell.lattice.T
-    settings = _settings(metric)  # (R, 3, 3)
     kinds = _kinds(cell)
-    values, counts = np.unique(kinds, return_counts=True)
-    rarest = values[np.lexsort((values, counts))[0]]
-    origins = cell.frac_coords[kinds == rarest]  # (T, 3)
-    inverses = np.rint(np.linalg.inv(settings))
-    waves = np.einsum("rij,hj->rhi", inverses, _WAVES)  # (R, H, 3): h · (x M⁻¹) = (M⁻¹ h) · x
-    factors = np.exp(2j * np.pi * (waves @ cell.frac_coords.T)) @ kinds  # (R, H)
-    phases = np.exp(-2j * np.pi * (waves @ origins.T))  # (R, H, T)
-    score = np.einsum("rh,rht,h->rt", factors, phases, _WEIGHTS).real
-    setting, origin = np.unravel_index(np.argmax(score), score.shape)
-    frac: Array = (cell.frac_coords - origins[origin]) @ inverses[setting]
-    rows = np.linalg.cholesky(metric).astype(np.float64)
+    origins = cell.frac_coords[rarest_sites(kinds)]  # (T, 3)
+
+    def structure_factors(waves: NDArray[np.int64]) -> NDArray[np.complex128]:
+        factors: NDArray[np.complex128] = np.exp(-2j * np.pi * (waves @ cell.frac_coords.T)) @ kinds
+        return factors
+
+    turn, origin = best_setting(proper_rotations(cell.lattice), origins, structure_factors)
+    frac: Array = (cell.frac_coords - origin) @ np.rint(np.linalg.inv(turn))
+    rows = np.linalg.cholesky(cell.lattice @ cell.lattice.T).astype(np.float64)
     return rows, frac - np.floor(frac + 1e-3)
-
-
-_WAVES = np.array([[1, 0, 0], [0, 2, 0], [0, 0, 3], [1, 2, 0], [0, 1, 2], [2, 0, 1], [1, 1, 1], [1, 2, 3], [3, 1, -2]])
-_WEIGHTS = np.exp(1j * np.arange(1, 10)) / np.sqrt(np.arange(2.0, 11.0))
-"""Phases of no symmetry: each setting has a score of its own, unless symmetry makes two the same."""
-
-
-@functools.cache
-def _unimodular() -> NDArray[np.int64]:
-    """(3480, 3, 3) integer matrices of −1, 0 and 1 with determinant 1; the rotations of any reduced lattice."""
-    every = np.array(list(itertools.product((-1, 0, 1), repeat=9))).reshape(-1, 3, 3)
-    proper: NDArray[np.int64] = every[np.rint(np.linalg.det(every)) == 1]
-    return proper
-
-
-def _settings(metric: Array) -> Array:
-    """(R, 3, 3): M with M G Mᵀ = G, the rotations that leave the lattice as it is."""
-    candidates = _unimodular()
-    moved = candidates @ metric @ candidates.transpose(0, 2, 1)
-    lengths = np.sqrt(metric.diagonal())
-    kept: Array = candidates[(np.abs(moved - metric) / np.outer(lengths, lengths)).max(axis=(1, 2)) < 3e-4]
-    return kept.astype(np.float64)
 
 
 def _kinds(cell: Crystal) -> Array:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from crystalign.crystal import Crystal, Occupancy
 from crystalign.errors import CrystalError
+from crystalign.physics.settings import rarest_sites
 
 if TYPE_CHECKING:
     from moyopy import MoyoDataset
@@ -97,39 +98,36 @@ def conventional_vectors(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Ma
     return np.array(found.std_linear).T @ crystal.lattice, SpaceGroupType(found.number).crystal_system.lower()
 
 
-class Settings(NamedTuple):
-    """The equivalent ways into the primitive standard cell: x = A x' + o, and lattice' = Aᵀ · lattice · Rᵀ."""
+class StandardAxes(NamedTuple):
+    """The primitive standard cell as a change of axes: with x = A x', the new lattice is Aᵀ · lattice."""
 
-    linears: list[Matrix]
-    """(3, 3) A of each; columns are the new vectors in the old ones, fractions where the old cell is a supercell."""
-    origins: list[Matrix]
-    """(3,) o of each, fractional in the old cell."""
-    rotation: Matrix
-    """(3, 3) R, Cartesian."""
+    linear: Matrix
+    """(3, 3) A; columns are the new vectors in the old ones, fractions where the old cell is a supercell."""
+    lattice: Matrix
+    """(3, 3) Å, the standard lattice as the symmetry makes it, rows are vectors."""
+    origins: Matrix
+    """(T, 3) the sites of the rarest kind, in the new axes; in a supercell the mean of each site's copies."""
 
 
-def standard_settings(crystal: Crystal, symprec: float = SYMPREC) -> Settings:
-    """From the cell of a crystal to its primitive standard cell, by every exchange of Wyckoff positions.
+def standard_axes(crystal: Crystal, symprec: float = SYMPREC) -> StandardAxes:
+    """From the cell of a crystal to the axes of its primitive standard cell, and where an origin may lie.
 
-    The first is that of `primitive`. The others follow it by a representative of the Euclidean normaliser's
-    cosets, such as the shift by half a body diagonal that exchanges the two sites of rock salt.
+    The lattice is the same whichever cell describes the crystal. Its axes are the same up to the lattice's
+    own rotations, and moyopy's origin up to the normaliser; `settings.best_setting` chooses both.
 
     Raises:
         CrystalError: reason `no-symmetry`.
     """
     found = _dataset(crystal, symprec)
-    linear, origin = np.array(found.prim_std_linear), np.array(found.prim_std_origin_shift)
-    linears, origins = [linear], [origin]
-    try:
-        others = found.normalizer_wyckoff_positions(primitive=True).coset_representatives
-    except ValueError:
-        others = []  # so close to the tolerance that no setting can be assigned: the first stays
-    for operation, _ in others:
-        turn, shift = np.array(operation.linear, float), np.array(operation.origin_shift, float)
-        if np.abs(turn - np.eye(3)).max() > 0 or np.abs(shift - np.round(shift)).max() > 1e-9:
-            linears.append(linear @ turn)
-            origins.append(origin + linear @ shift)
-    return Settings(linears, origins, np.array(found.std_rotation_matrix))
+    kinds, _ = _site_kinds(crystal)
+    linear = np.array(found.prim_std_linear)
+    frac = crystal.frac_coords @ np.linalg.inv(linear).T
+    _, first, copy = np.unique(found.mapping_std_prim, return_index=True, return_inverse=True)
+    beside = frac - frac[first][copy]
+    beside -= np.round(beside)  # of each site to the first of its copies
+    means = np.stack([np.bincount(copy, beside[:, axis]) for axis in range(3)], axis=1) / np.bincount(copy)[:, None]
+    rarest = rarest_sites(np.array(kinds)[first])
+    return StandardAxes(linear, np.array(found.prim_std_cell.basis), (frac[first] + means)[rarest])
 
 
 def _dataset(crystal: Crystal, symprec: float) -> MoyoDataset:

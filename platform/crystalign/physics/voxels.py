@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalign.physics.settings import lattice_point_group
+
 Grid = NDArray[np.float64]
+Spectrum = NDArray[np.complex128]
 
 
 def fourier_resample(rho: Grid, n: int) -> Grid:
@@ -64,17 +63,36 @@ def change_cell(rho: Grid, linear: Grid, n: int, origin: Grid | None = None) -> 
     Returns:
         (n, n, n), in the unit of `rho`.
     """
-    inverse = np.round(np.linalg.inv(linear)).astype(np.int64)
-    assert np.allclose(inverse @ linear, np.eye(3), atol=1e-6), (
-        f"{linear.tolist()} is no change to a lattice's own cell"
-    )
+    return grid_of(spectrum_of(rho), linear, n, origin)
+
+
+def spectrum_of(rho: Grid) -> Spectrum:
+    """(nx, ny, nz) the c_k of ρ(x) = Σ_k c_k exp(2πi k·x), in the order of the fast Fourier transform."""
+    spectrum: Spectrum = np.fft.fftn(rho) / rho.size
+    return spectrum
+
+
+def coefficients_at(spectrum: Spectrum, waves: NDArray[np.int64]) -> Spectrum:
+    """(K,) the coefficients of waves; zero beyond what the grid holds.
+
+    Args:
+        spectrum: from `spectrum_of`.
+        waves: (K, 3) indices in the grid's own cell.
+    """
+    sizes = np.array(spectrum.shape)
+    # at the Nyquist frequency of an even grid, +n/2 and −n/2 share one coefficient
+    share = np.where(2 * np.abs(waves) == sizes, 0.5, 1.0).prod(axis=1) * (2 * np.abs(waves) <= sizes).all(axis=1)
+    found: Spectrum = spectrum[tuple((waves % sizes).T)] * share
+    return found
+
+
+def grid_of(spectrum: Spectrum, linear: Grid, n: int, origin: Grid | None = None) -> Grid:
+    """`change_cell` of a density whose coefficients are known."""
+    inverse = old_waves(linear)
     half = n // 2
     new = np.stack(np.meshgrid(*[np.arange(-half, half + 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     old = new @ inverse  # k = A⁻ᵀ k'
-    sizes = np.array(rho.shape)
-    # at the Nyquist frequency of an even grid, +n/2 and −n/2 share one coefficient
-    share = np.where(2 * np.abs(old) == sizes, 0.5, 1.0).prod(axis=1) * (2 * np.abs(old) <= sizes).all(axis=1)
-    coefficients = np.fft.fftn(rho)[tuple((old % sizes).T)] * (share / sizes.prod())
+    coefficients = coefficients_at(spectrum, old)
     if origin is not None:
         coefficients = coefficients * np.exp(2j * np.pi * (old @ origin))
     folded = np.zeros((n, n, n), np.complex128)
@@ -83,14 +101,13 @@ def change_cell(rho: Grid, linear: Grid, n: int, origin: Grid | None = None) -> 
     return result
 
 
-def first_of_equals(grids: Sequence[Grid]) -> int:
-    """Which of some equivalent grids to keep: the one on whose low waves a fixed direction projects furthest.
-
-    The choice depends on what the grids hold, not on their order.
-    """
-    direction = np.random.default_rng(0).standard_normal(grids[0].shape)
-    scores = np.array([float((grid * direction).sum()) for grid in grids])
-    return int(np.argmax(scores > scores.max() - 1e-6 * (np.ptp(scores) + 1e-12)))
+def old_waves(linear: Grid) -> NDArray[np.int64]:
+    """(3, 3) integers A⁻¹: the rows k' of new wave vectors times it are the old k = A⁻ᵀ k'."""
+    inverse = np.round(np.linalg.inv(linear)).astype(np.int64)
+    assert np.allclose(inverse @ linear, np.eye(3), atol=1e-6), (
+        f"{linear.tolist()} is no change to a lattice's own cell"
+    )
+    return inverse
 
 
 def random_placement(rho: Grid, lattice: Grid, rng: np.random.Generator) -> tuple[Grid, Grid]:
@@ -117,31 +134,3 @@ def random_placement(rho: Grid, lattice: Grid, rng: np.random.Generator) -> tupl
         place = steps[:, None, None] * matrix[0, old] + steps[:, None] * matrix[1, old] + steps * matrix[2, old]
         flat = flat * n + (place + start[old]) % n
     return rho.ravel()[flat], matrix @ lattice
-
-
-def lattice_point_group(lattice: Grid, tolerance: float = 1e-3) -> NDArray[np.int64]:
-    """(g, 3, 3) the integer matrices W with W G Wᵀ = G, G the metric: rotations that map the lattice to itself.
-
-    All of a reduced cell are found, whose entries are −1, 0 and 1; of a very oblique one a part.
-
-    Args:
-        lattice: (3, 3), Å, rows are vectors.
-        tolerance: of each entry of the metric, relative to the lengths of its two axes.
-    """
-    vectors = _short_vectors()
-    products = vectors @ (lattice @ lattice.T) @ vectors.T  # (26, 26)
-    metric, lengths = lattice @ lattice.T, np.linalg.norm(lattice, axis=1)
-    within = tolerance * np.outer(lengths, lengths)
-    a, b, c = np.ix_(*(np.flatnonzero(np.abs(products.diagonal() - metric[i, i]) < within[i, i]) for i in range(3)))
-    same = np.abs(products[a, b] - metric[0, 1]) < within[0, 1]
-    same = same & (np.abs(products[a, c] - metric[0, 2]) < within[0, 2])
-    same = same & (np.abs(products[b, c] - metric[1, 2]) < within[1, 2])
-    chosen = np.argwhere(same)
-    return np.stack([vectors[axis.ravel()[chosen[:, j]]] for j, axis in enumerate((a, b, c))], axis=1)
-
-
-@functools.cache
-def _short_vectors() -> NDArray[np.int64]:
-    """(26, 3) every vector of −1, 0 and 1 but the null vector."""
-    vectors = [vector for vector in itertools.product((-1, 0, 1), repeat=3) if any(vector)]
-    return np.array(vectors, np.int64)

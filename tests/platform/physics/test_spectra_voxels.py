@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crystalign.physics.spectra import broaden, rebin, resample, valence_band_maximum
-from crystalign.physics.voxels import change_cell, fourier_resample, lattice_point_group, random_placement
+from crystalign.physics.voxels import change_cell, fourier_resample, random_placement
 
 
 def test_resampling_conserves_the_integral():
@@ -150,19 +150,6 @@ def test_a_primitive_cell_takes_what_repeats_from_a_supercell():
 def test_changing_to_the_same_cell_is_resampling(n, m):
     rho = np.random.default_rng(4).random((n, n, n))
     np.testing.assert_allclose(change_cell(rho, np.eye(3), m), fourier_resample(rho, m), atol=1e-12)
-
-
-def test_lattices_have_the_point_groups_of_the_textbook():
-    hexagonal = np.array([[1.0, 0, 0], [-0.5, np.sqrt(3) / 2, 0], [0, 0, 1.6]])
-    fcc = np.ones((3, 3)) - np.eye(3)
-    triclinic = np.array([[4.1, 0.0, 0.0], [0.7, 5.2, 0.0], [-0.9, 1.1, 6.3]])
-    needle, layers = np.diag([2.0, 2, 90]), hexagonal * [[2.46], [2.46], [37.5]]
-    orders = [(48, fcc), (24, hexagonal), (16, np.diag([3.0, 3, 4])), (8, np.diag([3.0, 4, 5])), (2, triclinic)]
-    for order, lattice in [*orders, (16, needle), (24, layers)]:
-        group = lattice_point_group(lattice)
-        assert len(np.unique(group, axis=0)) == len(group) == order
-        turned = group @ lattice
-        np.testing.assert_allclose(turned @ turned.transpose(0, 2, 1), np.tile(lattice @ lattice.T, (order, 1, 1)))
 
 
 def test_random_placement_draws_rotations_and_all_origins():
