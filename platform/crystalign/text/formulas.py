@@ -1,0 +1,236 @@
+"""Formulas and symbols of elements in running text.
+
+A formula is a run of symbols with amounts and brackets, as authors write them: `Li1-xFePO4`, `(Bi,Sb)2Te3`,
+`0.7Pb(Mg1/3Nb2/3)O3`, `CuSO4·5H2O`, `RNi2B2C`. `crystalign.formula` reads one formula and refuses what has two
+readings; here a stretch need only be recognised, so variables and letters that stand for elements are welcome.
+What may as well be something else (`BCS`, `In`, `K`) is decided by the elements of the crystal and by its neighbours.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+
+from crystalign.crystal import SYMBOLS
+
+MARK = "\ue000"
+"""Stands for what has been masked already."""
+
+_GENERIC = (
+    *("BEDT-TTF", "TMTSF", "TMTTF", "BETS", "RE", "AE", "Ae", "Ln", "TM", "Me", "MA", "FA"),
+    *("A", "M", "R", "X", "D", "Q", "T", "□"),
+)
+"""Letters that stand for an element or an ion in a formula."""
+_WORDLIKE = frozenset(["In", "As", "At", "No", "He", "Be", "Am", "Os", "I"])
+"""Symbols that are English words as well."""
+_UNCOMMON = frozenset(["Tc", "Pa", "Ac", "Pm", *SYMBOLS[96:]])
+"""Symbols that mean something else more often: the critical temperature, the pascal, actuators."""
+_WORDS = frozenset(["Six", "Lax", "Tex", "Sex", "Cox", "Rex"])
+"""Words that read like a symbol with an unknown amount."""
+_COMPOUNDS = frozenset(["BN", "WC", "UC", "UN", "VN", "KF", "KI"])
+"""Compounds whose formulas are capitals alone and mean nothing else."""
+_ABBREVIATION = re.compile(
+    r"[IVX]+|[A-Z]?DOS|[CS]DW|BCS|BEC|UHV|SNS|SIS|NIS|SOC|PBC|OBC|CNO|NV"
+    r"|ON|OF|SO|IF|IS|IN|BY|US|DO|CON|NON|SON|HOW|WHO|NOW"
+)
+_STOICHIOMETRIES = re.compile(
+    r"A2?BB?'?[OX][346]|A2B2[OX]7|AB2[OX][46]|A3B[OX]|A3B5O12|MX[23]?|M2X3|MA2Z4|ABC2|AB2C4|ABX3|AM2X2|RT2X2|R2T2X|X2YZ"
+)
+_CHEMICAL = (
+    r"[- ]?(?:(?:co-?)?dop(?:ed|ing|ants?)|rich|poor|deficien\w+|terminated|substitut\w+|vacanc\w+|implant\w*|"
+    r"intercalat\w+|alloy\w*|bearing|(?:cat|an)?ions?|atoms?|nucle(?:us|i)|adatoms?|interstitials?|impurit\w+|content|"
+    r"concentration|isotopes?|sublattices?|NMR|NQR|antisites?|overlayers?|is (?:mostly |not )?bonded)\b"
+    r"|\s?[1-7][spdf]\b"
+)
+_BOND = re.compile(r"(?:bonded to|coordinated (?:by|to)|surrounded by|neighbou?rs?:?)(?:[^.;]|\.\d)*$")
+_QUANTITY = re.compile(
+    r"\s?(?:=|\|\||∥|//|<|>|≤|≥|≈|~|\((?:\d|[A-Zxyktωqr]|-)|'|/t\b)"
+    r"|[- ]?(?:space|waves?|shaped|axis|type|body|points?|valleys?|edges?|line|matrix|band|term|boson|junctions?)\b"
+    r"|-[A-Z]\b(?![-a-z])"
+)
+_PREFIX = re.compile(
+    r"-?(?:layer|axial|stable|quadratic|polar|direction|exist|operat|workers|ordinat|entrant|examin|visit|determin|"
+    r"assign|consider|evaluat|construct|emerg|fram|order)",
+    re.IGNORECASE,
+)
+"""What follows `Bi`, `Co` and `Re` where they are prefixes."""
+_PREPOSITION = re.compile(
+    r"-(?:grown|deposited|prepared|cast|received|synthesi\w+|quenched|cleaved|spun|made|built|situ|planes?|house|vitro|vivo|"
+    r"depth|lines?|gap|between|plane\w*)\b",
+    re.IGNORECASE,
+)
+"""What follows `In` and `As` where they are words."""
+_ARGUMENT = re.compile(r"_|\((?:\d{1,2}|[A-Zn])\)")
+"""What follows a letter that stands for a quantity or a group: `H_c2`, `U(1)`, `O(N)`."""
+_ROMAN = re.compile(r"(?<![A-Za-z])(?:I{1,3}|I?V|VI{1,3})[-/ ]$")
+_CLASSIFIED = re.compile(r"\b(?:type|phase|class|part|group|stage|region|paper|comment)s?[- ]$", re.IGNORECASE)
+_ISOTOPES = frozenset(
+    "6Li 7Li 10B 11B 13C 14N 15N 16O 17O 18O 19F 31P 33S 35Cl 39K 51V 89Y 127I 183W 235U 238U".split()  # noqa: SIM905
+)
+
+
+def _symbol() -> str:
+    return "|".join(sorted(SYMBOLS[1:], key=len, reverse=True))
+
+
+@functools.cache
+def _formula() -> re.Pattern[str]:
+    """A stretch that may be a formula: one coefficient, then symbols and brackets with amounts."""
+    number = r"(?:\d+(?:\.\d+)?(?:\s?/\s?\d+)?|\.\d+)"
+    variable = r"(?:delta|δ|[xyznmεd](?![a-z]))"
+    term = rf"(?:{number}{variable}?|{variable})"
+    later = rf"(?:{number}?(?:delta|δ|[a-z](?![a-z]))|{number})"
+    bracketed = rf"\((?:{number}/{number}|{number}?[+-]?{variable}(?:[+-]{term})*|{term}[+-]{term})\)"
+    amount = rf"(?:{term}(?:[+±-]{{1,2}}{later})*|{bracketed})"
+    charge = r"(?:\^\(?\d*[+-]\)?|\^(?:I{1,3}|I?V|VI{1,2})|\((?:I{1,3}|I?V|VI{1,2}|\d[+-])\))"
+    unit = rf"(?:(?:{_symbol()}|{'|'.join(_GENERIC)})'?{charge}?{amount}?{charge}?)"
+    bracket = unit
+    for _ in range(2):
+        inside = rf"{number}?{bracket}(?:\s?[,/:;+-]?\s?(?:{bracket}))*"
+        bracket = rf"(?:{unit}|[(\[]{inside}[)\]]{amount}?{charge}?)"
+    follows = r"(?=[A-Z(\[])"
+    lead = rf"(?:\(?\d*(?:\.\d+)?[+-]?[xyn]\)?{follows}|\d+(?:\.\d+)?{follows}|\(\d?\.?\d*-[xyn]\)|[np]-?(?=[A-Z]))?"
+    hydrate = rf"(?:(?:\s?·\s?|\.(?=\d?[A-Z(]))(?:\d+(?:\.\d+)?|[xn])?\s?{bracket}+)*"
+    polytype = r"(?:(?:\d?[1-9][HRTC]'?|T_?d|[α-ωabn]'*|alpha|beta|gamma|delta|kappa)-+)?"
+    end = r"(?![A-Za-z])|(?<=\d)(?=[a-z]{3})"
+    return re.compile(rf"(?<![A-Za-z\d.^]){polytype}{lead}(?P<body>{bracket}+{hydrate})(?:\^?\d*\+)?(?:{end})")
+
+
+@functools.cache
+def _single() -> re.Pattern[str]:
+    """One symbol with what belongs to it: the mass number, an amount, a charge."""
+    return re.compile(
+        rf"(?<![A-Za-z])(?P<mass>\^?\d{{1,3}}(?=[A-Z]))?(?P<symbol>{_symbol()})"
+        r"(?P<amount>\d+(?:\.\d+)?(?:-?[xyδ](?![a-z]))?|[xδ](?![A-Za-z]))?"
+        r"(?P<charge>\^\(?\d*[+-]\)?|\d?\+(?![\w+])|\((?:I{1,3}|I?V|VI{1,2}|\d?[+-])\))?(?![A-Za-z])"
+    )
+
+
+def find_formulas(text: str, elements: frozenset[str]) -> Iterator[tuple[int, int]]:
+    """Stretches of plain text that are formulas of at least two elements, whether or not of this crystal.
+
+    Args:
+        text: plain characters, see `crystalign.text.typography`.
+        elements: symbols of the crystal; they decide where letters may be an abbreviation.
+    """
+    for match in _formula().finditer(text):
+        body = match["body"]
+        if body.isupper() and body.isalpha() and _ARGUMENT.match(text, match.end()):
+            continue
+        if _STOICHIOMETRIES.fullmatch(body) or _is_formula(body, elements):
+            yield match.span()
+
+
+def _is_formula(body: str, elements: frozenset[str]) -> bool:
+    bare = re.sub(r"\((?:I{1,3}|I?V|VI{1,2}|\d?[+-])\)", "", body)
+    letters = re.findall(rf"{_symbol()}|{'|'.join(_GENERIC)}", bare)
+    real = ["H" if letter == "D" else letter for letter in letters if letter in SYMBOLS[1:] or letter == "D"]
+    if len(letters) < 2 or not real or (re.fullmatch("[A-Z]{3,}s", body) and not set(real) <= elements):
+        return False
+    own, long = set(real) <= elements, sum(len(symbol) == 2 for symbol in real)
+    counted = re.search(r"[\d□]|[xyzδ](?![a-z])", bare) is not None
+    generic = len(letters) - len(real)
+    if generic:
+        if not counted:
+            return (long > 1 and len(letters) > 2) or re.fullmatch("[A-Z][a-z][XM]", body) is not None
+        return long > 0 or own or len(real) > 1
+    if long or counted:
+        return len(letters) > 1
+    return body in _COMPOUNDS or (own and len(set(real)) > 1 and not _ABBREVIATION.fullmatch(body))
+
+
+def find_symbols(text: str, elements: frozenset[str]) -> Iterator[tuple[int, int]]:
+    """Symbols of single elements: all that mean nothing else, and of the crystal's own wherever they are not words."""
+    titled = _title_case(text)
+    for match in _single().finditer(text):
+        if _is_element(text, match, elements, titled=titled):
+            yield match.span()
+
+
+def _is_element(text: str, match: re.Match[str], elements: frozenset[str], *, titled: bool) -> bool:
+    symbol, own = match["symbol"], match["symbol"] in elements
+    before, after = text[: match.start()], text[match.end() :]
+    if match[0] in _WORDS or _is_other(symbol, after):
+        return False
+    if match["charge"] or _is_isotope(match) or (match["mass"] and before.endswith(MARK + "-")):
+        return own or symbol not in _UNCOMMON
+    if len(symbol) == 2 and symbol not in _WORDLIKE | _UNCOMMON:
+        return not (symbol in {"Bi", "Co", "Re"} and _PREFIX.match(after))
+    if own and (_BOND.search(before) or _is_subject(symbol, before, after)):
+        return True
+    return not _is_number(match, before, own=own) and _fits(symbol, before, after, own=own, titled=titled)
+
+
+def _is_subject(symbol: str, before: str, after: str) -> bool:
+    """`Tc is a form of technetium`; and `O-O`, the bond."""
+    subject = re.match(rf"\s(?:is (?:an?|the)|crystalli[sz]es)\b|-{symbol}\b", after)
+    return subject is not None or before.endswith(f" {symbol}-")
+
+
+def _is_number(match: re.Match[str], before: str, *, own: bool) -> bool:
+    """`2D`, `300 K`, and `H2` in a crystal without hydrogen."""
+    if match["amount"]:
+        return not own
+    return bool(match["mass"]) or _is_unit(match["symbol"], before)
+
+
+def _fits(symbol: str, before: str, after: str, *, own: bool, titled: bool) -> bool:
+    """Whether the neighbours are chemical, or nothing speaks against a symbol of the crystal."""
+    if _chemical(before, after, tied=symbol in _WORDLIKE and (titled or not own)):
+        return own or symbol not in _UNCOMMON | {"I"}
+    return own and symbol not in _UNCOMMON and _is_free(symbol, before, after, titled=titled)
+
+
+def _is_other(symbol: str, after: str) -> bool:
+    """Whether what follows makes a letter a quantity, and `In` and `As` words."""
+    return bool((len(symbol) == 1 and _ARGUMENT.match(after)) or (symbol in {"In", "As"} and _PREPOSITION.match(after)))
+
+
+def _is_free(symbol: str, before: str, after: str, *, titled: bool) -> bool:
+    """Whether a symbol of the crystal that stands alone is the element: no word, quantity or numeral."""
+    if _CLASSIFIED.search(before):
+        return False
+    if symbol in _WORDLIKE:
+        return not titled and _inside_sentence(before)
+    return not (_QUANTITY.match(after) or before.endswith(("+", "/")))
+
+
+def _is_isotope(match: re.Match[str]) -> bool:
+    mass = match["mass"]
+    if not mass:
+        return False
+    number = int(mass.strip("^ "))
+    if mass.startswith("^"):
+        return number > 1
+    return f"{number}{match['symbol']}" in _ISOTOPES or (len(match["symbol"]) == 2 and number > 20)
+
+
+def _chemical(before: str, after: str, *, tied: bool) -> bool:
+    """Whether a neighbour is chemical: a dopant's noun, another element, a coordination.
+
+    Where a symbol may be a word, a noun behind it has to be tied by a hyphen: `In NMR spectra` but `In-doped`.
+    """
+    return bool(
+        (re.match(_CHEMICAL, after) and not (tied and after.startswith(" ")))
+        or re.match(rf"(?:\s?[-/,=:&]\s?|\s(?:and|or|to|in)\s){MARK}", after)
+        or re.search(rf"{MARK}(?:\s?[-/,=:&(]\s?|,?\s(?:and|or)\s)$", before)
+        or (re.search(r"(?:doped with|substituted by|=|\()\s?$", before) and re.match(r",\s?[A-Z]", after))
+    )
+
+
+def _is_unit(symbol: str, before: str) -> bool:
+    """`300 K`, `5V`, `25 °C`; or a numeral, as in `III-V`."""
+    unit = re.search(r"(?:\d\s?|°\s?|\bdeg\.?\s|\b[mkMGμun])$", before)
+    return len(symbol) == 1 and bool(unit or _ROMAN.search(before))
+
+
+def _inside_sentence(before: str) -> bool:
+    return re.search(r"[\w,)\]]\s+$", before) is not None
+
+
+def _title_case(text: str) -> bool:
+    """Whether most of the longer words begin with a capital."""
+    words = re.findall(r"(?<![A-Za-z])[A-Za-z][a-z]{3,}(?![A-Za-z])", text)
+    capitals: int = sum(word[0].isupper() for word in words)
+    return 2 * capitals > len(words)
