@@ -44,11 +44,16 @@ REFERENCE_WAVELENGTH = WAVELENGTHS["CuKa"]
 """Å; the instrument whose Lorentz–polarisation factor every drawn pattern has."""
 MAX_TWO_THETA = 96.0
 """Degrees at the reference wavelength: d >= 1.037 Å, so that 3 % of strain leaves no hole below 90°."""
-MAX_PEAKS = 512
+MAX_PEAKS = 2048
+"""Of 600 crystals of the Materials Project this and `RESOLUTIONS` lose at most 0.4 % of the intensity of one; 512
+lost up to 21 %."""
 FAINTEST = 1e-5
 """Peaks fainter than this, relative to the strongest on the reference instrument, are left out."""
 MERGE = 1e-5
 """Peaks whose d differ by less than this fraction are one."""
+RESOLUTIONS = (0.0005, 0.001, 0.002)
+"""Å⁻¹; peaks this close in Q are summed, by the first that suffices, where there are more than `MAX_PEAKS`. The grid of
+the networks has steps of 0.0052 Å⁻¹, and the sharpest peak drawn on it is 0.0078 Å⁻¹ wide."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,8 +122,9 @@ def powder_peaks(crystal: Crystal) -> PowderPattern:
     f(s) = Z − 41.78214 s² Σ_i a_i exp(−b_i s²). The same numbers as pymatgen's `XRDCalculator`
     with its Lorentz–polarisation factor divided out, some ten times as fast.
 
-    Peaks down to `MAX_TWO_THETA` at the reference wavelength, the `MAX_PEAKS` strongest (as the
-    reference instrument sees them), equal d merged.
+    Peaks down to `MAX_TWO_THETA` at the reference wavelength, equal d merged. Where there are more than
+    `MAX_PEAKS`, those that no laboratory instrument resolves are summed (`RESOLUTIONS`); if that is not
+    enough, the strongest stay, as the reference instrument sees them.
 
     Raises:
         CrystalError: an element without scattering factors, or no peak in the range.
@@ -126,11 +132,16 @@ def powder_peaks(crystal: Crystal) -> PowderPattern:
     found = reflections(crystal, 2.0 * np.sin(np.radians(MAX_TWO_THETA / 2)) / REFERENCE_WAVELENGTH)
     d, strength = _merge(1.0 / found.g, 2.0 * np.square(np.abs(_structure_factors(crystal, found))))
     weighted = strength * lorentz_polarisation(2.0 * np.pi / d, REFERENCE_WAVELENGTH)
-    strongest = np.argsort(-weighted, kind="stable")[:MAX_PEAKS]
-    strongest = strongest[weighted[strongest] > FAINTEST * weighted.max(initial=0.0)]
-    if len(strongest) == 0:
+    visible = weighted > FAINTEST * weighted.max(initial=0.0)
+    if not visible.any():
         message = f"{crystal.formula} has no reflection at d >= 1.04 Å"
         raise CrystalError(message, reason="no-peaks")
+    d, strength = d[visible], strength[visible]
+    for resolution in RESOLUTIONS:
+        if len(d) > MAX_PEAKS:
+            d, strength = _unresolved(d, strength, resolution)
+    weighted = strength * lorentz_polarisation(2.0 * np.pi / d, REFERENCE_WAVELENGTH)
+    strongest = np.argsort(-weighted, kind="stable")[:MAX_PEAKS]
     return PowderPattern(d[strongest], strength[strongest])
 
 
@@ -169,6 +180,15 @@ def _merge(d: Array, intensity: Array) -> tuple[Array, Array]:
     total = np.asarray(np.bincount(group, weights=intensity), np.float64)
     mean: Array = np.bincount(group, weights=intensity * d) / total
     return mean, total
+
+
+def _unresolved(d: Array, intensity: Array, resolution: float) -> tuple[Array, Array]:
+    """Sum the peaks (d descending) that share an interval of `resolution` (Å⁻¹) of Q; the sum stands at their mean."""
+    q = 2.0 * np.pi / d
+    starts = np.flatnonzero(np.diff(np.floor(q / resolution), prepend=-1.0))
+    total = np.add.reduceat(intensity, starts)
+    mean = np.add.reduceat(intensity * q, starts) / total
+    return 2.0 * np.pi / mean, total
 
 
 def draw(positions: Array, areas: Array, widths: Array, grid: Array, *, lorentzian: float | Array = 0.5) -> Array:

@@ -23,8 +23,6 @@ KALPHA2 = np.array([[WAVELENGTHS["CuKa1"], 2 / 3], [WAVELENGTHS["CuKa2"], 1 / 3]
 """The two lines that a tube with the mean wavelength emits: Å, share."""
 EQUIVALENTS = 3
 """Directions whose mean stands for the symmetry-equivalent reflections in one peak."""
-FAINT = 1e-3
-"""Peaks of less than this share of the largest area are not drawn; noise and rounding hide them."""
 
 
 SCHERRER = 0.9
@@ -122,8 +120,6 @@ def render(
         areas = areas * texture[seen]
     areas = areas * lorentz_polarisation(q, REFERENCE_WAVELENGTH)
     areas = areas * np.exp(-2.0 * how.displacement * np.square(q / (4.0 * np.pi)))
-    strong = areas > FAINT * areas.max(initial=0.0)
-    q, areas = q[strong], areas[strong]
     per_degree = _q_per_degree(q)
     degrees, eta = how.profile(q)
     widths = degrees * per_degree

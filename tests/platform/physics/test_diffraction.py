@@ -65,10 +65,22 @@ def test_a_mixed_site_scatters_like_the_mean_of_its_atoms(textbook):
     np.testing.assert_allclose(100 * weighted[: len(theirs.y)] / weighted.max(), theirs.y, rtol=1e-3)
 
 
-def test_a_big_cell_keeps_the_strongest_peaks_and_a_needle_has_some():
+def test_a_big_cell_keeps_its_intensity_and_a_needle_has_some(monkeypatch):
     rng = np.random.default_rng(1)
-    big = powder_peaks(Crystal(np.diag([12.0, 13.0, 14.0]), rng.random((60, 3)), np.full(60, 14)))
-    assert len(big.d_spacings) == MAX_PEAKS
+    lattice = np.array([[19.0, 0, 0], [2.1, 21.0, 0], [1.7, -3.0, 23.0]])
+    crystal = Crystal(lattice, rng.random((300, 3)), np.full(300, 14))
+    big = powder_peaks(crystal)
+    assert 512 < len(big.d_spacings) <= MAX_PEAKS
+    monkeypatch.setattr("crystalign.physics.diffraction.MAX_PEAKS", 10**9)
+    everything = powder_peaks(crystal)
+    assert len(everything.d_spacings) > 2 * MAX_PEAKS
+    seen, whole = (render(peaks, GRID, Instrument()) for peaks in (big, everything))
+    scale = (seen @ whole) / (seen @ seen)  # each is scaled to its strongest peak
+    assert np.abs(scale * seen - whole).sum() < 0.03 * whole.sum()
+    assert scale * seen.sum() > 0.98 * whole.sum()
+
+
+def test_a_needle_has_peaks():
     needle = powder_peaks(Crystal(np.diag([2.0, 2.0, 90.0]), np.zeros((1, 3)), np.array([26])))
     assert needle.d_spacings[0] == pytest.approx(90.0)
 
