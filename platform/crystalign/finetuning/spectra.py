@@ -33,7 +33,7 @@ SPECTRA = ("dos", "phonon_dos", "xrd")
 
 
 class SpectrumErrors(NamedTuple):
-    """Of n materials, ∫|y − ŷ| / ∫y: MultiMat's normalised error; NaN where the spectrum is zero."""
+    """Of n materials, ∫|y − ŷ| / ∫y where y is known: MultiMat's normalised error; NaN where the spectrum is zero."""
 
     predicted: Array
     """(n,) of the prediction."""
@@ -43,7 +43,10 @@ class SpectrumErrors(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SpectrumTarget:
-    """ŷ(c) = Σ_j w_j y_j,  w = softmax_j(⟨z_c, z_j⟩/τ) over the k training spectra with the largest ⟨z_c, z_j⟩."""
+    """ŷ(c) = Σ_j w_j y_j,  w = softmax_j(⟨z_c, z_j⟩/τ) over the k training spectra with the largest ⟨z_c, z_j⟩.
+
+    At each energy the mean is over those of the k that are known there; where none is, ŷ is zero.
+    """
 
     model: Model
     """Aligned; it embeds crystals and the spectra."""
@@ -53,6 +56,8 @@ class SpectrumTarget:
     """(m, D) embeddings of the training spectra."""
     curves: Array
     """(m, G) the training spectra."""
+    known: NDArray[np.bool_]
+    """(m, G) where each is known."""
     neighbours: int = NEIGHBOURS
     """k."""
 
@@ -72,7 +77,8 @@ class SpectrumTarget:
                 f"none of {len(materials)} training materials has {name}; `crystalign derive`, or ingest it"
             )
         curves = np.stack([_curve(modality, value) for value in values])
-        return cls(model, name, model.embed(name, values), curves, neighbours)
+        known = np.stack([_known(modality, value, curves.shape[1]) for value in values])
+        return cls(model, name, model.embed(name, values), curves, known, neighbours)
 
     def predict(self, crystals: Sequence[Crystal]) -> Array:
         """(n, G) the spectra of n crystals.
@@ -86,7 +92,9 @@ class SpectrumTarget:
         scores = self._sharpness() * np.take_along_axis(cosines, nearest, axis=1)
         weights = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
         weights /= weights.sum(axis=1, keepdims=True)
-        return np.asarray(np.einsum("nk,nkg->ng", weights, self.curves[nearest]))
+        shares = weights[:, :, None] * self.known[nearest]  # (n, k, G)
+        total = shares.sum(axis=1)
+        return np.asarray((shares * self.curves[nearest]).sum(axis=1) / np.where(total > 0, total, 1.0))
 
     def errors(self, materials: Sequence[Material]) -> SpectrumErrors:
         """Beside the mean of the training spectra, of materials that have the spectrum and were not learnt from.
@@ -99,8 +107,11 @@ class SpectrumTarget:
             raise ConfigError(f"{len(missing)} materials, such as {missing[0]}, have no {self.name} to compare with")
         modality = self.model.modality(self.name)
         wanted = np.stack([_curve(modality, material.value(self.name)) for material in materials])
+        known = np.stack([_known(modality, m.value(self.name), wanted.shape[1]) for m in materials])
         predicted = self.predict([material.crystal for material in materials])
-        return SpectrumErrors(_normalised(wanted, predicted), _normalised(wanted, self.curves.mean(axis=0)))
+        counted = self.known.sum(axis=0)
+        mean = (self.curves * self.known).sum(axis=0) / np.where(counted > 0, counted, 1)
+        return SpectrumErrors(_normalised(wanted, predicted, known), _normalised(wanted, mean, known))
 
     def _sharpness(self) -> float:
         for pair, scale in self.model.logit_scales().items():
@@ -135,6 +146,10 @@ def _curve(modality: Modality[Any], value: Any) -> Array:
     return np.asarray(modality.featurise(value)["pattern"], np.float64)
 
 
-def _normalised(wanted: Array, predicted: Array) -> Array:
-    area = wanted.sum(axis=1)
-    return np.asarray(np.abs(wanted - predicted).sum(axis=1) / np.where(area > 0, area, np.nan))
+def _known(modality: Modality[Any], value: Any, points: int) -> NDArray[np.bool_]:
+    return modality.known(value) if isinstance(modality, SpectrumModality) else np.ones(points, dtype=bool)
+
+
+def _normalised(wanted: Array, predicted: Array, known: NDArray[np.bool_]) -> Array:
+    area = (wanted * known).sum(axis=1)
+    return np.asarray((np.abs(wanted - predicted) * known).sum(axis=1) / np.where(area > 0, area, np.nan))

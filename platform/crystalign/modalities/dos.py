@@ -1,8 +1,9 @@
 """The electronic density of states, on one grid for all materials.
 
 Every spectrum is put on the same window and grid, because the end points of a calculation's own
-grid are a fingerprint of the material. The zero is the valence-band maximum where there is a gap
-and the Fermi level otherwise, the unit is states/eV/atom, and spin channels are kept.
+grid are a fingerprint of the material. What a calculation did not reach is unknown, not zero: the
+network sees it as such (`beyond`), with ends on a few common rungs. The zero is the valence-band maximum
+where there is a gap and the Fermi level otherwise, the unit is states/eV/atom, and spin channels are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ EDGES = np.round(np.linspace(-10.0, 10.0, 401), 10)
 GRID = 0.5 * (EDGES[1:] + EDGES[:-1])
 """(400,) eV from the zero: the centres of the bins on disk."""
 NEEDED = (-3.0, 2.0)
-"""eV from the zero; a spectrum that does not cover this is refused, beyond its ends it counts as zero."""
+"""eV from the zero; a spectrum that does not cover this is refused."""
+RUNGS = ((-10.0, -7.0, -5.0, -2.5), (1.5, 4.0, 6.0, 10.0))
+"""eV from the zero, the outermost first and last: where the part that a network sees may begin and end. With these few,
+the ends of 233 published spectra identify 1.7 % of them; with the exact ones, 9.4 %."""
 Zero = Literal["fermi", "vbm"]
 
 
@@ -59,6 +63,8 @@ class DensityOfStates:
     """eV, of a standardised spectrum (0 for a metal); None before."""
     notices: tuple[str, ...] = ()
     """What a reader left out, converted or took for granted, for the user to check."""
+    covered: tuple[float, float] | None = None
+    """eV from the zero: where a standardised spectrum is known; None before, and for datasets that do not record it."""
 
     def __post_init__(self) -> None:
         """Normalise shapes, clip resampling artefacts, refuse nonsense."""
@@ -90,7 +96,9 @@ class DensityOfStates:
                 reason="window-not-covered",
             )
         kind: Zero = "vbm" if gap > 0 or self.zero == "vbm" else "fermi"
-        return DensityOfStates(GRID, resample(energies, per_atom, EDGES), 1, self.efermi, kind, gap, self.notices)
+        covered = (max(float(energies[0]), float(EDGES[0])), min(float(energies[-1]), float(EDGES[-1])))
+        on_grid = resample(energies, per_atom, EDGES)
+        return DensityOfStates(GRID, on_grid, 1, self.efermi, kind, gap, self.notices, covered)
 
 
 def parse_dos(
@@ -185,6 +193,7 @@ class DosModality(SpectrumModality[DensityOfStates]):
     label: ClassVar[str] = "Density of states"
     columns: ClassVar[type[TableColumns] | None] = DosColumns
     edges: ClassVar[NDArray[np.float64]] = EDGES
+    rungs: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = RUNGS
 
     class Settings(SpectrumModality.Settings):
         """How a spectrum becomes a vector."""
@@ -212,6 +221,8 @@ class DosModality(SpectrumModality[DensityOfStates]):
                 ("zero", pa.string()),
                 ("gap", pa.float64()),
                 ("efermi", pa.float64()),
+                ("low", pa.float64()),
+                ("high", pa.float64()),
             ]
         )
 
@@ -225,6 +236,8 @@ class DosModality(SpectrumModality[DensityOfStates]):
             "zero": standard.zero,
             "gap": standard.gap,
             "efermi": standard.efermi,
+            "low": None if standard.covered is None else standard.covered[0],
+            "high": None if standard.covered is None else standard.covered[1],
         }
 
     @classmethod
@@ -233,7 +246,9 @@ class DosModality(SpectrumModality[DensityOfStates]):
         flat = scalar["densities"].values.to_numpy(zero_copy_only=False)
         densities = flat.astype(np.float64).reshape(scalar["n_spins"].as_py(), -1)
         zero, gap, efermi = (scalar[name].as_py() for name in ("zero", "gap", "efermi"))
-        return DensityOfStates(GRID, densities, 1, efermi, zero, gap)
+        recorded = scalar.type.get_field_index("low") >= 0 and scalar["low"].is_valid
+        covered = (scalar["low"].as_py(), scalar["high"].as_py()) if recorded else None
+        return DensityOfStates(GRID, densities, 1, efermi, zero, gap, covered=covered)
 
     def curve(self, value: DensityOfStates) -> NDArray[np.float64]:
         """(400,) spin-summed states/eV/atom.
@@ -243,3 +258,7 @@ class DosModality(SpectrumModality[DensityOfStates]):
         """
         total: NDArray[np.float64] = value.standardised().densities.sum(axis=0)
         return total
+
+    def covered(self, value: DensityOfStates) -> tuple[float, float]:
+        """Where the calculation has states or could have; everywhere, where that is not recorded."""
+        return value.standardised().covered or super().covered(value)

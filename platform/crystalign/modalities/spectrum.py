@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,11 @@ from crystalign.errors import SpectrumError
 from crystalign.modalities.modality import Features, Inputs, Modality
 from crystalign.physics.spectra import broaden, rebin
 
-if TYPE_CHECKING:
-    from crystalign.material import Material
-
 Array = NDArray[np.float64]
 Value = TypeVar("Value")
 MAX_POINTS = 100_000
+UNKNOWN = -1.0
+"""What stands in a batch where a spectrum is not known; a density is at least zero."""
 
 
 class SpectrumModality(Modality[Value]):
@@ -32,6 +31,8 @@ class SpectrumModality(Modality[Value]):
     tells_volume: ClassVar[bool] = False
     edges: ClassVar[Array]
     """(B + 1,) the edges of the bins on disk, the same for every material."""
+    rungs: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = ((), ())
+    """Where the part that is shown may begin (ascending) and end (ascending); empty: always the whole window."""
 
     class Settings(Config):
         """How a spectrum becomes a vector; each spectrum sets its own defaults."""
@@ -44,6 +45,11 @@ class SpectrumModality(Modality[Value]):
         """In the unit of `edges`; in training the spectrum moves by up to this."""
         max_width: float = Field(default=0.0, ge=0)
         """In the unit of `edges`; in training the spectrum is broadened by a Gaussian of up to this."""
+        beyond: Literal["zero", "unknown"] = "zero"
+        """What a network sees where a spectrum is not known: a density of zero, by which the ends of the calculation
+        can be read off, or `UNKNOWN`, from a few common energies on (`rungs`)."""
+        cut: float = Field(default=0.5, ge=0, le=1)
+        """With `unknown`: probability with which training moves each end inwards to a random rung."""
 
     settings: Any
 
@@ -54,6 +60,32 @@ class SpectrumModality(Modality[Value]):
         Raises:
             SpectrumError: the spectrum does not cover the window.
         """
+
+    def covered(self, value: Value) -> tuple[float, float]:  # noqa: ARG002 (a spectrum may know better)
+        """Where the spectrum is known, in the unit of `edges`."""
+        return float(self.edges[0]), float(self.edges[-1])
+
+    def known(self, value: Value) -> NDArray[np.bool_]:
+        """(B,) which bins of `curve` lie within what is known."""
+        low, high = self.covered(value)
+        known: NDArray[np.bool_] = (self.edges[:-1] >= low - 1e-9) & (self.edges[1:] <= high + 1e-9)
+        return known
+
+    def shown(self, value: Value, rng: np.random.Generator | None = None) -> tuple[float, float]:
+        """The part of the window that a network sees: between two rungs within what is known.
+
+        The rungs keep away from the ends of the calculation, but for those at the ends of the window: what
+        broadening and shifting carry in from beyond must not show where those ends are.
+        """
+        low, high = self.covered(value)
+        margin = self.settings.max_shift + 2.0 * self.settings.max_width
+        lows = [r for r in self.rungs[0] if low + margin <= r or low <= r == self.edges[0]]
+        highs = [r for r in self.rungs[1] if high - margin >= r or high >= r == self.edges[-1]]
+        first, last = (lows or [float(self.edges[0])])[0], (highs or [float(self.edges[-1])])[-1]
+        if rng is not None:
+            first = rng.choice(lows) if lows and rng.random() < self.settings.cut else first
+            last = rng.choice(highs) if highs and rng.random() < self.settings.cut else last
+        return float(first), float(last)
 
     @property
     def grid_edges(self) -> Array:
@@ -78,6 +110,10 @@ class SpectrumModality(Modality[Value]):
             curve = np.log1p(curve)
         elif self.settings.scale == "sqrt":
             curve = np.sqrt(curve)
+        if self.settings.beyond == "unknown":
+            first, last = self.shown(value, rng)
+            centres = 0.5 * (self.grid_edges[1:] + self.grid_edges[:-1])
+            curve = np.where((centres < first) | (centres > last), UNKNOWN, curve)
         return {"dos": curve.astype(np.float32)}
 
     def collate(self, samples: Sequence[Features]) -> Inputs:
@@ -89,11 +125,6 @@ class SpectrumModality(Modality[Value]):
     def stand_in(self) -> Features:
         """A flat band."""
         return {"dos": np.full(self.settings.points, 0.5, np.float32)}
-
-    @classmethod
-    def equivalence(cls, material: Material) -> str:
-        """Every material has its own."""
-        return material.id
 
 
 def check_spectrum(positions: Array, densities: Array, *, axis: str, unit: str, channels: int = 1) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 from crystalign.errors import ConfigError
 from crystalign.model_config import ModalitySpec, ModelConfig
 
+UNKNOWN_ENDS = {"beyond": "unknown"}
+"""Features of a density of states whose window a calculation may not cover."""
+
 
 def tiny_model() -> ModelConfig:
     """The six modalities of the demo, small enough for about 1,200 crystals in two minutes on two cores."""
@@ -17,7 +20,9 @@ def tiny_model() -> ModelConfig:
             "crystal": ModalitySpec(
                 encoder="dual-space", options={"direct": {"hidden": 48, "layers": 3}, "hidden": 192}
             ),
-            "dos": ModalitySpec(encoder="dos-transformer", options={"hidden": 64, "layers": 2, "patch": 10}),
+            "dos": ModalitySpec(
+                encoder="dos-transformer", options={"hidden": 64, "layers": 2, "patch": 10}, features=dict(UNKNOWN_ENDS)
+            ),
             "charge_density": ModalitySpec(encoder="conv3d", options={"channels": [8, 16, 24]}),
             "xrd": ModalitySpec(encoder="xrd-resnet", options={"channels": [16, 32, 48], "reduced": 32, "hidden": 192}),
             "text": ModalitySpec(encoder="bert", options={"hidden": 64, "layers": 1, "vocabulary": 1500}),
@@ -79,7 +84,7 @@ def multimat_paper() -> dict[str, Any]:
     }
     return {
         "model": ModelConfig(
-            modalities={name: ModalitySpec(encoder=encoder) for name, encoder in encoders.items()},
+            modalities=_specs(encoders),
             embedding_dim=128,
             initial_temperature=0.2,
             learn_temperature=False,
@@ -104,7 +109,7 @@ def matbind_paper() -> dict[str, Any]:
     }
     return {
         "model": ModelConfig(
-            modalities={name: ModalitySpec(encoder=encoder) for name, encoder in encoders.items()},
+            modalities=_specs(encoders),
             embedding_dim=128,
             initial_temperature=0.07,
             learn_temperature=False,
@@ -112,6 +117,14 @@ def matbind_paper() -> dict[str, Any]:
         "batch_size": 250,
         "epochs": 250,
         "optimiser": {"lr": 5e-4, "weight_decay": 1e-4, "betas": (0.9, 0.95), "warmup_fraction": 0.1},
+    }
+
+
+def _specs(encoders: dict[str, str]) -> dict[str, ModalitySpec]:
+    """Published networks, on spectra whose unknown ends are told from zero, as the papers' masks do."""
+    return {
+        name: ModalitySpec(encoder=encoder, features=dict(UNKNOWN_ENDS) if name == "dos" else {})
+        for name, encoder in encoders.items()
     }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from crystalign.errors import ConfigError
 from crystalign.finetuning.spectra import SpectrumTarget, part_of
+from crystalign.modalities.dos import GRID, DensityOfStates
 from crystalign.model import Model, ModelCard, ModelConfig
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.splits import SplitRule
@@ -58,6 +61,25 @@ def test_neighbours_weigh_by_their_cosine(model, synthetic_materials, monkeypatc
     sharp = float(model.logit_scales()["crystal", "dos"].detach())
     weights = np.exp(sharp * np.array([0.8, 0.6]))
     assert found == pytest.approx(weights / weights.sum() @ target.curves[1:], rel=1e-5)
+
+
+def test_what_a_spectrum_does_not_reach_neither_counts_nor_is_averaged(model, synthetic_materials, monkeypatch):
+    def spectrum(high: float, level: float) -> DensityOfStates:
+        energies = np.arange(-12.0, high, 0.02)
+        return DensityOfStates(energies, np.full(len(energies), level), 1).standardised()
+
+    levels = ((12.0, 1.0), (5.0, 3.0), (5.0, 1.0))
+    materials = [
+        replace(m, modalities={"dos": spectrum(*level)})
+        for m, level in zip(synthetic_materials(3), levels, strict=True)
+    ]
+    vectors = {"crystal": np.ones((3, 1)), "dos": np.ones((2, 1))}
+    monkeypatch.setattr(model, "embed", lambda name, values: vectors[name][: len(values)].astype(np.float32))
+    target = SpectrumTarget.fit(model, "dos", materials[:2], neighbours=2)
+    found = target.predict([materials[0].crystal])[0]
+    assert found[GRID < 4.9] == pytest.approx(2.0)
+    assert found[GRID > 5.1] == pytest.approx(1.0), "only one of the two is known there"
+    assert target.errors(materials[2:]).predicted == pytest.approx(1.0), "no error beyond 5 eV, where nobody knows"
 
 
 def test_training_spectra_are_of_the_models_own_split(model, synthetic_materials, tmp_path):

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from crystalign.errors import FileFormatError, SpectrumError
-from crystalign.modalities.dos import BIN_WIDTH, EDGES, GRID, DensityOfStates, DosModality, parse_dos
+from crystalign.modalities.dos import BIN_WIDTH, EDGES, GRID, RUNGS, DensityOfStates, DosModality, parse_dos
+from crystalign.modalities.spectrum import UNKNOWN
 
 DOS = DosModality()
 E = np.linspace(-12, 12, 1201)
@@ -172,3 +173,62 @@ def test_real_spectra_of_any_grid_are_read(real_data):
         assert value.densities.sum() > 0.0
     assert len(given) == 100
     assert broken <= 1
+
+
+# --- what a calculation does not reach -------------------------------------------------------------------------------
+
+MASKED = DosModality(DosModality.Settings(beyond="unknown"))
+
+
+def _metal(low: float, high: float) -> DensityOfStates:
+    energies = np.arange(low, high, 0.02)
+    return DensityOfStates(energies, 2.0 + np.sin(energies), 1)
+
+
+def test_the_ends_of_a_calculation_cannot_be_read_off_its_features():
+    short, shorter = _metal(-8.3, 7.1), _metal(-7.5, 8.9)
+    assert not np.allclose(DOS.featurise(short)["dos"], DOS.featurise(shorter)["dos"]), "zeros show the ends"
+    one, other = MASKED.featurise(short)["dos"], MASKED.featurise(shorter)["dos"]
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    seen = one > UNKNOWN
+    assert (GRID[seen][0], GRID[seen][-1]) == (pytest.approx(-6.975), pytest.approx(5.975))
+
+
+def test_what_is_unknown_in_training_says_nothing_but_a_pair_of_rungs():
+    rng = np.random.default_rng(0)
+    ends, seen = set(), []
+    for high in rng.uniform(2.0, 40.0, 60):
+        value = _metal(-12.0, high)
+        for _ in range(5):
+            shown = MASKED.featurise(value, rng=rng)["dos"] > UNKNOWN
+            where = np.flatnonzero(shown)
+            assert shown[where[0] : where[-1] + 1].all()
+            ends.add((round(EDGES[where[0]], 6), round(EDGES[where[-1] + 1], 6)))
+            seen.append(where[-1])
+    assert ends <= {(low, high) for low in RUNGS[0] for high in RUNGS[1]}
+    assert len(set(seen)) == len(RUNGS[1]), "every rung is met"
+
+
+def test_a_complete_spectrum_is_shown_whole_and_the_shortest_in_part():
+    assert (MASKED.featurise(_metal(-12, 12))["dos"] > UNKNOWN).all()
+    least = MASKED.featurise(_metal(-3.01, 2.05))["dos"] > UNKNOWN
+    assert GRID[least][0] == pytest.approx(-2.475)
+    assert GRID[least][-1] == pytest.approx(1.475)
+
+
+def test_the_column_keeps_where_the_spectrum_is_known_and_older_datasets_are_read_as_known():
+    value = _metal(-8.3, 7.1).standardised()
+    cell = pa.array([DOS.to_column(value)], DOS.column_type())
+    assert DOS.from_column(cell[0]).covered == value.covered == (pytest.approx(-8.3), pytest.approx(7.08))
+    older = pa.StructArray.from_arrays(
+        [cell.field(n) for n in ("densities", "n_spins", "zero", "gap", "efermi")],
+        names=["densities", "n_spins", "zero", "gap", "efermi"],
+    )
+    back = DOS.from_column(older[0])
+    assert back.covered is None
+    assert (MASKED.featurise(back)["dos"] > UNKNOWN).all()
+
+
+def test_a_model_of_an_earlier_release_keeps_its_settings():
+    saved = {"points": 400, "scale": "log1p", "max_shift": 0.1, "max_width": 0.15}  # every setting of its time
+    assert DosModality.Settings(**saved).beyond == "zero"
