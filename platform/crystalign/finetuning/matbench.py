@@ -81,7 +81,7 @@ def fold_of(folder: str, target: str, *, log10: bool = False, classification: bo
         classification: which scores.
 
     Raises:
-        FileFormatError: the trial predicted no such column.
+        FileFormatError: the trial predicted no such column, or, with `log10`, a value that is not positive.
     """
     with storage.open_input(storage.join(folder, "predictions.parquet")) as source:
         table = pq.read_table(source)
@@ -90,9 +90,26 @@ def fold_of(folder: str, target: str, *, log10: bool = False, classification: bo
     test = table.filter(pa.array([part == "test" for part in table.column("part").to_pylist()]))
     values, predicted = (test.column(name).to_numpy() for name in (target, f"{target}_predicted"))
     if log10:
+        _check_positive(target, {"the labels": values, "the predictions": predicted})
         values, predicted = np.log10(values), np.log10(predicted)
     scores = fold_scores(values, predicted, classification=classification)
     return Fold(dict(zip(test.column("id").to_pylist(), predicted.tolist(), strict=True)), scores)
+
+
+def _check_positive(target: str, columns: Mapping[str, NDArray[np.float64]]) -> None:
+    """Refuse what has no logarithm, which would turn the whole fold into NaN.
+
+    Raises:
+        FileFormatError: a value that is not positive.
+    """
+    for name, values in columns.items():
+        wrong = np.flatnonzero(~(values > 0))
+        if len(wrong):
+            raise FileFormatError(
+                f"{len(wrong)} of {name} of {target!r} are not positive, such as {values[wrong[0]]:g}, and have no "
+                "logarithm; fit the logarithm itself, by `transform: log10` of the task",
+                reason="not-positive",
+            )
 
 
 def record(tasks: Mapping[str, Sequence[Fold]], user_metadata: Mapping[str, Any] | None = None) -> dict[str, Any]:

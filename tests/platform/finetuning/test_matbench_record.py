@@ -6,10 +6,12 @@ import hashlib
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from crystalign.errors import FileFormatError
-from crystalign.finetuning.matbench import Fold, fold_scores, read_record, record, write_record
+from crystalign.finetuning.matbench import Fold, fold_of, fold_scores, read_record, record, write_record
 
 
 def folds(n: int = 5) -> list[Fold]:
@@ -71,3 +73,13 @@ def test_scores_are_matbenchs():
     assert found == pytest.approx({"mae": 4 / 3, "rmse": np.sqrt(10 / 3), "mape": 0.5, "max_error": 3.0})
     classified = fold_scores([1, 1, 0, 0], [0.9, 0.3, 0.6, 0.1], classification=True)
     assert classified == pytest.approx({"accuracy": 0.5, "balanced_accuracy": 0.5, "f1": 0.5, "rocauc": 0.75})
+
+
+@pytest.mark.parametrize("wrong", [0.0, -3.0, np.nan])
+def test_a_prediction_without_a_logarithm_is_refused_and_named(tmp_path, wrong):
+    columns = {"id": ["a", "b"], "part": ["test", "test"], "k_vrh": [100.0, 10.0]}
+    pq.write_table(pa.table(columns | {"k_vrh_predicted": [10.0, 10.0]}), tmp_path / "predictions.parquet")
+    assert fold_of(str(tmp_path), "k_vrh", log10=True).scores["mae"] == pytest.approx(0.5)
+    pq.write_table(pa.table(columns | {"k_vrh_predicted": [10.0, wrong]}), tmp_path / "predictions.parquet")
+    with pytest.raises(FileFormatError, match="1 of the predictions of 'k_vrh' are not positive"):
+        fold_of(str(tmp_path), "k_vrh", log10=True)
