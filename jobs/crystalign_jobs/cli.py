@@ -39,6 +39,8 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
     "Data": (
         Verb("ingest", "crystalign_jobs.ingest", "Ingest", "read crystals from files or a table into a dataset"),
         Verb("check", "crystalign_jobs.check", "Check", "check a dataset again, by itself or against its files"),
+        Verb("duplicates", "crystalign_jobs.duplicates", "Duplicates", "find materials of the same structure"),
+        Verb("merge", "crystalign_jobs.merge", "Merge", "join datasets, and find what they have in common"),
         Verb("derive", "crystalign_jobs.derive", "Derive", "compute diffraction patterns, captions and compositions"),
     ),
     "Learning": (

@@ -120,7 +120,7 @@ def held_out_dos(place: dict[str, str]) -> str:
 
     rule = split_of(load(storage.join(place["run"], "demo", "model")))
     dataset = Dataset.open(place["data"])
-    light = dataset.table([rule.column])
+    light = dataset.table(list(rule.columns))
     unseen = rule.mask(light, "test")
     for row, (shard, position) in enumerate(
         zip(light.column("shard").to_pylist(), light.column("row").to_pylist(), strict=True)

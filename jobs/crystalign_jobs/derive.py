@@ -1,8 +1,8 @@
 """`crystalign derive`: modalities that follow from the crystal, and embeddings of its text, added to a dataset.
 
-Each shard becomes a new one beside it, under a name that its content and the request determine, and a receipt says
-that it is complete: a job that was killed finds the receipts and goes on where it was. The manifest is swapped
-last; only then are the shards it no longer names deleted.
+Each shard becomes a new one beside it. A receipt, whose name the old shard and the request determine, says that it is
+complete: a job that was killed finds the receipts and goes on where it was. The manifest is swapped last, and only if
+it is still the one that was read; only then are the shards that it named before deleted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from crystalign.storage import FileEntry
 
 Derivable = Literal["xrd", "text", "composition", "image", "tabular", "text_embedding"]
-VERSION = 3
+VERSION = 4
 """Raised when a derivation changes, so that an interrupted job never mixes old and new."""
+PARTS = ("shards", "quarantine", "derive")
+"""Folders in which a derivation leaves files."""
 
 
 class Derive(Config):
@@ -62,13 +64,30 @@ class Derive(Config):
 
 
 def main(config: Derive) -> Manifest:
-    """Derive, swap the manifest, delete what it superseded, and return it."""
+    """Derive, swap the manifest, delete what it superseded, and return it.
+
+    Raises:
+        ConfigError: another job writes to the dataset.
+        ConflictError: another job changed the dataset meanwhile; it stays as that job left it.
+    """
+    from crystalign.shards.manifest import Manifest
+    from crystalign_jobs.ownership import driving
+
+    Manifest.read(config.data)  # or there is nothing to drive
+    with driving(config.data) as drives:
+        return _derive(config, drives)
+
+
+def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
     from crystalign.shards.dataset import Dataset
+    from crystalign.shards.manifest import Manifest
     from crystalign_jobs.pool import map_rows
     from crystalign_jobs.progress import Meter
     from crystalign_jobs.session import session
 
+    version = Manifest.version(config.data)  # before the manifest: what is read may be newer, and is then refused below
     dataset = Dataset.open(config.data)
+    dataset.require_current(config.modalities)
     shards = dataset.manifest.shards
     chosen = choose_language_model(config, dataset.manifest)
     asked = config.modalities
@@ -85,13 +104,13 @@ def main(config: Derive) -> Manifest:
                 for receipt in map_rows(todo, ShardDeriver(config, dataset, chosen)):
                     receipts[receipt["number"]] = receipt
                     meter.advance(shards[receipt["number"]].rows)
-    manifest = _commit(config, dataset, receipts) if receipts else dataset.manifest
+    manifest = _commit(config, dataset, receipts, version, drives) if receipts else dataset.manifest
     _report(config, manifest, receipts)
     return manifest
 
 
 def target(entry: ShardEntry, modalities: Sequence[str], language_model: LanguageModelEntry | None = None) -> str:
-    """The name of the shard that a shard becomes: its own, and a hash of its content and of what is asked of whom."""
+    """How the name of the shard that a shard becomes begins: its own, and a hash of its content and of the request."""
     asked = [entry.sha256, sorted(modalities), VERSION, *([language_model.identity] if language_model else [])]
     return f"{_stem(entry.path)}.{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:10]}"
 
@@ -106,7 +125,7 @@ def _lacks(entry: ShardEntry, modalities: Sequence[str]) -> bool:
 
 
 def _receipt(uri: str, name: str) -> dict[str, Any] | None:
-    """What an earlier run wrote under this name, if all of it is still there."""
+    """What an earlier run wrote for this target, if all of it is still there."""
     from crystalign.shards.manifest import ShardEntry
 
     path = storage.join(uri, "derive", f"{name}.json")
@@ -159,19 +178,30 @@ class ShardDeriver:
         return {"result": result}
 
 
-def _commit(config: Derive, dataset: Dataset, receipts: Mapping[int, dict[str, Any]]) -> Manifest:
+def _commit(
+    config: Derive,
+    dataset: Dataset,
+    receipts: Mapping[int, dict[str, Any]],
+    version: str | None,
+    drives: Callable[[], bool],
+) -> Manifest:
     """Swap the manifest, then delete what it no longer names."""
-    from crystalign.shards.manifest import ShardEntry
+    from crystalign.shards.manifest import Manifest, ShardEntry
     from crystalign.shards.writer import commit_manifest
 
+    Manifest.refuse_changed(config.data, version)
     old = dataset.manifest
     shards = [
-        ShardEntry.model_validate(receipts[n]["shard"]) if n in receipts else entry
+        # the rows and their structures stay the same
+        ShardEntry.model_validate(receipts[n]["shard"]).model_copy(update={"groups": entry.groups})
+        if n in receipts
+        else entry
         for n, entry in enumerate(old.shards)
     ]
     renewed = {_stem(old.shards[n].path) for n in receipts}
     quarantine = [q for q in old.quarantine if _derived_from(q) not in renewed]
     quarantine += [storage.FileEntry.model_validate(r["quarantine"]) for r in receipts.values() if r["quarantine"]]
+    superseded = _descendants(config.data, renewed)
     new = commit_manifest(
         config.data,
         shards,
@@ -179,20 +209,23 @@ def _commit(config: Derive, dataset: Dataset, receipts: Mapping[int, dict[str, A
         quarantine=sorted(quarantine, key=lambda entry: entry.path),
         quarantined=sum(_rows(config.data, entry) for entry in quarantine),
         derived=sorted({*old.derived, *config.modalities}),
+        structures=old.structures,
+        schema_version=old.schema_version,
+        expected=version,
     )
-    _delete_unnamed(config.data, new, renewed)
+    if drives():
+        for path in superseded.difference(new.files):
+            storage.delete(storage.join(config.data, path))
     return new
 
 
-def _delete_unnamed(uri: str, manifest: Manifest, renewed: set[str]) -> None:
-    """Delete what the renewed shards were before, and what runs left that were killed and asked for something else."""
-    named = {entry.path for entry in (*manifest.shards, *manifest.quarantine)}
-    for part in ("shards", "quarantine"):
-        for place in storage.list_files(storage.join(uri, part)):
-            path = f"{part}/{place.rpartition('/')[2]}"
-            if path not in named and _stem(path).removeprefix("derive-") in renewed:
-                storage.delete(storage.join(uri, path))
-    storage.delete(storage.join(uri, "derive"))
+def _descendants(uri: str, stems: set[str]) -> set[str]:
+    """Files of these shards: what they are, were, and what runs left that were killed and asked for something else.
+
+    It is listed before the manifest is swapped, so that a job which starts from the new one never loses a file.
+    """
+    paths = [f"{part}/{name}" for part in PARTS for name in storage.list_names(storage.join(uri, part))]
+    return {path for path in paths if _stem(path).removeprefix("derive-") in stems}
 
 
 def _derived_from(entry: FileEntry) -> str:

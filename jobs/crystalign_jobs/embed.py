@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import ConfigError, DatasetError
+from crystalign.errors import ConfigError, ConflictError, DatasetError
 from crystalign.index.embeddings import (
     MANIFEST,
     EmbeddingFile,
@@ -83,16 +83,18 @@ def embed(config: Embed) -> dict[str, EmbeddingManifest]:
     """Encode the modalities that `config` asks for, one embedding dataset each.
 
     Raises:
-        ConfigError: the model has no such modality, or other embeddings live at `out`.
+        ConfigError: the model has no such modality, or other embeddings live at `out`, or another job writes there.
         DatasetError: the dataset has no material with it.
     """
     from crystalign.model import load
     from crystalign.shards.dataset import Dataset
+    from crystalign_jobs.ownership import driving
     from crystalign_jobs.session import session
     from crystalign_jobs.text_embeddings import same_language_model
 
     model, dataset = load(config.model), Dataset.open(config.data)
     names = _modalities(config, model, dataset)
+    dataset.require_current(names)
     if "text_embedding" in names:
         same_language_model(model, dataset)
     print(f"embedding {', '.join(names)} of {config.data} with {config.model}")
@@ -104,9 +106,10 @@ def embed(config: Embed) -> dict[str, EmbeddingManifest]:
     made = {name: _existing(_target(config, name), making) for name, making in whole.items()}
     todo = [making for name, making in whole.items() if made[name] is None]
     if todo:
-        with session(config.address):
-            files = _run(config, dataset, todo)
-        made |= {m.modality: _commit(config, model, dataset, m, files[m.modality]) for m in todo}
+        with driving(config.out):
+            with session(config.address):
+                files = _run(config, dataset, todo)
+            made |= {m.modality: _commit(config, model, dataset, m, files[m.modality]) for m in todo}
     return {name: manifest for name, manifest in made.items() if manifest is not None}
 
 
@@ -261,7 +264,11 @@ def _commit(
         licences=tuple(sorted({source.licence for source in dataset.manifest.sources})),
         files=tuple(files),
     )
-    manifest.write(_target(config, whole.modality))
+    target = _target(config, whole.modality)
+    try:
+        manifest.write(target)
+    except ConflictError:
+        return _existing(target, whole) or manifest  # another job made the same meanwhile, or it is refused
     return manifest
 
 

@@ -42,7 +42,7 @@ class Evaluate(Config):
     limit: int = 20_000
     """At most this many materials; the hash of the id decides which."""
     masked_text: bool = True
-    """Also ask with captions whose formula, elements and space group are masked."""
+    """Also ask with texts without formula, elements, class, structure type, space group and crystal system."""
     seed: int = 0
     """Of the bootstrap."""
 
@@ -50,6 +50,7 @@ class Evaluate(Config):
 def main(config: Evaluate) -> Report:
     """Embed the pool, rank, print and write the report."""
     from crystalign.evaluation.report import Report, evaluate_pairs, plot, to_markdown
+    from crystalign.evaluation.seen import trained_on
     from crystalign.model import load
     from crystalign.shards.dataset import Dataset
     from crystalign_jobs.text_embeddings import same_language_model
@@ -59,17 +60,22 @@ def main(config: Evaluate) -> Report:
     model, dataset = load(config.model), Dataset.open(config.data)
     if "text_embedding" in model.config.modalities:
         same_language_model(model, dataset)
+    dataset.require_current(model.config.modalities)
+    if (notice := dataset.manifest.uncompared(config.data)) is not None:
+        print(notice)
     rule = split_of(model)
     materials = pool_of(model, dataset, config, rule)
     views = embed_views(model, materials, masked_text=config.masked_text)
     names, formulas = np.unique([m.crystal.formula for m in materials], return_inverse=True)
+    trained = trained_on([m.crystal.formula for m in materials], model.card, rule)
     report = Report(
         pool={
             "dataset": config.data,
             "split": f"{config.split}, by {rule.by}, salt {rule.salt!r}",
             "materials": len(materials),
             "formulas": len(names),
-            "of these trained on": 0,
+            "structures": len({m.structure for m in materials}),
+            "of these materials, with a formula that was trained on": "not known" if trained is None else trained,
         },
         pairs=evaluate_pairs(
             views,
@@ -120,7 +126,7 @@ def pool_of(model: Model, dataset: Dataset, config: Evaluate, rule: SplitRule) -
             f"the model was split by material, which says nothing about {config.data}: a crystal there may be one it "
             "trained on under another id. Evaluate on its own dataset, or train with split.by=formula"
         )
-    light = dataset.table(["id", "n_sites", rule.column])
+    light = dataset.table(list(dict.fromkeys(["id", "n_sites", *rule.columns])))
     rows = np.flatnonzero(rule.mask(light, config.split) & model.modality("crystal").fits(light))
     if len(rows) < 2:
         raise DatasetError(f"the {config.split} split of {config.data} holds {len(rows)} materials; nothing to rank")
@@ -142,24 +148,13 @@ def embed_views(model: Model, materials: list[Material], *, masked_text: bool) -
     """Every modality of the model over the same materials; captions a second time, masked."""
     from rich.progress import track
 
-    from crystalign.modalities import modality_class, stable_hash
-    from crystalign.modalities.text import Text
-    from crystalign.physics.caption import mask_caption
+    from crystalign.evaluation.masked_text import masked_texts
+    from crystalign.modalities import key_columns, modality_class
 
     values: dict[str, list[Any]] = {name: [m.value(name) for m in materials] for name in model.config.modalities}
-    keys = {
-        name: np.array(
-            [stable_hash(modality_class(name).equivalence(m)) if m.value(name) is not None else 0 for m in materials]
-        )
-        for name in values
-    }
+    keys = {name: key_columns(modality_class(name), materials) for name in values}
     if masked_text and "text" in values:
-        masked = [
-            None if text is None else Text(mask_caption(text.description, m.crystal), generated=text.generated)
-            for m, text in zip(materials, values["text"], strict=True)
-        ]
-        values["text-masked"] = masked
-        keys["text-masked"] = np.array([0 if text is None else stable_hash(text.description) for text in masked])
+        values["text-masked"], keys["text-masked"] = masked_texts(materials)
     views = []
     for name, column in track(values.items(), description="embedding", transient=True):
         views.append(_view(model, name, column, keys[name]))

@@ -2,7 +2,7 @@
 
 The driver lists work items, deals them out in chunks, and Ray tasks read one chunk each and write its shards;
 nothing but names and counts comes back. What cannot be used goes to quarantine with its reason. The manifest is
-written last: without it there is no dataset.
+written last: without it there is no dataset, and a dataset that is replaced stays whole until then.
 
 Neighbours in a source resemble each other, and training reads whole row groups: only if each of them is
 a fair sample does a batch made of a few look like one drawn from everything.
@@ -40,8 +40,9 @@ STRETCH = 64
 """So many neighbouring chunks deal their rows out among each other: 262,144 rows at the default. A row group of the
 source is read by each of them, at worst so many times; longer sources are dealt stretch by stretch, and a window of the
 training order takes its row groups evenly from all of them."""
-PARTS = ("shards", "charge_density", "quarantine", "selections", "derive")
+PARTS = ("shards", "charge_density", "groups", "quarantine", "selections", "derive")
 """What a dataset consists of beside its manifest."""
+MANIFEST = "manifest.json"
 
 
 class Ingest(Config):
@@ -73,10 +74,12 @@ class Ingest(Config):
     rows_per_shard: int = Field(default=4096, ge=1)
     """At most this many rows in one shard."""
     overwrite: bool = False
-    """Replace the dataset at `out`."""
+    """Replace the dataset at `out`; it stays until the new one is complete."""
     accept: tuple[str, ...] = ()
     """Take structures that contradict their own file in these ways, with a remark: reasons such as
     composition-disagrees, z-disagrees, volume-disagrees, density-disagrees, symmetry-disagrees, symmetry-missing."""
+    compare: bool = True
+    """Find the materials that are the same structure (`crystalign duplicates`) as the last step."""
     limits: Limits = Limits()
     """What one file may cost."""
     address: str | None = None
@@ -84,11 +87,19 @@ class Ingest(Config):
 
 
 def main(config: Ingest) -> Manifest:
-    """Ingest, print what became of every entry, and return the manifest."""
+    """Ingest, print what became of every entry, and return the manifest.
+
+    Raises:
+        ConfigError: there is a dataset and `overwrite` was not asked for, or another job writes there.
+        ConflictError: another job made or changed a dataset there meanwhile; that one stays.
+        DatasetError: no crystal could be used.
+    """
+    from crystalign_jobs.duplicates import Duplicates, group_structures
+    from crystalign_jobs.ownership import driving
     from crystalign_jobs.progress import Meter
     from crystalign_jobs.session import session
 
-    _refuse_existing(config)
+    _existing(config)
     source = open_source(
         config.source,
         mapping=config.mapping,
@@ -105,35 +116,45 @@ def main(config: Ingest) -> Manifest:
     print(f"ingesting {config.source} ({expected:,} entries, {len(chunks)} tasks) into {config.out}/")
     print("├─ shards/        one row per crystal\n├─ quarantine/    what was refused, and why\n└─ manifest.json  last")
     results = []
-    with session(config.address), Meter("ingest", total=expected, unit="crystals") as meter:
-        _clear(config.out)
-        for result in _run(source, chunks, config):
-            results.append(result)
-            meter.advance(result["entries"])
-    manifest = _commit(config.out, source.properties(), results)
+    with driving(config.out) as drives:
+        replaced, old = _existing(config), _files(config.out)
+        with session(config.address):
+            with Meter("ingest", total=expected, unit="crystals") as meter:
+                for result in _run(source, chunks, config):
+                    results.append(result)
+                    meter.advance(result["entries"])
+            manifest = _commit(config.out, source.properties(), results, replaced)
+            if config.compare:
+                settings = Duplicates(dataset=config.out)
+                manifest = group_structures(config.out, settings.same, settings.max_seconds)
+        if drives():
+            _delete_unnamed(config.out, old, manifest)
     _report(config, manifest, results)
     return manifest
 
 
-def _refuse_existing(config: Ingest) -> None:
-    """Leave a dataset alone unless told otherwise.
+def _existing(config: Ingest) -> str | None:
+    """The version of the dataset that is to be replaced; None where there is none.
 
     Raises:
         ConfigError: there is a dataset and `overwrite` was not asked for.
     """
-    if storage.exists(storage.join(config.out, "manifest.json")) and not config.overwrite:
+    found = storage.sha256_of(storage.join(config.out, MANIFEST))
+    if found is not None and not config.overwrite:
         message = f"{config.out} holds a dataset already; give --overwrite to replace it, or another --out"
         raise ConfigError(message)
+    return found
 
 
-def _clear(out: str) -> None:
-    """Remove the dataset that is replaced, or what an interrupted ingest left; nothing else in that folder."""
-    manifest = storage.join(out, "manifest.json")
-    if storage.exists(manifest):
-        storage.delete(manifest)  # first: from here on there is no dataset
-    for part in PARTS:
-        if storage.list_files(storage.join(out, part)):
-            storage.delete(storage.join(out, part))
+def _files(out: str) -> list[str]:
+    """Names of the files of a dataset, and of what interrupted jobs left of one; nothing else in that folder."""
+    return [f"{part}/{name}" for part in PARTS for name in storage.list_names(storage.join(out, part))]
+
+
+def _delete_unnamed(out: str, old: Sequence[str], manifest: Manifest) -> None:
+    """Delete what was there before and the new manifest does not name; never a file that came meanwhile."""
+    for name in set(old).difference(manifest.files):
+        storage.delete(storage.join(out, name))
 
 
 def share_out(items: Sequence[Item], rows: int) -> list[list[Item]]:
@@ -263,7 +284,9 @@ class ChunkReader:
         return write_shard(self.out, name, materials, self.source.properties())
 
 
-def _commit(out: str, properties: Sequence[PropertySpec], results: list[dict[str, Any]]) -> Manifest:
+def _commit(
+    out: str, properties: Sequence[PropertySpec], results: list[dict[str, Any]], replaced: str | None
+) -> Manifest:
     """The manifest of everything that the tasks wrote."""
     from crystalign.shards.manifest import ShardEntry
     from crystalign.shards.writer import commit_manifest
@@ -276,11 +299,14 @@ def _commit(out: str, properties: Sequence[PropertySpec], results: list[dict[str
         properties,
         quarantine=sorted(quarantine, key=lambda entry: entry.path),
         quarantined=sum(sum(result["reasons"].values()) for result in results),
+        expected=replaced,
     )
 
 
 def _report(config: Ingest, manifest: Manifest, results: list[dict[str, Any]]) -> None:
-    """What was made, what was refused, and the next command."""
+    """What was made, what was refused, what is there twice, and the next command."""
+    from crystalign_jobs.duplicates import report_copies
+
     reasons: Counter[str] = Counter()
     for result in results:
         reasons.update(result["reasons"])
@@ -289,4 +315,6 @@ def _report(config: Ingest, manifest: Manifest, results: list[dict[str, Any]]) -
     print(f"{manifest.quarantined:,} quarantined" + (":" if reasons else ""))
     for reason, count in reasons.most_common():
         print(f"  {count:>7,}  {reason}")
+    if manifest.structures is not None:
+        report_copies(config.out, manifest)
     print(f"next: crystalign derive {config.out}")

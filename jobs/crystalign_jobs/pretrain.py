@@ -231,6 +231,9 @@ def _select(config: PretrainConfig, dataset: Dataset) -> Selection:
             f"{config.data} holds no {', '.join(missing)}, which the model aligns; add them with `crystalign derive`, "
             "or choose a model without"
         )
+    dataset.require_current(config.model.modalities)
+    if (notice := dataset.manifest.uncompared(config.data)) is not None:
+        print(notice)
     modalities = [make_modality(name, spec.features) for name, spec in config.model.modalities.items()]
     selection = Selection.build(dataset, config.split, "train", fits=modalities)
     left_out = Selection.build(dataset, config.split, "train").n - selection.n

@@ -42,9 +42,15 @@ class Material:
     """1 to 230 at `crystalign.physics.symmetry.SYMPREC`; None where it has not been determined."""
     prototype: str | None = None
     """Anonymous formula, space group and Wyckoff letters, e.g. `AB:225:a.b`."""
-
+    structure_group: str | None = None
+    """The id that stands for all materials of its dataset with the same structure; None where nobody has compared."""
     remarks: tuple[str, ...] = ()
     """What a user of the structure should know of it, e.g. that hydrogen has no sites."""
+
+    @property
+    def structure(self) -> str:
+        """Key of the structure: equal for materials that were found to be the same crystal."""
+        return self.id if self.structure_group is None else self.structure_group
 
     def value(self, modality: str) -> Any | None:
         """The value of a modality, the crystal included; None if it is not known."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,13 +25,15 @@ from torch import Tensor, nn
 from crystalign.encoders import encoder_class, encoder_settings
 from crystalign.encoders.encoder import Files
 from crystalign.errors import ConfigError, ModelError, StorageError, VerificationError
-from crystalign.modalities import Inputs, Modality, make_modality
+from crystalign.modalities import Inputs, Modality, make_modality, modality_class
 from crystalign.model_config import ModalitySpec, ModelCard, ModelConfig, ModelFile, Names
 from crystalign.training.batch import Batch
 
 __all__ = ["ModalitySpec", "Model", "ModelCard", "ModelConfig", "load", "prepare"]
 
-FORMAT = 1
+FORMAT = 2
+"""2: networks of charge densities and pictures see them in settings that do not depend on the crystal's description."""
+READABLE = (1, 2)
 MAX_LOG_SCALE = math.log(100.0)
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 
@@ -53,6 +55,8 @@ class Model(nn.Module):
         """
         super().__init__()
         self.config = config
+        self.format = FORMAT
+        """Of the directory it was read from: a model keeps its identity."""
         self.card = ModelCard()
         self.encoders = nn.ModuleDict()
         self.projections = nn.ModuleDict()
@@ -198,7 +202,7 @@ class Model(nn.Module):
         for name, encoder in self.encoders.items():
             files |= {f"{name}/{path}": data for path, data in encoder.files().items()}  # type: ignore[operator]
         digests = {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())}
-        described = ModelFile(format=FORMAT, config=self.config, card=card, files=digests)
+        described = ModelFile(format=self.format, config=self.config, card=card, files=digests)
         files[README] = _readme(self, card).encode()
         files[CONFIG] = described.to_json().encode()
         return files
@@ -256,7 +260,7 @@ class Model(nn.Module):
         except (ConfigError, RuntimeError, SafetensorError) as error:
             message = f"the model at {origin} does not fit this version of Crystalign: {error}"
             raise ModelError(message) from error
-        model.card = described.card
+        model.card, model.format = described.card, described.format
         return model.eval()
 
     @classmethod
@@ -319,18 +323,34 @@ def _read_config(data: bytes, origin: str) -> ModelFile:
     except (ValueError, KeyError, TypeError) as error:
         message = f"{origin} is not a model directory of Crystalign: its config.json has no format"
         raise ModelError(message) from error
-    if version != FORMAT:
-        message = f"the model at {origin} has format {version}, this version reads {FORMAT}. Update Crystalign"
+    if version not in READABLE:
+        readable = " and ".join(map(str, READABLE))
+        message = f"the model at {origin} has format {version}, this version reads {readable}. Update Crystalign"
         raise ModelError(message)
     try:
         described = ModelFile.from_mapping(values, origin=f"{origin}/{CONFIG}")
     except ConfigError as error:
         raise ModelError(str(error)) from error
+    refuse_older(described.config.modalities, version, origin)
     for path in described.files:
         if path.startswith("/") or ".." in path.split("/") or WEIGHTS not in described.files:
             message = f"the model at {origin} names {path!r}: a file outside its directory, or no weights"
             raise ModelError(message)
     return described
+
+
+def refuse_older(modalities: Iterable[str], model_format: int, origin: str) -> None:
+    """Refuse a model whose networks were trained on something else than this release would show them.
+
+    Raises:
+        ModelError: it reads such a modality.
+    """
+    for name in modalities:
+        if model_format < modality_class(name).seen_since:
+            raise ModelError(
+                f"the model at {origin} has format {model_format}: an earlier release trained it on {name} in other "
+                "settings than this one makes, so that it would answer wrongly. Train it again"
+            )
 
 
 def _readme(model: Model, card: ModelCard) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,16 @@ import pytest
 from crystalign import derivation, storage
 from crystalign.crystal import Crystal
 from crystalign.derivation import extended
-from crystalign.errors import CrystalError
+from crystalign.errors import ConfigError, ConflictError, CrystalError
 from crystalign.material import Material, Provenance
 from crystalign.modalities.charge_density import ChargeDensity
+from crystalign.shards import writer
 from crystalign.shards.dataset import Dataset
+from crystalign.shards.manifest import Manifest
 from crystalign.shards.writer import commit_manifest, write_shard
-from crystalign_jobs import derive
+from crystalign_jobs import derive, ownership
 from crystalign_jobs.derive import Derive, ShardDeriver, main, target
+from crystalign_jobs.ownership import driving
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -81,10 +86,91 @@ def test_a_receipt_whose_shard_is_damaged_is_not_believed(data: str) -> None:
     config, dataset = Derive(data=data), Dataset.open(data)
     name = target(dataset.manifest.shards[0], config.modalities)
     ShardDeriver(config, dataset)({"number": 0, "name": name})
-    path = Path(data) / "shards" / f"{name}.parquet"
+    (path,) = (Path(data) / "shards").glob(f"{name}.*")
     path.write_bytes(path.read_bytes()[:-10])
     assert main(config).modalities["xrd"] == 90
     Dataset.open(data).verify()
+
+
+def test_a_second_job_is_refused_while_the_first_runs(data: str) -> None:
+    with driving(data), pytest.raises(ConfigError, match=f"{data} is driven by process"):
+        main(Derive(data=data, modalities=("xrd",)))
+    assert main(Derive(data=data, modalities=("xrd",))).modalities["xrd"] == 90
+
+
+@pytest.fixture
+def unowned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if each job took the driver of the other for dead."""
+    monkeypatch.setattr(ownership, "driving", lambda _: contextlib.nullcontext(lambda: True))
+
+
+MOMENTS = {"before all is checked": (derive, "_commit"), "before the manifest is written": (Manifest, "write")}
+
+
+def once_before(monkeypatch: pytest.MonkeyPatch, moment: str, act: Callable[[], object]) -> None:
+    """Let something happen once, when a job has written its shards."""
+    place, name = MOMENTS[moment]
+    goes_on, waiting = getattr(place, name), [act]
+
+    def interrupted(*values: Any, **named: Any) -> Any:
+        if waiting:
+            waiting.pop()()
+        return goes_on(*values, **named)
+
+    monkeypatch.setattr(place, name, interrupted)
+
+
+@pytest.mark.usefixtures("unowned")
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_job_that_was_overtaken_undoes_nothing_and_its_repetition_adds_what_is_missing(
+    data: str, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    won: list[Manifest] = []
+    once_before(monkeypatch, moment, lambda: won.append(main(Derive(data=data, modalities=("text",)))))
+    with pytest.raises(ConflictError, match=r"is left as it is: another job changed .* Run the command again"):
+        main(Derive(data=data, modalities=("xrd",)))
+    dataset = Dataset.open(data)
+    assert dataset.manifest == won[0]
+    dataset.verify()
+    assert all(material.value("text") for material in dataset.materials())
+    manifest = main(Derive(data=data, modalities=("xrd",)))
+    assert (manifest.modalities["xrd"], manifest.modalities["text"]) == (90, 90)
+    Dataset.open(data).verify()
+
+
+@pytest.mark.usefixtures("unowned")
+def test_the_repetition_uses_what_was_derived_where_its_shards_are_still_there(
+    data: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def touch() -> None:
+        Manifest.read(data).model_copy(update={"created": "later"}).write(data, expected=Manifest.version(data))
+
+    once_before(monkeypatch, "before the manifest is written", touch)
+    with pytest.raises(ConflictError):
+        main(Derive(data=data, modalities=("xrd",)))
+    assert "shards were derived before" not in capsys.readouterr().out
+    assert main(Derive(data=data, modalities=("xrd",))).modalities["xrd"] == 90
+    assert "2 of 2 shards were derived before" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("unowned")
+def test_what_a_job_writes_that_starts_from_the_new_manifest_is_not_cleared_away(
+    data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower, names = Derive(data=data, modalities=("text",)), []
+
+    def commit_and_follow(*values: Any, commit: Any = writer.commit_manifest, **named: Any) -> Manifest:
+        manifest = commit(*values, **named)
+        dataset = Dataset.open(data)
+        for number, entry in enumerate(manifest.shards):
+            names.append(target(entry, follower.modalities))
+            ShardDeriver(follower, dataset)({"number": number, "name": names[-1]})
+        return manifest
+
+    monkeypatch.setattr(writer, "commit_manifest", commit_and_follow)
+    main(Derive(data=data, modalities=("xrd",)))
+    assert len(names) == 2
+    assert all(derive._receipt(data, name) for name in names)
 
 
 def salt(identifier: str = "salt") -> Material:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +15,16 @@ import yaml
 
 from crystalign import storage
 from crystalign.crystal import Crystal
-from crystalign.errors import ConfigError, DatasetError
+from crystalign.errors import ConfigError, ConflictError, DatasetError
 from crystalign.shards.dataset import Dataset
+from crystalign.shards.manifest import Manifest
 from crystalign.shards.order import EpochOrder
 from crystalign.shards.selection import Selection
 from crystalign.shards.splits import SplitRule
 from crystalign.sources import Item, Limits
+from crystalign_jobs import ingest, ownership
 from crystalign_jobs.ingest import Ingest, main, share_out
+from crystalign_jobs.ownership import driving
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -79,8 +84,56 @@ def test_a_dataset_is_replaced_only_when_asked(folder: Path, tmp_path: Path) -> 
     main(Ingest(source=str(folder), out=out, overwrite=True))
     dataset = Dataset.open(out)
     assert dataset.manifest.rows == 9
-    named = {entry.path for entry in (*dataset.manifest.shards, *dataset.manifest.quarantine)} | {"manifest.json"}
-    assert {path.removeprefix(f"{out}/") for path in storage.list_files(out)} == named
+    assert set(storage.list_names(out)) == dataset.manifest.files | {"manifest.json"}
+
+
+def test_a_dataset_that_cannot_be_replaced_stays_whole(folder: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "data")
+    kept = main(Ingest(source=str(folder), out=out))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("no crystal")
+    with pytest.raises(DatasetError, match="nothing to write"):
+        main(Ingest(source=str(tmp_path / "notes"), out=out, overwrite=True))
+    assert Dataset.open(out).manifest == kept
+    Dataset.open(out).verify()
+
+
+def test_a_second_ingest_into_one_place_is_refused_while_the_first_runs(folder: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "data")
+    with driving(out), pytest.raises(ConfigError, match=f"{out} is driven by process"):
+        main(Ingest(source=str(folder), out=out))
+    assert main(Ingest(source=str(folder), out=out)).rows == 9
+
+
+@pytest.mark.parametrize("place", ["ingest._commit", "Manifest.write"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_of_two_ingests_that_meet_all_the_same_one_wins_and_its_files_stay(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool, place: str
+) -> None:
+    """As if each took the other's driver for dead; the second runs from start to end before the first one's commit."""
+    out = str(tmp_path / "data")
+    if overwrite:
+        main(Ingest(source=str(folder), out=out, limit=5))
+    (tmp_path / "more").mkdir()
+    for number in range(30):
+        (tmp_path / "more" / f"m{number}.vasp").write_text(poscar(5.0 + 0.01 * number))
+    monkeypatch.setattr(ownership, "driving", lambda _: contextlib.nullcontext(lambda: True))
+    holder, name = (Manifest, "write") if place == "Manifest.write" else (ingest, "_commit")
+    goes_on, won = getattr(holder, name), []
+
+    def come_between(*values: Any, **named: Any) -> Any:
+        if not won:
+            won.append(None)
+            won.append(main(Ingest(source=str(tmp_path / "more"), out=out, overwrite=overwrite)))
+        return goes_on(*values, **named)
+
+    monkeypatch.setattr(holder, name, come_between)
+    with pytest.raises(ConflictError, match=r"is left as it is: another job .* Run the command again"):
+        main(Ingest(source=str(folder), out=out, overwrite=overwrite))
+    dataset = Dataset.open(out)
+    assert dataset.manifest == won[1]
+    assert {material.id for material in dataset.materials()} == {f"m{number}" for number in range(30)}
+    dataset.verify()
 
 
 def test_a_wrong_source_leaves_the_old_dataset_alone(folder: Path, tmp_path: Path) -> None:

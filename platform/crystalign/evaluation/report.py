@@ -29,7 +29,7 @@ class View:
     vectors: NDArray[np.float32]
     """(n, D) unit vectors, zero where absent."""
     keys: NDArray[np.int64]
-    """(n,) equivalence keys."""
+    """(n, K) equivalence keys: materials that are equal in any column are alike."""
 
 
 @dataclass(frozen=True, slots=True)

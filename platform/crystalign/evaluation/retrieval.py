@@ -81,7 +81,7 @@ def retrieve(
 
     Args:
         scores: rows of the (n, n) score matrix; query i's right candidate is column i.
-        keys: arrays (n,) of equivalence keys; candidates that share one with the query leave its pool.
+        keys: arrays (n,) or (n, K) of equivalence keys; candidates that share one with the query leave its pool.
         groups: (n,) formula of each row, for the bootstrap.
         within: (n,) classes; where given, a query competes inside its own class only, and a query that
             is alone there is dropped.
@@ -89,6 +89,7 @@ def retrieve(
     """
     n = len(groups)
     queries = np.arange(n)
+    columns = [column for key in keys for column in key.reshape(n, -1).T]
     if within is not None:
         _, inverse, counts = np.unique(within, return_inverse=True, return_counts=True)
         queries = queries[counts[inverse] > 1]
@@ -98,7 +99,7 @@ def retrieve(
         block = scores(rows)
         own = block[np.arange(len(rows)), rows][:, None]
         rival = np.ones(block.shape, dtype=bool)
-        for key in keys:
+        for key in columns:
             rival &= key[rows][:, None] != key[None, :]
         if within is not None:
             rival &= within[rows][:, None] == within[None, :]

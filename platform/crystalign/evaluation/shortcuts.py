@@ -43,7 +43,8 @@ def _facts(name: str, crystals: Sequence[Crystal]) -> NDArray[np.float32]:
         per_atom = [sum(z * x for z, x in c.composition.items()) / sum(c.composition.values()) for c in crystals]
         return np.array(per_atom, dtype=np.float32).round(4)[:, None]
     assert name == "volume", name
-    return np.array([c.volume / len(c) for c in crystals], dtype=np.float32).round(4)[:, None]
+    per_atom = [c.volume / sum(c.composition.values()) for c in crystals]  # a partly empty site is less than an atom
+    return np.array(per_atom, dtype=np.float32).round(4)[:, None]
 
 
 def _distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:

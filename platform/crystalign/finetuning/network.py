@@ -24,7 +24,7 @@ from crystalign.finetuning.elastic_head import ElasticHead
 from crystalign.finetuning.features import batch_of
 from crystalign.finetuning.fusion import Fusion, Views, weighted
 from crystalign.finetuning.heads import vector_head
-from crystalign.finetuning.network_config import Calibration, NetworkConfig, PropertyCard
+from crystalign.finetuning.network_config import FORMAT, Calibration, NetworkConfig, PropertyCard
 from crystalign.modalities import Inputs, Modality, make_modality
 from crystalign.model import Model
 from crystalign.model_config import ModalitySpec
@@ -78,6 +78,8 @@ class PropertyModel(nn.Module):
             )
         self.register_buffer("weights", torch.full((len(self.heads),), 1.0 / len(self.heads)))
         self.card = PropertyCard()
+        self.format = FORMAT
+        """Of the directory it was read from: a model keeps its identity."""
         self.calibration: Calibration | None = None
         self.domain: Domain | None = None
         self.frozen = False

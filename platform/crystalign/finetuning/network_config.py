@@ -20,6 +20,10 @@ JOINT = "joint"
 """Name of the predictor that sees all modalities at once."""
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 """Coverage of the intervals that a model carries."""
+FORMAT = 3
+"""Of a model's directory. 3: as format 2 of pre-trained models."""
+READABLE = {2: 1, 3: 2}
+"""Format → that of pre-trained models of its time."""
 
 
 class HeadConfig(Config):

@@ -21,11 +21,11 @@ from crystalign.encoders.encoder import Files
 from crystalign.errors import ConfigError, ModelError, StorageError, VerificationError
 from crystalign.finetuning.domain import Domain
 from crystalign.finetuning.network import PropertyModel, fresh_encoders, fresh_projection
-from crystalign.finetuning.network_config import PropertyModelFile
+from crystalign.finetuning.network_config import READABLE, PropertyModelFile
+from crystalign.model import refuse_older
 from crystalign.properties import PropertySpec
 from crystalign.storage import FileEntry
 
-FORMAT = 2
 CONFIG, WEIGHTS, DOMAIN, README = "config.json", "model.safetensors", "domain.safetensors", "README.md"
 
 
@@ -41,7 +41,7 @@ def to_files(model: PropertyModel) -> Files:
         files |= {f"{name}/{path}": data for path, data in encoder.files().items()}  # type: ignore[operator]
     digests = {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())}
     described = PropertyModelFile(
-        format=FORMAT,
+        format=model.format,
         config=model.config,
         calibration=model.calibration,
         domain_scale=None if model.domain is None else model.domain.scale,
@@ -139,12 +139,13 @@ def from_files(files: Mapping[str, bytes], *, origin: str) -> PropertyModel:
             if config.embedding_dim is not None
         }
         model = PropertyModel(config, encoders, projections)
+        model.config = config  # as it was saved: it keeps its identity when a version adds a setting
         model.load_state_dict(load(files[WEIGHTS]))
         if DOMAIN in described.files and described.domain_scale is not None:
             model.domain = Domain(load(files[DOMAIN])["reference"].numpy(), described.domain_scale)
     except (ConfigError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the model at {origin} does not fit this version of Crystalign: {error}") from error
-    model.card, model.calibration = described.card, described.calibration
+    model.card, model.calibration, model.format = described.card, described.calibration, described.format
     return model.eval()
 
 
@@ -157,14 +158,16 @@ def _described(data: bytes, origin: str) -> PropertyModelFile:
         raise ModelError(
             f"the model at {origin} predicts no property; fine-tune it, or name the `model` folder of a finished trial"
         )
-    if values.get("format") != FORMAT:
+    if values.get("format") not in READABLE:
+        readable = " and ".join(map(str, READABLE))
         raise ModelError(
-            f"the model at {origin} has format {values.get('format')}, this version reads {FORMAT}. Update Crystalign"
+            f"the model at {origin} has format {values.get('format')}, this version reads {readable}. Update Crystalign"
         )
     try:
         described = PropertyModelFile.from_mapping(values, origin=f"{origin}/{CONFIG}")
     except ConfigError as error:
         raise ModelError(str(error)) from error
+    refuse_older(described.config.modalities, READABLE[described.format], origin)
     for path in described.files:
         if path.startswith("/") or ".." in path.split("/") or WEIGHTS not in described.files:
             raise ModelError(f"the model at {origin} names {path!r}: a file outside its directory, or no weights")

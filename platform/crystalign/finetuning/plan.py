@@ -131,6 +131,7 @@ def _check_not_told(columns: Sequence[PropertySpec], specs: Mapping[str, Modalit
 
 
 def _check_modalities(config: TrialConfig, dataset: Dataset) -> None:
+    dataset.require_current(() if config.constant else config.chosen)
     there = {name for name, n in dataset.manifest.modalities.items() if n}
     for field, names in (("modalities", () if config.constant else config.chosen), ("require", config.require)):
         missing = [name for name in names if name not in there]

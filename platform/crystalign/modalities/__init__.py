@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 from crystalign.errors import ConfigError
-from crystalign.modalities.modality import Features, Inputs, Modality, stable_hash
+from crystalign.modalities.modality import Features, Inputs, Modality, key_columns, stable_hash
 
 _CLASSES = {
     "crystal": "crystalign.modalities.crystal:CrystalModality",
@@ -51,4 +51,4 @@ def make_modality(name: str, settings: dict[str, Any] | None = None) -> Modality
     return cls(cls.Settings.from_mapping(settings or {}, origin=f"the settings of modality {name!r}"))
 
 
-__all__ = ["NAMES", "Features", "Inputs", "Modality", "make_modality", "modality_class", "stable_hash"]
+__all__ = ["NAMES", "Features", "Inputs", "Modality", "key_columns", "make_modality", "modality_class", "stable_hash"]

@@ -20,8 +20,6 @@ from crystalign.physics.reciprocal import reciprocal_spectra
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from crystalign.material import Material
-
 
 class CrystalModality(Modality[Crystal]):
     """A structure becomes atoms, edges to the nearest periodic images and a cell.
@@ -186,11 +184,6 @@ class CrystalModality(Modality[Crystal]):
         a = 3.61
         half = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]]) * a
         return self.featurise(Crystal(half, np.zeros((1, 3)), np.array([29])))
-
-    @classmethod
-    def equivalence(cls, material: Material) -> str:
-        """Every material is its own crystal."""
-        return material.id
 
 
 def _species(sample: Features) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:

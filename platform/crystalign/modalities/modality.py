@@ -67,6 +67,12 @@ class Modality(ABC, Generic[Value]):
     """Heavy columns live in files of their own, so that readers of other modalities never pay for them."""
     tells_volume: ClassVar[bool] = True
     """Whether the volume of the cell can be read off it, as off whatever follows from the structure."""
+    stored_since: ClassVar[int] = 1
+    """The first version of datasets whose values are what this release stores."""
+    seen_since: ClassVar[int] = 1
+    """The first format of models whose networks were trained on what this release shows them."""
+    n_keys: ClassVar[int] = 1
+    """How many keys `equivalences` gives."""
     columns: ClassVar[type[TableColumns] | None] = None
     """How a Parquet table from elsewhere may hold it; None where tables hold no such thing."""
 
@@ -120,12 +126,34 @@ class Modality(ABC, Generic[Value]):
     # --- which materials look alike --------------------------------------------------------------------------------
 
     @classmethod
-    @abstractmethod
     def equivalence(cls, material: Material) -> str:
-        """Two materials with equal keys cannot be told apart in this modality.
+        """Two materials with equal keys cannot be told apart in this modality; by default no two can be confused.
 
-        Such pairs are neither negatives in training nor misses in evaluation.
+        Materials of one structure group are alike in every modality, whatever this key says: see `key_columns`.
         """
+        return material.id
+
+    @classmethod
+    def equivalences(cls, material: Material) -> tuple[str, ...]:
+        """Keys of which one in common is enough; a modality has as many for every material."""
+        return (cls.equivalence(material),)
+
+
+def key_columns(modality: type[Modality[Any]], materials: Sequence[Material | None]) -> NDArray[np.int64]:
+    """(n, K + 1) the keys by which materials are alike in a modality: its own, and that of the structure.
+
+    Two materials whose keys are equal in any column are neither negatives of each other in training nor
+    misses in evaluation. A material without the modality has zeros.
+    """
+    known = {
+        row: [stable_hash(key) for key in (*modality.equivalences(material), material.structure)]
+        for row, material in enumerate(materials)
+        if material is not None and material.value(modality.name) is not None
+    }
+    keys = np.zeros((len(materials), modality.n_keys + 1), np.int64)
+    for row, own in known.items():
+        keys[row] = own
+    return keys
 
 
 def stable_hash(text: str) -> int:

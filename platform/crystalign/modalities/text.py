@@ -51,6 +51,7 @@ class TextModality(Modality[Text]):
 
     name: ClassVar[str] = "text"
     label: ClassVar[str] = "Text"
+    n_keys: ClassVar[int] = 2
 
     class Settings(Config):
         """How much is sent."""
@@ -114,6 +115,13 @@ class TextModality(Modality[Text]):
         if text is None:
             return material.id
         return text.description if text.generated else material.crystal.formula
+
+    @classmethod
+    def equivalences(cls, material: Material) -> tuple[str, ...]:
+        """That, and the words: a title that names two compounds stands with each of them."""
+        text: Text | None = material.value("text")
+        words = material.id if text is None else " ".join(text.description.split()).casefold()
+        return cls.equivalence(material), f"words {words}"
 
 
 def decode(inputs: Inputs) -> list[str]:

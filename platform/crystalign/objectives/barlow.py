@@ -63,7 +63,7 @@ def barlow_twins_loss(
     Args:
         embeddings: modality → (b, D), of two to four modalities; zero where absent.
         present: modality → (b,) bool.
-        keys: modality → (b,) int64.
+        keys: modality → (b,) or (b, K) int64; rows equal in any column are indistinct.
         off_diagonal_weight: λ.
         group: process group; by default all processes.
 

@@ -37,7 +37,7 @@ def contrastive_loss(
     Args:
         embeddings: modality → (b, D), unit vectors; zero where absent. b is the same on every rank.
         present: modality → (b,) bool.
-        keys: modality → (b,) int64.
+        keys: modality → (b,) or (b, K) int64; rows equal in any column are indistinct.
         logit_scales: pair → scalar s.
         pairs: the aligned pairs; one that no rank has is skipped by all ranks.
         weights: pair → its weight in the mean; 1 where not given.

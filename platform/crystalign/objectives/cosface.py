@@ -38,7 +38,7 @@ def cosface_loss(
     Args:
         embeddings: modality → (b, D), unit vectors; zero where absent.
         present: modality → (b,) bool.
-        keys: modality → (b,) int64.
+        keys: modality → (b,) or (b, K) int64; rows equal in any column are indistinct.
         pairs: the aligned pairs; one that no rank has is skipped by all ranks.
         scale: s.
         margin: m.

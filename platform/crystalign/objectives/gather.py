@@ -33,7 +33,7 @@ class Gathered(NamedTuple):
     present: dict[str, Tensor]
     """Modality → (B,) bool."""
     keys: dict[str, Tensor]
-    """Modality → (B,) int64."""
+    """Modality → (B,) or (B, K) int64."""
     rank: int
     """r, of this process."""
     world_size: int
@@ -68,15 +68,17 @@ def gather(
         return Gathered(local, dict(present), dict(keys), 0, 1)
     names = list(local)
     widths = [local[name].shape[1] for name in names]
-    flags = torch.stack([t for name in names for t in (present[name].long(), keys[name])], dim=1)  # (b, 2M)
+    columns = [torch.column_stack([present[name].long(), keys[name]]) for name in names]  # (b, 1 + K) each
+    flags = torch.cat(columns, dim=1)  # (b, Σ(1 + K))
     joined = torch.cat([local[name] for name in names], dim=1)  # (b, ΣD)
     everyone = _Gather.apply(joined, world_size, group)  # type: ignore[no-untyped-call]  # (B, ΣD)
-    everyones = _gathered(flags, world_size, group)  # (B, 2M)
+    everyones = _gathered(flags, world_size, group)  # (B, Σ(1 + K))
     parts = dict(zip(names, everyone.split(widths, dim=1), strict=True))
+    flags_of = dict(zip(names, torch.split(everyones, [column.shape[1] for column in columns], dim=1), strict=True))
     return Gathered(
         embeddings=parts,
-        present={name: everyones[:, 2 * i].bool() for i, name in enumerate(names)},
-        keys={name: everyones[:, 2 * i + 1] for i, name in enumerate(names)},
+        present={name: flags_of[name][:, 0].bool() for name in names},
+        keys={name: flags_of[name][:, 1:] for name in names},
         rank=dist.get_rank(group),
         world_size=world_size,
     )
@@ -122,13 +124,14 @@ def indistinct(keys: tuple[Tensor, Tensor], start: int, stop: int) -> Tensor:
     """(stop − start, N) bool: another row that either modality cannot tell from row start, start + 1, …: no negative.
 
     Args:
-        keys: (N,) int64 of the rows, in each of the two modalities.
+        keys: (N,) or (N, K) int64 of the rows, in each of the two modalities; equal in any column is enough.
         start: first row that is compared with all.
         stop: one past the last.
     """
-    first, second = keys
-    same = first[start:stop, None] == first[None, :]
-    same |= second[start:stop, None] == second[None, :]
+    columns = [column for key in keys for column in key.reshape(len(key), -1).unbind(1)]  # (N,) each
+    same = columns[0][start:stop, None] == columns[0][None, :]
+    for column in columns[1:]:
+        same |= column[start:stop, None] == column[None, :]
     own = torch.arange(start, stop, device=same.device)
     same[own - start, own] = False
     return same

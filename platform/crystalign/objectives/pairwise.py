@@ -78,7 +78,7 @@ def _pair_loss(
     local: dict[object, Tensor] = {name: inputs[name].index_select(0, rows.candidates) for name in pair}  # (N, D)
     local |= {(name, "anchors"): local[name][rows.start : rows.stop] for name in pair}  # (n, D)
     local |= {i: inputs[pair, i] for i in range(parameters)}
-    keys = (everyone.keys[pair[0]][rows.candidates], everyone.keys[pair[1]][rows.candidates])  # (N,)
+    keys = (everyone.keys[pair[0]][rows.candidates], everyone.keys[pair[1]][rows.candidates])  # (N, K)
     ways = (pair, pair[::-1]) if both_ways else (pair,)
     terms = [
         partial(_chunk_loss, way, keys, rows.start, start, stop, row_loss, parameters)

@@ -34,7 +34,7 @@ def sigmoid_loss(
     Args:
         embeddings: modality → (b, D), unit vectors; zero where absent.
         present: modality → (b,) bool.
-        keys: modality → (b,) int64.
+        keys: modality → (b,) or (b, K) int64; rows equal in any column are indistinct.
         logit_scales: pair → scalar s.
         biases: pair → scalar β.
         pairs: the aligned pairs; one that no rank has is skipped by all ranks.

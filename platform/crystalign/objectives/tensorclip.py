@@ -44,7 +44,7 @@ def tensor_loss(
     Args:
         embeddings: modality → (b, D), unit vectors of exactly three modalities; zero where absent.
         present: modality → (b,) bool.
-        keys: modality → (b,) int64.
+        keys: modality → (b,) or (b, K) int64; rows equal in any column are indistinct.
         logit_scale: scalar s = 1/τ.
         group: process group; by default all processes.
 
@@ -61,7 +61,7 @@ def tensor_loss(
     rows = rows_with_all(everyone, names)
     n = len(rows.candidates)
     chosen = {name: everyone.embeddings[name].index_select(0, rows.candidates) for name in names}  # (N, D)
-    own_keys = {name: everyone.keys[name][rows.candidates] for name in names}  # (N,)
+    own_keys = {name: everyone.keys[name][rows.candidates] for name in names}  # (N, K)
     first, second, third = names
     with torch.autocast(logit_scale.device.type, enabled=False):
         terms = [

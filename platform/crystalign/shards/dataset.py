@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from crystalign.shards.manifest import Manifest, ShardEntry
 from crystalign.shards.schema import (
     ADDED_LATER,
     DESCRIPTION,
+    GROUP,
     ONE_FORMULA,
     main_modalities,
     sibling_modalities,
@@ -79,13 +80,16 @@ class Dataset:
         entry = self.manifest.shards[shard]
         if columns is None:
             wanted = main_modalities() if modalities is None else tuple(dict.fromkeys(("crystal", *modalities)))
-            columns = [*DESCRIPTION.names, *wanted, *(p.column for p in self.manifest.properties)]
+            columns = [*DESCRIPTION.names, GROUP, *wanted, *(p.column for p in self.manifest.properties)]
         heavy = [c for c in columns if c in sibling_modalities()]
-        light = [c for c in columns if c not in heavy]
+        light = [c for c in columns if c not in heavy and c != GROUP]
         table = self._read_file(entry, entry, row_group, light)
         for name in [c for c in columns if c not in table.column_names]:
             if name in ADDED_LATER:
                 table = table.append_column(name, pa.nulls(table.num_rows, DESCRIPTION.field(name).type))
+                continue
+            if name == GROUP:
+                table = table.append_column(name, self._groups(entry, row_group))
                 continue
             if name in light and name not in main_modalities():
                 raise DatasetError(f"{self.uri} has no column {name!r}; it has {', '.join(self.columns)}")
@@ -95,7 +99,22 @@ class Dataset:
     @property
     def columns(self) -> tuple[str, ...]:
         """The light columns: what describes a material, and its properties."""
-        return (*DESCRIPTION.names, *(p.column for p in self.manifest.properties))
+        return (*DESCRIPTION.names, GROUP, *(p.column for p in self.manifest.properties))
+
+    def require_current(self, modalities: Iterable[str]) -> None:
+        """Refuse modalities that an earlier release stored in another way, before a network sees them.
+
+        Raises:
+            DatasetError: one of them; the message says what to do.
+        """
+        version = self.manifest.schema_version
+        for name in modalities:
+            if self.manifest.modalities.get(name, 0) and version < modality_class(name).stored_since:
+                raise DatasetError(
+                    f"{self.uri} has version {version}, in which {name} was stored in another way than this release "
+                    f"reads it (since version {modality_class(name).stored_since}); ingest the source again, or leave "
+                    f"{name} out"
+                )
 
     def has(self, shard: int, modality: str) -> NDArray[np.bool_]:
         """(rows,) which rows of a shard have a modality; its values are not read."""
@@ -173,10 +192,21 @@ class Dataset:
             VerificationError: one is missing or altered.
         """
         for shard in self.manifest.shards:
-            for entry in (shard, *shard.siblings.values()):
+            for entry in (shard, *shard.siblings.values(), *([shard.groups] if shard.groups else [])):
                 storage.verify(storage.join(self.uri, entry.path), entry)
         for entry in self.manifest.quarantine:
             storage.verify(storage.join(self.uri, entry.path), entry)
+
+    def _groups(self, entry: ShardEntry, row_group: int | None) -> pa.ChunkedArray[Any]:
+        """The structure groups of a shard's rows; null where nobody has compared the structures."""
+        if entry.groups is None:
+            known = pa.chunked_array([pa.nulls(entry.rows, pa.string())])
+        else:
+            known = _group_column(storage.join(self.uri, entry.groups.path), entry.groups, entry.rows)
+        if row_group is None:
+            return known
+        start = sum(entry.row_groups[:row_group])
+        return known.slice(start, entry.row_groups[row_group])
 
     def _sibling(self, entry: ShardEntry, name: str, row_group: int | None, rows: int) -> pa.ChunkedArray[Any]:
         if name not in entry.siblings:
@@ -203,6 +233,22 @@ class Dataset:
                 return file.read_row_group(row_group, columns=list(columns))
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"{uri} cannot be read: {error}; `Dataset.verify` tells what else is broken") from error
+
+
+@functools.lru_cache(64)
+def _group_column(uri: str, entry: FileEntry, rows: int) -> pa.ChunkedArray[Any]:
+    """The groups of a shard: small, and asked for once per row group."""
+    try:
+        with storage.open_input(uri) as source:
+            if source.size() != entry.bytes:
+                wrong = f"{uri} has {source.size()} bytes, its manifest says {entry.bytes}"
+                raise DatasetError(f"{wrong}; run `crystalign duplicates` again")
+            column = pq.read_table(source, columns=[GROUP]).column(GROUP)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{uri} cannot be read: {error}; run `crystalign duplicates` again") from error
+    if len(column) != rows:
+        raise DatasetError(f"{uri} names {len(column)} groups for {rows} rows; run `crystalign duplicates` again")
+    return column
 
 
 @functools.lru_cache(64)

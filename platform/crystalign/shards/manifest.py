@@ -9,8 +9,9 @@ from pydantic import Field
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import ConfigError, DatasetError, StorageError
+from crystalign.errors import ConfigError, ConflictError, DatasetError, StorageError
 from crystalign.modalities.text_embedding import LanguageModelEntry
+from crystalign.physics.same_structure import SameStructure
 from crystalign.properties import PropertySpec
 from crystalign.shards.schema import READABLE, SCHEMA_VERSION
 from crystalign.storage import FileEntry
@@ -46,8 +47,23 @@ class ShardEntry(FileEntry):
     """Where its rows come from."""
     siblings: dict[str, FileEntry] = {}
     """Heavy modality → its file, the same rows in the same order."""
+    groups: FileEntry | None = Field(default=None, exclude_if=lambda entry: entry is None)
+    """The structure group of each row; None where the structures have not been compared."""
     language_model: LanguageModelEntry | None = Field(default=None, exclude_if=lambda entry: entry is None)
     """Who made its text embeddings; None where it has none, or where a table brought them without saying."""
+
+
+class StructureGroups(Config):
+    """Materials that are the same structure, found by `crystalign.physics.same_structure`."""
+
+    tolerance: SameStructure
+    """How far they may differ."""
+    groups: int
+    """Different structures."""
+    copies: int
+    """Materials whose structure stands for another one's group: rows less groups."""
+    unsettled: int = 0
+    """Comparisons that took too long; the two count as different."""
 
 
 class Manifest(Config):
@@ -73,11 +89,19 @@ class Manifest(Config):
     """How much was refused."""
     derived: tuple[str, ...] = ()
     """Modalities that were computed from the crystals."""
+    structures: StructureGroups | None = Field(default=None, exclude_if=lambda entry: entry is None)
+    """What was found when the structures were compared with each other; None where nobody has."""
 
     @property
     def rows(self) -> int:
         """Materials in all."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def files(self) -> frozenset[str]:
+        """Paths of every file it names."""
+        beside = [entry for shard in self.shards for entry in (*shard.siblings.values(), shard.groups) if entry]
+        return frozenset(entry.path for entry in (*self.shards, *self.quarantine, *beside))
 
     @property
     def licences(self) -> tuple[str, ...]:
@@ -89,15 +113,51 @@ class Manifest(Config):
         """Who made the text embeddings, the same for all rows; None where there are none or it is not recorded."""
         return next((shard.language_model for shard in self.shards if shard.language_model is not None), None)
 
+    def uncompared(self, uri: str) -> str | None:
+        """What to tell whoever trains on this dataset or evaluates on it, if nobody has compared its structures."""
+        if self.structures is not None:
+            return None
+        return (
+            f"the structures of {uri} have not been compared, so that copies count as different materials: "
+            f"`crystalign duplicates {uri}` finds them"
+        )
+
     @property
     def sha256(self) -> str:
         """Identity of the data: of everything but the time of writing."""
         content = self.model_dump(mode="json", exclude={"created"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def write(self, uri: str) -> None:
-        """Put it in place, verified; from now on the dataset exists."""
-        storage.write_bytes(storage.join(uri, MANIFEST), (self.model_dump_json(indent=1) + "\n").encode())
+    def write(self, uri: str, *, expected: str | None = None) -> None:
+        """Put it in place, verified; from now on the dataset exists.
+
+        Args:
+            uri: of the dataset.
+            expected: `version` of the manifest that it replaces; None for a new dataset.
+
+        Raises:
+            ConflictError: another job wrote a manifest since; that one stays.
+        """
+        data = (self.model_dump_json(indent=1) + "\n").encode()
+        try:
+            storage.replace_bytes(storage.join(uri, MANIFEST), data, expected=expected)
+        except ConflictError as error:
+            raise _overtaken(uri, expected) from error
+
+    @staticmethod
+    def version(uri: str) -> str | None:
+        """SHA-256 of the manifest's bytes, which `write` takes to replace it; None where there is no dataset."""
+        return storage.sha256_of(storage.join(uri, MANIFEST))
+
+    @classmethod
+    def refuse_changed(cls, uri: str, expected: str | None) -> None:
+        """Find out early what `write` would refuse: files that another job's manifest does not name may be gone.
+
+        Raises:
+            ConflictError: another job wrote a manifest since.
+        """
+        if cls.version(uri) != expected:
+            raise _overtaken(uri, expected)
 
     @classmethod
     def read(cls, uri: str) -> Manifest:
@@ -126,3 +186,11 @@ class Manifest(Config):
             return cls.from_mapping(values, origin=f"{uri}/{MANIFEST}")
         except ConfigError as error:
             raise DatasetError(str(error)) from error
+
+
+def _overtaken(uri: str, expected: str | None) -> ConflictError:
+    what = "made a dataset there" if expected is None else "changed or deleted the dataset"
+    return ConflictError(
+        f"{uri} is left as it is: another job {what} while this one worked. Run the command again to build upon what "
+        "is there now"
+    )

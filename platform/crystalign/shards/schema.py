@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from crystalign.crystal import SYMBOLS, Crystal
+from crystalign.crystal import SYMBOLS
 from crystalign.material import Material, Provenance
 from crystalign.modalities import NAMES, modality_class
 from crystalign.properties import PropertySpec
 from crystalign.shards.splits import fraction
 
-SCHEMA_VERSION = 2
-"""2: a column of remarks, and one formula for disordered crystals whatever their cell."""
+SCHEMA_VERSION = 3
+"""2: a column of remarks, and one formula for disordered crystals whatever their cell.
+3: structure groups in files of their own, instead of a column `structure_key`, which nothing read; charge densities and
+pictures in settings that do not depend on how the crystal was described."""
 ONE_FORMULA = 2
 """The first version in which the formula of a disordered crystal does not depend on its cell."""
-READABLE = (1, 2)
+READABLE = (1, 2, 3)
 """Versions that this release opens."""
 REMARK_SEPARATOR = " | "
 ADDED_LATER = frozenset({"remarks"})
 """Columns that older datasets lack: they are read as unknown."""
+GROUP = "structure_group"
+"""The id of the material that stands for all with the same structure: a column in a file of its own beside each shard,
+because it is known only when all rows are."""
 
 DESCRIPTION = pa.schema(
     [
@@ -38,7 +42,6 @@ DESCRIPTION = pa.schema(
         pa.field("spacegroup_number", pa.int16()),
         pa.field("prototype", pa.string()),
         pa.field("remarks", pa.string()),
-        pa.field("structure_key", pa.string(), nullable=False),
         pa.field("split_formula", pa.float64(), nullable=False),
         pa.field("split_material", pa.float64(), nullable=False),
         pa.field("split_chemsys", pa.float64(), nullable=False),
@@ -67,14 +70,6 @@ def shard_schema(properties: Sequence[PropertySpec] = ()) -> pa.Schema:
 def sibling_schema(modality: str) -> pa.Schema:
     """The schema of the file beside a shard that holds one heavy modality: the same rows in the same order."""
     return pa.schema([pa.field("id", pa.string(), nullable=False), (modality, modality_class(modality).column_type())])
-
-
-def structure_key(crystal: Crystal, prototype: str | None) -> str:
-    """Equal for crystals of one formula and one prototype; without a prototype, for equal sites only."""
-    if prototype is not None:
-        return f"{crystal.formula}|{prototype}"
-    content = b"".join(a.round(6).tobytes() for a in (crystal.lattice, crystal.frac_coords))
-    return f"{crystal.formula}|{hashlib.sha256(content + crystal.atomic_numbers.tobytes()).hexdigest()[:16]}"
 
 
 def materials_to_table(materials: Sequence[Material], properties: Sequence[PropertySpec] = ()) -> pa.Table:
@@ -107,7 +102,8 @@ def table_to_materials(
         modalities: those to read; None reads every one in the table.
     """
     wanted = [m for m in (NAMES if modalities is None else modalities) if m in table.column_names and m != "crystal"]
-    light = [f.name for f in DESCRIPTION if f.name in table.column_names and f.name != "elements"]
+    described_by = [*(f.name for f in DESCRIPTION if f.name != "elements"), GROUP]
+    light = [name for name in described_by if name in table.column_names]
     described = table.select(light).to_pylist()
     cells = {name: _cells(table, name) for name in ("crystal", *wanted)}
     values = {p: table.column(p.column).to_pylist() for p in properties if p.column in table.column_names}
@@ -124,6 +120,7 @@ def table_to_materials(
                 properties={p: column[i] for p, column in values.items() if column[i] is not None},
                 spacegroup_number=row.get("spacegroup_number"),
                 prototype=row.get("prototype"),
+                structure_group=row.get(GROUP),
                 remarks=tuple((row.get("remarks") or "").split(REMARK_SEPARATOR)) if row.get("remarks") else (),
             )
         )
@@ -156,7 +153,6 @@ def _describe(material: Material) -> dict[str, Any]:
         "spacegroup_number": material.spacegroup_number,
         "prototype": material.prototype,
         "remarks": REMARK_SEPARATOR.join(material.remarks) or None,
-        "structure_key": structure_key(crystal, material.prototype),
         "split_formula": fraction(formula),
         "split_material": fraction(material.id),
         "split_chemsys": fraction(chemsys),

@@ -52,6 +52,11 @@ class SplitRule(Config):
         """The column of a shard that holds the key itself."""
         return "id" if self.by == "material" else self.by
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that `mask` may need."""
+        return (self.column, self.key)
+
     def name_of(self, value: float) -> SplitName:
         """The part into which a fraction falls."""
         if value < self.train:

@@ -16,8 +16,10 @@ from crystalign import storage
 from crystalign.errors import DatasetError
 from crystalign.material import Material
 from crystalign.properties import PropertySpec
-from crystalign.shards.manifest import Manifest, ShardEntry, SourceEntry
+from crystalign.shards.manifest import Manifest, ShardEntry, SourceEntry, StructureGroups
 from crystalign.shards.schema import (
+    GROUP,
+    SCHEMA_VERSION,
     count_present,
     main_modalities,
     materials_to_table,
@@ -28,6 +30,8 @@ from crystalign.storage import FileEntry
 
 ROWS_PER_GROUP = 512
 """Small enough to read one, large enough to compress."""
+DIGITS = 12
+"""Of the SHA-256 in a file's name."""
 
 
 class Reject(NamedTuple):
@@ -53,11 +57,11 @@ def write_shard(
     *,
     rows_per_group: int = ROWS_PER_GROUP,
 ) -> ShardEntry:
-    """Write `shards/<name>.parquet`, and its siblings where a material has a heavy modality.
+    """Write `shards/<name>.<sha256>.parquet`, and its siblings where a material has a heavy modality.
 
     Args:
         uri: of the dataset.
-        name: the same name always holds the same rows, so that a repeated write is harmless.
+        name: the file's name begins with it and ends with a part of its SHA-256: no write replaces other content.
         materials: at least one.
         properties: the dataset's property columns.
         rows_per_group: rows of a Parquet row group, the unit of reading.
@@ -68,11 +72,11 @@ def write_shard(
     assert materials, "a shard holds at least one material"
     table = materials_to_table(materials, properties)
     siblings = {
-        m: _write_table(uri, f"{m}/{name}.parquet", sibling_table(materials, m), rows_per_group)
+        m: _write_table(uri, m, name, sibling_table(materials, m), rows_per_group)
         for m in sibling_modalities()
         if any(material.value(m) is not None for material in materials)
     }
-    entry = _write_table(uri, f"shards/{name}.parquet", table, rows_per_group)
+    entry = _write_table(uri, "shards", name, table, rows_per_group)
     columns = (*main_modalities(), *(p.column for p in properties))
     counts = {column: count_present(table.column(column)) for column in columns}
     counts |= {m: sum(material.value(m) is not None for material in materials) for m in siblings}
@@ -90,10 +94,22 @@ def write_shard(
 
 
 def write_quarantine(uri: str, name: str, rejects: Sequence[Reject]) -> FileEntry:
-    """Write `quarantine/<name>.parquet`."""
+    """Write `quarantine/<name>.<sha256>.parquet`."""
     texts = {field: [_storable(getattr(r, field)) for r in rejects] for field in Reject._fields}
     columns = {field: pa.array(values, pa.string()) for field, values in texts.items()}
-    return _write_table(uri, f"quarantine/{name}.parquet", pa.table(columns), ROWS_PER_GROUP)
+    return _write_table(uri, "quarantine", name, pa.table(columns), ROWS_PER_GROUP)
+
+
+def write_groups(uri: str, shard: ShardEntry, groups: Sequence[str]) -> ShardEntry:
+    """Write `groups/<name>.<sha256>.parquet`, the structure group of every row of a shard.
+
+    Returns:
+        The shard's entry, which names the file.
+    """
+    assert len(groups) == shard.rows, f"{len(groups)} groups for {shard.rows} rows"
+    name = shard.path.rpartition("/")[2].partition(".")[0]
+    table = pa.table({GROUP: pa.array(groups, pa.string())})
+    return shard.model_copy(update={"groups": _write_table(uri, "groups", name, table, max(1, shard.rows))})
 
 
 def _storable(text: str) -> str:
@@ -109,14 +125,30 @@ def commit_manifest(
     quarantine: Sequence[FileEntry] = (),
     quarantined: int = 0,
     derived: Sequence[str] = (),
+    structures: StructureGroups | None = None,
+    schema_version: int = SCHEMA_VERSION,
+    expected: str | None = None,
 ) -> Manifest:
     """Make the dataset exist: check that ids are unique, sum up, write the manifest.
 
+    Args:
+        uri: of the dataset.
+        shards: in order.
+        properties: the dataset's property columns.
+        quarantine: files that list what was refused.
+        quarantined: how much was refused.
+        derived: modalities that were computed from the crystals.
+        schema_version: of the oldest shard.
+        structures: what was found when the structures were compared, for shards that name their groups.
+        expected: `Manifest.version` of the manifest that is replaced; None for a new dataset.
+
     Raises:
+        ConflictError: another job wrote the manifest since; that dataset stays.
         DatasetError: no row at all, or an id that stands twice.
     """
     if not shards:
         raise DatasetError(f"nothing to write to {uri}: no crystal could be used, {quarantined} were quarantined")
+    Manifest.refuse_changed(uri, expected)
     _check_unique(uri, shards)
     counts: Counter[str] = Counter()
     provenance: Counter[tuple[str, str, str]] = Counter()
@@ -126,6 +158,7 @@ def commit_manifest(
             provenance[source.name, source.licence, source.vintage] += source.rows
     columns = {p.column for p in properties}
     manifest = Manifest(
+        schema_version=schema_version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         shards=tuple(shards),
         modalities={name: n for name, n in counts.items() if name not in columns and n},
@@ -135,15 +168,18 @@ def commit_manifest(
         quarantine=tuple(quarantine),
         quarantined=quarantined,
         derived=tuple(derived),
+        structures=structures,
     )
-    manifest.write(uri)
+    manifest.write(uri, expected=expected)
     return manifest
 
 
-def _write_table(uri: str, path: str, table: pa.Table, rows_per_group: int) -> FileEntry:
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "table.parquet"
+def _write_table(uri: str, folder: str, name: str, table: pa.Table, rows_per_group: int) -> FileEntry:
+    """Write a file under a name that no other content has: jobs that meet in one place never damage each other's."""
+    with tempfile.TemporaryDirectory() as temporary:
+        local = Path(temporary) / "table.parquet"
         pq.write_table(table, local, compression="zstd", row_group_size=rows_per_group)
+        path = f"{folder}/{name}.{storage.fingerprint(str(local))[1][:DIGITS]}.parquet"
         return storage.upload(local, storage.join(uri, path)).model_copy(update={"path": path})
 
 

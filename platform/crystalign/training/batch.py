@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crystalign.errors import InputError
 from crystalign.material import Material
-from crystalign.modalities import Inputs, Modality, stable_hash
+from crystalign.modalities import Inputs, Modality, key_columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,7 @@ class Batch:
     inputs: dict[str, Inputs]
     """Modality → tensors of the rows that have it, in row order; of one stand-in where none has."""
     keys: dict[str, Tensor]
-    """Modality → (b,) int64; rows with equal keys cannot be told apart in it. 0 where absent."""
+    """Modality → (b, K) int64; rows with an equal key in any column cannot be told apart in it. 0 where absent."""
 
     def __len__(self) -> int:
         """The number of rows b, surplus included."""
@@ -113,7 +113,7 @@ class MicroBatches:
 
     @cached_property
     def keys(self) -> dict[str, Tensor]:
-        """Modality → (b,) int64; rows with equal keys cannot be told apart in it."""
+        """Modality → (b, K) int64; rows with an equal key in any column cannot be told apart in it."""
         return {name: torch.cat([part.keys[name] for part in self.parts]) for name in self.parts[0].keys}
 
 
@@ -146,13 +146,7 @@ def make_batch(
         ]
         inputs[name] = modality.collate(samples or [modality.stand_in()])
         present[name] = torch.tensor([value is not None for value in values], dtype=torch.bool)
-        keys[name] = torch.tensor(
-            [
-                0 if material is None or value is None else stable_hash(modality.equivalence(material))
-                for material, value in zip(materials, values, strict=True)
-            ],
-            dtype=torch.int64,
-        )
+        keys[name] = torch.from_numpy(key_columns(type(modality), materials))
     return Batch(
         real=torch.tensor(real, dtype=torch.bool),
         present=present,

@@ -112,7 +112,7 @@ class HeldOut:
 
     @torch.no_grad()
     def _embed(self, model: Model) -> tuple[dict[str, NDArray[Any]], ...]:
-        """Modality → (n, D) vectors, (n,) presence, (n,) keys."""
+        """Modality → (n, D) vectors, (n,) presence, (n, K) keys."""
         names = model.config.modalities
         was_training = model.training
         model.eval()

@@ -26,7 +26,7 @@ def objective(
         model: whose `config.objective` it is.
         embeddings: modality → (b, D), this rank's unit vectors; zero where absent.
         present: modality → (b,) bool.
-        keys: modality → (b,) int64, equal where the modality cannot tell two rows apart.
+        keys: modality → (b, K) int64, equal in a column where the modality cannot tell two rows apart.
 
     Returns:
         This rank's share, whose mean over ranks is the global loss.

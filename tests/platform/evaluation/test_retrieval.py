@@ -53,6 +53,14 @@ def test_equivalent_candidates_are_neither_misses_nor_rivals() -> None:
     assert aware.pool.tolist() == [3, 3, 4, 4]
 
 
+def test_candidates_are_equivalent_if_any_of_their_keys_is_equal() -> None:
+    z = np.eye(4, dtype=np.float32)[[0, 0, 0, 1]]
+    keys = np.array([[1, 10], [2, 10], [1, 30], [4, 40]])  # 0 and 2 by the modality, 0 and 1 by the structure
+    found = retrieve(score_by_embedding(z, z), [keys], distinct(4))
+    assert found.pool.tolist() == [2, 3, 3, 4]
+    assert found.hits(1).tolist() == [1, 0.5, 0.5, 1]
+
+
 def test_inside_a_class_only_its_members_compete() -> None:
     rng = np.random.default_rng(2)
     a = unit(rng, 60)
@@ -98,6 +106,16 @@ def test_the_composition_shortcut_knows_the_formula_and_nothing_else() -> None:
 def test_the_volume_shortcut_tells_polymorphs_apart() -> None:
     outcome = retrieve(shortcut_scores("volume", crystals()), [distinct(5)], distinct(5))
     assert outcome.hits(1).tolist() == [1] * 5
+
+
+def test_the_volume_of_a_partly_empty_crystal_is_per_atom() -> None:
+    lattice = 2.5 * (np.ones((3, 3)) - np.eye(3))
+    full = Crystal(lattice, np.array([[0, 0, 0], [0.5] * 3]), np.array([26, 8]))
+    half = Crystal(lattice, full.frac_coords, full.atomic_numbers, (((26, 0.5),), ((8, 1.0),)))
+    same = Crystal(lattice * (4 / 3) ** (1 / 3), full.frac_coords, full.atomic_numbers)  # as much space for each atom
+    scores = shortcut_scores("volume", [full, half, same])(np.arange(3))
+    assert scores[1, 2] == pytest.approx(0.0, abs=1e-3)
+    assert scores[0, 1] < -1.0
 
 
 def test_report_names_trained_and_emergent_links_and_skips_missing_modalities() -> None:

@@ -7,7 +7,7 @@ import pytest
 from crystalign.crystal import Crystal
 from crystalign.errors import CrystalError, InputError
 from crystalign.material import Material, Provenance
-from crystalign.modalities import NAMES, make_modality
+from crystalign.modalities import NAMES, key_columns, make_modality
 from crystalign.modalities.composition import Composition, CompositionModality, parse_formula
 from crystalign.modalities.crystal import CrystalModality
 from crystalign.modalities.text import Text, TextModality, decode
@@ -144,6 +144,10 @@ def test_each_modality_knows_what_looks_alike(textbook, transform):
     other = Material("b", polymorph, SOURCE, {"text": Text("Melting of salt")})
     assert COMPOSITION.equivalence(one) == COMPOSITION.equivalence(other)
     assert TEXT.equivalence(one) == TEXT.equivalence(other), "a title does not say which polymorph it means"
+    both = Material("d", textbook["CsCl"], SOURCE, {"text": Text("superconducting  Salt")})
+    keys = key_columns(TextModality, [one, other, both])
+    assert keys[0, 0] == keys[1, 0] != keys[2, 0], "the formula"
+    assert keys[0, 1] == keys[2, 1] != keys[1, 1], "one title stands with two compounds"
     captions = ["NaCl is cubic.", "NaCl is cubic.", "NaCl is hexagonal."]
     written = [Material("c", nacl, SOURCE, {"text": Text(words, generated=True)}) for words in captions]
     assert TEXT.equivalence(written[0]) == TEXT.equivalence(written[1]) != TEXT.equivalence(written[2])

@@ -77,7 +77,11 @@ MUTATIONS = {
     "clip: a row counts that lacks a modality": Mutation("clip", "gather", ".all(dim=0)", ".any(dim=0)"),
     "clip: equivalent rows as negatives": Mutation("clip", "clip", ".masked_fill_(indistinct, -torch.inf)", ""),
     "clip: equivalence of the first modality alone": Mutation(
-        "clip", "gather", "same |= second[start:stop, None] == second[None, :]", "pass"
+        "clip", "gather", "in columns[1:]", "in columns[1 : len(columns) // 2]"
+    ),
+    "clip: copies of a structure as negatives": Mutation("clip", "gather", "-1).unbind(1)", "-1)[:, :1].unbind(1)"),
+    "clip: copies of a structure as negatives, after the gather": Mutation(
+        "clip", "gather", "flags_of[name][:, 1:]", "flags_of[name][:, 1:2]", needs_workers=True
     ),
     "clip: one direction only": Mutation(
         "clip", "pairwise", "(pair, pair[::-1]) if both_ways", "(pair, pair) if both_ways"

@@ -69,15 +69,18 @@ OBJECTIVES = {
 
 
 def uneven() -> tuple[dict, dict, dict]:
-    """Uneven masks, surplus rows, a modality that the first half of the ranks lack, one that nobody has, equal keys."""
+    """Uneven masks, surplus rows, a modality that half of the ranks lack, one that nobody has, equal keys, copies."""
     generator = torch.Generator().manual_seed(1)
     share = dict(zip(MODALITIES, (1.0, 0.6, 0.7, 0.8, 0.0), strict=True))
     x, present, keys = _drawn(generator, share)
     present["charge_density"][: SAMPLES // 2] = False
     keys["text"] = torch.arange(SAMPLES) % 5 + 1  # every fifth row has the same words
     keys["dos"][3] = keys["dos"][20]
+    structures = torch.arange(SAMPLES) + 1
+    structures[[9, 17]] = int(structures[2])  # copies, in every modality
     for m in MODALITIES:
         present[m][-2:] = False  # surplus rows
+        keys[m] = torch.stack([keys[m], structures], dim=1)
         keys[m][~present[m]] = 0
     return x, present, keys
 

@@ -24,7 +24,7 @@ def _rows(present: dict, names: tuple) -> list[int]:
 
 
 def _alike(keys: dict, pair: tuple, i: int, j: int) -> bool:
-    return any(int(keys[name][i]) == int(keys[name][j]) for name in pair)
+    return any(bool((keys[name][i] == keys[name][j]).any()) for name in pair)
 
 
 def _mean_over_pairs(found: dict, weights: dict | None) -> Loss:

@@ -231,3 +231,22 @@ def test_an_objective_refuses_a_number_of_modalities_that_it_is_not_of():
         tensor_loss(*four, scale())
     with pytest.raises(ConfigError, match="two to four modalities, not 5"):
         barlow_twins_loss(*batch(4, ("crystal", "dos", "text", "xrd", "composition")))
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "barlow"])
+def test_rows_that_share_any_key_are_no_negatives_of_each_other(name):
+    """A second column of keys excludes what the first does not, and changes nothing where its keys all differ."""
+    z, present, keys = batch(6)
+    plain = LOSSES[name]((z, present, keys)).total
+    unique = torch.arange(6) + 1000
+    apart = {m: torch.stack([key, unique], dim=1) for m, key in keys.items()}
+    torch.testing.assert_close(LOSSES[name]((z, present, apart)).total, plain)
+    copies = unique.clone()
+    copies[4] = copies[1]
+    together = {m: torch.stack([key, copies], dim=1) for m, key in keys.items()}
+    merged = {m: key.clone() for m, key in keys.items()}
+    for key in merged.values():
+        key[4] = key[1]
+    expected = LOSSES[name]((z, present, merged)).total
+    torch.testing.assert_close(LOSSES[name]((z, present, together)).total, expected)
+    assert not torch.isclose(expected, plain)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 
 from crystalign import storage
 from crystalign.crystal import Crystal
-from crystalign.errors import ConfigError, DatasetError, VerificationError
+from crystalign.errors import ConfigError, ConflictError, DatasetError, VerificationError
 from crystalign.material import Material, Provenance
 from crystalign.modalities import NAMES, modality_class
 from crystalign.modalities.charge_density import ChargeDensity
@@ -24,7 +26,8 @@ from crystalign.modalities.composition import Composition
 from crystalign.modalities.text import Text
 from crystalign.properties import PropertySpec, Quantity
 from crystalign.shards.dataset import Dataset
-from crystalign.shards.manifest import MANIFEST
+from crystalign.shards.manifest import MANIFEST, Manifest
+from crystalign.shards.schema import SCHEMA_VERSION
 from crystalign.shards.splits import SplitRule, fraction
 from crystalign.shards.writer import Reject, commit_manifest, write_quarantine, write_shard
 
@@ -147,7 +150,7 @@ def test_an_unknown_version_and_an_unknown_field_are_refused(tmp_path: Path) -> 
     stored = dataset(str(tmp_path / "data"))
     path = tmp_path / "data" / MANIFEST
     text = path.read_text()
-    path.write_text(text.replace('"schema_version": 2', '"schema_version": 99'))
+    path.write_text(text.replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
     with pytest.raises(DatasetError, match="schema version 99"):
         Dataset.open(stored.uri)
     path.write_text(text.replace('"created"', '"surprise": 1, "created"'))
@@ -205,6 +208,44 @@ def test_an_id_may_stand_only_once(tmp_path: Path) -> None:
     entries = [write_shard(str(tmp_path), name, [material(3)]) for name in ("a", "b")]
     with pytest.raises(DatasetError, match="'m-3' stands twice"):
         commit_manifest(str(tmp_path), entries)
+
+
+def test_of_two_processes_that_make_or_replace_one_dataset_one_wins_and_its_files_stay(tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("race_worker.py")), str(tmp_path)]
+    players = [subprocess.Popen([*command, name, "20"], stdout=subprocess.PIPE, text=True) for name in ("one", "other")]
+    told = [player.communicate(timeout=200)[0].splitlines() for player in players]
+    assert [player.returncode for player in players] == [0, 0]
+    assert [len(lines) for lines in told] == [40, 40]
+    for pair in zip(*told, strict=True):
+        assert sorted(line.rpartition(" ")[2] for line in pair) == ["lost", "won"]
+    for number in range(20):
+        stored = Dataset.open(str(tmp_path / f"data-{number}"))
+        stored.verify()
+        winner = "one" if told[0][2 * number + 1].endswith("won") else "other"
+        assert [material.id for material in stored.materials()] == [f"{winner}-second-{n}" for n in range(5)]
+
+
+def test_a_manifest_is_swapped_by_who_knows_it(tmp_path: Path) -> None:
+    stored = dataset(str(tmp_path / "data"))
+    version = Manifest.version(stored.uri)
+    with pytest.raises(ConflictError, match="another job made a dataset there"):
+        commit_manifest(stored.uri, stored.manifest.shards[:1], stored.manifest.properties)
+    smaller = commit_manifest(stored.uri, stored.manifest.shards[:1], stored.manifest.properties, expected=version)
+    with pytest.raises(ConflictError, match="another job changed or deleted the dataset"):
+        commit_manifest(stored.uri, stored.manifest.shards, stored.manifest.properties, expected=version)
+    with pytest.raises(ConflictError, match="another job changed or deleted the dataset"):
+        stored.manifest.write(stored.uri, expected=version)
+    assert Manifest.read(stored.uri) == smaller
+
+
+def test_files_of_one_name_and_other_content_stand_beside_each_other(tmp_path: Path) -> None:
+    one, other = (write_shard(str(tmp_path), "a", [material(n)]) for n in (0, 1))
+    assert one == write_shard(str(tmp_path), "a", [material(0)])
+    assert one.path != other.path
+    for entry in (one, other):
+        storage.verify(str(tmp_path / entry.path), entry)
+    quarantine = {write_quarantine(str(tmp_path), "a", [Reject("x", "read", "y", z, "")]).path for z in "ab"}
+    assert len(quarantine) == 2
 
 
 def test_identity_is_of_the_data_and_not_of_the_hour(tmp_path: Path) -> None:
@@ -303,7 +344,7 @@ def written_by_version_1(uri: str, path: Path, crystals: list[Crystal]) -> None:
     """A dataset as the first version wrote it: without remarks, and with the amounts of one cell as the formula."""
     materials = [Material(f"m{n}", crystal, Provenance("test", "CC0-1.0")) for n, crystal in enumerate(crystals)]
     commit_manifest(uri, [write_shard(uri, "part", materials)])
-    shard = path / "shards" / "part.parquet"
+    (shard,) = (path / "shards").iterdir()
     table = pq.read_table(shard).drop_columns(["remarks"])
     decimals = [f"Au{4 * 0.13:g}Cu{4 * 0.87:g}" if not c.is_ordered else c.formula for c in crystals]
     place = table.column_names.index("formula")

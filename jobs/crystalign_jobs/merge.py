@@ -1,0 +1,154 @@
+"""`crystalign merge`: several datasets into one, with the same structures found across them.
+
+Each shard is written again as it is, but for ids that an earlier dataset has already: they get the source and its
+vintage behind them. The structures are then compared, so that the same crystal from two databases is one group.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from tyro.conf import Positional
+
+from crystalign import storage
+from crystalign.config import Config
+from crystalign.errors import ConfigError
+from crystalign.storage import Uri
+
+if TYPE_CHECKING:
+    from crystalign.material import Material
+    from crystalign.properties import PropertySpec
+    from crystalign.shards.dataset import Dataset
+    from crystalign.shards.manifest import Manifest, ShardEntry
+
+
+class Merge(Config):
+    """Join datasets, and find the structures that they have in common.
+
+    An id that an earlier dataset has already gets its source behind it: `mp-149@materials_project-2019`.
+
+    Example: crystalign merge s3://bucket/mp2025 s3://bucket/mp2019 --out s3://bucket/both
+    """
+
+    datasets: Positional[tuple[Uri, ...]]
+    """Two or more, any URI; the order decides whose ids stay."""
+    out: Uri
+    """Where the joint dataset goes, any URI."""
+    address: str | None = None
+    """Ray cluster; default: RAY_ADDRESS, or this machine."""
+
+
+def main(config: Merge) -> Manifest:
+    """Join, compare the structures, report, and return the manifest.
+
+    Raises:
+        ConfigError: fewer than two datasets, one named twice, or there is a dataset at `out`.
+        DatasetError: an id that occurs twice even with its source behind it.
+    """
+    from crystalign.shards.dataset import Dataset
+    from crystalign.shards.writer import commit_manifest
+    from crystalign_jobs.duplicates import Duplicates, group_structures, report_copies
+    from crystalign_jobs.ownership import driving
+    from crystalign_jobs.pool import map_rows
+    from crystalign_jobs.progress import Meter
+    from crystalign_jobs.session import session
+
+    _check(config)
+    datasets = [Dataset.open(uri) for uri in config.datasets]
+    _check_language_models(datasets)
+    for dataset in datasets:
+        dataset.require_current(dataset.manifest.modalities)
+    properties = tuple(dict.fromkeys(p for d in datasets for p in d.manifest.properties))
+    rows = sum(d.manifest.rows for d in datasets)
+    print(f"merging {rows:,} crystals of {len(datasets)} datasets into {config.out}/")
+    with driving(config.out), session(config.address):
+        with Meter("merge", total=rows, unit="crystals") as meter:
+            made: dict[str, ShardEntry] = {}
+            for result in map_rows(list(_tasks(datasets)), Copier(config, properties)):
+                made[result["name"]] = _entry(result["shard"])
+                meter.advance(made[result["name"]].rows)
+        commit_manifest(
+            config.out,
+            [made[name] for name in sorted(made)],
+            properties,
+            derived=sorted(set().union(*(d.manifest.derived for d in datasets))),
+        )
+        settings = Duplicates(dataset=config.out)
+        manifest = group_structures(config.out, settings.same, settings.max_seconds)
+    print(f"{manifest.rows:,} crystals in {len(manifest.shards)} shards at {config.out}")
+    print("  " + ", ".join(f"{name} {count:,}" for name, count in manifest.modalities.items()))
+    report_copies(config.out, manifest)
+    print(f"next: crystalign derive {config.out}")
+    return manifest
+
+
+def _check(config: Merge) -> None:
+    if len(config.datasets) < 2 or len(set(config.datasets)) < len(config.datasets):
+        raise ConfigError(f"give two or more different datasets, not {', '.join(config.datasets) or 'none'}")
+    if storage.exists(storage.join(config.out, "manifest.json")):
+        raise ConfigError(f"{config.out} holds a dataset already; give another --out")
+
+
+def _check_language_models(datasets: Sequence[Dataset]) -> None:
+    """Text embeddings of two language models cannot stand in one column."""
+    found = {m.identity: m.label for d in datasets if (m := d.manifest.language_model) is not None}
+    if len(found) > 1:
+        labels = " and ".join(found.values())
+        raise ConfigError(f"the datasets hold text embeddings of different language models: {labels}. Ingest one again")
+
+
+def _tasks(datasets: Sequence[Dataset]) -> Iterator[dict[str, Any]]:
+    """Each shard of each dataset, with the ids in it that an earlier dataset has."""
+    seen: set[str] = set()
+    for number, dataset in enumerate(datasets):
+        here: set[str] = set()
+        for shard in range(len(dataset.manifest.shards)):
+            ids = dataset.read(shard, columns=["id"]).column("id").to_pylist()
+            here.update(ids)
+            taken = json.dumps([name for name in ids if name in seen])
+            yield {"name": f"{number:02d}-{shard:05d}", "uri": dataset.uri, "shard": shard, "taken": taken}
+        seen |= here
+
+
+class Copier:
+    """Writes one shard of one dataset into the joint one; runs inside a task."""
+
+    def __init__(self, config: Merge, properties: Sequence[PropertySpec]) -> None:
+        self.config, self.properties = config, properties
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        """A shard in, the JSON of its new entry out."""
+        from crystalign.shards.dataset import Dataset
+        from crystalign.shards.schema import main_modalities, table_to_materials
+        from crystalign.shards.writer import write_shard
+
+        dataset, number, taken = Dataset.open(row["uri"]), int(row["shard"]), set(json.loads(row["taken"]))
+        old = dataset.manifest.shards[number]
+        modalities = (*main_modalities(), *old.siblings)
+        table: pa.Table = dataset.read(number, modalities=modalities)
+        materials = table_to_materials(table, dataset.manifest.properties, modalities=modalities)
+        materials = [_renamed(material) if material.id in taken else material for material in materials]
+        new = write_shard(
+            self.config.out, row["name"], materials, self.properties, rows_per_group=max(old.row_groups)
+        ).model_copy(update={"language_model": old.language_model})
+        return {"result": json.dumps({"name": row["name"], "shard": new.model_dump(mode="json")})}
+
+
+def _renamed(material: Material) -> Material:
+    from dataclasses import replace
+
+    from crystalign.sources.source import check_id
+
+    origin = material.provenance
+    name = f"{material.id}@{origin.source}" + (f"-{origin.vintage}" if origin.vintage else "")
+    check_id(name)
+    return replace(material, id=name)
+
+
+def _entry(values: dict[str, Any]) -> ShardEntry:
+    from crystalign.shards.manifest import ShardEntry
+
+    return ShardEntry.model_validate(values)

@@ -1,0 +1,166 @@
+"""Materials of one structure are found at ingestion, across datasets, and are neither negatives nor misses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.core import Lattice
+
+from crystalign.crystal import Crystal
+from crystalign.errors import ConfigError
+from crystalign.material import Material, Provenance
+from crystalign.model import Model, ModelCard
+from crystalign.model_config import ModalitySpec, ModelConfig
+from crystalign.physics.diffraction import powder_peaks
+from crystalign.physics.symmetry import conventional
+from crystalign.shards.dataset import Dataset
+from crystalign.shards.schema import GROUP
+from crystalign.shards.splits import SplitRule
+from crystalign.shards.writer import commit_manifest, write_shard
+from crystalign_jobs.derive import Derive
+from crystalign_jobs.derive import main as derive
+from crystalign_jobs.duplicates import Duplicates
+from crystalign_jobs.duplicates import main as duplicates
+from crystalign_jobs.evaluate import Evaluate
+from crystalign_jobs.evaluate import main as evaluate
+from crystalign_jobs.ingest import Ingest
+from crystalign_jobs.ingest import main as ingest
+from crystalign_jobs.merge import Merge
+from crystalign_jobs.merge import main as merge
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+PAIRS = [(a, b) for a in (3, 11, 19, 37) for b in (9, 17, 35)]
+
+
+def rock_salt(a: int, b: int) -> Crystal:
+    edge = 3.6 + a / 20 + b / 30
+    return Crystal(edge * (np.ones((3, 3)) - np.eye(3)) / 2, np.array([[0, 0, 0], [0.5] * 3]), np.array([a, b]))
+
+
+def as_in_a_cif(crystal: Crystal) -> Crystal:
+    """The conventional cell, with four digits."""
+    cell = conventional(crystal)
+    lattice = Lattice.from_parameters(*(round(x, 4) for x in Lattice(cell.lattice).parameters))
+    return Crystal(np.array(lattice.matrix), cell.frac_coords.round(4), cell.atomic_numbers)
+
+
+def write(uri: str, crystals: dict[str, Crystal], source: str, shards: int = 1) -> None:
+    origin = Provenance(source, "CC0-1.0", "2025")
+    rows = [Material(name, crystal, origin, {"xrd": powder_peaks(crystal)}) for name, crystal in crystals.items()]
+    size = -(-len(rows) // shards)
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    commit_manifest(uri, [write_shard(uri, f"s{n}", part, rows_per_group=4) for n, part in enumerate(parts)])
+
+
+def groups_of(uri: str) -> dict[str, str | None]:
+    table = Dataset.open(uri).table(["id", GROUP])
+    return dict(zip(table.column("id").to_pylist(), table.column(GROUP).to_pylist(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def doubled(tmp_path_factory) -> str:
+    """Twelve salts, each a second time as a CIF holds it, in shards that do not keep the two together."""
+    uri = str(tmp_path_factory.mktemp("doubled") / "data")
+    salts = {f"a{a}-{b}": rock_salt(a, b) for a, b in PAIRS}
+    copies = {f"b{a}-{b}": as_in_a_cif(rock_salt(a, b)) for a, b in PAIRS}
+    write(uri, salts | copies, "test", shards=3)
+    duplicates(Duplicates(dataset=uri))
+    return uri
+
+
+def test_every_copy_stands_in_the_group_of_its_original(doubled):
+    found = groups_of(doubled)
+    assert all(found[f"a{a}-{b}"] == found[f"b{a}-{b}"] == f"a{a}-{b}" for a, b in PAIRS)
+    structures = Dataset.open(doubled).manifest.structures
+    assert (structures.groups, structures.copies, structures.unsettled) == (12, 12, 0)
+    by_material = {m.id: m.structure for m in Dataset.open(doubled).materials()}
+    assert by_material == found
+    Dataset.open(doubled).verify()
+
+
+def test_a_derivation_keeps_the_groups_and_the_old_files_go(doubled):
+    before = groups_of(doubled)
+    manifest = derive(Derive(data=doubled, modalities=("composition",)))
+    assert groups_of(doubled) == before
+    assert manifest.structures == Dataset.open(doubled).manifest.structures is not None
+    duplicates(Duplicates(dataset=doubled))
+    assert groups_of(doubled) == before
+    named = {entry.groups.path for entry in Dataset.open(doubled).manifest.shards}
+    assert {f"groups/{path.name}" for path in Path(doubled, "groups").iterdir()} == named
+
+
+def test_ingestion_compares_and_can_be_told_not_to(tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name, crystal in {
+        "one": rock_salt(11, 17),
+        "two": as_in_a_cif(rock_salt(11, 17)),
+        "other": rock_salt(19, 9),
+    }.items():
+        (folder / f"{name}.cif").write_text(crystal.to_cif())
+    ingest(Ingest(source=str(folder), out=str(tmp_path / "data"), licence="CC0-1.0"))
+    assert groups_of(str(tmp_path / "data")) == {"one": "one", "two": "one", "other": "other"}
+    ingest(Ingest(source=str(folder), out=str(tmp_path / "plain"), licence="CC0-1.0", compare=False))
+    assert set(groups_of(str(tmp_path / "plain")).values()) == {None}
+
+
+def test_merged_datasets_share_their_structures_and_no_id_is_lost(tmp_path):
+    first, second, both = (str(tmp_path / name) for name in ("first", "second", "both"))
+    write(first, {"x": rock_salt(11, 17), "y": rock_salt(19, 17)}, "one")
+    write(second, {"x": as_in_a_cif(rock_salt(19, 17)), "z": rock_salt(3, 9)}, "two")
+    manifest = merge(Merge(datasets=(first, second), out=both))
+    assert groups_of(both) == {"x": "x", "y": "x@two-2025", "x@two-2025": "x@two-2025", "z": "z"}
+    assert (manifest.rows, manifest.structures.copies) == (4, 1)
+    assert {(s.name, s.rows) for s in manifest.sources} == {("one", 2), ("two", 2)}
+    stored = {m.id: m for m in Dataset.open(both).materials()}
+    assert stored["x@two-2025"].provenance.source == "two"
+    assert stored["z"].value("xrd") is not None
+    with pytest.raises(ConfigError, match="holds a dataset already"):
+        merge(Merge(datasets=(first, second), out=both))
+    with pytest.raises(ConfigError, match="two or more different"):
+        merge(Merge(datasets=(first, first), out=str(tmp_path / "other")))
+
+
+def small_model(uri: str, salt: str) -> Model:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        embedding_dim=16,
+        modalities={
+            "crystal": ModalitySpec(encoder="gated-graph", options={"hidden": 8, "layers": 1, "width": 16}),
+            "xrd": ModalitySpec(encoder="xrd-resnet", options={"channels": (4, 8), "reduced": 8, "hidden": 16}),
+        },
+    )
+    model = Model(config)
+    rule = SplitRule(salt=salt, train=0.0, validation=0.0)
+    model.card = ModelCard(dataset_uri=uri, split=rule.model_dump(mode="json"))
+    return model
+
+
+@pytest.mark.parametrize("salt", ["crystalign", "another salt"])
+def test_copies_are_no_rivals_in_an_evaluation_whatever_the_salt(doubled, tmp_path, salt):
+    model = small_model(doubled, salt)
+    model.save_pretrained(tmp_path / "model", model.card)
+    report = evaluate(Evaluate(model=str(tmp_path / "model"), data=doubled, masked_text=False))
+    assert report.pool["materials"] == 24
+    assert report.pool["structures"] == 12
+    assert report.pool["of these materials, with a formula that was trained on"] == 0
+    assert {pair.pool for pair in report.pairs} == {23.0}, "the copy of a query has left its pool"
+
+
+def test_copies_are_no_negatives_in_training(doubled):
+    from crystalign.training.batch import make_batch
+
+    model = small_model(doubled, "crystalign")
+    materials = [m for m in Dataset.open(doubled).materials() if m.id in {"a11-17", "b11-17", "a3-9"}]
+    materials.sort(key=lambda m: m.id)
+    keys = make_batch([*materials, None], model.modalities).keys
+    for name in ("crystal", "xrd"):
+        assert keys[name].shape == (4, 2)
+        assert keys[name][0, 1] == keys[name][2, 1] != keys[name][1, 1]
+        assert keys[name][3].tolist() == [0, 0]
+    alone = make_batch([replace(m, structure_group=None) for m in materials], model.modalities).keys
+    assert alone["crystal"][0, 1] != alone["crystal"][2, 1]
