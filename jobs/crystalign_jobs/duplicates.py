@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 from tyro.conf import Positional
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import InputError
-from crystalign.physics.same_structure import Candidate, SameStructure, alike
+from crystalign.physics.same_structure import Candidate, SameStructure, alike, candidate
 from crystalign.storage import Uri
 
 if TYPE_CHECKING:
+    from crystalign.crystal import Crystal
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest, ShardEntry, StructureGroups
 
+T = TypeVar("T")
 ROWS_PER_TASK, TASKS = 128, 64
 """A task compares at least so many crystals, and there are about so many tasks at most: the crystals of a formula lie
 scattered over the dataset, so that each task reads most of the column of crystals."""
@@ -116,7 +117,7 @@ def group_structures(uri: str, same: SameStructure, max_seconds: float) -> Manif
 
 
 def _compare(dataset: Dataset, same: SameStructure, max_seconds: float) -> tuple[dict[str, str], int]:
-    """Leaders by id, of the crystals that share a formula with another, and how many comparisons took too long."""
+    """Leaders by id, of the crystals that share a formula with another, and how many comparisons were not settled."""
     from crystalign_jobs.pool import map_rows
     from crystalign_jobs.progress import Meter
 
@@ -162,7 +163,7 @@ class Comparer:
         self.unsettled = 0
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        """Places in; id → leader, and the number of comparisons that took too long, as JSON."""
+        """Places in; id → leader, and the number of comparisons that were not settled, as JSON."""
         from crystalign.physics.same_structure import group
         from crystalign.shards.dataset import Dataset
 
@@ -171,19 +172,27 @@ class Comparer:
         crystals = iter(Dataset.open(self.uri).gather([(s, r) for b in buckets for _, s, r in b], "crystal"))
         leaders: dict[str, str] = {}
         for bucket in buckets:
-            leaders |= group([(name, next(crystals)) for name, _, _ in bucket], self.same, compare=self._alike)
+            members = [(name, next(crystals)) for name, _, _ in bucket]
+            leaders |= group(members, self.same, prepare=self._candidate, compare=self._alike)
         result = {"leaders": leaders, "unsettled": self.unsettled, "count": row["count"]}
         return {"result": json.dumps(result)}
 
+    def _candidate(self, crystal: Crystal, same: SameStructure) -> Candidate | None:
+        return self._within_limits(lambda: candidate(crystal, same))
+
     def _alike(self, one: Candidate, other: Candidate, same: SameStructure) -> bool:
+        return self._within_limits(lambda: alike(one, other, same)) or False
+
+    def _within_limits(self, work: Callable[[], T]) -> T | None:
+        """What `work` returns; None where it takes too long or fails, which is counted: one crystal stops no job."""
         from crystalign.sources.source import time_limit
 
         try:
             with time_limit(self.max_seconds, "the comparison of two structures"):
-                return alike(one, other, same)
-        except InputError:
+                return work()
+        except Exception:  # noqa: BLE001 (whatever a library meets in a stranger's crystal)
             self.unsettled += 1
-            return False
+            return None
 
 
 def report_copies(uri: str, manifest: Manifest) -> None:
@@ -195,7 +204,7 @@ def report_copies(uri: str, manifest: Manifest) -> None:
     assert found is not None, "the structures have been compared"
     print(f"{found.groups:,} different structures, {found.copies:,} copies of them")
     if found.unsettled:
-        print(f"{found.unsettled:,} comparisons took too long, and their crystals count as different (--max-seconds)")
+        print(f"{found.unsettled:,} comparisons failed or took too long (--max-seconds); those crystals are no copies")
     if not found.copies:
         return
     table = Dataset(uri, manifest).table(["id", "formula", "source", "vintage", GROUP])

@@ -95,6 +95,7 @@ def group(
     crystals: Sequence[tuple[str, Crystal]],
     tolerance: SameStructure,
     *,
+    prepare: Callable[[Crystal, SameStructure], Candidate | None] = candidate,
     compare: Callable[[Candidate, Candidate, SameStructure], bool] = alike,
 ) -> dict[str, str]:
     """Who is whose copy, among crystals of one reduced formula.
@@ -106,6 +107,7 @@ def group(
     Args:
         crystals: (id, crystal), ids unique.
         tolerance: how alike.
+        prepare: `candidate`, or the same with a limit of time; of what is None nothing is a copy.
         compare: `alike`, or the same with a limit of time.
 
     Returns:
@@ -114,10 +116,12 @@ def group(
     leaders: list[tuple[str, Candidate]] = []
     found: dict[str, str] = {}
     for identifier, crystal in sorted(crystals, key=lambda pair: pair[0]):
-        this = candidate(crystal, tolerance)
-        leader = next((name for name, other in leaders if compare(other, this, tolerance)), None)
-        if leader is None:
-            leaders.append((identifier, this))
+        this = prepare(crystal, tolerance)
+        leader = None
+        if this is not None:
+            leader = next((name for name, other in leaders if compare(other, this, tolerance)), None)
+            if leader is None:
+                leaders.append((identifier, this))
         found[identifier] = identifier if leader is None else leader
     return found
 

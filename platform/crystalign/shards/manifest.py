@@ -63,7 +63,7 @@ class StructureGroups(Config):
     copies: int
     """Materials whose structure stands for another one's group: rows less groups."""
     unsettled: int = 0
-    """Comparisons that took too long; the two count as different."""
+    """Comparisons that failed or took too long; the crystals count as different."""
 
 
 class Manifest(Config):

@@ -114,6 +114,13 @@ def test_groups_depend_on_the_crystals_alone_and_each_member_is_like_its_leader(
     assert found["q4"] == "q3"
 
 
+def test_what_cannot_be_prepared_is_nobodys_copy_and_stops_nothing():
+    same = [("a", quartz()), ("b", quartz()), ("c", quartz())]
+    broken = same[1][1]
+    found = group(same, SameStructure(), prepare=lambda c, how: None if c is broken else candidate(c, how))
+    assert found == {"a": "a", "b": "b", "c": "a"}
+
+
 def test_a_structure_without_a_space_group_is_nobodys_copy():
     how = SameStructure()
     one = candidate(quartz(), how)
