@@ -6,8 +6,10 @@ vintage behind them. The structures are then compared, so that the same crystal 
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,11 +17,10 @@ from tyro.conf import Positional
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import ConfigError
+from crystalign.errors import ConfigError, ConflictError
 from crystalign.storage import Uri
 
 if TYPE_CHECKING:
-    from crystalign.material import Material
     from crystalign.properties import PropertySpec
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest, ShardEntry
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 class Merge(Config):
     """Join datasets, and find the structures that they have in common.
 
-    An id that an earlier dataset has already gets its source behind it: `mp-149@materials_project-2019`.
+    An id that an earlier dataset has already gets its source behind it: `mp-149@materials_project-2019`. What
+    was refused when the datasets were made stays in their own quarantine.
 
     Example: crystalign merge s3://bucket/mp2025 s3://bucket/mp2019 --out s3://bucket/both
     """
@@ -46,22 +48,25 @@ def main(config: Merge) -> Manifest:
 
     Raises:
         ConfigError: fewer than two datasets, one named twice, or there is a dataset at `out`.
-        DatasetError: an id that occurs twice even with its source behind it.
+        ConflictError: a dataset was changed meanwhile.
+        DatasetError: properties that would share a column, or modalities that an earlier release stored otherwise.
     """
     from crystalign.shards.dataset import Dataset
-    from crystalign.shards.writer import commit_manifest
+    from crystalign.shards.writer import check_columns, commit_manifest
     from crystalign_jobs.duplicates import Duplicates, group_structures, report_copies
     from crystalign_jobs.ownership import driving
     from crystalign_jobs.pool import map_rows
     from crystalign_jobs.progress import Meter
     from crystalign_jobs.session import session
 
-    _check(config)
+    _check_places(config)
     datasets = [Dataset.open(uri) for uri in config.datasets]
+    _check_different(datasets)
     _check_language_models(datasets)
     for dataset in datasets:
         dataset.require_current(dataset.manifest.modalities)
     properties = tuple(dict.fromkeys(p for d in datasets for p in d.manifest.properties))
+    check_columns(properties)
     rows = sum(d.manifest.rows for d in datasets)
     print(f"merging {rows:,} crystals of {len(datasets)} datasets into {config.out}/")
     with driving(config.out), session(config.address):
@@ -85,11 +90,26 @@ def main(config: Merge) -> Manifest:
     return manifest
 
 
-def _check(config: Merge) -> None:
-    if len(config.datasets) < 2 or len(set(config.datasets)) < len(config.datasets):
-        raise ConfigError(f"give two or more different datasets, not {', '.join(config.datasets) or 'none'}")
+def _check_places(config: Merge) -> None:
+    if len(config.datasets) < 2:
+        raise ConfigError(f"give two or more datasets, not {', '.join(config.datasets) or 'none'}")
     if storage.exists(storage.join(config.out, "manifest.json")):
-        raise ConfigError(f"{config.out} holds a dataset already; give another --out")
+        raise ConfigError(
+            f"{config.out} holds a dataset already; give another --out, or, where a merge was interrupted while it "
+            f"compared the structures, finish it with `crystalign duplicates {config.out}`"
+        )
+    for uri in config.datasets:
+        if f"{config.out}/".startswith(f"{uri}/"):
+            raise ConfigError(f"{config.out} lies within {uri}, which it would be lost with; give another --out")
+
+
+def _check_different(datasets: Sequence[Dataset]) -> None:
+    """Refuse a dataset that is given twice, whatever it is called: a link, or a copy."""
+    seen: dict[str, str] = {}
+    for dataset in datasets:
+        other = seen.setdefault(dataset.manifest.sha256, dataset.uri)
+        if other != dataset.uri or [d.uri for d in datasets].count(dataset.uri) > 1:
+            raise ConfigError(f"{other} and {dataset.uri} are the same dataset; give each once")
 
 
 def _check_language_models(datasets: Sequence[Dataset]) -> None:
@@ -101,16 +121,41 @@ def _check_language_models(datasets: Sequence[Dataset]) -> None:
 
 
 def _tasks(datasets: Sequence[Dataset]) -> Iterator[dict[str, Any]]:
-    """Each shard of each dataset, with the ids in it that an earlier dataset has."""
+    """Each shard of each dataset, with new names for the ids that an earlier dataset has."""
     seen: set[str] = set()
     for number, dataset in enumerate(datasets):
         here: set[str] = set()
         for shard in range(len(dataset.manifest.shards)):
-            ids = dataset.read(shard, columns=["id"]).column("id").to_pylist()
-            here.update(ids)
-            taken = json.dumps([name for name in ids if name in seen])
-            yield {"name": f"{number:02d}-{shard:05d}", "uri": dataset.uri, "shard": shard, "taken": taken}
+            rows = dataset.read(shard, columns=["id", "source", "vintage"]).to_pylist()
+            names = {row["id"]: _renamed(row, seen | here) if row["id"] in seen else row["id"] for row in rows}
+            here.update(names.values())
+            yield {
+                "name": f"{number:04d}-{shard:05d}",
+                "uri": dataset.uri,
+                "sha256": dataset.manifest.sha256,
+                "shard": shard,
+                "names": json.dumps({old: new for old, new in names.items() if old != new}),
+            }
         seen |= here
+
+
+def _renamed(row: dict[str, Any], taken: Collection[str]) -> str:
+    """An id that is free: with the source and its vintage behind it, and a number where even that is taken.
+
+    Raises:
+        ConfigError: the longer id is too long.
+    """
+    from crystalign.sources.source import MAX_ID_LENGTH
+
+    origin = "-".join(filter(None, (row["source"], row["vintage"])))
+    suffixes = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+    found = next(name for suffix in suffixes if (name := f"{row['id']}@{origin}{suffix}") not in taken)
+    if len(found) > MAX_ID_LENGTH:
+        raise ConfigError(
+            f"the id {row['id']!r} stands in two datasets, and {found!r}, which tells them apart, is longer than "
+            f"{MAX_ID_LENGTH} characters; ingest one of them with shorter ids or a shorter --name"
+        )
+    return found
 
 
 class Copier:
@@ -125,27 +170,18 @@ class Copier:
         from crystalign.shards.schema import main_modalities, table_to_materials
         from crystalign.shards.writer import write_shard
 
-        dataset, number, taken = Dataset.open(row["uri"]), int(row["shard"]), set(json.loads(row["taken"]))
+        dataset, number, names = Dataset.open(row["uri"]), int(row["shard"]), json.loads(row["names"])
+        if dataset.manifest.sha256 != row["sha256"]:
+            raise ConflictError(f"{row['uri']} was changed while it was merged; run the command again")
         old = dataset.manifest.shards[number]
         modalities = (*main_modalities(), *old.siblings)
         table: pa.Table = dataset.read(number, modalities=modalities)
         materials = table_to_materials(table, dataset.manifest.properties, modalities=modalities)
-        materials = [_renamed(material) if material.id in taken else material for material in materials]
+        materials = [replace(material, id=names.get(material.id, material.id)) for material in materials]
         new = write_shard(
             self.config.out, row["name"], materials, self.properties, rows_per_group=max(old.row_groups)
         ).model_copy(update={"language_model": old.language_model})
         return {"result": json.dumps({"name": row["name"], "shard": new.model_dump(mode="json")})}
-
-
-def _renamed(material: Material) -> Material:
-    from dataclasses import replace
-
-    from crystalign.sources.source import check_id
-
-    origin = material.provenance
-    name = f"{material.id}@{origin.source}" + (f"-{origin.vintage}" if origin.vintage else "")
-    check_id(name)
-    return replace(material, id=name)
 
 
 def _entry(values: dict[str, Any]) -> ShardEntry:

@@ -50,7 +50,10 @@ class PropertySpec(Config):
 
     @property
     def column(self) -> str:
-        """The column's name, unique to (quantity, method, source, vintage)."""
+        """The column's name: quantity, method, source and vintage in small letters and digits.
+
+        Two spellings may give one name; a dataset refuses to hold both.
+        """
         parts = (self.quantity.value, self.method, self.source, self.vintage)
         return "_".join(re.sub(r"[^a-z0-9]+", "_", p.lower()).strip("_") for p in parts if p)
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import fs
+from pydantic import Field, field_validator
 
 from crystalign.config import Config
 from crystalign.errors import ConflictError, StorageError, VerificationError
@@ -64,11 +65,18 @@ class FileEntry(Config):
     """One file, as its manifest knows it."""
 
     path: str
-    """Relative to the manifest."""
-    bytes: int
+    """Relative to the manifest, and below it."""
+    bytes: int = Field(ge=0)
     """Size."""
     sha256: str
     """Of the content."""
+
+    @field_validator("path")
+    @classmethod
+    def _below(cls, path: str) -> str:
+        if not path or path.startswith("/") or ".." in path.split("/"):
+            raise ValueError(f"{path!r} is no file below the manifest's folder")
+        return path
 
 
 # --- places -----------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from crystalign.errors import StorageError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _ONE_SLASH = re.compile(r"(file|s3|gs):")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -62,6 +63,9 @@ def parse(uri: str) -> Place:
         return Place("file", "", _decoded(uri, rest))
     if scheme[1] in {"s3", "gs"}:
         return _in_bucket(uri, scheme[1], rest)
+    small = scheme[1].lower()
+    if small in {"file", "s3", "gs"}:
+        raise StorageError(f"{uri!r}: write {small}:// in small letters")
     raise StorageError(f"{uri!r}: no storage speaks {scheme[1]!r}; use a path, file://, s3:// or gs://")
 
 
@@ -105,6 +109,8 @@ def _local(path: str) -> str:
         raise StorageError("an empty path names no place; write . for this folder")
     if path.startswith("~"):
         raise StorageError(f"{path!r}: only a shell expands ~; write the path in full, or ./{path} for that name")
+    if _DRIVE.match(path):
+        raise StorageError(f"{path!r} is a path of Windows, and this is not; write a path of this machine")
     if found := _ONE_SLASH.match(path):
         after = "///path" if found[1] == "file" else "//bucket"
         raise StorageError(f"{path!r} is no URI; write {found[1]}:{after}, or ./{path} for a file of that name")
@@ -125,7 +131,9 @@ def _decoded(uri: str, rest: str) -> str:
         raise StorageError(
             f"{uri!r}: # and ? end the path of a file:// URI; write %23 for # and %3F for ?, or a plain path: /{path}"
         )
-    if _BAD_ESCAPE.search(path) or "%2f" in path.lower() or "%00" in path:
+    if "%2f" in path.lower():
+        raise StorageError(f"{uri!r}: %2F is a slash within a name, which no file has; write / between folders")
+    if _BAD_ESCAPE.search(path) or "%00" in path:
         raise StorageError(f"{uri!r} holds a % that is no escape of a name; write %25 for %, or a plain path")
     try:
         return _resolved(f"/{unquote_to_bytes(path).decode()}")

@@ -11,12 +11,13 @@ import torch
 from pymatgen.core import Lattice
 
 from crystalign.crystal import Crystal
-from crystalign.errors import ConfigError
+from crystalign.errors import ConfigError, DatasetError
 from crystalign.material import Material, Provenance
 from crystalign.model import Model, ModelCard
 from crystalign.model_config import ModalitySpec, ModelConfig
 from crystalign.physics.diffraction import powder_peaks
 from crystalign.physics.symmetry import conventional
+from crystalign.properties import PropertySpec, Quantity
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.schema import GROUP
 from crystalign.shards.splits import SplitRule
@@ -121,8 +122,43 @@ def test_merged_datasets_share_their_structures_and_no_id_is_lost(tmp_path):
     assert stored["z"].value("xrd") is not None
     with pytest.raises(ConfigError, match="holds a dataset already"):
         merge(Merge(datasets=(first, second), out=both))
-    with pytest.raises(ConfigError, match="two or more different"):
-        merge(Merge(datasets=(first, first), out=str(tmp_path / "other")))
+    again = merge(Merge(datasets=(both, first, second), out=str(tmp_path / "again")))
+    assert again.rows == 8
+    assert {"x", "x@one-2025", "x@two-2025", "x@two-2025-2"} <= set(groups_of(str(tmp_path / "again")))
+
+
+def test_what_cannot_be_merged_is_refused_before_anything_is_written(tmp_path):
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    write(first, {"x": rock_salt(11, 17)}, "one")
+    write(second, {"y" * 190: rock_salt(11, 17)}, "two")
+    out = tmp_path / "out"
+    (tmp_path / "link").symlink_to(first)
+    for other in (first, str(tmp_path / "link")):
+        with pytest.raises(ConfigError, match="are the same dataset"):
+            merge(Merge(datasets=(first, other), out=str(out)))
+    with pytest.raises(ConfigError, match="two or more datasets"):
+        merge(Merge(datasets=(first,), out=str(out)))
+    with pytest.raises(ConfigError, match="lies within"):
+        merge(Merge(datasets=(first, second), out=f"{first}/both"))
+    write(str(tmp_path / "third"), {"y" * 190: rock_salt(3, 9)}, "a source with a long name")
+    with pytest.raises(ConfigError, match="longer than 200 characters"):
+        merge(Merge(datasets=(second, str(tmp_path / "third")), out=str(out)))
+    for name, spelling in (("pbe", "PBE"), ("other", "pbe")):
+        spec = PropertySpec(quantity=Quantity.BAND_GAP, method=spelling, source="s", vintage="1")
+        row = Material(name, rock_salt(11, 17), Provenance("s", "CC0-1.0"), properties={spec: 1.0})
+        commit_manifest(str(tmp_path / name), [write_shard(str(tmp_path / name), "a", [row], [spec])], [spec])
+    with pytest.raises(DatasetError, match=r"share the column band_gap_pbe_s_1: band_gap by 'PBE' .* by 'pbe'"):
+        merge(Merge(datasets=(str(tmp_path / "pbe"), str(tmp_path / "other")), out=str(out)))
+    assert not out.exists() or not list(out.glob("shards/*"))
+
+
+@pytest.mark.parametrize("salt", ["crystalign", "another salt"])
+def test_copies_stay_in_one_part_of_a_split_by_material(doubled, salt):
+    rule = SplitRule(by="material", salt=salt, train=0.5, validation=0.0)
+    table = Dataset.open(doubled).table(list(rule.columns))
+    train = dict(zip(table.column("id").to_pylist(), rule.mask(table, "train").tolist(), strict=True))
+    assert all(train[f"a{a}-{b}"] == train[f"b{a}-{b}"] for a, b in PAIRS)
+    assert 0 < sum(train.values()) < 24
 
 
 def small_model(uri: str, salt: str) -> Model:

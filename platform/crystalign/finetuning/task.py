@@ -21,6 +21,7 @@ from crystalign.config import Config
 from crystalign.errors import ConfigError
 from crystalign.properties import PropertySpec
 from crystalign.shards.dataset import Dataset
+from crystalign.shards.splits import GROUP
 
 GROUPS = ("formula", "material", "chemsys", "prototype")
 """What a split may keep together: the `by` of a `SplitRule`."""
@@ -154,7 +155,7 @@ def read_labels(dataset: Dataset, task: Task) -> Labels:
     """
     specs = task.columns(dataset)
     names = [spec.column for spec in specs]
-    table = dataset.table(["id", "source", "vintage", "formula", "chemsys", "prototype", "n_sites", *names])
+    table = dataset.table(["id", "source", "vintage", "formula", "chemsys", "prototype", "n_sites", GROUP, *names])
     values = np.column_stack([_numbers(table, name) for name in names])  # (rows, T)
     known = np.isfinite(values)
     if not task.allow_other_vintage:
@@ -173,8 +174,10 @@ def read_labels(dataset: Dataset, task: Task) -> Labels:
     for number, spec in enumerate(specs):
         task._enough(spec, int(np.isfinite(values[:, number]).sum()), dataset)  # noqa: SLF001
     kept = table.filter(pa.array(keep))
-    keys = {name: tuple(kept.column("id" if name == "material" else name).to_pylist()) for name in GROUPS}
+    keys = {name: tuple(kept.column(name).to_pylist()) for name in GROUPS if name != "material"}
     ids = tuple(str(name) for name in kept.column("id").to_pylist())
+    same = kept.column(GROUP).to_pylist()
+    keys["material"] = tuple(name if group is None else group for name, group in zip(ids, same, strict=True))
     places = np.column_stack([kept.column(name).to_numpy() for name in ("shard", "row")]).astype(np.int64)
     learnt = _learnt(task, specs, ids, values)
     sizes = kept.column("n_sites").to_numpy().astype(np.int64)

@@ -246,8 +246,9 @@ def _group_column(uri: str, entry: FileEntry, rows: int) -> pa.ChunkedArray[Any]
             column = pq.read_table(source, columns=[GROUP]).column(GROUP)
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{uri} cannot be read: {error}; run `crystalign duplicates` again") from error
-    if len(column) != rows:
-        raise DatasetError(f"{uri} names {len(column)} groups for {rows} rows; run `crystalign duplicates` again")
+    if len(column) != rows or column.null_count or not pa.types.is_string(column.type):
+        named = f"{len(column) - column.null_count} groups of type {column.type}"
+        raise DatasetError(f"{uri} holds {named} for {rows} rows, not one id each; run `crystalign duplicates` again")
     return column
 
 

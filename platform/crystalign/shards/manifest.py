@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crystalign import storage
 from crystalign.config import Config
@@ -30,18 +31,18 @@ class SourceEntry(Config):
     """SPDX identifier."""
     vintage: str = ""
     """Its release."""
-    rows: int
+    rows: int = Field(ge=0)
     """How many rows come from it."""
 
 
 class ShardEntry(FileEntry):
     """One shard with its heavy modalities beside it."""
 
-    rows: int
+    rows: int = Field(ge=1)
     """Materials."""
     row_groups: tuple[int, ...]
     """Rows of each row group."""
-    counts: dict[str, int]
+    counts: dict[str, Annotated[int, Field(ge=0)]]
     """Modality or property column → rows that have it."""
     sources: tuple[SourceEntry, ...]
     """Where its rows come from."""
@@ -51,6 +52,14 @@ class ShardEntry(FileEntry):
     """The structure group of each row; None where the structures have not been compared."""
     language_model: LanguageModelEntry | None = Field(default=None, exclude_if=lambda entry: entry is None)
     """Who made its text embeddings; None where it has none, or where a table brought them without saying."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> ShardEntry:
+        if min(self.row_groups, default=0) < 1 or sum(self.row_groups) != self.rows:
+            raise ValueError(f"row_groups {self.row_groups} do not add up to {self.rows} rows")
+        if (most := max(self.counts.values(), default=0)) > self.rows:
+            raise ValueError(f"a count of {most} exceeds {self.rows} rows")
+        return self
 
 
 class StructureGroups(Config):
@@ -73,9 +82,9 @@ class Manifest(Config):
     """Of the shards."""
     created: str
     """UTC, ISO 8601."""
-    shards: tuple[ShardEntry, ...]
+    shards: tuple[ShardEntry, ...] = Field(min_length=1)
     """In order; the order is part of the dataset's identity."""
-    modalities: dict[str, int]
+    modalities: dict[str, Annotated[int, Field(ge=0)]]
     """Modality → rows that have it."""
     properties: tuple[PropertySpec, ...] = ()
     """The property columns."""

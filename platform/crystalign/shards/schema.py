@@ -11,7 +11,7 @@ from crystalign.crystal import SYMBOLS
 from crystalign.material import Material, Provenance
 from crystalign.modalities import NAMES, modality_class
 from crystalign.properties import PropertySpec
-from crystalign.shards.splits import fraction
+from crystalign.shards.splits import GROUP, fraction
 
 SCHEMA_VERSION = 3
 """2: a column of remarks, and one formula for disordered crystals whatever their cell.
@@ -24,9 +24,6 @@ READABLE = (1, 2, 3)
 REMARK_SEPARATOR = " | "
 ADDED_LATER = frozenset({"remarks"})
 """Columns that older datasets lack: they are read as unknown."""
-GROUP = "structure_group"
-"""The id of the material that stands for all with the same structure: a column in a file of its own beside each shard,
-because it is known only when all rows are."""
 
 DESCRIPTION = pa.schema(
     [

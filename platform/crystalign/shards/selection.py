@@ -59,7 +59,7 @@ class Selection:
             DatasetError: not one row is left.
         """
         shards, groups, masks = [], [], []
-        keys = [rule.column, rule.key, "n_sites"]
+        keys = list(dict.fromkeys([*rule.columns, "n_sites"]))
         for number, entry in enumerate(dataset.manifest.shards):
             light = dataset.read(number, columns=keys)
             mask = rule.mask(light, which)

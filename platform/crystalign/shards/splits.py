@@ -14,6 +14,8 @@ from crystalign.config import Config
 from crystalign.errors import ConfigError
 
 SplitName = Literal["train", "validation", "test"]
+GROUP = "structure_group"
+"""Column of the id of the material that stands for all with the same structure."""
 SALT = "crystalign"
 """One salt spans all sources and stages, so duplicates across sources fall into one fold."""
 
@@ -28,7 +30,8 @@ class SplitRule(Config):
     """A split: what must not straddle it, and how large its parts are."""
 
     by: Literal["formula", "material", "chemsys", "prototype"] = "formula"
-    """What stays together. `formula`: polymorphs, and the same compound in two databases."""
+    """What stays together. `formula`: polymorphs, and the same compound in two databases. `material`: all materials of
+    one structure, where the structures have been compared."""
     salt: str = SALT
     """Another salt is another split."""
     train: float = Field(default=0.8, ge=0, le=1)
@@ -55,7 +58,7 @@ class SplitRule(Config):
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that `mask` may need."""
-        return (self.column, self.key)
+        return (self.column, self.key, GROUP) if self.by == "material" else (self.column, self.key)
 
     def name_of(self, value: float) -> SplitName:
         """The part into which a fraction falls."""
@@ -67,22 +70,30 @@ class SplitRule(Config):
         """(rows,) which rows of a table belong to a part.
 
         Args:
-            table: holds `column`, or, where the salt is not the default, `key`.
+            table: holds `columns`.
             which: the part.
 
         Raises:
             ConfigError: the table holds a key that is null, such as an undetermined prototype.
         """
-        keys = table.column(self.column if self.salt == SALT else self.key)
-        if keys.null_count:
-            raise ConfigError(f"{keys.null_count} rows have no {self.by}; split by formula, or derive it first")
-        if self.salt == SALT:
-            numbers = keys.to_numpy()
-        else:
-            numbers = np.array([fraction(str(key), self.salt) for key in keys.to_pylist()], np.float64)
+        numbers = self._fractions(table)
         low, high = {
             "train": (0.0, self.train),
             "validation": (self.train, self.train + self.validation),
             "test": (self.train + self.validation, 1.0),
         }[which]
         return np.asarray((numbers >= low) & (numbers < high))
+
+    def _fractions(self, table: pa.Table) -> NDArray[np.float64]:
+        """(rows,) where the key of each row falls in [0, 1)."""
+        if self.by == "material":
+            groups, ids = (table.column(name).to_pylist() for name in (GROUP, "id"))
+            keys = [name if group is None else group for name, group in zip(ids, groups, strict=True)]
+        else:
+            column = table.column(self.column if self.salt == SALT else self.key)
+            if column.null_count:
+                raise ConfigError(f"{column.null_count} rows have no {self.by}; split by formula, or derive it first")
+            if self.salt == SALT:
+                return np.asarray(column.to_numpy())
+            keys = column.to_pylist()
+        return np.array([fraction(str(key), self.salt) for key in keys], np.float64)

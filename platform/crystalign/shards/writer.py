@@ -150,6 +150,7 @@ def commit_manifest(
         raise DatasetError(f"nothing to write to {uri}: no crystal could be used, {quarantined} were quarantined")
     Manifest.refuse_changed(uri, expected)
     _check_unique(uri, shards)
+    check_columns(properties)
     counts: Counter[str] = Counter()
     provenance: Counter[tuple[str, str, str]] = Counter()
     for shard in shards:
@@ -188,6 +189,26 @@ def _sources(provenance: Counter[tuple[str, str, str]]) -> tuple[SourceEntry, ..
         SourceEntry(name=name, licence=licence, vintage=vintage, rows=rows)
         for (name, licence, vintage), rows in sorted(provenance.items())
     )
+
+
+def check_columns(properties: Sequence[PropertySpec]) -> None:
+    """Refuse properties that would share a column.
+
+    Raises:
+        DatasetError: two different ones have the same column name.
+    """
+    names: dict[str, PropertySpec] = {}
+    for spec in properties:
+        other = names.setdefault(spec.column, spec)
+        if other != spec:
+            raise DatasetError(
+                f"two properties would share the column {spec.column}: {_told(other)} and {_told(spec)}; spell method, "
+                "source and vintage alike if they are the same, or rename one"
+            )
+
+
+def _told(spec: PropertySpec) -> str:
+    return f"{spec.quantity.value} by {spec.method!r} of {spec.source!r} {spec.vintage!r}"
 
 
 def _check_unique(uri: str, shards: Sequence[ShardEntry]) -> None:

@@ -158,6 +158,30 @@ def test_an_unknown_version_and_an_unknown_field_are_refused(tmp_path: Path) -> 
         Dataset.open(stored.uri)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["shards"][0].update(rows=-5), "rows"),
+        (lambda m: m["shards"][0].update(rows=10**30), "do not add up"),
+        (lambda m: m["shards"][0].update(row_groups=[]), "do not add up"),
+        (lambda m: m["shards"][0]["counts"].update(crystal=10**6), "exceeds"),
+        (lambda m: m["shards"][0].update(path="../elsewhere/shards/a.parquet"), "no file below"),
+        (lambda m: m["shards"][0].update(path="/etc/passwd"), "no file below"),
+        (lambda m: m["shards"][0].update(groups={"path": "../g", "bytes": 1, "sha256": ""}), "no file below"),
+        (lambda m: m.update(shards=[]), "shards"),
+        (lambda m: m.update(modalities={"crystal": -4}), "modalities"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_or_leaves_its_folder_is_refused(tmp_path: Path, change, message) -> None:
+    stored = dataset(str(tmp_path / "data"))
+    path = tmp_path / "data" / MANIFEST
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(DatasetError, match=message):
+        Dataset.open(stored.uri)
+
+
 def test_one_changed_byte_is_found(tmp_path: Path) -> None:
     stored = dataset(str(tmp_path / "data"))
     path = tmp_path / "data" / stored.manifest.shards[1].path
@@ -290,7 +314,7 @@ def test_polymorphs_never_straddle_a_split_and_other_salts_are_other_splits(tmp_
         for i in range(20)
     ]
     commit_manifest(str(tmp_path), [write_shard(str(tmp_path), "0", rows)])
-    table = Dataset.open(str(tmp_path)).table(["id", "formula", "split_formula"])
+    table = Dataset.open(str(tmp_path)).table(["id", "formula", "split_formula", "structure_group"])
     home = SplitRule().name_of(fraction(crystal.formula))
     assert SplitRule().mask(table, home).all()
     by_material = SplitRule(by="material", salt="another")
@@ -312,7 +336,7 @@ def test_a_mask_is_where_the_key_falls_whether_its_fraction_is_stored_or_not(
     stored: Dataset, by: Literal["formula", "material", "chemsys"], salt: str
 ) -> None:
     rule = SplitRule(by=by, salt=salt, train=0.5, validation=0.2)
-    table = stored.table([rule.column, rule.key])
+    table = stored.table(list(rule.columns))
     names = [rule.name_of(fraction(key, salt)) for key in table.column(rule.key).to_pylist()]
     assert len(set(names)) == 3
     for part in ("train", "validation", "test"):

@@ -101,8 +101,8 @@ REFUSED = {
     "file://run": "names the machine 'run'",
     "file:///a%zz": "write %25 for %",
     "file:///a%": "write %25 for %",
-    "file:///a%2Fb": "write %25 for %",
-    "file:///a%2fb": "write %25 for %",
+    "file:///a%2Fb": "slash within a name",
+    "file:///a%2fb": "slash within a name",
     "file:///a%00": "write %25 for %",
     "file:///a%ff": "does not decode to UTF-8",
     "file:/a": "write file:///path",
@@ -126,7 +126,9 @@ REFUSED = {
     "s3://bucket/a\nb": "control character",
     "gs://bucket/a/../b": "no empty",
     "ftp://host/x": "no storage speaks 'ftp'",
-    "S3://bucket/x": "no storage speaks 'S3'",
+    "S3://bucket/x": "write s3:// in small letters",
+    "C:\\\\data": "a path of Windows",
+    "c:/data": "a path of Windows",
     "memory://x": "no storage speaks",
 }
 
