@@ -198,7 +198,8 @@ class Client:
             level: of the intervals: 0.5, 0.8, 0.9 or 0.95.
 
         Returns:
-            Of each structure its `formula`, its `predictions`, and `problems`: what could not be predicted, and why.
+            Of each structure its `formula`, its `predictions`, `problems`: what could not be predicted, and why, and
+            `remarks`: what to know of the structure, e.g. that hydrogen is missing.
 
         Raises:
             QueryError: nothing can be predicted of any; the message says why.

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crystalign.crystal import Crystal
 from crystalign.errors import FileFormatError, QueryError
 
 if TYPE_CHECKING:
@@ -163,8 +162,8 @@ def read_file(upload: Upload) -> Content:
     return Content(name, modality, reading.crystal, reading.remarks)
 
 
-def read_crystal(upload: Upload) -> Crystal:
-    """The crystal of a file that is, or is said to be, a structure; a calculation counts by its last structure.
+def read_crystal(upload: Upload) -> Reading:
+    """The crystal of a file that is, or is said to be, a structure, with remarks; of a calculation the last structure.
 
     Raises:
         InputError: it is none, or cannot be read.
@@ -179,7 +178,7 @@ def read_crystal(upload: Upload) -> Crystal:
     if modality != "crystal":
         message = f"{upload.name!r} is not a structure but {modality}; send a CIF or a POSCAR"
         raise FileFormatError(message, reason="unsupported-file")
-    return _read_crystal(upload).crystal
+    return _read_crystal(upload)
 
 
 def _read_crystal(upload: Upload) -> Reading:

@@ -99,7 +99,8 @@ class PredictApi:
 
     async def _parsed(self, name: str, upload: Upload) -> Read:
         try:
-            return Material(name, await self._sandbox.crystal(upload), Provenance("request", "")), name, ""
+            crystal, remarks, _ = await self._sandbox.crystal(upload)
+            return Material(name, crystal, Provenance("request", ""), remarks=remarks), name, ""
         except InputError as error:
             return None, name, str(error)
 

@@ -160,4 +160,5 @@ def listed(material: Material | None, name: str, predicted: Predicted) -> dict[s
         "formula": None if material is None else pretty_formula(material.crystal.formula),
         "predictions": predicted.predictions,
         "problems": predicted.problems,
+        "remarks": [] if material is None else list(material.remarks),
     }

@@ -107,6 +107,18 @@ def test_a_broken_structure_is_named_and_the_others_answered(alone, materials):
     assert "structure 1" in refused.json()["errors"][0]["detail"]
 
 
+def test_what_is_remarked_of_a_file_stands_beside_its_predictions(alone):
+    """Brucite from X-rays: the file states Mg(OH)2 and has no coordinates for hydrogen."""
+    lines = ["data_brucite", "_chemical_formula_sum 'H2 Mg O2'", "_cell_length_a 3.142", "_cell_length_b 3.142"]
+    lines += ["_cell_length_c 4.766", "_cell_angle_alpha 90", "_cell_angle_beta 90", "_cell_angle_gamma 120"]
+    lines += ["_space_group_name_H-M_alt 'P -3 m 1'", "loop_", "_atom_site_label", "_atom_site_type_symbol"]
+    lines += ["_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z"]
+    lines += ["Mg1 Mg 0 0 0", "O1 O 0.333333 0.666667 0.2203"]
+    (result,) = ask(alone, [{"cif": "\n".join(lines)}], models=["by-formula"]).json()["results"]
+    assert result["predictions"]
+    assert any("hydrogen" in remark.lower() or "H" in remark for remark in result["remarks"])
+
+
 def test_files_are_answered_by_their_names(alone, materials):
     files = [
         ("file", ("a.cif", materials[0].crystal.to_cif())),

@@ -11,6 +11,7 @@ from crystalign.crystal import SYMBOLS, Crystal, pretty_formula
 from crystalign.physics.compound_classes import ANIONS, compound_class
 from crystalign.physics.coordination import Bonds, bonds
 from crystalign.physics.polyhedra import shape
+from crystalign.physics.split_sites import one_of_each
 from crystalign.physics.structure_types import PROTOTYPES, structure_type
 from crystalign.physics.symmetry import Symmetry
 
@@ -35,7 +36,8 @@ def caption(crystal: Crystal, symmetry: Symmetry) -> str:
     """What a crystallographer would say first: formula, class, space group, structure type, who bonds to whom, density.
 
     The class is that of `compound_class`, the structure type that of `structure_type`, and bonds are those of
-    `bonds`: two atoms are bonded where either counts the other. Length is bounded whatever the crystal.
+    `bonds`: two atoms are bonded where either counts the other. Of split sites one position is described. Length is
+    bounded whatever the crystal.
 
     Args:
         crystal: the structure.
@@ -44,15 +46,16 @@ def caption(crystal: Crystal, symmetry: Symmetry) -> str:
     Returns:
         Four sentences, below a thousand characters: what it is made of, its symmetry, its density, its bonds.
     """
-    found = bonds(crystal)
-    name = structure_type(crystal, symmetry, found.near)
+    whole = one_of_each(crystal)
+    found = bonds(whole)
+    name = structure_type(whole, symmetry, found.near)
     kind = f" with the {name} structure" if name else ""
     names = _list([ELEMENTS[z - 1] for z in crystal.composition])
     sentences = (
-        f"{pretty_formula(crystal.formula)} is {_class(crystal, found)} of {names}.",
+        f"{pretty_formula(crystal.formula)} is {_class(crystal, whole, found)} of {names}.",
         f"It crystallizes in the {symmetry.crystal_system} space group {symmetry.symbol} ({symmetry.number}){kind}.",
         f"The atoms are {_packing(crystal)}.",
-        _coordination(crystal, found),
+        _coordination(whole, found),
     )
     return " ".join(sentences)
 
@@ -61,13 +64,13 @@ def _list(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _class(crystal: Crystal, found: Bonds) -> str:
+def _class(crystal: Crystal, whole: Crystal, found: Bonds) -> str:
     """`a form`, `a binary oxide`, `a quaternary phosphate hydroxide`."""
     composition = crystal.composition
     if len(composition) == 1:
         return "a form"
     count = {2: "binary", 3: "ternary", 4: "quaternary"}.get(len(composition), "multicomponent")
-    return f"a {count} {compound_class(crystal, found.near)}"
+    return f"a {count} {compound_class(whole, found.near)}"
 
 
 def _coordination(crystal: Crystal, found: Bonds) -> str:

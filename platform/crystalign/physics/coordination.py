@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.crystal import Crystal
+from crystalign.errors import CrystalError
 from crystalign.physics.contacts import electronegativities
 from crystalign.physics.neighbour_list import Neighbours, within
 from crystalign.physics.picture import covalent_radii
@@ -18,6 +19,8 @@ Mask = NDArray[np.bool_]
 
 CUTOFF = 7.0
 """Å; atoms up to this distance bound a Voronoi cell, as in CrystalNN."""
+COINCIDENT = 1e-3
+"""Å; atoms this near have no Voronoi cells."""
 GROWTH = 1.6
 """Factor on the cutoff for a site whose Voronoi cell is not closed by the atoms found so far."""
 FULL, NONE = 0.5, 1.0
@@ -52,8 +55,14 @@ def bonds(crystal: Crystal) -> Bonds:
 
     Returns:
         The bonds; those of a supercell are those of the cell, repeated.
+
+    Raises:
+        CrystalError: reason `coincident-atoms`.
     """
     near = within(crystal, CUTOFF)
+    if len(near.distances) and near.distances.min() < COINCIDENT:
+        message = f"two atoms of {crystal!r} are {near.distances.min():.1e} Å apart; remove one, or the split site"
+        raise CrystalError(message, reason="coincident-atoms")
     bounds = _bounds(crystal, near)
     weight = _weights(crystal, near)
     counted = np.zeros(len(weight), bool)
@@ -109,12 +118,14 @@ def _voronoi_faces(crystal: Crystal, near: Neighbours) -> tuple[Array, Array]:
     """
     bounds = _bounds(crystal, near)
     ends, pairs, far = [], [], []
+    farthest = CUTOFF + GROWTH * 2.0 * float(np.linalg.norm(crystal.lattice, axis=1).sum())  # images surround each site
     n = len(near.vectors)  # atoms farther away follow those that are near
     for site, (start, stop) in enumerate(itertools.pairwise(bounds)):
         points = near.vectors[start:stop]
         radius = CUTOFF
         while (cell := _cell(points)) is None:
             radius *= GROWTH
+            assert radius < farthest, f"the images of site {site} of {crystal!r} surround it"
             points = np.concatenate([near.vectors[start:stop], _farther(crystal, site, radius)])
         numbers = np.concatenate([np.arange(start, stop), np.arange(n, n + len(points) - (stop - start))])
         n = int(numbers[-1]) + 1 if len(points) > stop - start else n

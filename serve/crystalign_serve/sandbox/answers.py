@@ -13,6 +13,7 @@ from crystalign.crystal import MAX_ATOMIC_NUMBER, Crystal
 from crystalign.errors import InputError
 from crystalign.modalities import Features, Modality
 from crystalign.modalities.xrd import MeasuredPattern
+from crystalign.sources.reading import Reading
 from crystalign_serve.curves import MAX_DRAWN, Curve
 from crystalign_serve.queries import Part
 from crystalign_serve.sandbox.tasks import CURVE, FEATURES, MAX_NOTICES, MAX_TOLD, MAX_WORDS, VALUE
@@ -36,8 +37,8 @@ def raise_refusal(answer: Message, name: str) -> None:
         raise errors.FileFormatError(message, reason="unreadable-file")
 
 
-def crystal_of(answer: Message) -> Crystal:
-    """The crystal of an answer.
+def reading_of(answer: Message) -> Reading:
+    """The crystal of an answer, and what its user should know.
 
     Raises:
         WireError: it holds none.
@@ -48,7 +49,8 @@ def crystal_of(answer: Message) -> Crystal:
         if sites is not None:
             occupancies = tuple(tuple((_atomic(z), _fraction(x)) for z, x in site) for site in sites)
         arrays = answer.arrays
-        return Crystal(arrays["lattice"], arrays["frac_coords"], arrays["numbers"], occupancies)
+        remarks = tuple(str(remark)[:MAX_WORDS] for remark in answer.fields["remarks"][:MAX_NOTICES])
+        return Reading(Crystal(arrays["lattice"], arrays["frac_coords"], arrays["numbers"], occupancies), remarks)
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"not a crystal: {type(error).__name__}") from error
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from crystalign.crystal import Crystal
 from crystalign.errors import FileFormatError, InputError, QueryError
 from crystalign.modalities import Modality
+from crystalign.sources.reading import Reading
 from crystalign_serve.errors import UnavailableError
 from crystalign_serve.files import Upload, check_kind
 from crystalign_serve.queries import Part
-from crystalign_serve.sandbox.answers import crystal_of, part_of, raise_refusal
+from crystalign_serve.sandbox.answers import part_of, raise_refusal, reading_of
 from crystalign_serve.sandbox.limits import SandboxLimits
 from crystalign_serve.sandbox.process import Child, CrashError, LostError, Servers, TooLargeError, TooSlowError, servers
 from crystalign_serve.sandbox.tasks import ask_crystal, ask_part
@@ -56,8 +56,8 @@ class Sandbox:
         except WireError as error:
             raise self._nonsense(upload, error) from error
 
-    async def crystal(self, upload: Upload) -> Crystal:
-        """The crystal of a structure file.
+    async def crystal(self, upload: Upload) -> Reading:
+        """The crystal of a structure file, and what its user should know.
 
         Raises:
             InputError: the file cannot be used, or reading it took too much time or memory.
@@ -66,7 +66,7 @@ class Sandbox:
         check_kind(upload)
         answer = await self._read(upload, ask_crystal(upload))
         try:
-            return crystal_of(answer)
+            return reading_of(answer)
         except WireError as error:
             raise self._nonsense(upload, error) from error
 

@@ -88,14 +88,15 @@ def run(request: Message) -> Message:
 
 
 def _crystal(upload: Upload) -> Message:
-    crystal = read_crystal(upload)
+    crystal, remarks, _ = read_crystal(upload)
     arrays: Features = {
         "lattice": crystal.lattice,
         "frac_coords": crystal.frac_coords,
         "numbers": crystal.atomic_numbers,
     }
     sites = None if crystal.occupancies is None else [[[z, x] for z, x in site] for site in crystal.occupancies]
-    return Message({"occupancies": sites}, arrays)
+    told = [remark[:MAX_WORDS] for remark in remarks[:MAX_NOTICES]]
+    return Message({"occupancies": sites, "remarks": told}, arrays)
 
 
 def _part(upload: Upload, settings: Mapping[str, dict[str, Any]]) -> Message:

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from crystalign.crystal import Crystal
+from crystalign.errors import CrystalError
 from crystalign.physics.caption import ELEMENTS, caption
+from crystalign.physics.coordination import bonds
+from crystalign.physics.split_sites import one_of_each
 from crystalign.physics.symmetry import symmetry
 from crystalign.sources.prototypes import library
 
@@ -46,3 +50,34 @@ def test_element_names_agree_with_pymatgen():
     from pymatgen.core import Element
 
     assert [Element.from_Z(z).long_name.lower() for z in range(1, 119)] == ELEMENTS
+
+
+def test_positions_of_one_atom_are_not_bonded_to_each_other():
+    """Potassium and rubidium share a place in a caesium chloride, 0.2 Å apart; each is there half of the time."""
+    sites = np.array([[0, 0, 0], [0.2 / 4.2, 0, 0], [0.5, 0.5, 0.5]])
+    occupancies = (((19, 0.5),), ((37, 0.5),), ((17, 1.0),))
+    text = caption(split := Crystal(4.2 * np.eye(3), sites, np.array([19, 37, 17]), occupancies), symmetry(split))
+    assert "K is bonded to 8 Cl (hexahedral, 3.64 Å)" in text
+    assert "Rb is" not in text
+    assert "a ternary chloride of chlorine, potassium and rubidium" in text
+
+
+def test_water_and_hydroxyl_groups_are_no_split_sites():
+    lattice = 8.0 * np.eye(3)
+    sites = np.array([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0], [4.0, 4.0, 4.0]]) / 8.0
+    half = (*(((z, 0.5),) for z in (8, 1, 1)), ((11, 1.0),))
+    crystal = Crystal(lattice, sites, np.array([8, 1, 1, 11]), half)
+    assert len(one_of_each(crystal)) == 4
+    assert one_of_each(whole := Crystal(lattice, sites, np.array([8, 1, 1, 11]))) is whole
+
+
+def test_the_most_occupied_position_of_a_split_site_is_described():
+    sites = np.array([[0, 0, 0], [0.1, 0, 0], [0.5, 0.5, 0.5]])
+    crystal = Crystal(4.2 * np.eye(3), sites, np.array([19, 19, 17]), (((19, 0.3),), ((19, 0.7),), ((17, 1.0),)))
+    assert one_of_each(crystal).frac_coords.tolist() == sites[1:].tolist()
+
+
+def test_coincident_atoms_end_in_an_error_and_not_in_a_search_without_end():
+    double = Crystal(4.0 * np.eye(3), np.zeros((2, 3)), np.array([29, 29]))
+    with pytest.raises(CrystalError, match="remove one"):
+        bonds(double)
