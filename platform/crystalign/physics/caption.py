@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.crystal import SYMBOLS, Crystal, pretty_formula
-from crystalign.physics.compound_classes import ANIONS, compound_class
+from crystalign.physics.compound_classes import ANIONS, UNCERTAIN, compound_class
 from crystalign.physics.coordination import Bonds, bonds
 from crystalign.physics.polyhedra import shape
-from crystalign.physics.split_sites import one_of_each
+from crystalign.physics.split_sites import has_doubtful_bonds, one_of_each
 from crystalign.physics.structure_types import PROTOTYPES, structure_type
 from crystalign.physics.symmetry import Symmetry
 
@@ -70,7 +70,7 @@ def _class(crystal: Crystal, whole: Crystal, found: Bonds) -> str:
     if len(composition) == 1:
         return "a form"
     count = {2: "binary", 3: "ternary", 4: "quaternary"}.get(len(composition), "multicomponent")
-    return f"a {count} {compound_class(whole, found.near)}"
+    return f"a {count} {UNCERTAIN if has_doubtful_bonds(crystal) else compound_class(whole, found.near)}"
 
 
 def _coordination(crystal: Crystal, found: Bonds) -> str:

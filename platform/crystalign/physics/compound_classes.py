@@ -311,11 +311,18 @@ def _oxygen(atoms: _Atoms, taken: set[int]) -> set[str]:
         if bonds and set(around) == {O}:
             names.update(["peroxide"] if min(bonds) > 1.40 else ["superoxide"] if min(bonds) > 1.25 else [])
         elif around[H] and set(around) == {H} and not ice:
-            names.update({1: ["hydroxide"], 2: ["hydrate"]}.get(around[H], []))
+            names.update(_with_hydrogen(atoms, site))
         elif not in_oxyanion and not (around[H] and set(around) == {H} and around[H] > 2):
             names.add("oxide")
     taken.update(atoms.sites(O))
     return names
+
+
+def _with_hydrogen(atoms: _Atoms, site: int) -> list[str]:
+    """What an oxygen atom with hydrogen alone is; one half way to another oxygen atom counts half."""
+    hydrogen = [b for b, _ in atoms.mates[site] if atoms.z[b] == H]
+    amount = sum(1.0 / max(1, atoms.around[b][O]) for b in hydrogen)
+    return {0.5: ["oxide", "hydroxide"], 1.0: ["hydroxide"], 2.0: ["hydrate"]}.get(amount, [])
 
 
 def _single(atoms: _Atoms, taken: set[int], names: set[str]) -> set[str]:

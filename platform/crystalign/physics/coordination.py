@@ -25,6 +25,7 @@ GROWTH = 1.6
 """Factor on the cutoff for a site whose Voronoi cell is not closed by the atoms found so far."""
 FULL, NONE = 0.5, 1.0
 """Å beyond the sum of the covalent radii up to which a bond has full weight, and from which it has none."""
+NOBLE = frozenset((2, 10, 18, 36, 54, 86, 118))
 POLARITY_WEIGHT = 3.0
 """Weight of the difference in electronegativity, and 3.3 is the largest difference of two elements."""
 
@@ -37,7 +38,7 @@ class Bonds(NamedTuple):
     counted: Mask
     """(E,) whether the algorithm counts the sender as a neighbour of the receiver."""
     bonded: Mask
-    """(E,) whether it does so at either end: a bond belongs to both of its atoms."""
+    """(E,) whether it does so at either end: a bond belongs to both of its atoms. Of atoms without any, see `bonds`."""
 
 
 def bonds(crystal: Crystal) -> Bonds:
@@ -53,6 +54,9 @@ def bonds(crystal: Crystal) -> Bonds:
     have the probability ∫ 4/π √(1 − x²) dx from w_(i+1) to w_(i), the rest belongs to n = 0, and the most probable n
     counts. On a mixed site the most abundant species counts.
 
+    Beyond that algorithm: an atom that would have no bond at all, as in thallium iodide, whose ions are farther apart
+    than the sum of their covalent radii and 0.8 Å, gets the neighbours that it has without f. Noble gases do not.
+
     Returns:
         The bonds; those of a supercell are those of the cell, repeated.
 
@@ -65,10 +69,21 @@ def bonds(crystal: Crystal) -> Bonds:
         raise CrystalError(message, reason="coincident-atoms")
     bounds = _bounds(crystal, near)
     weight = _weights(crystal, near)
-    counted = np.zeros(len(weight), bool)
+    counted, reverse = np.zeros(len(weight), bool), _reverse(near)
     for start, stop in itertools.pairwise(bounds):
         counted[start:stop] = weight[start:stop] >= _threshold(weight[start:stop])
-    return Bonds(near, counted, counted | counted[_reverse(near)])
+    lonely = [
+        site
+        for site, (start, stop) in enumerate(itertools.pairwise(bounds))
+        if crystal.atomic_numbers[site] not in NOBLE and not (counted | counted[reverse])[start:stop].any()
+    ]
+    nearest = counted.copy()
+    if lonely:
+        without = _weights(crystal, near, fading=False)
+        for site in lonely:
+            here = slice(bounds[site], bounds[site + 1])
+            nearest[here] = without[here] >= _threshold(without[here])
+    return Bonds(near, counted, nearest | nearest[reverse])
 
 
 def _reverse(near: Neighbours) -> NDArray[np.int64]:
@@ -93,8 +108,8 @@ def _threshold(weights: Array) -> float:
     return float(steps[best]) if probability[best] >= 1.0 - below[0] else np.inf
 
 
-def _weights(crystal: Crystal, near: Neighbours) -> Array:
-    """(E,) w of every edge, rounded; 0 where two atoms share no face."""
+def _weights(crystal: Crystal, near: Neighbours, *, fading: bool = True) -> Array:
+    """(E,) w of every edge, rounded; 0 where two atoms share no face. Without `fading` f is 1."""
     angle, area = _voronoi_faces(crystal, near)
     z, radius, chi = crystal.atomic_numbers, covalent_radii(), electronegativities()
     one, other = z[near.receivers], z[near.senders]
@@ -104,8 +119,9 @@ def _weights(crystal: Crystal, near: Neighbours) -> Array:
     weight[shared] = angle[shared] ** 2 / area[shared] * (1.0 + POLARITY_WEIGHT * polarity[shared])
     largest = np.full(len(crystal), 1e-9)
     np.maximum.at(largest, near.receivers, weight)
-    beyond = (near.distances - radius[one] - radius[other] - FULL) / (NONE - FULL)
-    weight *= 0.5 + 0.5 * np.cos(np.pi * beyond.clip(0.0, 1.0))
+    if fading:
+        beyond = (near.distances - radius[one] - radius[other] - FULL) / (NONE - FULL)
+        weight *= 0.5 + 0.5 * np.cos(np.pi * beyond.clip(0.0, 1.0))
     rounded: Array = np.round(weight / largest[near.receivers], 3)
     return rounded
 

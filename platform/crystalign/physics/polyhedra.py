@@ -32,13 +32,33 @@ def shape(vectors: Array, tolerance: float = TOLERANCE) -> str:
         return "terminal"
     if n == 2:
         return "linear" if pair_angles(vectors)[0] > STRAIGHT else "bent"
-    known = {name: angles for name, angles in _ideal_angles().items() if len(angles) == n * (n - 1) // 2}
-    if not known:
+    distance = _deviations(vectors)
+    if not distance:
         return f"{n}-fold"
-    seen = pair_angles(vectors)
-    distance = {name: float(np.sqrt(np.mean((seen - angles) ** 2))) for name, angles in known.items()}
     best = min(distance, key=lambda name: (distance[name], name))
     return best if distance[best] < tolerance else f"{n}-fold"
+
+
+def fits(vectors: Array, name: str, tolerance: float) -> bool:
+    """Whether an arrangement is the named one within a tolerance, though another may be nearer.
+
+    Args:
+        vectors: (n, 3) from the centre to its neighbours.
+        name: as `shape` gives it.
+        tolerance: degrees, of the angles, root mean square.
+    """
+    found = _deviations(vectors)
+    return found[name] < tolerance if name in found else shape(vectors, tolerance) == name
+
+
+def _deviations(vectors: Array) -> dict[str, float]:
+    """Degrees by which the angles differ from those of each polyhedron with as many corners, root mean square."""
+    n = len(vectors)
+    if n < 3:
+        return {}
+    seen = pair_angles(vectors)
+    known = {name: angles for name, angles in _ideal_angles().items() if len(angles) == len(seen)}
+    return {name: float(np.sqrt(np.mean((seen - angles) ** 2))) for name, angles in known.items()}
 
 
 def pair_angles(vectors: Array) -> Array:

@@ -16,7 +16,7 @@ from crystalign.crystal import SYMBOLS, Crystal
 from crystalign.physics.compound_classes import atomic_numbers
 from crystalign.physics.contacts import electronegativities
 from crystalign.physics.neighbour_list import Neighbours, within
-from crystalign.physics.polyhedra import shape
+from crystalign.physics.polyhedra import fits
 from crystalign.physics.structure_type_table import TABLE
 from crystalign.physics.symmetry import Symmetry
 
@@ -127,21 +127,25 @@ def _roles_hold(candidate: StructureType, roles: Mapping[str, int]) -> bool:
     Every `-` can be an anion, and each `+` is a metal or less electronegative than every `-`.
     """
     chi = electronegativities()
-    words = re.findall(r"\[[^]]*\]|.", candidate.roles)
+    words = _words(candidate.roles)
     if len(words) != len(roles):
         return False
     by_role: dict[str, list[int]] = defaultdict(list)
     for word, letter in zip(words, sorted(roles), strict=True):
         z = roles[letter]
-        if word.startswith("[") and SYMBOLS[z] not in word[1:-1].split():
+        if word[0] in "[(" and SYMBOLS[z] not in word[1:-1].split():
             return False
-        by_role[word[0]].append(z)
+        by_role["+" if word[0] == "(" else word[0]].append(z)
     negative = by_role["-"]
     if not (NONMETALS.isdisjoint(by_role["m"]) and SALT_FORMERS.isdisjoint(by_role["n"])):
         return False
     if not ANIONS.issuperset(negative):
         return False
     return all(_is_cation(p, q, chi) for p in by_role["+"] for q in negative)
+
+
+def _words(roles: str) -> list[str]:
+    return re.findall(r"\[[^]]*\]|\([^)]*\)|.", roles)
 
 
 def _is_cation(positive: int, negative: int, chi: NDArray[np.float64]) -> bool:
@@ -174,7 +178,7 @@ class _Surroundings:
             n = _shell(distances, contact)
             if n == 0 or not np.isin(self.other[looked_at[:n]], partners).all():
                 return False
-            if contact.shape and shape(self.near.vectors[looked_at[:n]], DISTORTION) != contact.shape:
+            if contact.shape and not fits(self.near.vectors[looked_at[:n]], contact.shape, DISTORTION):
                 return False
         return True
 
@@ -190,9 +194,9 @@ class _Surroundings:
 
     def _unlike_are_closest(self, candidate: StructureType, letters: Mapping[str, int]) -> bool:
         """Whether no two atoms are closer than a cation and an anion, within 2 %."""
-        words = re.findall(r"\[[^]]*\]|.", candidate.roles)
+        words = _words(candidate.roles)
         role = {letters[letter]: word for letter, word in zip(sorted(letters), words, strict=True)}
-        plus = [kind for kind, word in role.items() if word == "+"]
+        plus = [kind for kind, word in role.items() if word[0] in "+("]
         minus = [kind for kind, word in role.items() if word == "-"]
         if not plus or not minus:
             return True

@@ -144,8 +144,10 @@ def check_id(identifier: str) -> None:
     """Refuse an id that cannot be a row's name.
 
     Raises:
-        InputError: empty, too long, or with control characters.
+        InputError: empty, too long, with control characters, or a step between folders, which no address can hold.
     """
+    if identifier in {".", ".."}:
+        raise InputError(f"id {identifier!r} means a folder; give the material a name", reason="bad-id")
     if not identifier or len(identifier) > MAX_ID_LENGTH or not identifier.isprintable():
         message = f"id {identifier[:80]!r} is empty, longer than {MAX_ID_LENGTH} characters or not printable"
         raise InputError(message, reason="bad-id")

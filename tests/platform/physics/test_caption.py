@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pymatgen.core import Lattice
 
 from crystalign.crystal import Crystal
 from crystalign.errors import CrystalError
@@ -81,3 +82,31 @@ def test_coincident_atoms_end_in_an_error_and_not_in_a_search_without_end():
     double = Crystal(4.0 * np.eye(3), np.zeros((2, 3)), np.array([29, 29]))
     with pytest.raises(CrystalError, match="remove one"):
         bonds(double)
+
+
+def test_ions_farther_apart_than_covalent_radii_are_bonded_all_the_same():
+    thallium = Crystal(4.2 * np.eye(3), np.array([[0, 0, 0], [0.5] * 3]), np.array([81, 53]))
+    text = caption(thallium, symmetry(thallium))
+    assert "with the cesium chloride structure" in text
+    assert "Tl is bonded to 8 I (hexahedral, 3.64 Å)" in text
+
+
+def test_two_positions_of_oxygen_are_no_peroxide():
+    """A rock salt whose oxygen was refined at two places, 1.4 Å apart, each half occupied."""
+    primitive = 4.2 * (np.ones((3, 3)) - np.eye(3)) / 2
+    shift = np.array([0.7, 0.0, 0.0]) @ np.linalg.inv(primitive)
+    sites = np.array([[0, 0, 0], [0.5] * 3 + shift, [0.5] * 3 - shift])
+    split = Crystal(primitive, sites, np.array([12, 8, 8]), (((12, 1.0),), ((8, 0.5),), ((8, 0.5),)))
+    text = caption(split, symmetry(split))
+    assert "peroxide" not in text
+    assert "a binary compound of" in text
+    assert "bonded to 2 O" not in text
+
+
+def test_a_named_polyhedron_is_recognised_where_another_is_nearer():
+    """The oxygen atom of tenorite: 17° from both the tetrahedron and the see-saw."""
+    cell = Lattice.from_parameters(4.6837, 3.4226, 5.1288, 90, 99.54, 90)
+    frac = [[0.25, 0.25, 0], [0.75, 0.75, 0], [0.75, 0.25, 0.5], [0.25, 0.75, 0.5]]
+    frac += [[0, 0.4184, 0.25], [0, 0.5816, 0.75], [0.5, 0.9184, 0.25], [0.5, 0.0816, 0.75]]
+    tenorite = Crystal(np.array(cell.matrix), np.array(frac), np.array([29] * 4 + [8] * 4))
+    assert "with the tenorite structure" in caption(tenorite, symmetry(tenorite))

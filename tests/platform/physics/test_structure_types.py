@@ -16,6 +16,7 @@ from crystalign.sources.documents import crystal_of_dict
 AFLOW = {
     ("ABC2_hP8_194_d_a_f", "AlCr2C"): "211 MAX phase",
     ("AB3C4_hP16_194_c_af_ef", "Ti4AlN3"): "413 MAX phase",
+    ("ABC3_hR10_161_a_a_b", "LiNbO3"): "lithium niobate",
     ("A3B_cP8_223_c_a", "Cr3Si"): "A15",
     ("A4B_tI10_139_de_a", "BaAl4"): "BaAl4",
     ("AB2_hP12_194_f_ah", "MgZn2"): "C14 Laves phase",

@@ -108,6 +108,7 @@ def test_values_of_different_provenance_never_share_a_column(tmp_path: Path) -> 
         ({"id": None}, "no-id"),
         ({"id": "good"}, "duplicate-id"),
         ({"id": "x" * 1000}, "bad-id"),
+        ({"id": ".."}, "bad-id"),
     ],
 )
 def test_a_bad_row_is_rejected_and_its_neighbours_are_read(
