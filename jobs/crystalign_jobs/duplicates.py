@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ROWS_PER_TASK, TASKS = 128, 64
-"""A task compares at least so many crystals, and there are about so many tasks at most: the crystals of a formula lie
-scattered over the dataset, so that each task reads most of the column of crystals."""
+"""Fewest crystals per task, and roughly the most tasks. Crystals of one formula are scattered over the dataset, so each
+task reads most of the crystal column; more tasks would read it more often."""
 GROUPS = "groups"
 """Folder of the files that name the groups."""
 LARGEST = 5
@@ -117,7 +117,7 @@ def group_structures(uri: str, same: SameStructure, max_seconds: float) -> Manif
 
 
 def _compare(dataset: Dataset, same: SameStructure, max_seconds: float) -> tuple[dict[str, str], int]:
-    """Leaders by id, of the crystals that share a formula with another, and how many comparisons were not settled."""
+    """Compare crystals with equal formulas. Returns the leader of each id, and the number of unsettled comparisons."""
     from crystalign_jobs.pool import map_rows
     from crystalign_jobs.progress import Meter
 

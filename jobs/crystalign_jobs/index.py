@@ -30,7 +30,7 @@ def main(config: BuildIndex) -> IndexManifest:
     """Build, and say what to do with it.
 
     Raises:
-        ConfigError: another job writes there now, or another index is there.
+        ConfigError: another job is writing there, or the folder already holds another index.
     """
     from crystalign.index.build import build_index
     from crystalign.index.embeddings import EmbeddingManifest

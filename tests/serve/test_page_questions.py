@@ -340,5 +340,6 @@ def test_a_download_that_fails_says_so(browser: Any) -> None:
         browser.wait(lambda: [link for link in browser.all("#detail a.button") if link.is_displayed()])
         browser.until("#detail a.button").click()
         browser.wait(lambda: "The file is gone" in browser.until("#detail .actions").text)
+        assert "The file is gone" in browser.until("#detail .actions").text
     finally:
         browser.run("sessionStorage.clear()")

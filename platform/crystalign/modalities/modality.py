@@ -68,9 +68,9 @@ class Modality(ABC, Generic[Value]):
     tells_volume: ClassVar[bool] = True
     """Whether the volume of the cell can be read off it, as off whatever follows from the structure."""
     stored_since: ClassVar[int] = 1
-    """The first version of datasets whose values are what this release stores."""
+    """First dataset version that stores the same values as this release."""
     seen_since: ClassVar[int] = 1
-    """The first format of models whose networks were trained on what this release shows them."""
+    """First model format that was trained on the same inputs as this release produces."""
     n_keys: ClassVar[int] = 1
     """How many keys `equivalences` gives."""
     columns: ClassVar[type[TableColumns] | None] = None

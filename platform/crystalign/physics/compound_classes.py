@@ -319,7 +319,7 @@ def _oxygen(atoms: _Atoms, taken: set[int]) -> set[str]:
 
 
 def _with_hydrogen(atoms: _Atoms, site: int) -> list[str]:
-    """What an oxygen atom with hydrogen alone is; one half way to another oxygen atom counts half."""
+    """Classes of an oxygen atom bonded to hydrogen only; a hydrogen atom between two oxygen atoms counts as half."""
     hydrogen = [b for b, _ in atoms.mates[site] if atoms.z[b] == H]
     amount = sum(1.0 / max(1, atoms.around[b][O]) for b in hydrogen)
     return {0.5: ["oxide", "hydroxide"], 1.0: ["hydroxide"], 2.0: ["hydrate"]}.get(amount, [])

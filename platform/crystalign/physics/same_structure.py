@@ -102,7 +102,7 @@ def group(
 
     In the order of their ids, each crystal joins the first leader that it is alike, or becomes a leader itself. So
     every member is within the tolerance of its leader, and a chain of small differences does not grow into one
-    group. The result depends on the set of crystals alone, not on its order.
+    group. The result does not depend on the order of the crystals.
 
     Args:
         crystals: (id, crystal), ids unique.

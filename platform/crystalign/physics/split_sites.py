@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import NamedTuple
 
-from crystalign.crystal import Crystal
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalign.crystal import Crystal, Occupancy
 from crystalign.physics.compound_classes import NONMETALS
 from crystalign.physics.neighbour_list import within
 from crystalign.physics.picture import covalent_radii
@@ -30,13 +33,9 @@ def one_of_each(crystal: Crystal) -> Crystal:
     """
     if crystal.occupancies is None:
         return crystal
-    share = np.array([sum(x for _, x in site) for site in crystal.occupancies])
-    radius = covalent_radii()[crystal.atomic_numbers]
-    near = within(crystal, 2.0 * TOUCHING * float(radius.max()))
-    one, other = near.receivers, near.senders
+    share, one, other, relative = _alternatives(crystal.occupancies, crystal)
     alike = (crystal.atomic_numbers[one] == crystal.atomic_numbers[other]) & (crystal.atomic_numbers[one] != HYDROGEN)
-    reach = np.where(alike, TOUCHING, OVERLAP) * (radius[one] + radius[other])
-    overlap = (near.distances < reach) & (share[one] + share[other] <= 1.0 + SLACK)
+    overlap = relative < np.where(alike, TOUCHING, OVERLAP)
     rivals: dict[int, set[int]] = {}
     for a, b in zip(one[overlap].tolist(), other[overlap].tolist(), strict=True):
         rivals.setdefault(a, set()).add(b)
@@ -57,11 +56,28 @@ def has_doubtful_bonds(crystal: Crystal) -> bool:
     """
     if crystal.occupancies is None:
         return False
-    share = np.array([sum(x for _, x in site) for site in crystal.occupancies])
+    _, one, other, relative = _alternatives(crystal.occupancies, crystal)
+    nonmetal = np.isin(crystal.atomic_numbers, list(NONMETALS - {HYDROGEN}))
+    return bool(((relative >= OVERLAP) & nonmetal[one] & nonmetal[other]).any())
+
+
+class _Alternatives(NamedTuple):
+    """Pairs of sites that are never both occupied and are as near as bonded atoms."""
+
+    share: NDArray[np.float64]
+    """(N,) occupancy of every site."""
+    one: NDArray[np.int64]
+    """(P,) a site of each pair; each pair stands in both orders."""
+    other: NDArray[np.int64]
+    """(P,) the other."""
+    relative: NDArray[np.float64]
+    """(P,) their distance over the sum of the covalent radii, below `TOUCHING`."""
+
+
+def _alternatives(occupancies: tuple[Occupancy, ...], crystal: Crystal) -> _Alternatives:
+    share = np.array([sum(x for _, x in site) for site in occupancies])
     radius = covalent_radii()[crystal.atomic_numbers]
     near = within(crystal, 2.0 * TOUCHING * float(radius.max()))
-    one, other = near.receivers, near.senders
-    nonmetal = np.isin(crystal.atomic_numbers, list(NONMETALS - {HYDROGEN}))
-    relative = near.distances / (radius[one] + radius[other])
-    doubtful = (relative >= OVERLAP) & (relative < TOUCHING) & (share[one] + share[other] <= 1.0 + SLACK)
-    return bool((doubtful & nonmetal[one] & nonmetal[other]).any())
+    relative = near.distances / (radius[near.receivers] + radius[near.senders])
+    pairs = (relative < TOUCHING) & (share[near.receivers] + share[near.senders] <= 1.0 + SLACK)
+    return _Alternatives(share, near.receivers[pairs], near.senders[pairs], relative[pairs])

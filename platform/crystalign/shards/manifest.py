@@ -145,7 +145,7 @@ class Manifest(Config):
             expected: `version` of the manifest that it replaces; None for a new dataset.
 
         Raises:
-            ConflictError: another job wrote a manifest since; that one stays.
+            ConflictError: another job wrote a manifest in the meantime; that one is kept.
         """
         data = (self.model_dump_json(indent=1) + "\n").encode()
         try:

@@ -143,7 +143,7 @@ def commit_manifest(
         expected: `Manifest.version` of the manifest that is replaced; None for a new dataset.
 
     Raises:
-        ConflictError: another job wrote the manifest since; that dataset stays.
+        ConflictError: another job wrote the manifest in the meantime; its dataset is kept.
         DatasetError: no row at all, or an id that stands twice.
     """
     if not shards:
@@ -176,7 +176,7 @@ def commit_manifest(
 
 
 def _write_table(uri: str, folder: str, name: str, table: pa.Table, rows_per_group: int) -> FileEntry:
-    """Write a file under a name that no other content has: jobs that meet in one place never damage each other's."""
+    """Write a file whose name contains the hash of its content, so that concurrent jobs never overwrite each other."""
     with tempfile.TemporaryDirectory() as temporary:
         local = Path(temporary) / "table.parquet"
         pq.write_table(table, local, compression="zstd", row_group_size=rows_per_group)

@@ -94,7 +94,7 @@ def _compound_names(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _lead(text: str, *, own: bool) -> Iterator[tuple[int, int]]:
-    """`lead` where it is the metal: beside chemistry, and, in a crystal that holds it, wherever it is no verb."""
+    """Mask `lead` as a metal: next to chemical words, or, if the crystal contains lead, wherever it is not a verb."""
     tied = rf"\blead(?=[- ](?:free|based|halide|glass|salt|ions?|atoms?|films?|metal\w*)\b|[ -]?{MARK})"
     metal = rf"{tied}|(?<={MARK}[ -])lead\b(?! to)"
     if own:

@@ -121,7 +121,7 @@ def matbind_paper() -> dict[str, Any]:
 
 
 def _specs(encoders: dict[str, str]) -> dict[str, ModalitySpec]:
-    """Published networks, on spectra whose unknown ends are told from zero, as the papers' masks do."""
+    """Published encoders by modality. Energies outside a calculation are marked unknown, like the papers' masks."""
     return {
         name: ModalitySpec(encoder=encoder, features=dict(UNKNOWN_ENDS) if name == "dos" else {})
         for name, encoder in encoders.items()
