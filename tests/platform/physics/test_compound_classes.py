@@ -87,20 +87,8 @@ def test_compounds_are_called_what_chemists_call_them(entry, materials_project):
 
 
 @pytest.fixture(scope="module")
-def materials_project(real_data) -> dict[str, Crystal]:
-    import pyarrow.parquet as pq
-    from pymatgen.core import Lattice
-
-    path = real_data / "materials_project" / "crystals.parquet"
-    rows = pq.read_table(path, filters=[("material_id", "in", list(EXPECTED))]).to_pylist()
-    return {
-        row["material_id"]: Crystal(
-            Lattice.from_parameters(*row["lattice"]).matrix,
-            np.reshape(row["frac_coords"], (-1, 3)),
-            np.array(row["atomic_numbers"], int),
-        )
-        for row in rows
-    }
+def materials_project(database_entries) -> dict[str, Crystal]:
+    return database_entries(EXPECTED)
 
 
 def salt(cations: str, group: list[tuple[str, list[float]]], edge: float = 7.0) -> Crystal:
