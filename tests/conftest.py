@@ -10,6 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+ONE_AT_A_TIME = {"end_to_end", "jobs", "serve"}
+"""Folders whose tests start clusters, look for processes that are left behind, time answers or drive a browser."""
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores; before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What pytest-xdist may run side by side: a file is run by one process, and what must be alone by a single one."""
+    for item in items:
+        folder, *rest = item.path.relative_to(Path(__file__).parent).parts
+        group = "one at a time" if folder in ONE_AT_A_TIME else "/".join([folder, *rest])
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

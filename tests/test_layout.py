@@ -20,11 +20,20 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = {"platform": "crystalign", "jobs": "crystalign_jobs", "serve": "crystalign_serve"}
+SOURCES = ("platform", "jobs", "serve")
+"""Folders that hold packages."""
+PACKAGES = {
+    "crystalign": "platform",
+    "crystalign_ray": "platform",
+    "crystalign_jobs": "jobs",
+    "crystalign_serve": "serve",
+}
+"""Package → its folder."""
 FORBIDDEN = {
-    "platform": {"ray", "crystalign_jobs", "crystalign_serve"},
-    "jobs": {"crystalign_serve"},
-    "serve": {"crystalign_jobs"},
+    "crystalign": {"ray", "crystalign_ray", "crystalign_jobs", "crystalign_serve"},
+    "crystalign_ray": {"crystalign_jobs", "crystalign_serve"},
+    "crystalign_jobs": {"crystalign_serve"},
+    "crystalign_serve": {"crystalign_jobs"},
 }
 OTHERS_NAMES = {"yaml": "pyyaml", "faiss": "faiss-cpu", "mlflow": "mlflow-skinny", "multipart": "python-multipart"}
 UNFINISHED = re.compile(
@@ -69,17 +78,20 @@ def test_platform_is_the_standard_library_even_from_the_root_of_the_repository()
     assert str(ROOT) not in out.split()[0]
 
 
-@pytest.mark.parametrize("root", SOURCES)
-def test_arrows_between_the_packages_run_one_way(root):
+@pytest.mark.parametrize(("package", "root"), PACKAGES.items())
+def test_arrows_between_the_packages_run_one_way(package, root):
     wrong = [
-        f"{where(path)} imports {name}" for path in modules(root) for name in imports(path) if name in FORBIDDEN[root]
+        f"{where(path)} imports {name}"
+        for path in modules(f"{root}/{package}")
+        for name in imports(path)
+        if name in FORBIDDEN[package]
     ]
     assert not wrong
 
 
-@pytest.mark.parametrize(("root", "package"), SOURCES.items())
-def test_packages_are_shallow_and_typed(root, package):
-    deep = [where(p) for p in modules(root) if len(p.relative_to(ROOT / root / package).parts) > 2]
+@pytest.mark.parametrize(("package", "root"), PACKAGES.items())
+def test_packages_are_shallow_and_typed(package, root):
+    deep = [where(p) for p in modules(f"{root}/{package}") if len(p.relative_to(ROOT / root / package).parts) > 3]
     assert not deep
     assert (ROOT / root / package / "py.typed").is_file()
 
@@ -170,6 +182,47 @@ def test_every_test_checks_something():
     assert not idle
 
 
+def test_no_assertion_leaves_a_choice():
+    """`assert A or B` passes for a reason that nobody looks at: a test says which of the two holds."""
+    loose = [
+        f"{where(path, node.lineno)} {ast.unparse(node.test)}"
+        for path in modules("tests")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Assert) and isinstance(node.test, ast.BoolOp) and isinstance(node.test.op, ast.Or)
+    ]
+    assert not loose
+
+
+def test_names_of_tests_are_at_most_80_characters():
+    long = [
+        f"{where(path, node.lineno)} {node.name}: {len(node.name)} characters"
+        for path in modules("tests")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+        if len(node.name) > 80
+    ]
+    assert not long
+
+
+def test_tests_share_code_by_plain_imports():
+    """What several tests use lies in `tests/support`, which is on the path; no file is loaded by its place."""
+    found = [
+        where(path, node.lineno)
+        for path in modules("tests")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and node.attr == "spec_from_file_location"
+    ]
+    assert not found
+
+
+def test_modules_that_tests_share_hide_no_other_module():
+    """They are imported by their bare names, which no package of ours or of others may have."""
+    names = [path.stem for path in modules("tests/support")]
+    taken = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions()) | set(PACKAGES)
+    assert len(set(names)) == len(names)
+    assert not taken & set(names)
+
+
 def test_every_import_of_others_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [r for name, rs in project["optional-dependencies"].items() if name != "dev" for r in rs]
@@ -177,7 +230,7 @@ def test_every_import_of_others_is_a_declared_dependency():
     provided = importlib.metadata.packages_distributions()
     missing = {}
     for path in modules(*SOURCES):
-        for name in set(imports(path)) - set(sys.stdlib_module_names) - set(SOURCES.values()):
+        for name in set(imports(path)) - set(sys.stdlib_module_names) - set(PACKAGES):
             homes = {canonical(d) for d in provided.get(name, [name])} | {OTHERS_NAMES.get(name, name)}
             if not homes & declared:
                 missing[where(path)] = name
@@ -208,7 +261,7 @@ def test_the_wheel_holds_the_packages_and_their_data(tmp_path):
         held = set(archive.namelist())
     kept = {
         str(path.relative_to(ROOT / root))
-        for root, package in SOURCES.items()
+        for package, root in PACKAGES.items()
         for path in (ROOT / root / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }

@@ -1,4 +1,4 @@
-"""`crystalign check`: would this release store the rows of a dataset as they are?"""
+"""`crystalign check`: find the rows of a dataset that this release would store differently."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from tyro.conf import Positional
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.sources.limits import Limits
+from crystalign.limits import Limits
 from crystalign.storage import Uri
 
 if TYPE_CHECKING:
     from crystalign.shards.check import Finding
 
 EXAMPLES = 3
-"""Rows shown of each kind of finding."""
+"""Rows shown for each kind of finding."""
 
 
 class Check(Config):
-    """Check the rows of a dataset again, by themselves and, with --source, against the files that they came from.
+    """Check the rows of a dataset, and with --source also compare them with the files that they came from.
 
-    Earlier releases stored some structures wrongly: half of the atoms of a CIF without listed operations,
-    elements guessed from labels. Nothing is changed; ingest again to correct what is found.
+    Earlier releases stored some structures wrongly: half of the atoms of a CIF without listed operations, or elements
+    guessed from labels. This command changes nothing; ingest again to correct the rows that it lists.
 
     Example: crystalign check s3://bucket/mine --source my_cifs.zip
     """
 
     dataset: Positional[Uri]
-    """The dataset, any URI."""
+    """URI of the dataset."""
     source: str | None = None
-    """What it was ingested from; every file is read again and compared with its row."""
+    """The source of the dataset; every file is read again and compared with its row."""
     mapping: str | None = None
-    """Of the source, where it is a Parquet table."""
+    """Mapping of the source, if it is a Parquet table."""
     list_file: Uri | None = None
-    """Write every finding here, as JSON lines."""
+    """File to which all findings are written as JSON lines."""
     limits: Limits = Limits()
-    """What one file may cost."""
+    """Limits on size and time of one file."""
     rows_per_task: int = Field(default=2048, ge=1)
     """Rows that one task checks."""
     address: str | None = None
@@ -48,12 +48,12 @@ class Check(Config):
 
 
 def main(config: Check) -> list[Finding]:
-    """Check, print what was found, and return it."""
+    """Check the dataset, and print and return the findings."""
     from crystalign.shards.check import Finding
     from crystalign.shards.dataset import Dataset
-    from crystalign_jobs.pool import map_rows
-    from crystalign_jobs.progress import Meter
-    from crystalign_jobs.session import session
+    from crystalign_jobs.runtime.progress import Meter
+    from crystalign_jobs.runtime.tasks import map_rows
+    from crystalign_ray.session import session
 
     dataset = Dataset.open(config.dataset)
     groups = [
@@ -73,7 +73,7 @@ def main(config: Check) -> list[Finding]:
 
 
 def _source_rows(config: Check) -> list[dict[str, Any]]:
-    """Work items of the source, some at a time."""
+    """Tasks that compare the source with the dataset, about `rows_per_task` materials each."""
     from crystalign.sources import open_source
 
     items = open_source(str(config.source), mapping=config.mapping, limits=config.limits).items()
@@ -95,15 +95,15 @@ def _source_rows(config: Check) -> list[dict[str, Any]]:
 
 
 class Checker:
-    """Checks one row group, or one share of the source; runs inside a task."""
+    """Checks one row group, or some items of the source; runs inside a task."""
 
     def __init__(self, config: Check) -> None:
         self.config = config
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """Check one row group, or some items of the source; returns the findings as JSON."""
-        found = self._of_source(row["items"]) if row["items"] else self._of_rows(row["shard"], row["group"])
-        return {"result": json.dumps({"findings": [list(finding) for finding in found], "count": row["count"]})}
+        findings = self._of_source(row["items"]) if row["items"] else self._of_rows(row["shard"], row["group"])
+        return {"result": json.dumps({"findings": [list(finding) for finding in findings], "count": row["count"]})}
 
     def _of_rows(self, shard: int, group: int) -> Iterator[Finding]:
         from crystalign.shards.check import check_rows
@@ -120,31 +120,31 @@ class Checker:
 
         source = open_source(str(self.config.source), mapping=self.config.mapping, limits=self.config.limits)
         items = [Item.model_validate(item) for item in json.loads(text)]
-        found = [one for item in items for one in source.read(item)]
-        yield from compare_with_source(_stored(self.config.dataset, {one.id for one in found}), found)
+        materials = [one for item in items for one in source.read(item)]
+        yield from compare_with_source(_stored(self.config.dataset, {one.id for one in materials}), materials)
 
 
 def _stored(uri: str, ids: set[str]) -> dict[str, Any]:
-    """The crystals of some ids."""
+    """Id → crystal of the rows with these ids."""
     from crystalign.shards.dataset import Dataset
 
     dataset = Dataset.open(uri)
-    places = dataset.table(["id"])
-    names = places.column("id").to_pylist()
-    shards, rows = places.column("shard").to_pylist(), places.column("row").to_pylist()
-    wanted = [number for number, name in enumerate(names) if name in ids]
-    crystals = dataset.gather([(shards[n], rows[n]) for n in wanted], "crystal")
-    return dict(zip((names[n] for n in wanted), crystals, strict=True))
+    table = dataset.table(["id"])
+    names = table.column("id").to_pylist()
+    shards, rows = table.column("shard").to_pylist(), table.column("row").to_pylist()
+    selected = [number for number, name in enumerate(names) if name in ids]
+    crystals = dataset.gather([(shards[n], rows[n]) for n in selected], "crystal")
+    return dict(zip((names[n] for n in selected), crystals, strict=True))
 
 
 def _report(config: Check, findings: list[Finding], rows: int) -> None:
-    """Counts by reason with examples, and the next command."""
+    """Print counts by reason with examples, and the next command."""
     if config.list_file is not None:
         lines = [json.dumps(finding._asdict()) for finding in findings]
         storage.write_bytes(config.list_file, ("\n".join(lines) + "\n" if lines else "").encode())
     reasons = Counter(finding.reason for finding in findings)
-    touched = len({finding.id for finding in findings})
-    print(f"{touched:,} of {rows:,} crystals are not as this release would store them" + (":" if reasons else ""))
+    affected = len({finding.id for finding in findings})
+    print(f"{affected:,} of {rows:,} crystals are not as this release would store them" + (":" if reasons else ""))
     for reason, count in reasons.most_common():
         print(f"  {count:>7,}  {reason}")
         for finding in [one for one in findings if one.reason == reason][:EXAMPLES]:

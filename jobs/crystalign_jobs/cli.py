@@ -1,7 +1,7 @@
-"""The `crystalign` command: one verb per stage, in the order in which a dataset passes through them.
+"""The `crystalign` command: one verb per stage, in the order of the pipeline.
 
-Each verb is a module with a configuration class and a `main(config)`. The table below names them as
-text, so that `crystalign --help` imports nothing but this file.
+Each verb is a module with a configuration class and a `main(config)`. The table below gives module names as strings, so
+that `crystalign --help` does not import the modules.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 
 class Verb(NamedTuple):
-    """One command and where it lives."""
+    """One command and the module that implements it."""
 
     name: str
-    """What the user types."""
+    """Name on the command line."""
     module: str
     """The module that holds the configuration class and `main(config)`."""
     config: str
     """The configuration class."""
     help: str
-    """One line."""
+    """One line of help."""
     presets: str | None = None
-    """The module whose `preset(name)` gives the settings that a name stands for, as first word or after `--config`."""
+    """Module whose `preset(name)` returns the settings of a preset, given as first argument or after `--config`."""
     resumes: bool = False
-    """Whether `--resume RUN` stands for the settings of a run, which the module's `stored_settings(run)` reads."""
+    """Whether `--resume RUN` takes the settings from a run; the module's `stored_settings(run)` reads them."""
 
 
 GROUPS: dict[str, tuple[Verb, ...]] = {
     "Data": (
         Verb("ingest", "crystalign_jobs.ingest", "Ingest", "read crystals from files or a table into a dataset"),
-        Verb("check", "crystalign_jobs.check", "Check", "check a dataset again, by itself or against its files"),
-        Verb("duplicates", "crystalign_jobs.duplicates", "Duplicates", "find materials of the same structure"),
-        Verb("merge", "crystalign_jobs.merge", "Merge", "join datasets, and find what they have in common"),
+        Verb("check", "crystalign_jobs.check", "Check", "check the rows of a dataset, also against its source files"),
+        Verb("duplicates", "crystalign_jobs.duplicates", "Duplicates", "find materials with the same structure"),
+        Verb("merge", "crystalign_jobs.merge", "Merge", "merge datasets, and find structures that occur in several"),
         Verb("derive", "crystalign_jobs.derive", "Derive", "compute diffraction patterns, captions and compositions"),
     ),
     "Learning": (
@@ -52,17 +52,17 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
             presets="crystalign.training.presets",
             resumes=True,
         ),
-        Verb("runs", "crystalign_jobs.runs", "Runs", "list runs: state, step, loss, and how to go on"),
+        Verb("runs", "crystalign_jobs.runs", "Runs", "list runs: state, step, loss, and how to resume"),
         Verb("evaluate", "crystalign_jobs.evaluate", "Evaluate", "measure retrieval between all modalities"),
         Verb(
             "tune",
             "crystalign_jobs.tune",
             "Tune",
-            "fine-tune to properties: a campaign, and its table",
-            presets="crystalign_jobs.campaign_presets",
+            "fine-tune to properties: run a campaign, write its table",
+            presets="crystalign_jobs.campaign.presets",
             resumes=True,
         ),
-        Verb("predict", "crystalign_jobs.predict", "Predict", "predict properties of crystals by fine-tuned models"),
+        Verb("predict", "crystalign_jobs.predict", "Predict", "predict properties of crystals with fine-tuned models"),
     ),
     "Screening": (
         Verb("embed", "crystalign_jobs.embed", "Embed", "encode a dataset with a model"),
@@ -72,9 +72,9 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
         Verb("similar", "crystalign_serve.search", "Similar", "find the crystals most similar to one"),
     ),
     "More": (
-        Verb("demo", "crystalign_jobs.demo", "Demo", "the whole path on a small corpus, on this machine"),
+        Verb("demo", "crystalign_jobs.demo", "Demo", "run the whole pipeline on a small corpus on this machine"),
         Verb("encoders", "crystalign_jobs.encoders", "Encoders", "list the networks, by modality"),
-        Verb("submit", "crystalign_jobs.submit", "Submit", "send any of these to a running Ray cluster"),
+        Verb("submit", "crystalign_jobs.submit", "Submit", "run any of these commands on a running Ray cluster"),
     ),
 }
 """Every verb, grouped in the order of the pipeline."""
@@ -85,12 +85,12 @@ VERBS: dict[str, Verb] = {verb.name: verb for group in GROUPS.values() for verb 
 COMMON_OPTIONS = """\
 Every command also takes
   --config FILE.yaml|PRESET  settings that replace the defaults; flags override them
-  --set NAME.NAME=VALUE      one setting, however deep; VALUE is YAML, and null takes an entry away
+  --set NAME.NAME=VALUE      one setting, also a nested one; VALUE is YAML, and null removes an entry
   --debug                    show the traceback of an error"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0, 2 after a user's mistake, 130 after Ctrl-C."""
+    """Run a command and return its exit code: 0, 2 after an error of the user, 130 after Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     try:
@@ -98,13 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of the pipe has exited
         return 141
     except Exception as error:
-        from crystalign.errors import Error
+        from crystalign_ray.errors import unwrap_error
 
-        cause = getattr(error, "cause", error)  # Ray wraps what a worker raised
-        if debug or not isinstance(cause, Error):
+        cause = unwrap_error(error)
+        if debug or cause is None:
             raise
         print(_red(f"crystalign: {' '.join(str(cause).split())}"), file=sys.stderr)
         return 2
@@ -132,7 +132,7 @@ def _run(args: list[str]) -> int:
 
 def overview() -> str:
     """The help of the bare command."""
-    lines = ["usage: crystalign COMMAND [OPTIONS]", "", "Aligns what is known about crystals, and searches it."]
+    lines = ["usage: crystalign COMMAND [OPTIONS]", "", "Trains and serves multimodal models of crystals."]
     for title, verbs in GROUPS.items():
         lines += ["", f"{title}:", *(f"  {verb.name:<10} {verb.help}" for verb in verbs)]
     return "\n".join([*lines, "", COMMON_OPTIONS, "", "`crystalign COMMAND --help` explains each."])
@@ -142,7 +142,7 @@ def find_verb(name: str) -> Verb:
     """The verb of that name.
 
     Raises:
-        ConfigError: there is none; the message names the nearest.
+        ConfigError: there is no such verb; the message suggests the closest one.
     """
     if name in VERBS:
         return VERBS[name]
@@ -159,11 +159,11 @@ def parse(
     stored: Config | None = None,
     changes: Sequence[str] = (),
 ) -> Config:
-    """The configuration of a command: its defaults, or `stored`, replaced by `source`, `changes` and the flags `args`.
+    """The configuration of a command: its defaults or `stored`, overridden by `source`, `changes` and the flags `args`.
 
     Raises:
-        ConfigError: `source` does not exist or does not fit.
-        SystemExit: the flags do not fit (2), or ask for help (0).
+        ConfigError: `source` does not exist or is not valid.
+        SystemExit: the flags are not valid (2), or ask for help (0).
     """
     import inspect
 
@@ -187,12 +187,12 @@ def parse(
 
 
 def read_source(verb: Verb, source: str) -> dict[str, Any]:
-    """The mapping that `--config` names: a YAML file, a job file of the same verb, or a preset.
+    """The settings from the argument of `--config`: a YAML file, a job file of the same verb, or a preset.
 
-    An inline `{…}` mapping is read as what it is; that is how a submitted job carries its settings.
+    An inline `{…}` mapping is parsed as YAML; a submitted job passes its settings in this way.
 
     Raises:
-        ConfigError: no such file or preset, or a job file of another verb.
+        ConfigError: there is no such file or preset, or it is a job file of another verb.
     """
     import yaml
 
@@ -215,10 +215,10 @@ def read_source(verb: Verb, source: str) -> dict[str, Any]:
 def settings(
     verb: Verb, cls: type[Config], values: dict[str, Any], *, origin: str, base: Config | None = None
 ) -> Config:
-    """`values` over the preset that they may name under `preset`, over `base` or the defaults of `cls`.
+    """`values` layered over the preset that their key `preset` names, over `base`, or over the defaults of `cls`.
 
     Raises:
-        ConfigError: the preset or a field does not exist, or a value does not fit.
+        ConfigError: the preset or a field does not exist, or a value is not valid.
     """
     name = values.get("preset") if "preset" not in cls.model_fields else None
     if name is not None:
@@ -237,63 +237,63 @@ def _preset(verb: Verb, name: str) -> dict[str, Any]:
 
 
 def _take_config(verb: Verb, args: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments without `--config X`, and X; where a verb has presets, X may be its first word as well."""
+    """The arguments without `--config X`, and X; if the verb has presets, X may also be its first argument."""
     from crystalign.errors import ConfigError
 
-    named = list(args[:1]) if verb.presets and args and not args[0].startswith("-") else []
-    rest, sources = _take_all(args[len(named) :], "--config")
-    sources = named + sources
+    leading = list(args[:1]) if verb.presets and args and not args[0].startswith("-") else []
+    rest, sources = _take_all(args[len(leading) :], "--config")
+    sources = leading + sources
     if len(sources) > 1:
-        raise ConfigError(f"settings are taken from one place, not from {' and '.join(sources)}")
+        raise ConfigError(f"settings can come from one source only, not from {' and '.join(sources)}")
     if sources == [""]:
         raise ConfigError("--config needs a .yaml file or the name of a preset")
     return rest, sources[0] if sources else None
 
 
 def _take_changes(verb: Verb, args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments without `--set X`, and every X; which run it is, and whether it is resumed, is said by flags."""
+    """The arguments without `--set X`, and every X; `resume`, `out` and `name` can only be set by flags."""
     rest, changes = _take_all(args, "--set")
     for change in changes:
         name = change.partition("=")[0]
         if verb.resumes and name in {"resume", "out", "name"}:
             from crystalign.errors import ConfigError
 
-            raise ConfigError(f"--set {change}: say it by --{name}")
+            raise ConfigError(f"--set {change}: use the flag --{name} instead")
     return rest, changes
 
 
 def _take_all(args: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
-    """The arguments without `flag X` and `flag=X`, and every X; an empty one where nothing follows."""
+    """The arguments without `flag X` and `flag=X`, and every X; X is empty if nothing follows the flag."""
     rest: list[str] = []
-    found: list[str] = []
+    values: list[str] = []
     remaining = iter(args)
     for arg in remaining:
         if arg == flag:
-            found.append(next(remaining, ""))
+            values.append(next(remaining, ""))
         elif arg.startswith(f"{flag}="):
-            found.append(arg.partition("=")[2])
+            values.append(arg.partition("=")[2])
         else:
             rest.append(arg)
-    return rest, found
+    return rest, values
 
 
 def _take_run(verb: Verb, cls: type[Config], args: Sequence[str], source: str | None) -> tuple[list[str], str | None]:
-    """The arguments without the URI after `--resume`, and the run that is resumed, if one is.
+    """The arguments without the URI after `--resume`, and the URI of the resumed run, if any.
 
-    Without a URI it is the run that `--out` and `--name` name, on the command line or in `--config`.
+    Without a URI, `--out` and `--name` name the run, on the command line or in `--config`.
     """
     rest = list(args)
-    given = read_source(verb, source) if verb.resumes and source is not None else {}
-    if not verb.resumes or not ("--resume" in rest or given.get("resume")):
+    configured = read_source(verb, source) if verb.resumes and source is not None else {}
+    if not verb.resumes or not ("--resume" in rest or configured.get("resume")):
         return rest, None
     from crystalign import storage
     from crystalign.errors import ConfigError
 
-    place = rest.index("--resume") + 1 if "--resume" in rest else len(rest)
-    if place < len(rest) and not rest[place].startswith("-"):
-        return rest[:place] + rest[place + 1 :], storage.absolute(rest[place].rstrip("/"))
-    out = _flag(rest, "--out") or given.get("out")
-    name = _flag(rest, "--name") or given.get("name") or cls.model_fields["name"].default
+    position = rest.index("--resume") + 1 if "--resume" in rest else len(rest)
+    if position < len(rest) and not rest[position].startswith("-"):
+        return rest[:position] + rest[position + 1 :], storage.absolute(rest[position].rstrip("/"))
+    out = _flag(rest, "--out") or configured.get("out")
+    name = _flag(rest, "--name") or configured.get("name") or cls.model_fields["name"].default
     if out is None:
         raise ConfigError("which run? --resume OUT/NAME, or --resume --out OUT --name NAME")
     return rest, storage.join(storage.absolute(out), name)
@@ -301,9 +301,9 @@ def _take_run(verb: Verb, cls: type[Config], args: Sequence[str], source: str | 
 
 def _flag(args: Sequence[str], name: str) -> str | None:
     """The value of a flag, written `--flag value` or `--flag=value`."""
-    for place, arg in enumerate(args):
+    for position, arg in enumerate(args):
         if arg == name:
-            return args[place + 1] if place + 1 < len(args) else None
+            return args[position + 1] if position + 1 < len(args) else None
         if arg.startswith(f"{name}="):
             return arg.partition("=")[2]
     return None

@@ -20,80 +20,80 @@ from crystalign.errors import Error
 from crystalign.storage import Uri
 
 PATIENCE = 180.0
-"""Seconds within which the service must answer."""
+"""Seconds to wait for the service to answer."""
 
 
 class Demo(Config):
-    """The whole path on the embedded corpus: about 1,200 small crystals, 200 of them with a computed density of states.
+    """Run the whole pipeline on the built-in corpus: about 1,200 small crystals, 200 with a computed density of states.
 
-    The data are for demonstration: hypothetical prototypes, unrelaxed cells, a modest DFT setting.
+    The data are for demonstration only: hypothetical prototypes, unrelaxed cells, a coarse DFT setting.
 
     Example: crystalign demo --folder demo --once
     """
 
     folder: Uri = Field(default="demo", validate_default=True)
-    """Where everything is written; a folder or any URI."""
+    """Output folder or URI."""
     port: int = 8000
-    """Of the page; 0 picks a free one."""
+    """Port of the web page; 0 chooses a free port."""
     once: bool = False
-    """Stop after the first answered query instead of serving until Ctrl-C."""
+    """Exit after the first query instead of serving until Ctrl-C."""
     minutes: float = 2.0
-    """Time to train."""
+    """Training time in minutes."""
     seed: int = 0
-    """Of the corpus, the training and the bootstrap."""
+    """Seed of the corpus, the training and the bootstrap."""
 
 
 def main(config: Demo) -> None:
     """Run every stage, then serve."""
     began = time.perf_counter()
-    place = {name: storage.join(config.folder, name) for name in ("data", "run", "embeddings", "index")}
+    uris = {name: storage.join(config.folder, name) for name in ("data", "run", "embeddings", "index")}
     print(f"Crystalign demo → {config.folder}/\n├─ data\n├─ run\n├─ embeddings\n└─ index\n")
-    build(config, place)
+    build(config, uris)
     port = config.port or _free_port()
     url = f"http://127.0.0.1:{port}"
     _title(f"serve and search ({time.perf_counter() - began:.0f} s so far)")
-    with service(place, port):
-        query = held_out_dos(place)
+    with service(uris, port):
+        query = held_out_dos(uris)
         _search(url, query)
         print(f"\nThe demo took {time.perf_counter() - began:.0f} s. The page is open at {url}  (API: {url}/docs)")
         print(f"next:\n  crystalign search --dos {query} --url {url}")
         print(f'  crystalign search --text "a cubic perovskite" --url {url}')
         print(f"  crystalign search --formula NaCl --url {url}\n  crystalign ingest YOUR_FOLDER --out URI")
         if not config.once:
-            print("Ctrl-C stops it.")
+            print("Press Ctrl-C to stop it.")
             _until_stopped()
 
 
-def build(config: Demo, place: dict[str, str]) -> None:
-    """Everything up to the index, in one local Ray session."""
+def build(config: Demo, uris: dict[str, str]) -> None:
+    """Run all stages up to the index, in one local Ray session."""
     from crystalign.training.presets import tiny
     from crystalign_jobs import derive, embed, evaluate, index, ingest, pretrain
-    from crystalign_jobs.session import session
+    from crystalign_ray.session import session
 
-    model = storage.join(place["run"], "demo", "model")
-    for uri in place.values():
+    model = storage.join(uris["run"], "demo", "model")
+    for uri in uris.values():
         storage.delete(uri)
     with session("local"):
         _title("ingest")
-        ingest.main(ingest.Ingest(source="demo", out=place["data"], seed=config.seed))
+        ingest.main(ingest.Ingest(source="demo", out=uris["data"], seed=config.seed))
         _title("derive")
-        derive.main(derive.Derive(data=place["data"]))
+        derive.main(derive.Derive(data=uris["data"]))
         _title("pretrain")
         settings: dict[str, Any] = tiny() | {"max_minutes": config.minutes, "seed": config.seed}
-        pretrain.main(pretrain.Pretrain(data=place["data"], out=place["run"], name="demo", **settings))
+        pretrain.main(pretrain.Pretrain(data=uris["data"], out=uris["run"], name="demo", **settings))
         _title("evaluate")
-        evaluate.main(evaluate.Evaluate(model=model, data=place["data"], seed=config.seed))
+        evaluate.main(evaluate.Evaluate(model=model, data=uris["data"], seed=config.seed))
         _title("embed")
-        embed.main(embed.Embed(model=model, data=place["data"], out=place["embeddings"]))
+        embed.main(embed.Embed(model=model, data=uris["data"], out=uris["embeddings"]))
         _title("index")
-        index.main(index.BuildIndex(embeddings=place["embeddings"], out=place["index"], rows_per_segment=512))
+        index.main(index.BuildIndex(embeddings=uris["embeddings"], out=uris["index"], rows_per_segment=512))
 
 
 @contextlib.contextmanager
-def service(place: dict[str, str], port: int) -> Iterator[None]:
-    """`crystalign serve` in a process of its own, answering, and gone at the end."""
-    command = [sys.executable, "-m", "crystalign_jobs.cli", "serve", "--index", place["index"]]
-    command += ["--model", storage.join(place["run"], "demo", "model"), "--port", str(port)]
+def service(uris: dict[str, str], port: int) -> Iterator[None]:
+    """Run `crystalign serve` in a separate process for the duration of the block, once it answers."""
+    command = [sys.executable, "-m", "crystalign_jobs.cli", "serve", "--index", uris["index"]]
+    command += ["--model", storage.join(uris["run"], "demo", "model"), "--port", str(port)]
     process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 (our own command line)
     try:
         _wait_for(f"http://127.0.0.1:{port}/api/health", process)
@@ -107,8 +107,8 @@ def service(place: dict[str, str], port: int) -> Iterator[None]:
             process.wait()
 
 
-def held_out_dos(place: dict[str, str]) -> str:
-    """Write the density of states of a crystal that the model never saw as a two-column CSV.
+def held_out_dos(uris: dict[str, str]) -> str:
+    """Write the density of states of a crystal that is not in the training data as a two-column CSV.
 
     Returns:
         The file's path.
@@ -118,35 +118,33 @@ def held_out_dos(place: dict[str, str]) -> str:
     from crystalign.shards.dataset import Dataset
     from crystalign_jobs.evaluate import split_of
 
-    rule = split_of(load(storage.join(place["run"], "demo", "model")))
-    dataset = Dataset.open(place["data"])
-    light = dataset.table(list(rule.columns))
-    unseen = rule.mask(light, "test")
+    rule = split_of(load(storage.join(uris["run"], "demo", "model")))
+    dataset = Dataset.open(uris["data"])
+    table = dataset.table(list(rule.columns))
+    unseen = rule.mask(table, "test")
     for row, (shard, position) in enumerate(
-        zip(light.column("shard").to_pylist(), light.column("row").to_pylist(), strict=True)
+        zip(table.column("shard").to_pylist(), table.column("row").to_pylist(), strict=True)
     ):
         if not unseen[row]:
             continue
         material = dataset.material(shard, position)
         dos = material.value("dos")
         if dos is not None and len(material.crystal) > 1:
-            path = (
-                Path("held_out_dos.csv") if "://" in place["data"] else Path(place["data"]).parent / "held_out_dos.csv"
-            )
+            path = Path("held_out_dos.csv") if "://" in uris["data"] else Path(uris["data"]).parent / "held_out_dos.csv"
             rows = zip(dos.energies, dos.densities.sum(axis=0), strict=True)
             text = "energy_eV,dos_states_per_eV_per_atom\n" + "".join(f"{e:.4f},{d:.6g}\n" for e, d in rows)
             path.write_text(text, encoding="utf-8")
             name = f"{pretty_formula(material.crystal.formula)} ({material.id})"
-            print(f"the query: the density of states of {name}, unseen in training")
+            print(f"the query: the density of states of {name}, not in the training data")
             return str(path)
-    raise Error("the demo corpus holds no unseen density of states; use another --seed")
+    raise Error("the test part of the demo corpus has no density of states; use another --seed")
 
 
 def _search(url: str, query: str) -> None:
     command = [sys.executable, "-m", "crystalign_jobs.cli", "search", "--dos", query, "--url", url, "--k", "8"]
     done = subprocess.run(command, check=False)  # noqa: S603 (our own command line)
     if done.returncode != 0:
-        raise Error(f"the search ended with exit code {done.returncode}; its message stands above")
+        raise Error(f"the search failed with exit code {done.returncode}; see its message above")
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
@@ -162,7 +160,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def _until_stopped() -> None:
-    """Sleep until Ctrl-C or a polite termination."""
+    """Sleep until Ctrl-C or SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         while True:

@@ -1,8 +1,8 @@
-"""`crystalign derive`: modalities that follow from the crystal, and embeddings of its text, added to a dataset.
+"""`crystalign derive`: add modalities computed from the crystal, and embeddings of its text, to a dataset.
 
-Each shard becomes a new one beside it. A receipt, whose name the old shard and the request determine, says that it is
-complete: a job that was killed finds the receipts and goes on where it was. The manifest is swapped last, and only if
-it is still the one that was read; only then are the shards that it named before deleted.
+Each shard is rewritten as a new file beside the old one. A receipt marks a complete new shard. Its name depends on the
+old shard and on the request, so a restarted job finds the receipts and continues. The manifest is replaced last, and
+only if no other job changed it meanwhile. Then the old shards are deleted.
 """
 
 from __future__ import annotations
@@ -11,69 +11,78 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from tyro.conf import Positional
 
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.derivation import extended
-from crystalign.errors import VerificationError
+from crystalign.errors import ConfigError, VerificationError
 from crystalign.modalities.text_embedding import TokenPooling
 from crystalign.storage import Uri
-from crystalign_jobs.text_embeddings import choose_language_model, embed_texts
+from crystalign_jobs.text_embeddings import NAME, choose_language_model, embed_texts
 
 if TYPE_CHECKING:
     from crystalign.modalities.text_embedding import LanguageModelEntry
+    from crystalign.rejects import Reject
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest, ShardEntry
-    from crystalign.shards.writer import Reject
     from crystalign.storage import FileEntry
 
-Derivable = Literal["xrd", "text", "composition", "image", "tabular", "text_embedding"]
 VERSION = 4
-"""Raised when a derivation changes, so that an interrupted job never mixes old and new."""
+"""Increased when a derivation changes, so that a restarted job never mixes old and new results."""
 PARTS = ("shards", "quarantine", "derive")
-"""Folders in which a derivation leaves files."""
+"""Folders to which a derivation writes files."""
 
 
 class Derive(Config):
-    """Add powder patterns, captions and compositions, or pictures and descriptors, computed from the structures.
+    """Add powder patterns, captions, compositions, images or descriptors, computed from the structures.
 
-    What is there already stays: a text that a person wrote is never replaced by a generated one. With
-    `text_embedding`, a language model that is not trained embeds every text, once.
+    Existing values are kept: a generated text never replaces a text from the source. With `text_embedding`, a frozen
+    language model embeds every text once.
 
     Example: crystalign derive s3://bucket/mp --modalities xrd text
     """
 
     data: Positional[Uri]
-    """The dataset, any URI; it is extended in place."""
-    modalities: tuple[Derivable, ...] = ("xrd", "text", "composition")
-    """What to compute."""
+    """URI of the dataset, which is extended in place."""
+    modalities: tuple[str, ...] = ("xrd", "text", "composition")
+    """Modalities to compute: xrd, text, composition, image and tabular from the crystal, or text_embedding."""
     max_seconds: float = Field(default=60.0, gt=0)
-    """For one modality of one crystal; what takes longer stays missing and is reported."""
+    """Time limit for one modality of one crystal; if it is exceeded, the value stays missing and is reported."""
     language_model: Uri | None = None
-    """For `text_embedding`: folder of a Hugging Face encoder with safetensors weights, any URI that all workers see."""
+    """For `text_embedding`: folder of a Hugging Face encoder with safetensors weights, readable by all workers."""
     pooling: TokenPooling = "cls"
-    """The vector of a text: the language model's for its first token, or the mean over its tokens."""
+    """The embedding of a text: `cls` is the vector of the first token, `mean` the mean over all tokens."""
     max_tokens: int | None = Field(default=None, ge=4)
-    """Longer texts are cut; default: as many tokens as the language model reads, at most 512."""
+    """Longer texts are truncated; default: the maximum of the language model, at most 512."""
     address: str | None = None
     """Ray cluster; default: RAY_ADDRESS, or this machine."""
 
+    @field_validator("modalities")
+    @classmethod
+    def _can_be_derived(cls, modalities: tuple[str, ...]) -> tuple[str, ...]:
+        from crystalign.modalities import MODALITIES
+
+        derivable = [name for name, modality in MODALITIES.items() if modality.derived_by is not None]
+        if unknown := sorted(set(modalities) - {*derivable, NAME}):
+            raise ValueError(f"{unknown[0]!r} cannot be derived; there are {', '.join([*derivable, NAME])}")
+        return modalities
+
 
 def main(config: Derive) -> Manifest:
-    """Derive, swap the manifest, delete what it superseded, and return it.
+    """Derive, replace the manifest, delete the old files, and return the manifest.
 
     Raises:
         ConfigError: another job writes to the dataset.
-        ConflictError: another job changed the dataset meanwhile; it stays as that job left it.
+        ConflictError: another job changed the dataset meanwhile; its version is kept.
     """
     from crystalign.shards.manifest import Manifest
-    from crystalign_jobs.ownership import driving
+    from crystalign_jobs.runtime.driver_lock import driving
 
-    Manifest.read(config.data)  # or there is nothing to drive
+    Manifest.read(config.data)  # fails if there is no dataset to lock
     with driving(config.data) as drives:
         return _derive(config, drives)
 
@@ -81,27 +90,29 @@ def main(config: Derive) -> Manifest:
 def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest
-    from crystalign_jobs.pool import map_rows
-    from crystalign_jobs.progress import Meter
-    from crystalign_jobs.session import session
+    from crystalign_jobs.runtime.progress import Meter
+    from crystalign_jobs.runtime.tasks import map_rows
+    from crystalign_ray.session import session
 
-    version = Manifest.version(config.data)  # before the manifest: what is read may be newer, and is then refused below
+    version = Manifest.version(config.data)  # read before the manifest, so that a change in between is refused below
     dataset = Dataset.open(config.data)
     dataset.require_current(config.modalities)
     shards = dataset.manifest.shards
-    chosen = choose_language_model(config, dataset.manifest)
-    asked = config.modalities
-    plan = {n: target(entry, asked, chosen) for n, entry in enumerate(shards) if _lacks(entry, asked)}
+    language_model = _language_model(config, dataset.manifest)
+    modalities = config.modalities
+    new_names = {
+        n: target(entry, modalities, language_model) for n, entry in enumerate(shards) if _lacks(entry, modalities)
+    }
     print(f"deriving {', '.join(config.modalities)} of {len(dataset):,} crystals\nwriting {config.data}/shards/")
-    receipts = {n: receipt for n, name in plan.items() if (receipt := _receipt(config.data, name))}
+    receipts = {n: receipt for n, name in new_names.items() if (receipt := _receipt(config.data, name))}
     if receipts:
-        print(f"{len(receipts)} of {len(plan)} shards were derived before")
-    todo: list[dict[str, Any]] = [{"number": n, "name": name} for n, name in plan.items() if n not in receipts]
+        print(f"{len(receipts)} of {len(new_names)} shards are already derived")
+    todo: list[dict[str, Any]] = [{"number": n, "name": name} for n, name in new_names.items() if n not in receipts]
     with Meter("derive", total=len(dataset), unit="crystals") as meter:
         meter.advance(len(dataset) - sum(shards[row["number"]].rows for row in todo), counted=False)
         if todo:
             with session(config.address):
-                for receipt in map_rows(todo, ShardDeriver(config, dataset, chosen)):
+                for receipt in map_rows(todo, ShardDeriver(config, dataset, language_model)):
                     receipts[receipt["number"]] = receipt
                     meter.advance(shards[receipt["number"]].rows)
     manifest = _commit(config, dataset, receipts, version, drives) if receipts else dataset.manifest
@@ -110,13 +121,13 @@ def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
 
 
 def target(entry: ShardEntry, modalities: Sequence[str], language_model: LanguageModelEntry | None = None) -> str:
-    """How the name of the shard that a shard becomes begins: its own, and a hash of its content and of the request."""
-    asked = [entry.sha256, sorted(modalities), VERSION, *([language_model.identity] if language_model else [])]
-    return f"{_stem(entry.path)}.{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:10]}"
+    """Name of the new shard, without suffix: stem of the old shard, and a hash of its content and of the request."""
+    key = [entry.sha256, sorted(modalities), VERSION, *([language_model.identity] if language_model else [])]
+    return f"{_stem(entry.path)}.{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]}"
 
 
 def _stem(path: str) -> str:
-    """The part of a file's name that all descendants of a shard share."""
+    """The part of a file name that all versions of a shard share."""
     return path.rpartition("/")[2].partition(".")[0]
 
 
@@ -125,7 +136,7 @@ def _lacks(entry: ShardEntry, modalities: Sequence[str]) -> bool:
 
 
 def _receipt(uri: str, name: str) -> dict[str, Any] | None:
-    """What an earlier run wrote for this target, if all of it is still there."""
+    """The receipt of an earlier run for this target, if its shard is still complete."""
     from crystalign.shards.manifest import ShardEntry
 
     path = storage.join(uri, "derive", f"{name}.json")
@@ -140,8 +151,19 @@ def _receipt(uri: str, name: str) -> dict[str, Any] | None:
     return receipt
 
 
+def _language_model(config: Derive, manifest: Manifest) -> LanguageModelEntry | None:
+    """The language model for `text_embedding`, or None."""
+    if (NAME in config.modalities) != (config.language_model is not None):
+        raise ConfigError("`--modalities text_embedding` and `--language-model FOLDER` must be used together")
+    if config.language_model is None:
+        return None
+    return choose_language_model(
+        manifest, config.data, config.language_model, pooling=config.pooling, max_tokens=config.max_tokens
+    )
+
+
 class ShardDeriver:
-    """Writes one shard again with more columns; runs inside a task."""
+    """Rewrites one shard with more columns; runs inside a task."""
 
     def __init__(self, config: Derive, dataset: Dataset, language_model: LanguageModelEntry | None = None) -> None:
         self.config = config
@@ -149,7 +171,7 @@ class ShardDeriver:
         self.language_model = language_model
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        """A shard's number and its new name in, the JSON of its receipt out; the receipt is stored too."""
+        """Rewrite the shard with this number under this name; store its receipt, and return it as JSON."""
         from crystalign.shards.schema import table_to_materials
         from crystalign.shards.writer import write_quarantine, write_shard
 
@@ -163,12 +185,12 @@ class ShardDeriver:
         if self.language_model is not None and self.config.language_model is not None:
             materials = embed_texts(materials, self.config.language_model, self.language_model, rejects)
         new = write_shard(uri, name, materials, properties, rows_per_group=max(old.row_groups))
-        # heavy modalities stay in the files they are in: the rows are the same
+        # heavy modalities stay in their own files, because the rows are the same
         heavy = {modality: old.counts[modality] for modality in old.siblings}
-        kept: dict[str, Any] = {"siblings": old.siblings, "counts": new.counts | heavy}
-        if new.counts["text_embedding"]:
-            kept["language_model"] = self.language_model or old.language_model
-        new = new.model_copy(update=kept)
+        updates: dict[str, Any] = {"siblings": old.siblings, "counts": new.counts | heavy}
+        if new.counts[NAME]:
+            updates["language_model"] = self.language_model or old.language_model
+        new = new.model_copy(update=updates)
         quarantine = write_quarantine(uri, f"derive-{name}", rejects).model_dump(mode="json") if rejects else None
         reasons = dict(Counter(f"{reject.stage}: {reject.reason}" for reject in rejects))
         result = json.dumps(
@@ -185,7 +207,7 @@ def _commit(
     version: str | None,
     drives: Callable[[], bool],
 ) -> Manifest:
-    """Swap the manifest, then delete what it no longer names."""
+    """Replace the manifest, then delete the files that it no longer lists."""
     from crystalign.shards.manifest import Manifest, ShardEntry
     from crystalign.shards.writer import commit_manifest
 
@@ -220,16 +242,16 @@ def _commit(
 
 
 def _descendants(uri: str, stems: set[str]) -> set[str]:
-    """Files of these shards: what they are, were, and what runs left that were killed and asked for something else.
+    """All files of these shards: current and old versions, and leftovers of killed runs with other requests.
 
-    It is listed before the manifest is swapped, so that a job which starts from the new one never loses a file.
+    They are listed before the manifest is replaced, so files of a job that starts from the new one are kept.
     """
     paths = [f"{part}/{name}" for part in PARTS for name in storage.list_names(storage.join(uri, part))]
     return {path for path in paths if _stem(path).removeprefix("derive-") in stems}
 
 
 def _derived_from(entry: FileEntry) -> str:
-    """The stem of the shard whose derivation a quarantine file is about, or nothing."""
+    """The stem of the shard to whose derivation a quarantine file belongs; empty if it belongs to none."""
     stem = _stem(entry.path)
     return stem.removeprefix("derive-") if stem.startswith("derive-") else ""
 
@@ -242,7 +264,7 @@ def _rows(uri: str, entry: FileEntry) -> int:
 
 
 def _report(config: Derive, manifest: Manifest, receipts: Mapping[int, dict[str, Any]]) -> None:
-    """What there is now, what could not be computed, and the next command."""
+    """Print the modalities of the dataset, the failures, and the next command."""
     print(
         f"{manifest.rows:,} crystals at {config.data}: "
         + ", ".join(f"{m} {n:,}" for m, n in manifest.modalities.items())
@@ -250,7 +272,7 @@ def _report(config: Derive, manifest: Manifest, receipts: Mapping[int, dict[str,
     reasons: Counter[str] = Counter()
     for receipt in receipts.values():
         reasons.update(receipt["reasons"])
-    if "text_embedding" in manifest.modalities:
+    if NAME in manifest.modalities:
         made_by = manifest.language_model
         print(f"text embeddings by {made_by.label if made_by else 'a language model that is not recorded'}")
     for reason, count in reasons.most_common():

@@ -1,8 +1,8 @@
-"""`crystalign duplicates`: which materials of a dataset are the same structure.
+"""`crystalign duplicates`: group the materials of a dataset that have the same structure.
 
-Ingestion runs it as its last step. Crystals of one formula are compared in Ray tasks; each shard then gets a small
-file that names the structure group of every row, and the manifest is swapped. No row is removed. In training and
-evaluation the members of a group are neither negatives nor misses of each other, whatever the modality.
+Ingestion runs it as its last step. Ray tasks compare crystals with the same formula. Then each shard gets a small file
+with the structure group of every row, and the manifest is replaced. No row is removed. In training, members of the same
+group are not negatives of each other; in evaluation, retrieving another member of the group is not a miss.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import Field
 from tyro.conf import Positional
@@ -27,45 +27,45 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ROWS_PER_TASK, TASKS = 128, 64
-"""Fewest crystals per task, and roughly the most tasks. Crystals of one formula are scattered over the dataset, so each
-task reads most of the crystal column; more tasks would read it more often."""
+"""Fewest crystals per task, and approximately the most tasks. Crystals of one formula are scattered over the dataset,
+so each task reads most of the crystal column; more tasks would read it more often."""
 GROUPS = "groups"
-"""Folder of the files that name the groups."""
+"""Folder of the files with the structure groups."""
 LARGEST = 5
-"""Groups that the report names."""
+"""Largest groups that the report lists."""
 
 
 class Duplicates(Config):
-    """Find the materials of a dataset that are the same structure, and note it in the dataset.
+    """Find the materials of a dataset with the same structure, and store the groups in the dataset.
 
-    `ingest` does so by itself; this is for datasets of earlier releases, and for another tolerance. No row is
-    removed: pretrain and evaluate read the groups, so that a copy is neither a negative nor a miss.
+    `ingest` does this by default; use this command for datasets of earlier releases, or for another tolerance. No row
+    is removed: `pretrain` and `evaluate` read the groups, so that a copy counts neither as a negative nor as a miss.
 
     Example: crystalign duplicates s3://bucket/mp
     """
 
     dataset: Positional[Uri]
-    """The dataset, any URI."""
+    """URI of the dataset."""
     same: SameStructure = SameStructure()
-    """How far two crystals may differ and still be the same structure."""
+    """Tolerance within which two crystals have the same structure."""
     max_seconds: float = Field(default=20.0, gt=0)
-    """Longest comparison of two crystals; beyond it they count as different, and the report says how many."""
+    """Time limit for comparing two crystals; if it is exceeded, they count as different, and the report counts them."""
     address: str | None = None
     """Ray cluster; default: RAY_ADDRESS, or this machine."""
 
 
 def main(config: Duplicates) -> Manifest:
-    """Compare, swap the manifest, report, and return it.
+    """Compare the structures, replace the manifest, print a report, and return the manifest.
 
     Raises:
         ConfigError: another job writes to the dataset.
-        ConflictError: another job changed the dataset meanwhile; it stays as that job left it.
+        ConflictError: another job changed the dataset meanwhile; its version is kept.
     """
     from crystalign.shards.manifest import Manifest
-    from crystalign_jobs.ownership import driving
-    from crystalign_jobs.session import session
+    from crystalign_jobs.runtime.driver_lock import driving
+    from crystalign_ray.session import session
 
-    Manifest.read(config.dataset)  # or there is nothing to drive
+    Manifest.read(config.dataset)  # fails if there is no dataset to lock
     with driving(config.dataset) as drives, session(config.address):
         old = storage.list_names(storage.join(config.dataset, GROUPS))
         manifest = group_structures(config.dataset, config.same, config.max_seconds)
@@ -79,12 +79,12 @@ def main(config: Duplicates) -> Manifest:
 
 
 def group_structures(uri: str, same: SameStructure, max_seconds: float) -> Manifest:
-    """Compare the structures of a dataset and swap its manifest for one that names their groups.
+    """Compare the structures of a dataset, and replace its manifest by one with their groups. Needs a Ray session.
 
     Args:
-        uri: a dataset that this process drives, in a Ray session.
+        uri: URI of the dataset; this process must hold its lock.
         same: the tolerance.
-        max_seconds: of one comparison.
+        max_seconds: time limit of one comparison.
 
     Raises:
         ConflictError: another job changed the dataset meanwhile.
@@ -93,7 +93,7 @@ def group_structures(uri: str, same: SameStructure, max_seconds: float) -> Manif
     from crystalign.shards.manifest import Manifest, StructureGroups
     from crystalign.shards.writer import commit_manifest, write_groups
 
-    version = Manifest.version(uri)  # before the manifest: what is read may be newer, and is then refused below
+    version = Manifest.version(uri)  # read before the manifest, so that a change in between is refused below
     dataset = Dataset.open(uri)
     leaders, unsettled = _compare(dataset, same, max_seconds)
     shards: list[ShardEntry] = []
@@ -102,7 +102,7 @@ def group_structures(uri: str, same: SameStructure, max_seconds: float) -> Manif
         shards.append(write_groups(uri, entry, [leaders.get(name, name) for name in ids]))
     old = dataset.manifest
     copies = sum(name != leader for name, leader in leaders.items())
-    found = StructureGroups(tolerance=same, groups=old.rows - copies, copies=copies, unsettled=unsettled)
+    structures = StructureGroups(tolerance=same, groups=old.rows - copies, copies=copies, unsettled=unsettled)
     return commit_manifest(
         uri,
         shards,
@@ -110,16 +110,16 @@ def group_structures(uri: str, same: SameStructure, max_seconds: float) -> Manif
         quarantine=old.quarantine,
         quarantined=old.quarantined,
         derived=old.derived,
-        structures=found,
+        structures=structures,
         schema_version=old.schema_version,
         expected=version,
     )
 
 
 def _compare(dataset: Dataset, same: SameStructure, max_seconds: float) -> tuple[dict[str, str], int]:
-    """Compare crystals with equal formulas. Returns the leader of each id, and the number of unsettled comparisons."""
-    from crystalign_jobs.pool import map_rows
-    from crystalign_jobs.progress import Meter
+    """Compare crystals with equal formulas. Return id → leader of its group, and how many comparisons failed."""
+    from crystalign_jobs.runtime.progress import Meter
+    from crystalign_jobs.runtime.tasks import map_rows
 
     tasks = list(_tasks(dataset))
     leaders: dict[str, str] = {}
@@ -133,15 +133,15 @@ def _compare(dataset: Dataset, same: SameStructure, max_seconds: float) -> tuple
 
 
 def _tasks(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """The places of all crystals whose formula occurs more than once, some formulas at a time."""
+    """Tasks with the positions of all crystals whose formula occurs more than once, some formulas per task."""
     table = dataset.table(["id", "formula"])
     formulas = table.column("formula").to_pylist()
-    often = {formula for formula, n in Counter(formulas).items() if n > 1}
+    repeated = {formula for formula, n in Counter(formulas).items() if n > 1}
     members: dict[str, list[tuple[str, int, int]]] = {}
     columns = (table.column(name).to_pylist() for name in ("id", "shard", "row"))
-    for formula, *place in zip(formulas, *columns, strict=True):
-        if formula in often:
-            members.setdefault(formula, []).append(tuple(place))
+    for formula, *position in zip(formulas, *columns, strict=True):
+        if formula in repeated:
+            members.setdefault(formula, []).append(tuple(position))
     rows = max(ROWS_PER_TASK, sum(map(len, members.values())) // TASKS)
     task: list[list[tuple[str, int, int]]] = []
     count = 0
@@ -163,7 +163,7 @@ class Comparer:
         self.unsettled = 0
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        """Places in; id → leader, and the number of comparisons that were not settled, as JSON."""
+        """Compare the crystals at these positions; return id → leader and the number of failures as JSON."""
         from crystalign.physics.same_structure import group
         from crystalign.shards.dataset import Dataset
 
@@ -172,7 +172,7 @@ class Comparer:
         crystals = iter(Dataset.open(self.uri).gather([(s, r) for b in buckets for _, s, r in b], "crystal"))
         leaders: dict[str, str] = {}
         for bucket in buckets:
-            members = [(name, next(crystals)) for name, _, _ in bucket]
+            members = [(str(name), cast("Crystal", next(crystals))) for name, _, _ in bucket]
             leaders |= group(members, self.same, prepare=self._candidate, compare=self._alike)
         result = {"leaders": leaders, "unsettled": self.unsettled, "count": row["count"]}
         return {"result": json.dumps(result)}
@@ -184,28 +184,28 @@ class Comparer:
         return self._within_limits(lambda: alike(one, other, same)) or False
 
     def _within_limits(self, work: Callable[[], T]) -> T | None:
-        """What `work` returns; None where it takes too long or fails, which is counted: one crystal stops no job."""
-        from crystalign.sources.source import time_limit
+        """The result of `work`. A failure or timeout is counted and gives None, so that it does not stop the job."""
+        from crystalign.limits import time_limit
 
         try:
             with time_limit(self.max_seconds, "the comparison of two structures"):
                 return work()
-        except Exception:  # noqa: BLE001 (whatever a library meets in a stranger's crystal)
+        except Exception:  # noqa: BLE001 (a library may raise anything on an unusual crystal)
             self.unsettled += 1
             return None
 
 
 def report_copies(uri: str, manifest: Manifest) -> None:
-    """How many structures there are, between which sources the copies are, and the largest groups."""
+    """Print the number of structures and copies, the sources that share them, and the largest groups."""
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.schema import GROUP
 
-    found: StructureGroups | None = manifest.structures
-    assert found is not None, "the structures have been compared"
-    print(f"{found.groups:,} different structures, {found.copies:,} copies of them")
-    if found.unsettled:
-        print(f"{found.unsettled:,} comparisons failed or took too long (--max-seconds); those crystals are no copies")
-    if not found.copies:
+    groups: StructureGroups | None = manifest.structures
+    assert groups is not None, "the structures have been compared"
+    print(f"{groups.groups:,} different structures, {groups.copies:,} copies of them")
+    if groups.unsettled:
+        print(f"{groups.unsettled:,} comparisons failed or exceeded --max-seconds; these crystals count as different")
+    if not groups.copies:
         return
     table = Dataset(uri, manifest).table(["id", "formula", "source", "vintage", GROUP])
     members: dict[str, list[Mapping[str, Any]]] = {}

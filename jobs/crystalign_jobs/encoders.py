@@ -1,23 +1,28 @@
-"""`crystalign encoders`: the networks by name, what they read, their size and their source."""
+"""`crystalign encoders`: list the networks with modality, size and paper, or the options of one of them."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from crystalign.config import Config
-from crystalign.encoders import ENCODERS, encoder_class, encoder_settings
+from crystalign.encoders import ENCODERS, encoder_class, encoder_entry, encoder_settings
 from crystalign.errors import ConfigError
 
 
 class Encoders(Config):
-    """List the networks that a model can be made of, at their default settings.
+    """List the networks available as encoders, at their default settings, or the options of one of them.
 
     Example: crystalign encoders --modality crystal
     """
 
+    name: str | None = None
+    """Print the options of this network instead, with their meaning and default."""
     modality: str | None = None
-    """Only those that read this modality."""
+    """List only networks that read this modality."""
     json_lines: bool = False
     """One JSON object per line instead of a table."""
 
@@ -28,50 +33,89 @@ class Row(Config):
     name: str
     """As in a model's configuration."""
     modality: str
-    """What it reads."""
+    """The modality that it reads."""
     parameters: int
-    """How many numbers it learns at its default settings."""
+    """Trainable parameters at the default settings."""
     width: int
-    """Length of the vector it gives for each sample."""
+    """Length of its output vector."""
     source: str
-    """The paper."""
+    """Paper that describes it."""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Text of its row in the table."""
+        return self.name, self.modality, f"{self.parameters:,}", str(self.width), self.source
+
+
+class Option(Config):
+    """One option of a network."""
+
+    option: str
+    """As under `options` in a model's configuration."""
+    default: Any
+    """Default value."""
+    meaning: str
+    """Meaning of the option."""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Text of its row in the table."""
+        return self.option, json.dumps(self.default), self.meaning
 
 
 def main(config: Encoders) -> None:
     """Print the table.
 
     Raises:
-        ConfigError: no network reads that modality.
+        ConfigError: there is no such network, or none reads that modality.
     """
-    found = rows(config.modality)
+    if config.name is not None and config.modality is not None:
+        raise ConfigError(f"--name {config.name} and --modality {config.modality} cannot be combined: give one of them")
+    table_rows: Sequence[Row | Option] = rows(config.modality) if config.name is None else options(config.name)
     if config.json_lines:
-        for row in found:
+        for row in table_rows:
             print(json.dumps(row.model_dump()))
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("encoder", no_wrap=True)
-    table.add_column("modality", no_wrap=True)
-    table.add_column("parameters", justify="right", no_wrap=True)
-    table.add_column("width", justify="right")
-    table.add_column("source", overflow="fold")
-    for row in found:
-        table.add_row(row.name, row.modality, f"{row.parameters:,}", str(row.width), row.source)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console, table = Console(width=None if sys.stdout.isatty() else 140), Table(box=SIMPLE_HEAD)
+    if config.name is not None:
+        about = f"{config.name}: {encoder_entry(config.name).source}\n\n{inspect.getdoc(encoder_class(config.name))}"
+        console.print(Text(about))
+        columns: dict[str, dict[str, Any]] = {"option": {"no_wrap": True}, "default": {}, "meaning": {}}
+    else:
+        columns = {"encoder": {"no_wrap": True}, "modality": {"no_wrap": True}}
+        columns |= {"parameters": {"justify": "right", "no_wrap": True}, "width": {"justify": "right"}, "source": {}}
+    for title, style in columns.items():
+        table.add_column(title, overflow="fold", **style)
+    for row in table_rows:
+        table.add_row(*map(Text, row.cells))
+    console.print(table)
+
+
+def options(name: str) -> list[Option]:
+    """The options of a network with their defaults.
+
+    Raises:
+        ConfigError: there is no such network.
+    """
+    defaults = encoder_settings(name).model_dump(mode="json")
+    fields = encoder_class(name).Settings.model_fields
+    return [Option(option=key, default=defaults[key], meaning=fields[key].description or "") for key in defaults]
 
 
 def rows(modality: str | None = None) -> list[Row]:
-    """Every network that reads `modality`, or every network.
+    """All networks, or those that read `modality`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no network reads it.
     """
-    known = sorted({entry.modality for entry in ENCODERS.values()})
-    if modality is not None and modality not in known:
-        raise ConfigError(f"no encoder reads {modality!r}; there are encoders of {', '.join(known)}")
+    modalities = sorted({entry.modality for _, entry in ENCODERS.items()})
+    if modality is not None and modality not in modalities:
+        raise ConfigError(f"no encoder reads {modality!r}; there are encoders of {', '.join(modalities)}")
     return [_row(name) for name, entry in ENCODERS.items() if modality in (None, entry.modality)]
 
 
@@ -84,6 +128,6 @@ def _row(name: str) -> Row:
 
 
 def _many_words() -> list[str]:
-    """Texts with enough different words to fill a tokenizer's vocabulary, on which a text encoder's size depends."""
+    """Texts with enough words to fill a tokenizer's vocabulary, because the size of a text encoder depends on it."""
     syllables = [a + b for a in "bcdfghjklmnprstvz" for b in "aeiou"]
     return [" ".join(f"{first}{second}" for second in syllables) for first in syllables]

@@ -1,4 +1,4 @@
-"""`crystalign evaluate`: retrieval between every ordered pair of modalities, on unseen queries."""
+"""`crystalign evaluate`: measure retrieval between all ordered pairs of modalities on held-out materials."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 
 
 class Evaluate(Config):
-    """Measure retrieval between every ordered pair of modalities that a model knows.
+    """Measure retrieval between all ordered pairs of modalities of a model.
 
-    Queries are crystals the model has not trained on: the split that the model carries decides, by
-    a hash of the formula, so polymorphs, and the same compound in another database, never straddle it.
+    Queries are crystals that the model was not trained on, according to the split stored with the model. The split uses
+    a hash of the formula, so polymorphs, and entries of a compound in different databases, are in the same part.
 
     Example: crystalign evaluate s3://bucket/runs/first/model --data s3://bucket/mp
     """
 
     model: Positional[Uri]
-    """Model directory, any URI."""
+    """URI of the model directory."""
     data: Uri
-    """Dataset to evaluate on, any URI."""
+    """URI of the dataset to evaluate on."""
     out: Uri | None = None
-    """Folder for retrieval.json, .md and .png; default: `evaluation` inside the model directory's parent."""
+    """Folder for retrieval.json, .md and .png; default: `evaluation` beside the model directory."""
     split: Literal["test", "validation", "train"] = "test"
-    """Which part of the model's split asks and answers; `train` is refused, for the model has seen it."""
+    """Part of the split that provides queries and candidates; `train` is refused, because it is not held out."""
     limit: int = 20_000
-    """At most this many materials; the hash of the id decides which."""
+    """Most materials to use, chosen by the hash of the id."""
     masked_text: bool = True
-    """Also ask with texts without formula, elements, class, structure type, space group and crystal system."""
+    """Also query with texts without formula, elements, class, structure type, space group and crystal system."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
 
 
 def main(config: Evaluate) -> Report:
-    """Embed the pool, rank, print and write the report."""
+    """Embed the materials, rank them, and print and write the report."""
     from crystalign.evaluation.report import Report, evaluate_pairs, plot, to_markdown
     from crystalign.evaluation.seen import trained_on
     from crystalign.model import load
@@ -58,8 +58,7 @@ def main(config: Evaluate) -> Report:
     out = config.out or storage.join(config.model.rstrip("/").rpartition("/")[0] or ".", "evaluation")
     print(f"evaluating {config.model} on the {config.split} split of {config.data}\nwriting to {out}/retrieval.*")
     model, dataset = load(config.model), Dataset.open(config.data)
-    if "text_embedding" in model.config.modalities:
-        same_language_model(model, dataset)
+    same_language_model(model, dataset)
     dataset.require_current(model.config.modalities)
     if (notice := dataset.manifest.uncompared(config.data)) is not None:
         print(notice)
@@ -98,63 +97,68 @@ def main(config: Evaluate) -> Report:
 
 
 def split_of(model: Model) -> SplitRule:
-    """The split rule that a model carries.
+    """The split rule stored with a model.
 
     Raises:
-        ModelError: it carries none, so nothing can be known to be unseen.
+        ModelError: there is none, so it is not known which materials are held out.
     """
     from crystalign.shards.splits import SplitRule
 
     if not model.card.split:
-        raise ModelError("the model's card names no split, so nothing can be known to be unseen; train with `pretrain`")
+        raise ModelError(
+            "the model card has no split, so it is not known which materials are held out; train with `pretrain`"
+        )
     return SplitRule.from_mapping(dict(model.card.split), origin="the split in the model's card")
 
 
 def pool_of(model: Model, dataset: Dataset, config: Evaluate, rule: SplitRule) -> list[Material]:
-    """The materials that ask and answer, in order of their id's hash.
+    """The materials that serve as queries and candidates, in order of the hash of their id.
 
     Raises:
-        DatasetError: the split is the training part, would mean something else here, or is empty.
+        DatasetError: the split is the training part, does not apply to this dataset, or is empty.
     """
     from crystalign.shards.schema import table_to_materials
     from crystalign.shards.splits import fraction
 
     if config.split == "train":
-        raise DatasetError("the model has trained on the 'train' split; evaluate on 'test' or 'validation'")
+        raise DatasetError("the model was trained on the 'train' split; evaluate on 'test' or 'validation'")
     if rule.by == "material" and dataset.manifest.sha256 != model.card.dataset_sha256:
         raise DatasetError(
-            f"the model was split by material, which says nothing about {config.data}: a crystal there may be one it "
-            "trained on under another id. Evaluate on its own dataset, or train with split.by=formula"
+            f"the model was split by material id, which does not apply to {config.data}: it may hold training crystals "
+            "under other ids. Evaluate on the dataset of the model, or train with split.by=formula"
         )
-    light = dataset.table(list(dict.fromkeys(["id", "n_sites", *rule.columns])))
-    rows = np.flatnonzero(rule.mask(light, config.split) & model.modality("crystal").fits(light))
+    metadata = dataset.table(list(dict.fromkeys(["id", "n_sites", *rule.columns])))
+    rows = np.flatnonzero(rule.mask(metadata, config.split) & model.modality("crystal").fits(metadata))
     if len(rows) < 2:
-        raise DatasetError(f"the {config.split} split of {config.data} holds {len(rows)} materials; nothing to rank")
-    ids = light.column("id").to_pylist()
-    kept = sorted(rows.tolist(), key=lambda row: fraction(ids[row], "evaluation"))[: config.limit]
-    wanted: dict[int, list[int]] = {}
-    shards, positions = light.column("shard").to_pylist(), light.column("row").to_pylist()
-    for row in kept:
-        wanted.setdefault(shards[row], []).append(positions[row])
+        raise DatasetError(
+            f"the {config.split} split of {config.data} holds {len(rows)} materials; at least 2 are needed"
+        )
+    ids = metadata.column("id").to_pylist()
+    selected = sorted(rows.tolist(), key=lambda row: fraction(ids[row], "evaluation"))[: config.limit]
+    rows_of_shard: dict[int, list[int]] = {}
+    shards, positions = metadata.column("shard").to_pylist(), metadata.column("row").to_pylist()
+    for row in selected:
+        rows_of_shard.setdefault(shards[row], []).append(positions[row])
     modalities = [m for m in model.config.modalities if m != "crystal"]
     materials: list[Material] = []
-    for shard, chosen in wanted.items():
+    for shard, chosen in rows_of_shard.items():
         table = dataset.read(shard, modalities=["crystal", *modalities]).take(chosen)
         materials += table_to_materials(table, dataset.manifest.properties, modalities=modalities)
     return materials
 
 
 def embed_views(model: Model, materials: list[Material], *, masked_text: bool) -> list[View]:
-    """Every modality of the model over the same materials; captions a second time, masked."""
+    """Embeddings of the materials in every modality of the model, and of the masked captions."""
     from rich.progress import track
 
-    from crystalign.evaluation.masked_text import masked_texts
     from crystalign.modalities import key_columns, modality_class
+    from crystalign.modalities.query import resolved
 
     values: dict[str, list[Any]] = {name: [m.value(name) for m in materials] for name in model.config.modalities}
     keys = {name: key_columns(modality_class(name), materials) for name in values}
-    if masked_text and "text" in values:
-        values["text-masked"], keys["text-masked"] = masked_texts(materials)
+    for name in model.config.modalities if masked_text else ():
+        if (target := modality_class(name).masked_by) is not None:
+            values[f"{name}-masked"], keys[f"{name}-masked"] = resolved(target)(materials)
     views = []
     for name, column in track(values.items(), description="embedding", transient=True):
         views.append(_view(model, name, column, keys[name]))
@@ -172,13 +176,15 @@ def _view(model: Model, name: str, column: list[Any], keys: Any) -> View:
 
 
 def show(report: Report) -> None:
-    """The table for people: the wide columns of the Markdown file are left to it."""
+    """Print a table with the main columns; `retrieval.md` has all of them."""
     from rich.console import Console
     from rich.table import Table
 
     pool = report.pool
     title = f"{pool['materials']} unseen materials of {pool['formulas']} formulas ({pool['split']})"
-    table = Table(title=title, caption="R@k in % [95 % interval]; a shortcut is told that fact of the query exactly")
+    table = Table(
+        title=title, caption="R@k in % [95 % interval]; shortcut columns rank by that property of the query alone"
+    )
     for column in ("query → target", "link", "queries", "R@1", "R@10", "chance@10", "median rank"):
         table.add_column(column, justify="left" if column in {"query → target", "link"} else "right", no_wrap=True)
     for column in ("composition@10", "electrons@10", "volume@10", "equal composition R@1 (chance)"):
@@ -188,8 +194,8 @@ def show(report: Report) -> None:
         cells = [f"{pair.query} → {pair.target}", "trained" if pair.trained else "emergent", str(pair.queries)]
         cells += [_percent(by_k.get(1)), _percent(by_k.get(10))]
         cells += [f"{100 * by_k[10].chance:.1f}" if 10 in by_k else "–", f"{pair.median_rank:.1f}"]
-        for found in pair.shortcuts.values():
-            cells.append(next((f"{100 * r.value:.1f}" for r in found if r.k == 10), "–"))
+        for recalls in pair.shortcuts.values():
+            cells.append(next((f"{100 * r.value:.1f}" for r in recalls if r.k == 10), "–"))
         inside = pair.same_composition[0] if pair.same_composition else None
         cells.append(f"{_percent(inside)} ({100 * inside.chance:.0f})" if inside else "–")
         table.add_row(*cells)

@@ -1,11 +1,11 @@
-"""`crystalign ingest`: crystals from files, tables or the demo corpus into a dataset.
+"""`crystalign ingest`: read crystals from files, tables or the demo corpus into a dataset.
 
-The driver lists work items, deals them out in chunks, and Ray tasks read one chunk each and write its shards;
-nothing but names and counts comes back. What cannot be used goes to quarantine with its reason. The manifest is
-written last: without it there is no dataset, and a dataset that is replaced stays whole until then.
+The driver lists work items and distributes them over chunks. Each Ray task reads one chunk, writes its shards, and
+returns only names and counts. Entries that cannot be used go to quarantine with the reason. The manifest is written
+last: a dataset exists only with its manifest, and a dataset that is replaced stays complete until then.
 
-Neighbours in a source resemble each other, and training reads whole row groups: only if each of them is
-a fair sample does a batch made of a few look like one drawn from everything.
+Rows are shuffled over the chunks, because neighbours in a source are similar and training reads whole row groups. A
+batch from a few row groups is representative only if each row group is a random sample.
 """
 
 from __future__ import annotations
@@ -20,84 +20,85 @@ from tyro.conf import Positional
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import ConfigError
-from crystalign.sources import Item, Limits, Source, open_source
+from crystalign.limits import Limits
+from crystalign.sources import Item, Source, open_source
 from crystalign.sources.source import sample
 from crystalign.storage import Uri
 
 if TYPE_CHECKING:
     from crystalign.material import Material
     from crystalign.properties import PropertySpec
+    from crystalign.rejects import Reject
     from crystalign.shards.manifest import Manifest
-    from crystalign.shards.writer import Reject
 
 HEAVY_ROWS = 512
-"""Rows with a charge density after which a shard is closed: 512 of them fill about 130 MB of memory."""
+"""Rows with a charge density after which a shard is closed; 512 of them take about 130 MB of memory."""
 LEAST_ROWS = 128
-"""Small datasets are shared out in at least this many rows, so that all cores have work."""
+"""Fewest rows per chunk of a small dataset."""
 CHUNKS = 8
-"""Into how many chunks a small dataset is shared out; a constant, so that shards do not depend on the machine."""
+"""Chunks of a small dataset, so that all cores have work; a constant, so that shards do not depend on the machine."""
 STRETCH = 64
-"""So many neighbouring chunks deal their rows out among each other: 262,144 rows at the default. A row group of the
-source is read by each of them, at worst so many times; longer sources are dealt stretch by stretch, and a window of the
-training order takes its row groups evenly from all of them."""
-PARTS = ("shards", "charge_density", "groups", "quarantine", "selections", "derive")
-"""What a dataset consists of beside its manifest."""
+"""Chunks among which the rows of a stretch of the source are shuffled: 262,144 rows by default. Each of these chunks
+may read the same row group of the source. Longer sources are shuffled stretch by stretch; a window of the training
+order takes its row groups evenly from all stretches."""
+PARTS = ("shards", "groups", "quarantine", "selections", "derive")
+"""Folders of a dataset, without those of modalities that are stored in separate files."""
 MANIFEST = "manifest.json"
 
 
 class Ingest(Config):
     """Read crystals into a dataset.
 
-    SOURCE is a folder, zip or tar of CIF, POSCAR, JSON and VASP output, a JSON file, a Parquet table
-    (with --mapping), `demo` or `prototypes`. What cannot be used is quarantined with its reason, and so is
-    a structure that contradicts the formula, Z, volume, density or symmetry that its file states.
+    SOURCE is a folder, zip or tar of CIF, POSCAR, JSON and VASP output, a JSON file, a Parquet table (with --mapping),
+    `demo` or `prototypes`. Entries that cannot be used are quarantined with the reason. So are structures that
+    contradict the formula, Z, volume, density or symmetry stated in their file.
 
     Example: crystalign ingest crystals.parquet --mapping materials_project --out s3://bucket/mp --limit 20000
     """
 
     source: Positional[str]
-    """What to read: a path, a URI, `demo` or `prototypes`."""
+    """The source: a path, a URI, `demo` or `prototypes`."""
     out: Uri
-    """Where the dataset goes, any URI."""
+    """URI of the new dataset."""
     mapping: str | None = None
-    """For a Parquet table: the YAML that says what its columns are, or the name of a shipped one."""
+    """For a Parquet table: a YAML file that describes its columns, or the name of a built-in mapping."""
     name: str = ""
-    """Of the source, for provenance; default: the last part of its path."""
+    """Name of the source, for provenance; default: the last part of its path."""
     licence: str = ""
-    """SPDX identifier of files and JSON, e.g. CC-BY-4.0; it follows the rows everywhere."""
+    """SPDX identifier of the licence of files and JSON, e.g. CC-BY-4.0; it is stored with every row."""
     vintage: str = ""
     """Release of the source, for files and JSON."""
     limit: int | None = Field(default=None, ge=1)
     """Take a random sample of this many crystals."""
     seed: int = 0
-    """Of the sample and of the demo's substitutions."""
+    """Seed of the sample and of the substitutions in the demo corpus."""
     rows_per_shard: int = Field(default=4096, ge=1)
-    """At most this many rows in one shard."""
+    """Most rows in one shard."""
     overwrite: bool = False
-    """Replace the dataset at `out`; it stays until the new one is complete."""
+    """Replace the dataset at `out`; the old one is kept until the new one is complete."""
     accept: tuple[str, ...] = ()
-    """Take structures that contradict their own file in these ways, with a remark: reasons such as
-    composition-disagrees, z-disagrees, volume-disagrees, density-disagrees, symmetry-disagrees, symmetry-missing."""
+    """Accept structures that contradict their file for these reasons, with a remark: composition-disagrees,
+    z-disagrees, volume-disagrees, density-disagrees, symmetry-disagrees, symmetry-missing."""
     compare: bool = True
-    """Find the materials that are the same structure (`crystalign duplicates`) as the last step."""
+    """Group the materials with the same structure (`crystalign duplicates`) as the last step."""
     limits: Limits = Limits()
-    """What one file may cost."""
+    """Limits on size and time of one file."""
     address: str | None = None
     """Ray cluster; default: RAY_ADDRESS, or this machine."""
 
 
 def main(config: Ingest) -> Manifest:
-    """Ingest, print what became of every entry, and return the manifest.
+    """Ingest, print counts of accepted and rejected entries, and return the manifest.
 
     Raises:
-        ConfigError: there is a dataset and `overwrite` was not asked for, or another job writes there.
-        ConflictError: another job made or changed a dataset there meanwhile; that one stays.
+        ConfigError: there is already a dataset and `overwrite` is not set, or another job writes there.
+        ConflictError: another job wrote a dataset there meanwhile; that dataset is kept.
         DatasetError: no crystal could be used.
     """
     from crystalign_jobs.duplicates import Duplicates, group_structures
-    from crystalign_jobs.ownership import driving
-    from crystalign_jobs.progress import Meter
-    from crystalign_jobs.session import session
+    from crystalign_jobs.runtime.driver_lock import driving
+    from crystalign_jobs.runtime.progress import Meter
+    from crystalign_ray.session import session
 
     _existing(config)
     source = open_source(
@@ -114,7 +115,9 @@ def main(config: Ingest) -> Manifest:
     expected = sum(item.count for item in items)
     chunks = share_out(items, min(config.rows_per_shard, max(LEAST_ROWS, -(-expected // CHUNKS))))
     print(f"ingesting {config.source} ({expected:,} entries, {len(chunks)} tasks) into {config.out}/")
-    print("├─ shards/        one row per crystal\n├─ quarantine/    what was refused, and why\n└─ manifest.json  last")
+    print(
+        "├─ shards/        one row per crystal\n├─ quarantine/    rejected entries with reasons\n└─ manifest.json  last"
+    )
     results = []
     with driving(config.out) as drives:
         replaced, old = _existing(config), _files(config.out)
@@ -134,59 +137,63 @@ def main(config: Ingest) -> Manifest:
 
 
 def _existing(config: Ingest) -> str | None:
-    """The version of the dataset that is to be replaced; None where there is none.
+    """Checksum of the manifest of the dataset at `out`; None if there is no dataset.
 
     Raises:
-        ConfigError: there is a dataset and `overwrite` was not asked for.
+        ConfigError: there is a dataset and `overwrite` is not set.
     """
-    found = storage.sha256_of(storage.join(config.out, MANIFEST))
-    if found is not None and not config.overwrite:
-        message = f"{config.out} holds a dataset already; give --overwrite to replace it, or another --out"
+    checksum = storage.sha256_of(storage.join(config.out, MANIFEST))
+    if checksum is not None and not config.overwrite:
+        message = f"{config.out} holds a dataset already; use --overwrite to replace it, or choose another --out"
         raise ConfigError(message)
-    return found
+    return checksum
 
 
 def _files(out: str) -> list[str]:
-    """Names of the files of a dataset, and of what interrupted jobs left of one; nothing else in that folder."""
-    return [f"{part}/{name}" for part in PARTS for name in storage.list_names(storage.join(out, part))]
+    """Names of the files of a dataset and of leftovers of interrupted jobs; other files in the folder are ignored."""
+    from crystalign.shards.schema import sibling_modalities
+
+    parts = (*PARTS, *sibling_modalities())
+    return [f"{part}/{name}" for part in parts for name in storage.list_names(storage.join(out, part))]
 
 
 def _delete_unnamed(out: str, old: Sequence[str], manifest: Manifest) -> None:
-    """Delete what was there before and the new manifest does not name; never a file that came meanwhile."""
+    """Delete the old files that the new manifest does not list; files written meanwhile are kept."""
     for name in set(old).difference(manifest.files):
         storage.delete(storage.join(out, name))
 
 
 def share_out(items: Sequence[Item], rows: int) -> list[list[Item]]:
-    """Chunks of at most `rows` materials, each a fair sample of a stretch of the source, in the source's order.
+    """Distribute items over chunks of at most `rows` materials, each a random sample of a stretch of the source.
 
-    Rows of a table are dealt one by one; a slice of a file that must be parsed is never cut.
+    Rows of a table are distributed one by one. A slice of a file that must be parsed is not split. Within a chunk,
+    items keep the order of the source.
 
     Args:
-        items: everything there is.
-        rows: materials per chunk; an item that holds more is a chunk of its own.
+        items: all work items.
+        rows: materials per chunk; an item with more materials is its own chunk.
     """
     import numpy as np
 
     chunks: list[list[Item]] = []
     for stretch in _consecutive(items, STRETCH * rows):
-        units = [(place, row) for place, item in enumerate(stretch) for row in _units(item)]
-        hands: list[list[tuple[int, int | None]]] = []
+        units = [(index, row) for index, item in enumerate(stretch) for row in _units(item)]
+        dealt: list[list[tuple[int, int | None]]] = []
         filled = rows
-        for number in np.random.default_rng(len(chunks)).permutation(len(units)).tolist():
-            place, row = units[number]
-            weight = stretch[place].count if row is None else 1
+        for unit in np.random.default_rng(len(chunks)).permutation(len(units)).tolist():
+            index, row = units[unit]
+            weight = stretch[index].count if row is None else 1
             if filled + weight > rows:
-                hands.append([])
+                dealt.append([])
                 filled = 0
-            hands[-1].append((place, row))
+            dealt[-1].append((index, row))
             filled += weight
-        chunks += [_gathered(stretch, hand) for hand in hands]
+        chunks += [_gathered(stretch, units_of_chunk) for units_of_chunk in dealt]
     return chunks
 
 
 def _consecutive(items: Sequence[Item], rows: int) -> Iterator[list[Item]]:
-    """Neighbours, about `rows` materials at a time."""
+    """Stretches of consecutive items, about `rows` materials each."""
     stretch: list[Item] = []
     filled = 0
     for item in items:
@@ -200,21 +207,21 @@ def _consecutive(items: Sequence[Item], rows: int) -> Iterator[list[Item]]:
 
 
 def _units(item: Item) -> Sequence[int | None]:
-    """What an item can be cut into: its rows, or nothing."""
+    """The units into which an item can be split: its rows, or the item as a whole (None)."""
     return range(len(item.rows)) if item.rows and not item.stop else (None,)
 
 
-def _gathered(stretch: Sequence[Item], hand: Sequence[tuple[int, int | None]]) -> list[Item]:
-    """The dealt units of a chunk as items, in order: what a file or row group holds is read together."""
+def _gathered(stretch: Sequence[Item], units: Sequence[tuple[int, int | None]]) -> list[Item]:
+    """The units of a chunk as items, in order; rows of the same file or row group are read together."""
     rows: dict[int, list[int]] = {}
-    for place, row in hand:
-        rows.setdefault(place, []).extend([] if row is None else [row])
-    return [stretch[place].take(sorted(rows[place])) if rows[place] else stretch[place] for place in sorted(rows)]
+    for index, row in units:
+        rows.setdefault(index, []).extend([] if row is None else [row])
+    return [stretch[index].take(sorted(rows[index])) if rows[index] else stretch[index] for index in sorted(rows)]
 
 
 def _run(source: Source, chunks: list[list[Item]], config: Ingest) -> Iterator[dict[str, Any]]:
-    """One task per chunk; results in the order in which they finish."""
-    from crystalign_jobs.pool import map_rows
+    """Run one task per chunk; yields results in the order in which the tasks finish."""
+    from crystalign_jobs.runtime.tasks import map_rows
 
     rows = [
         {"name": f"{number:05d}", "items": [item.model_dump_json() for item in chunk]}
@@ -224,7 +231,7 @@ def _run(source: Source, chunks: list[list[Item]], config: Ingest) -> Iterator[d
 
 
 class ChunkReader:
-    """Reads the items of a chunk and writes what they hold; runs inside a task."""
+    """Reads the items of a chunk and writes its shards; runs inside a task."""
 
     def __init__(self, source: Source, out: str, rows_per_shard: int) -> None:
         self.source = source
@@ -232,7 +239,7 @@ class ChunkReader:
         self.rows_per_shard = rows_per_shard
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        """A chunk in, the JSON of its shard entries and of its quarantine out."""
+        """Read a chunk; return the entries of its shards and of its quarantine file as JSON."""
         import json
 
         import numpy as np
@@ -243,7 +250,8 @@ class ChunkReader:
         rejects: list[Reject] = []
         shards = []
         for number, materials in enumerate(self._batches(items, rejects)):
-            np.random.default_rng([int(row["name"]), number]).shuffle(materials)  # every row group a fair sample
+            # so that every row group is a random sample
+            np.random.default_rng([int(row["name"]), number]).shuffle(materials)
             shards.append(self._write(f"{row['name']}-{number:03d}", materials).model_dump(mode="json"))
         quarantine = None
         if rejects:
@@ -255,23 +263,25 @@ class ChunkReader:
         }
 
     def _batches(self, items: Sequence[Item], rejects: list[Reject]) -> Iterator[list[Material]]:
-        """Materials in lists that make one shard each; rejects are collected on the way."""
-        from crystalign.shards.writer import Reject
+        """Lists of materials for one shard each; appends to `rejects`."""
+        from crystalign.rejects import Reject
+        from crystalign.shards.schema import sibling_modalities
 
+        stored_apart = sibling_modalities()
         batch: list[Material] = []
         heavy = 0
         seen: set[str] = set()
         for item in items:
-            for found in self.source.read(item):
-                if isinstance(found, Reject):
-                    rejects.append(found)
-                elif found.id in seen:
-                    message = f"the id {found.id!r} stands for an earlier entry"
-                    rejects.append(Reject(found.id, "list", "duplicate-id", message, found.provenance.reference))
+            for material in self.source.read(item):
+                if isinstance(material, Reject):
+                    rejects.append(material)
+                elif material.id in seen:
+                    message = f"the id {material.id!r} already belongs to an earlier entry"
+                    rejects.append(Reject(material.id, "list", "duplicate-id", message, material.provenance.reference))
                 else:
-                    seen.add(found.id)
-                    batch.append(found)
-                    heavy += "charge_density" in found.modalities
+                    seen.add(material.id)
+                    batch.append(material)
+                    heavy += any(name in material.modalities for name in stored_apart)
                 if len(batch) >= self.rows_per_shard or heavy >= HEAVY_ROWS:
                     yield batch
                     batch, heavy = [], 0
@@ -287,7 +297,7 @@ class ChunkReader:
 def _commit(
     out: str, properties: Sequence[PropertySpec], results: list[dict[str, Any]], replaced: str | None
 ) -> Manifest:
-    """The manifest of everything that the tasks wrote."""
+    """Write the manifest of all shards and quarantine files."""
     from crystalign.shards.manifest import ShardEntry
     from crystalign.shards.writer import commit_manifest
 
@@ -304,7 +314,7 @@ def _commit(
 
 
 def _report(config: Ingest, manifest: Manifest, results: list[dict[str, Any]]) -> None:
-    """What was made, what was refused, what is there twice, and the next command."""
+    """Print the numbers of rows, rejected entries and copies, and the next command."""
     from crystalign_jobs.duplicates import report_copies
 
     reasons: Counter[str] = Counter()

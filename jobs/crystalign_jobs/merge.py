@@ -1,7 +1,7 @@
-"""`crystalign merge`: several datasets into one, with the same structures found across them.
+"""`crystalign merge`: merge several datasets into one, and find structures that occur in more than one.
 
-Each shard is written again as it is, but for ids that an earlier dataset has already: they get the source and its
-vintage behind them. The structures are then compared, so that the same crystal from two databases is one group.
+Each shard is copied. An id that an earlier dataset already contains gets the source and its vintage as a suffix. Then
+the structures are compared, so that the same crystal from two databases is in one group.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ if TYPE_CHECKING:
 
 
 class Merge(Config):
-    """Join datasets, and find the structures that they have in common.
+    """Merge datasets, and find the structures that they have in common.
 
-    An id that an earlier dataset has already gets its source behind it: `mp-149@materials_project-2019`. What
-    was refused when the datasets were made stays in their own quarantine.
+    An id that an earlier dataset already contains gets its source as a suffix: `mp-149@materials_project-2019`. The
+    quarantine files of the datasets are not copied.
 
     Example: crystalign merge s3://bucket/mp2025 s3://bucket/mp2019 --out s3://bucket/both
     """
 
     datasets: Positional[tuple[Uri, ...]]
-    """Two or more, any URI; the order decides whose ids stay."""
+    """URIs of two or more datasets; ids of earlier ones are kept unchanged."""
     out: Uri
-    """Where the joint dataset goes, any URI."""
+    """URI of the merged dataset."""
     address: str | None = None
     """Ray cluster; default: RAY_ADDRESS, or this machine."""
 
 
 def main(config: Merge) -> Manifest:
-    """Join, compare the structures, report, and return the manifest.
+    """Merge the datasets, compare the structures, print a report, and return the manifest.
 
     Raises:
-        ConfigError: fewer than two datasets, one named twice, or there is a dataset at `out`.
+        ConfigError: there are fewer than two datasets, one is given twice, or there is already a dataset at `out`.
         ConflictError: a dataset was changed meanwhile.
-        DatasetError: properties that would share a column, or modalities that an earlier release stored otherwise.
+        DatasetError: two properties share a column, or an earlier release stored a modality in another format.
     """
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.writer import check_columns, commit_manifest
     from crystalign_jobs.duplicates import Duplicates, group_structures, report_copies
-    from crystalign_jobs.ownership import driving
-    from crystalign_jobs.pool import map_rows
-    from crystalign_jobs.progress import Meter
-    from crystalign_jobs.session import session
+    from crystalign_jobs.runtime.driver_lock import driving
+    from crystalign_jobs.runtime.progress import Meter
+    from crystalign_jobs.runtime.tasks import map_rows
+    from crystalign_ray.session import session
 
     _check_places(config)
     datasets = [Dataset.open(uri) for uri in config.datasets]
@@ -71,13 +71,13 @@ def main(config: Merge) -> Manifest:
     print(f"merging {rows:,} crystals of {len(datasets)} datasets into {config.out}/")
     with driving(config.out), session(config.address):
         with Meter("merge", total=rows, unit="crystals") as meter:
-            made: dict[str, ShardEntry] = {}
+            entries: dict[str, ShardEntry] = {}
             for result in map_rows(list(_tasks(datasets)), Copier(config, properties)):
-                made[result["name"]] = _entry(result["shard"])
-                meter.advance(made[result["name"]].rows)
+                entries[result["name"]] = _entry(result["shard"])
+                meter.advance(entries[result["name"]].rows)
         commit_manifest(
             config.out,
-            [made[name] for name in sorted(made)],
+            [entries[name] for name in sorted(entries)],
             properties,
             derived=sorted(set().union(*(d.manifest.derived for d in datasets))),
         )
@@ -95,16 +95,16 @@ def _check_places(config: Merge) -> None:
         raise ConfigError(f"give two or more datasets, not {', '.join(config.datasets) or 'none'}")
     if storage.exists(storage.join(config.out, "manifest.json")):
         raise ConfigError(
-            f"{config.out} holds a dataset already; give another --out, or, where a merge was interrupted while it "
-            f"compared the structures, finish it with `crystalign duplicates {config.out}`"
+            f"{config.out} holds a dataset already; choose another --out. If a merge was interrupted while it compared "
+            f"the structures, complete it with `crystalign duplicates {config.out}`"
         )
     for uri in config.datasets:
         if f"{config.out}/".startswith(f"{uri}/"):
-            raise ConfigError(f"{config.out} lies within {uri}, which it would be lost with; give another --out")
+            raise ConfigError(f"{config.out} is inside the dataset {uri}; choose another --out")
 
 
 def _check_different(datasets: Sequence[Dataset]) -> None:
-    """Refuse a dataset that is given twice, whatever it is called: a link, or a copy."""
+    """Refuse a dataset that is given twice, also as a link or a copy."""
     seen: dict[str, str] = {}
     for dataset in datasets:
         other = seen.setdefault(dataset.manifest.sha256, dataset.uri)
@@ -113,22 +113,27 @@ def _check_different(datasets: Sequence[Dataset]) -> None:
 
 
 def _check_language_models(datasets: Sequence[Dataset]) -> None:
-    """Text embeddings of two language models cannot stand in one column."""
-    found = {m.identity: m.label for d in datasets if (m := d.manifest.language_model) is not None}
-    if len(found) > 1:
-        labels = " and ".join(found.values())
-        raise ConfigError(f"the datasets hold text embeddings of different language models: {labels}. Ingest one again")
+    """Refuse text embeddings of different language models, because they would share a column."""
+    label_by_identity = {m.identity: m.label for d in datasets if (m := d.manifest.language_model) is not None}
+    if len(label_by_identity) > 1:
+        labels = " and ".join(label_by_identity.values())
+        raise ConfigError(
+            f"the datasets hold text embeddings of different language models: {labels}. Ingest one of them again"
+        )
 
 
 def _tasks(datasets: Sequence[Dataset]) -> Iterator[dict[str, Any]]:
-    """Each shard of each dataset, with new names for the ids that an earlier dataset has."""
-    seen: set[str] = set()
+    """One task per shard of each dataset, with new names for ids that an earlier dataset contains."""
+    earlier_ids: set[str] = set()
     for number, dataset in enumerate(datasets):
-        here: set[str] = set()
+        ids_of_dataset: set[str] = set()
         for shard in range(len(dataset.manifest.shards)):
             rows = dataset.read(shard, columns=["id", "source", "vintage"]).to_pylist()
-            names = {row["id"]: _renamed(row, seen | here) if row["id"] in seen else row["id"] for row in rows}
-            here.update(names.values())
+            names = {
+                row["id"]: _renamed(row, earlier_ids | ids_of_dataset) if row["id"] in earlier_ids else row["id"]
+                for row in rows
+            }
+            ids_of_dataset.update(names.values())
             yield {
                 "name": f"{number:04d}-{shard:05d}",
                 "uri": dataset.uri,
@@ -136,36 +141,36 @@ def _tasks(datasets: Sequence[Dataset]) -> Iterator[dict[str, Any]]:
                 "shard": shard,
                 "names": json.dumps({old: new for old, new in names.items() if old != new}),
             }
-        seen |= here
+        earlier_ids |= ids_of_dataset
 
 
 def _renamed(row: dict[str, Any], taken: Collection[str]) -> str:
-    """An id that is free: with the source and its vintage behind it, and a number where even that is taken.
+    """A unique id: with the source and its vintage as a suffix, and a number if that is taken, too.
 
     Raises:
-        ConfigError: the longer id is too long.
+        ConfigError: the new id is too long.
     """
     from crystalign.sources.source import MAX_ID_LENGTH
 
     origin = "-".join(filter(None, (row["source"], row["vintage"])))
     suffixes = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
-    found = next(name for suffix in suffixes if (name := f"{row['id']}@{origin}{suffix}") not in taken)
-    if len(found) > MAX_ID_LENGTH:
+    new_id = next(name for suffix in suffixes if (name := f"{row['id']}@{origin}{suffix}") not in taken)
+    if len(new_id) > MAX_ID_LENGTH:
         raise ConfigError(
-            f"the id {row['id']!r} stands in two datasets, and {found!r}, which tells them apart, is longer than "
-            f"{MAX_ID_LENGTH} characters; ingest one of them with shorter ids or a shorter --name"
+            f"the id {row['id']!r} occurs in two datasets, and the new id {new_id!r} is longer than {MAX_ID_LENGTH} "
+            "characters; ingest one of them with shorter ids or a shorter --name"
         )
-    return found
+    return new_id
 
 
 class Copier:
-    """Writes one shard of one dataset into the joint one; runs inside a task."""
+    """Copies one shard of one dataset into the merged one; runs inside a task."""
 
     def __init__(self, config: Merge, properties: Sequence[PropertySpec]) -> None:
         self.config, self.properties = config, properties
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        """A shard in, the JSON of its new entry out."""
+        """Copy a shard; return its new entry as JSON."""
         from crystalign.shards.dataset import Dataset
         from crystalign.shards.schema import main_modalities, table_to_materials
         from crystalign.shards.writer import write_shard

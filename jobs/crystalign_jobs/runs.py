@@ -1,4 +1,4 @@
-"""`crystalign runs`: the pre-training runs and campaigns under a URI, how they stand, and how to go on with them."""
+"""`crystalign runs`: list the pre-training runs and campaigns under a URI, their state, and how to resume them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import ConfigError
 from crystalign.storage import Uri
-from crystalign_jobs.campaign_status import CampaignSummary, is_campaign, summarise_campaign
-from crystalign_jobs.run_status import CONFIG, RunSummary, summarise
+from crystalign_jobs.campaign.status import CampaignSummary, summarise_campaign
+from crystalign_jobs.campaign.store import is_campaign
+from crystalign_jobs.pretraining.status import CONFIG, RunSummary, summarise
 
 
 class Runs(Config):
-    """List the runs and campaigns under a URI: how far they are, when they last wrote, and how to go on.
+    """List the runs and campaigns under a URI: their progress, when they last wrote, and how to resume them.
 
-    The state is concluded from what the store holds; no cluster is asked.
+    The state is read from the stored files; no cluster is contacted.
 
     Example: crystalign runs s3://bucket/runs
     """
 
     under: Positional[Uri]
-    """The `--out` of the runs or campaigns, or one of them."""
+    """The `--out` of the runs or campaigns, or the folder of one of them."""
     json_lines: bool = False
     """One JSON object per line instead of a table."""
 
@@ -36,82 +37,82 @@ def main(config: Runs) -> None:
     """Print the table.
 
     Raises:
-        ConfigError: there is no run.
+        ConfigError: there is no run or campaign.
     """
-    found = summaries(config.under)
+    all_summaries = summaries(config.under)
     if config.json_lines:
-        for run in found:
+        for run in all_summaries:
             print(json.dumps(run.model_dump(mode="json") | {"resume": run.resume_command}))
         return
-    runs = [run for run in found if isinstance(run, RunSummary)]
+    runs = [run for run in all_summaries if isinstance(run, RunSummary)]
     if runs:
         show(runs)
-    campaigns = [run for run in found if isinstance(run, CampaignSummary)]
+    campaigns = [run for run in all_summaries if isinstance(run, CampaignSummary)]
     if campaigns:
         show_campaigns(campaigns)
-    for run in found:
+    for run in all_summaries:
         if run.resume_command:
             print(f"next: {run.resume_command}")
 
 
 def summaries(under: str) -> list[RunSummary | CampaignSummary]:
-    """Every run and campaign directly under a URI, or the one that it is; the one that wrote last comes first.
+    """All runs and campaigns in a folder, or the one that the folder itself holds; the latest first.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no run or campaign.
     """
     folders = [under, *storage.list_folders(under)]
-    places = [folder for folder in folders if storage.exists(storage.join(folder, CONFIG))]
-    if not places:
+    run_folders = [folder for folder in folders if storage.exists(storage.join(folder, CONFIG))]
+    if not run_folders:
         raise ConfigError(
-            f"there is no run under {under}; name the --out of `crystalign pretrain` or `crystalign tune`"
+            f"there is no run under {under}; give the --out of `crystalign pretrain` or `crystalign tune`"
         )
-    found: list[RunSummary | CampaignSummary] = []
-    for place in places:
-        settings = _settings(place)
-        found.append(summarise_campaign(place, settings) if is_campaign(settings) else summarise(place))
+    results: list[RunSummary | CampaignSummary] = []
+    for run_folder in run_folders:
+        settings = _settings(run_folder)
+        results.append(summarise_campaign(run_folder, settings) if is_campaign(settings) else summarise(run_folder))
     oldest = datetime.min.replace(tzinfo=UTC)
-    return sorted(found, key=lambda run: run.written or oldest, reverse=True)
+    return sorted(results, key=lambda run: run.written or oldest, reverse=True)
 
 
 def _settings(run: str) -> Any:
-    """What stands in its file; None where that is no YAML."""
+    """Content of the settings file of a run; None if it is not YAML."""
     try:
         return yaml.safe_load(storage.read_bytes(storage.join(run, CONFIG)))
     except yaml.YAMLError:
         return None
 
 
-def show(found: list[RunSummary]) -> None:
-    """A row per run, and below it what to type."""
+def show(runs: list[RunSummary]) -> None:
+    """Print a table with a row per run, and the messages of failed runs below."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD)
     for column in ("run", "state", "step", "loss", "R@1", "checkpoint", "last written"):
         table.add_column(column, justify="left" if column in {"run", "state"} else "right", no_wrap=True)
-    for run in found:
+    for run in runs:
         step = "–" if run.step is None else f"{run.step:,}" + (f"/{run.total:,}" if run.total else "")
         loss = "–" if run.loss is None else f"{run.loss:.3f}"
         retrieval = "–" if run.retrieval is None else f"{100 * run.retrieval:.1f} %"
-        place = "–" if run.checkpoint is None else f"step {run.checkpoint:,}"
+        checkpoint = "–" if run.checkpoint is None else f"step {run.checkpoint:,}"
         name = run.uri.rpartition("/")[2]
-        table.add_row(name, run.state, step, loss, retrieval, place, age(run.written))
+        table.add_row(name, run.state, step, loss, retrieval, checkpoint, age(run.written))
     _table(table)
-    for run in found:
+    for run in runs:
         if run.message:
             print(f"{run.uri.rpartition('/')[2]}: {run.message}")
 
 
-def show_campaigns(found: list[CampaignSummary]) -> None:
-    """A row per campaign."""
+def show_campaigns(campaigns: list[CampaignSummary]) -> None:
+    """Print a table with a row per campaign."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD)
     for column in ("campaign", "state", "trials", "failed", "last written"):
         table.add_column(column, justify="left" if column in {"campaign", "state"} else "right", no_wrap=True)
-    for run in found:
+    for run in campaigns:
         state = "running" if run.running else "finished" if run.resume_command is None else "stopped"
         trials = f"{run.finished:,}" + (f"/{run.known:,}" if run.known is not None else "")
         table.add_row(run.uri.rstrip("/").rpartition("/")[2], state, trials, f"{run.failed:,}", age(run.written))
@@ -125,7 +126,7 @@ def _table(table: Any) -> None:
 
 
 def age(when: datetime | None) -> str:
-    """How long ago, in the largest unit that fits."""
+    """The time since `when`, in the largest unit that fits."""
     if when is None:
         return "–"
     seconds = max(0.0, (datetime.now(UTC) - when).total_seconds())

@@ -1,6 +1,6 @@
-"""`crystalign submit`: any command as a job on a running Ray cluster, through Ray's job API.
+"""`crystalign submit`: run a command as a job on a running Ray cluster, through Ray's job API.
 
-A job file names a verb and its settings, so the same file also runs here: `crystalign pretrain --config JOB.yaml`.
+A job file contains a verb and its settings, so it can also be run locally: `crystalign pretrain --config JOB.yaml`.
 """
 
 from __future__ import annotations
@@ -22,37 +22,38 @@ from pydantic import Field
 from crystalign.config import Config
 from crystalign.errors import ConfigError, StorageError
 from crystalign_jobs.cli import find_verb, settings
+from crystalign_ray.internals import upload_loggers
+from crystalign_ray.resources import package_folders
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-PACKAGES = ("crystalign", "crystalign_jobs", "crystalign_serve")
 TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 PATIENCE = 60.0
-"""Seconds within which the agent that starts jobs must have registered with a new cluster."""
-_ADVICE = "put the cluster's token into RAY_AUTH_TOKEN, into the file RAY_AUTH_TOKEN_PATH or into ~/.ray/auth_token"
+"""Seconds to wait until a new cluster is ready to start jobs."""
+_ADVICE = "set RAY_AUTH_TOKEN to the cluster's token, or write it to the file RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
 
 
 class Job(Config):
-    """A job file."""
+    """The content of a job file."""
 
     verb: str
-    """Which command to run, e.g. `pretrain`."""
+    """Command to run, e.g. `pretrain`."""
     config: dict[str, Any] = {}
     """Its settings, as in a `--config` file; every URI must be reachable from the cluster."""
     code: Literal["packages", "tree", "image"] = "packages"
-    """What runs there: the three packages installed here, the working tree (the current folder, which must be the
-    repository's), or what the cluster's image already holds."""
+    """The code that runs on the cluster. `packages`: the packages installed here. `tree`: the working tree in the
+    current folder, which must be the top folder of the repository. `image`: the packages in the cluster's image."""
     env: dict[str, str | None] = {}
-    """Environment variables of the job; a null takes the value from the environment of the caller."""
+    """Environment variables of the job; null takes the value from the environment of this command."""
     runtime_env: dict[str, Any] = {}
     """Further fields of Ray's runtime environment, e.g. `pip`."""
     num_cpus: float = Field(0, ge=0)
-    """CPUs that the command itself reserves, beside those of the tasks and workers that it starts."""
+    """CPUs reserved for the command itself, in addition to those of its tasks and workers."""
     num_gpus: float = Field(0, ge=0)
-    """GPUs that the command itself reserves."""
+    """GPUs reserved for the command itself."""
     resources: dict[str, float] = {}
-    """Custom resources that the command itself reserves, e.g. to run it on the head node."""
+    """Custom resources reserved for the command itself, e.g. to run it on the head node."""
 
 
 class Submit(Config):
@@ -62,18 +63,18 @@ class Submit(Config):
     """
 
     job: tyro.conf.Positional[Path]
-    """The job file: `verb`, `config`, and how the code gets there."""
+    """The job file, with `verb`, `config` and `code`."""
     address: str | None = None
-    """The cluster's dashboard, e.g. http://127.0.0.1:8265; RAY_API_SERVER_ADDRESS where it is not given."""
+    """Dashboard of the cluster, e.g. http://127.0.0.1:8265; default: RAY_API_SERVER_ADDRESS."""
     wait: bool = True
-    """Follow the log until the job ends, and exit as it did; otherwise return as soon as it is accepted."""
+    """Follow the log until the job ends, and exit with its exit code; otherwise return once the job is accepted."""
 
 
 def main(config: Submit) -> None:
     """Submit a job.
 
     Raises:
-        ConfigError: the job file does not validate, no cluster answers, or it refuses the token.
+        ConfigError: the job file is not valid, no cluster answers, or the cluster refuses the token.
         SystemExit: with the job's exit code, if that is not 0.
     """
     job = read_job(config.job)
@@ -91,16 +92,16 @@ def main(config: Submit) -> None:
 
 
 def send(client: JobSubmissionClient, job: Job, entrypoint: str) -> str:
-    """Ship the code and submit the job; a cluster that has only just started is given a minute to be ready for it.
+    """Ship the code and submit the job; waits up to a minute for a cluster that has just started.
 
     Returns:
         The job's id.
 
     Raises:
-        ConfigError: the cluster does not accept it.
+        ConfigError: the cluster does not accept the job.
     """
-    for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # each package that it ships is a line otherwise
+    for name in upload_loggers():
+        logging.getLogger(name).setLevel(logging.WARNING)  # avoids a line per shipped package
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -117,16 +118,16 @@ def send(client: JobSubmissionClient, job: Job, entrypoint: str) -> str:
         except (RuntimeError, ValueError) as error:
             starting = "No available agent" in str(error)
             if not starting or time.monotonic() > deadline:
-                hint = "; does another Ray on the head node hold its agent's port (52365)?" if starting else ""
+                hint = "; perhaps another Ray on the head node uses the port of its agent (52365)" if starting else ""
                 raise ConfigError(f"the cluster did not accept the job: {error}{hint}") from error
             time.sleep(1)
 
 
 def read_job(path: Path) -> Job:
-    """A job file whose verb exists and whose settings the verb accepts, found out here rather than on the cluster.
+    """Read a job file, and check its verb and settings before it is submitted.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the verb does not exist, or the settings are not valid.
     """
     job = Job.from_yaml(path)
     verb = find_verb(job.verb)
@@ -139,35 +140,35 @@ def read_job(path: Path) -> Job:
 
 
 def make_entrypoint(job: Job) -> str:
-    """The shell command of the job; its settings are in it, readable on the cluster's dashboard."""
+    """The shell command of the job. It contains the settings, so they can be read on the cluster's dashboard."""
     config = shlex.quote(json.dumps(job.config, default=str))
     return f"python -m crystalign_jobs.cli {job.verb} --config {config}"
 
 
 def make_runtime_env(job: Job) -> dict[str, Any]:
-    """Ray's runtime environment: the code that the job names, its variables, and the rest as given.
+    """Ray's runtime environment: the code, the environment variables, and `runtime_env` of the job.
 
     Raises:
-        ConfigError: the working tree is not here, or a variable to be passed on is not set.
+        ConfigError: the current folder is not the repository, or a variable to be passed on is not set.
     """
     variables = {name: _variable(name, value) for name, value in job.env.items()}
     env: dict[str, Any] = {"excludes": ["**/__pycache__/"], **job.runtime_env}
     if job.code == "packages":
-        env["py_modules"] = [*_package_folders(), *env.get("py_modules", [])]
+        env["py_modules"] = [*package_folders(), *env.get("py_modules", [])]
     elif job.code == "tree":
         if not Path("platform/crystalign").is_dir():
-            raise ConfigError(f"`code: tree` ships the repository, and {Path.cwd()} is not its top folder")
+            raise ConfigError(f"`code: tree` ships the repository, but {Path.cwd()} is not its top folder")
         env["working_dir"] = str(Path.cwd())
-        variables.setdefault("PYTHONPATH", "platform:jobs:serve")  # relative: Ray enters the folder first
+        variables.setdefault("PYTHONPATH", "platform:jobs:serve")  # relative to the shipped folder, where the job runs
     env["env_vars"] = {**variables, **env.get("env_vars", {})}
     return env
 
 
 def connect(address: str | None) -> JobSubmissionClient:
-    """A client of the cluster's job API, carrying the token if there is one.
+    """A client of the cluster's job API, with the token if there is one.
 
     Raises:
-        ConfigError: no address, nobody answers there, or the token is refused.
+        ConfigError: there is no address, nothing answers there, or the token is refused.
     """
     from ray.job_submission import JobSubmissionClient
 
@@ -180,36 +181,39 @@ def connect(address: str | None) -> JobSubmissionClient:
     token = find_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     _check_reachable(url, headers)
-    before = os.environ.get("RAY_API_SERVER_ADDRESS")
-    os.environ["RAY_API_SERVER_ADDRESS"] = url  # Ray would let RAY_ADDRESS override the address that was asked for
+    previous = os.environ.get("RAY_API_SERVER_ADDRESS")
+    os.environ["RAY_API_SERVER_ADDRESS"] = url  # otherwise RAY_ADDRESS would override this address
     try:
         return JobSubmissionClient(url, headers=headers)
     finally:
-        if before is None:
+        if previous is None:
             del os.environ["RAY_API_SERVER_ADDRESS"]
         else:
-            os.environ["RAY_API_SERVER_ADDRESS"] = before
+            os.environ["RAY_API_SERVER_ADDRESS"] = previous
 
 
 def find_token() -> str | None:
-    """The authentication token, from the three places where Ray itself looks."""
+    """The authentication token, from the same three places as Ray itself."""
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
+    configured = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(configured).expanduser() if configured else Path.home() / ".ray" / "auth_token"
     if path.is_file():
         return path.read_text(encoding="utf-8").strip() or None
-    if named:
-        raise ConfigError(f"RAY_AUTH_TOKEN_PATH names {named}, and there is no such file")
+    if configured:
+        raise ConfigError(f"RAY_AUTH_TOKEN_PATH is {configured}, but there is no such file")
     return None
 
 
 def follow(client: JobSubmissionClient, job_id: str) -> int:
-    """Print the job's log as it grows; its exit code when it has ended."""
+    """Print the log of a job until it ends; returns its exit code."""
     try:
         asyncio.run(_print_log(client, job_id))
     except KeyboardInterrupt:
-        print(f"\nthe job goes on; to stop it: ray job stop --address {client.get_address()} {job_id}", flush=True)
+        print(
+            f"\nthe job is still running; to stop it: ray job stop --address {client.get_address()} {job_id}",
+            flush=True,
+        )
         raise
     info = client.get_job_info(job_id)
     if info.status == "SUCCEEDED":
@@ -220,7 +224,7 @@ def follow(client: JobSubmissionClient, job_id: str) -> int:
 
 
 async def _print_log(client: JobSubmissionClient, job_id: str) -> None:
-    """Follow the log through dropped connections: each one starts anew, so what was printed is skipped."""
+    """Follow the log, and reconnect if the connection drops; each connection starts at the beginning of the log."""
     printed, failures = 0, 0
     while failures < 5:
         seen = 0
@@ -235,7 +239,9 @@ async def _print_log(client: JobSubmissionClient, job_id: str) -> None:
         if client.get_job_status(job_id) in TERMINAL:
             return
         await asyncio.sleep(1)
-    raise StorageError(f"the log of {job_id} broke off five times; `ray job status {job_id}` tells how it went")
+    raise StorageError(
+        f"the connection to the log of {job_id} dropped five times; `ray job status {job_id}` shows its state"
+    )
 
 
 def _check_reachable(url: str, headers: dict[str, str]) -> None:
@@ -246,26 +252,16 @@ def _check_reachable(url: str, headers: dict[str, str]) -> None:
     except requests.RequestException as error:
         raise ConfigError(f"no Ray dashboard answers at {url} ({type(error).__name__}); is it running?") from error
     if answer.status_code == 401:
-        raise ConfigError(f"{url} wants an authentication token, and there is none here: {_ADVICE}")
+        raise ConfigError(f"{url} requires an authentication token, but none is set: {_ADVICE}")
     if answer.status_code == 403:
         raise ConfigError(f"{url} refused the authentication token: {_ADVICE}")
     if answer.status_code != 200 or "ray_version" not in answer.text:
         raise ConfigError(f"{url} answers, but not as a Ray dashboard does (HTTP {answer.status_code})")
 
 
-def _package_folders() -> list[str]:
-    folders = []
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None, f"{name} is not importable here"
-        assert spec.submodule_search_locations, f"{name} is not a package"
-        folders.append(spec.submodule_search_locations[0])
-    return folders
-
-
 def _variable(name: str, value: str | None) -> str:
     if value is not None:
         return value
     if name not in os.environ:
-        raise ConfigError(f"the job passes {name} on from this environment, where it is not set")
+        raise ConfigError(f"the job needs the variable {name} of this environment, but it is not set")
     return os.environ[name]

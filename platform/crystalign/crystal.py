@@ -10,19 +10,21 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.errors import CrystalError
+from crystalign.periodic import pairs_within
 from crystalign.ratios import whole_ratio
 
 if TYPE_CHECKING:
     import ase
     from pymatgen.core import Structure
+    from torch_geometric.data import Data
 
 MAX_ATOMIC_NUMBER = 118
 _PERIODIC_TABLE = """
@@ -170,9 +172,7 @@ class Crystal:
 
         Two sites whose occupancies add up to at most one are alternatives of one atom.
         """
-        from crystalign.physics.neighbour_list import within
-
-        found = within(self, cutoff)
+        found = pairs_within(self.lattice, self.cart_coords, cutoff)
         if self.occupancies is None or not len(found.distances):
             return float(found.distances.min()) if len(found.distances) else math.inf
         share = np.array([sum(x for _, x in site) for site in self.occupancies])
@@ -181,9 +181,7 @@ class Crystal:
 
     def closest_distance(self, cutoff: float) -> float:
         """The shortest distance between two sites, periodic images included, Å; infinity beyond `cutoff`."""
-        from crystalign.physics.neighbour_list import within
-
-        distances = within(self, cutoff).distances
+        distances = pairs_within(self.lattice, self.cart_coords, cutoff).distances
         return float(distances.min()) if len(distances) else math.inf
 
     # --- from and to other libraries --------------------------------------------------------------------------------
@@ -227,36 +225,93 @@ class Crystal:
             raise CrystalError(message, reason="disordered")
         return ase.Atoms(numbers=self.atomic_numbers, scaled_positions=self.frac_coords, cell=self.lattice, pbc=True)
 
-    @classmethod
-    def from_cif(cls, text: str, *, accept: Collection[str] = ()) -> Crystal:
-        """The first structure of a CIF, compared with the formula, Z, volume, density and symmetry that it states.
+    def to_pyg(self, cutoff: float | None = None, *, dtype: Literal["float32", "float64"] = "float32") -> Data:
+        """To a `Data` of PyTorch Geometric.
+
+        It holds, for N sites:
+
+        - `z` (N,) int64: atomic numbers, of the most abundant species where a site is mixed
+        - `pos` (N, 3): Å, Cartesian
+        - `cell` (1, 3, 3): Å, rows are the lattice vectors; `pbc` (1, 3) bool, all true
+        - only with `cutoff`, for E edges sorted by receiver, then length: `edge_index` (2, E) int64, the sender
+          above the receiver; `edge_shift` (E, 3) int64, the lattice translation of the sender; `edge_vec` (E, 3),
+          Å, `pos[sender] + edge_shift @ cell - pos[receiver]`; `edge_weight` (E,), Å, its length. Every periodic
+          image is an edge of its own, and a site is a neighbour of its own images
+        - only if a site is mixed or partly empty, for S species: `species_index` (S,) int64, the site;
+          `species_z` (S,) int64; `species_weight` (S,), the occupancy
+
+        A `Batch` of several stacks `cell` to (n, 3, 3). Mixed and ordered crystals do not fit in one `Batch`.
 
         Args:
-            text: the CIF.
-            accept: contradictions that do not matter, reasons of `crystalign.sources.reading.OBJECTIONS`.
+            cutoff: Å; with it, the edges of all neighbours up to this far.
+            dtype: of lengths and occupancies. In float64 `from_pyg` gives the same crystal to a few 1e-15.
+        """
+        import torch
+        from torch_geometric.data import Data
+
+        real = np.dtype(dtype)
+        arrays: dict[str, NDArray[Any]] = {
+            "z": self.atomic_numbers.astype(np.int64),
+            "pos": self.cart_coords.astype(real),
+            "cell": self.lattice[None].astype(real),
+            "pbc": np.ones((1, 3), bool),
+        }
+        if cutoff is not None:
+            found = pairs_within(self.lattice, self.cart_coords, cutoff)
+            arrays |= {
+                "edge_index": np.stack([found.senders, found.receivers]),
+                "edge_shift": found.images,
+                "edge_vec": found.vectors.astype(real),
+                "edge_weight": found.distances.astype(real),
+            }
+        if self.occupancies is not None:
+            species = [(i, z, x) for i, site in enumerate(self.occupancies) for z, x in site]
+            arrays["species_index"] = np.array([s[0] for s in species], np.int64)
+            arrays["species_z"] = np.array([s[1] for s in species], np.int64)
+            arrays["species_weight"] = np.array([s[2] for s in species], real)
+        return Data(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+
+    @classmethod
+    def from_pyg(cls, data: Data) -> Crystal:
+        """From a `Data` of PyTorch Geometric with `z`, `pos` (Å) and `cell` (Å, rows are vectors), as in `to_pyg`.
+
+        Edges are not read: they follow from the crystal.
 
         Raises:
-            FileFormatError: not a CIF.
-            CrystalError: there is no structure, it is broken, or it contradicts its file.
+            CrystalError: no cell, or one that does not repeat along all three vectors (reason `not-periodic`); no
+                `z` or `pos`; several crystals in one `Batch`; or what `Crystal` refuses.
         """
-        from crystalign.sources.structures import first_structure
-
-        return first_structure(text, "cif").accepted(accept).crystal
+        missing = [name for name in ("z", "pos", "cell") if data.get(name) is None]
+        if missing:
+            reason = "not-periodic" if missing == ["cell"] else "bad-sites"
+            raise CrystalError(f"the Data has no {', '.join(missing)}; a crystal needs z, pos and cell", reason=reason)
+        if data.cell.numel() != 9:
+            raise CrystalError(
+                f"a cell of shape {tuple(data.cell.shape)} is not one crystal's; take each of batch.to_data_list()",
+                reason="bad-lattice",
+            )
+        pbc = data.get("pbc")
+        if pbc is not None and not bool(np.all(np.asarray(pbc))):
+            raise CrystalError(
+                f"pbc is {np.asarray(pbc).ravel().tolist()}; a crystal repeats along all three vectors",
+                reason="not-periodic",
+            )
+        lattice = data.cell.detach().cpu().numpy().reshape(3, 3).astype(np.float64)
+        if not np.isfinite(lattice).all() or abs(np.linalg.det(lattice)) < 1e-3:
+            raise CrystalError(f"cell {lattice.tolist()} is not finite or spans no volume", reason="bad-lattice")
+        frac = data.pos.detach().cpu().numpy().astype(np.float64) @ np.linalg.inv(lattice)
+        z = data.z.detach().cpu().numpy()
+        if data.get("species_index") is None:
+            return cls(lattice, frac, z)
+        sites: list[list[tuple[int, float]]] = [[] for _ in z]
+        columns = (data[name].tolist() for name in ("species_index", "species_z", "species_weight"))
+        for site, number, fraction in zip(*columns, strict=True):
+            sites[site].append((number, fraction))
+        return cls(lattice, frac, z, tuple(tuple(site) for site in sites))
 
     def to_cif(self) -> str:
         """A CIF in P 1."""
         return str(self.to_pymatgen().to(fmt="cif"))
-
-    @classmethod
-    def from_poscar(cls, text: str) -> Crystal:
-        """A VASP POSCAR that names its elements.
-
-        Raises:
-            CrystalError: not a POSCAR, or its elements are not named.
-        """
-        from crystalign.sources.structures import first_structure
-
-        return first_structure(text, "poscar").crystal
 
     def to_poscar(self) -> str:
         """A VASP POSCAR."""

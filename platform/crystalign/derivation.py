@@ -1,31 +1,42 @@
-"""Modalities that follow from the crystal alone: computed when a dataset is extended, and when a model is asked."""
+"""Compute modalities that follow from the crystal alone, for datasets and for queries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from crystalign.errors import InputError
-from crystalign.sources.source import time_limit, unforeseen
+from crystalign.limits import time_limit
+from crystalign.modalities import modality_class
+from crystalign.modalities.query import resolved
+from crystalign.rejects import Reject, unforeseen
 
 if TYPE_CHECKING:
     from crystalign.crystal import Crystal
     from crystalign.material import Material
-    from crystalign.shards.writer import Reject
 
 
 def extended(material: Material, modalities: Sequence[str], max_seconds: float, rejects: list[Reject]) -> Material:
-    """The material with what follows from its crystal and it lacks of `modalities`; `rejects` gets what fails."""
-    from crystalign.shards.writer import Reject
+    """Add those of `modalities` that can be computed from the crystal and are missing.
 
-    found: dict[str, Any] = {}
+    Args:
+        material: the material.
+        modalities: names of modalities; those that do not follow from the crystal are skipped.
+        max_seconds: time limit for each modality.
+        rejects: failures are appended here.
+
+    Returns:
+        The extended material.
+    """
+    computed: dict[str, Any] = {}
     for name in modalities:
-        if name not in DERIVATIONS or material.value(name) is not None:
+        compute = derivation_of(name)
+        if compute is None or material.value(name) is not None:
             continue
         try:
             with time_limit(max_seconds, f"{name} of {material.id}"):
-                found[name] = DERIVATIONS[name](material.crystal)
+                computed[name] = compute(material.crystal)
         except InputError as error:
             reason, message = error.reason, str(error)
         except Exception as error:  # noqa: BLE001 (one crystal must not stop the others)
@@ -33,16 +44,29 @@ def extended(material: Material, modalities: Sequence[str], max_seconds: float, 
         else:
             continue
         rejects.append(Reject(material.id, f"derive {name}", reason, message, material.provenance.reference))
-    return replace(material, modalities={**material.modalities, **found})
+    return replace(material, modalities={**material.modalities, **computed})
 
 
-def _xrd(crystal: Crystal) -> Any:
+def derivation_of(modality: str) -> Callable[[Crystal], Any] | None:
+    """The function that computes a modality from a crystal; None if the modality does not follow from it.
+
+    Raises:
+        ConfigError: there is no such modality.
+    """
+    target = modality_class(modality).derived_by
+    compute: Callable[[Crystal], Any] | None = None if target is None else resolved(target)
+    return compute
+
+
+def xrd_of(crystal: Crystal) -> Any:
+    """The peaks of the crystal's powder pattern."""
     from crystalign.physics.diffraction import powder_peaks
 
     return powder_peaks(crystal)
 
 
-def _text(crystal: Crystal) -> Any:
+def text_of(crystal: Crystal) -> Any:
+    """The caption of the crystal, as a text."""
     from crystalign.modalities.text import Text
     from crystalign.physics.caption import caption
     from crystalign.physics.symmetry import symmetry
@@ -50,31 +74,24 @@ def _text(crystal: Crystal) -> Any:
     return Text(caption(crystal, symmetry(crystal)), generated=True)
 
 
-def _composition(crystal: Crystal) -> Any:
+def composition_of(crystal: Crystal) -> Any:
+    """The composition of the crystal."""
     from crystalign.modalities.composition import Composition
 
     return Composition.of(crystal)
 
 
-def _image(crystal: Crystal) -> Any:
+def image_of(crystal: Crystal) -> Any:
+    """A picture of the crystal."""
     from crystalign.modalities.image import Picture
     from crystalign.physics.picture import draw_crystal
 
     return Picture(draw_crystal(crystal))
 
 
-def _tabular(crystal: Crystal) -> Any:
+def tabular_of(crystal: Crystal) -> Any:
+    """The descriptors of the crystal."""
     from crystalign.modalities.vector import Vector
     from crystalign.physics.descriptors import descriptors
 
     return Vector(descriptors(crystal))
-
-
-DERIVATIONS: Mapping[str, Callable[[Crystal], Any]] = {
-    "xrd": _xrd,
-    "text": _text,
-    "composition": _composition,
-    "image": _image,
-    "tabular": _tabular,
-}
-"""Modality → what computes its value."""

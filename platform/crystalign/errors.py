@@ -1,32 +1,37 @@
-"""Every exception Crystalign raises for a reason its user can act upon.
+"""All exceptions that Crystalign raises for errors that a user can correct.
 
 Error:
-    ├── InputError            a value or a file cannot be used; it is quarantined or answered with a 4xx
-    │   ├── CrystalError      not a crystal we can hold: broken cell, overlapping atoms, unknown element, too large
-    │   ├── SpectrumError     a density of states or a powder pattern that cannot be read
-    │   ├── DensityError      a charge density that cannot be read
-    │   └── FileFormatError   the file is not what its name says, is truncated or is too large
-    ├── ConfigError           a setting that contradicts another, or a name that does not exist
-    ├── StorageError          the object store refused, vanished or lied
-    │   ├── VerificationError what was read back is not what was written
+    ├── InputError            a value or a file cannot be used; it is quarantined, or the API answers with a 4xx status
+    │   ├── CrystalError      an invalid crystal: broken cell, overlapping atoms, unknown element, too large
+    │   ├── SpectrumError     a density of states or a powder pattern cannot be read
+    │   ├── DensityError      a charge density cannot be read
+    │   ├── FileFormatError   a file does not have the format of its name, is truncated or is too large
+    │   └── QueryError        a search cannot be answered as requested
+    ├── ConfigError           a setting contradicts another, or a name does not exist
+    ├── StorageError          the object store refused a request, did not answer, or lost data
+    │   ├── VerificationError the data read back differ from what was written or recorded
     │   └── ConflictError     another process wrote the file first
-    ├── DatasetError          no manifest, or one that does not match its files
-    ├── ModelError            a model directory that cannot be used as asked
-    └── QueryError            a search that cannot be answered as asked
+    ├── DatasetError          there is no manifest, or it does not match its files
+    └── ModelError            a model directory cannot be used as requested
 
-A message says what was wrong, with the value, and what to do. `InputError.reason` is the
-short, stable word that quarantine tables and API answers group by.
+A message says what was wrong, with the value, and what to do. `InputError.reason` is a short, stable word by which
+quarantine tables and API responses group errors.
 """
 
 from __future__ import annotations
 
 
 class Error(Exception):
-    """Root of every Crystalign exception."""
+    """Base class of all Crystalign exceptions."""
 
 
 class InputError(Error, ValueError):
-    """A value or a file of the user's that cannot be used."""
+    """A value or a file from the user cannot be used.
+
+    Args:
+        message: what was wrong, with the value, and what to do.
+        reason: short, stable word by which errors are grouped.
+    """
 
     def __init__(self, message: str, *, reason: str = "invalid") -> None:
         super().__init__(message)
@@ -42,44 +47,44 @@ def _rebuild(cls: type[InputError], message: str, reason: str) -> InputError:
 
 
 class CrystalError(InputError):
-    """Not a crystal that can be held."""
+    """A crystal is invalid: broken cell, overlapping atoms, unknown element, or too large."""
 
 
 class SpectrumError(InputError):
-    """A density of states or a powder pattern that cannot be read."""
+    """A density of states or a powder pattern cannot be read."""
 
 
 class DensityError(InputError):
-    """A charge density that cannot be read."""
+    """A charge density cannot be read."""
 
 
 class FileFormatError(InputError):
-    """A file that is not what its name says, is truncated or is too large."""
+    """A file does not have the format of its name, is truncated or is too large."""
 
 
 class ConfigError(Error, ValueError):
-    """A setting that contradicts another, or a name that does not exist."""
+    """A setting contradicts another, or a name does not exist."""
 
 
 class StorageError(Error, OSError):
-    """The object store refused, vanished or lied."""
+    """The object store refused a request, did not answer, or lost data."""
 
 
 class VerificationError(StorageError):
-    """What was read back is not what was written."""
+    """The data read back differ from what was written or recorded."""
 
 
 class ConflictError(StorageError):
-    """A file is not the one that was to be replaced: another process wrote it first. It is left as it is."""
+    """A file to replace was changed by another process first; it is left unchanged."""
 
 
 class DatasetError(Error):
-    """No manifest, or one that does not match its files."""
+    """There is no manifest, or it does not match its files."""
 
 
 class ModelError(Error):
-    """A model directory that cannot be used as asked."""
+    """A model directory cannot be used as requested."""
 
 
 class QueryError(InputError):
-    """A search that cannot be answered as asked."""
+    """A search cannot be answered as requested."""

@@ -1,12 +1,12 @@
-"""Chemical formulas as people write them: hydrates, fractions, brackets, charges, typographic digits.
+"""Read chemical formulas as people write them, with hydrates, fractions, brackets, charges and typographic digits.
 
     formula  = part { "·" part } [ charge ]             each part may begin with a coefficient
     part     = [ amount ] group { group }
     group    = ( symbol | "(" formula without charge ")" ) [ amount ]     also [ ] and { }
     amount   = 2 | 0.5 | 1/3
 
-What can be read in two ways is refused, with both readings where that helps; no text is taken for a
-formula that it may not be. Reading a formula takes time in proportion to its length.
+Ambiguous formulas are refused, and the message names both readings where that helps. The time to read a formula is
+proportional to its length.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from crystalign.formula_doubts import doubt, remarks
 from crystalign.formula_text import plain_text, separate, strip_charge
 
 MAX_FORMULA = 200
-"""Characters; a longer formula is not a formula."""
+"""Largest number of characters of a formula."""
 MAX_AMOUNT = 1_000_000
-"""Of one number in a formula."""
+"""Largest value of a single number in a formula."""
 MAX_TOTAL = 10**9
-"""Atoms in a formula, brackets multiplied out."""
+"""Largest number of atoms in a formula, with brackets multiplied out."""
 
 _ISOTOPES = {"D": "H", "T": "H"}
 _TOKEN = re.compile(
@@ -39,54 +39,54 @@ _MAX_SUGGESTED, _MAX_COST = 24, 6.0
 
 
 class Formula(NamedTuple):
-    """A formula that was read."""
+    """The content of a formula."""
 
     amounts: dict[int, Fraction]
-    """Atoms by atomic number, as written."""
+    """Atomic number → number of atoms, as written."""
     notes: tuple[str, ...]
-    """How it was read, where a reader may want to know: charges left out, isotopes merged."""
+    """Notes on the interpretation, such as a charge that was left out or isotopes that were merged."""
 
     @property
     def reduced(self) -> str:
-        """The formula that crystals of this composition have in an index."""
+        """The reduced formula, as stored for crystals of this composition in an index."""
         whole = all(x.denominator == 1 for x in self.amounts.values())
         return reduced_formula({z: int(x) if whole else float(x) for z, x in self.amounts.items()})
 
 
 def read_formula(text: str) -> Formula:
-    """`Fe2O3`, `CuSO4·5H2O`, `(La0.7Sr0.3)MnO3`, `LiNi1/3Mn1/3Co1/3O2`, `[Fe(CN)6]4-`, … → amounts.
+    """Read a formula such as `Fe2O3`, `CuSO4·5H2O`, `(La0.7Sr0.3)MnO3`, `LiNi1/3Mn1/3Co1/3O2` or `[Fe(CN)6]4-`.
 
     Raises:
-        InputError: not a formula, or one that can be read in two ways; the message says which, and
-            names formulas that may have been meant.
+        InputError: the text is not a formula, or an ambiguous one; the message suggests formulas that may be meant.
     """
     if not text.strip() or len(text) > MAX_FORMULA:
-        message = f"a formula has 1 to {MAX_FORMULA} characters, this one {len(text.strip())}; write for instance Fe2O3"
-        raise InputError(message, reason="bad-formula")
+        raise InputError(
+            f"a formula has 1 to {MAX_FORMULA} characters, this one {len(text.strip())}; write for instance Fe2O3",
+            reason="bad-formula",
+        )
     try:
         return _read(text)
     except _NotAFormulaError as error:
         system = chemical_system(text)
-        meant = suggest(text) if error.case else []
-        hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
+        suggestions = suggest(text) if error.case else []
+        hint = f" Did you mean {' or '.join(suggestions)}?" if suggestions else ""
         if system:
             hint = (
                 f' It looks like a chemical system: filter by it, _crystalign_chemsys="{"-".join(system)}", '
                 f"or give a formula such as {''.join(system)}."
             )
-        message = f"{text.strip()!r} is not a chemical formula: {error}.{hint}"
-        raise InputError(message, reason=error.reason) from error
+        raise InputError(f"{text.strip()!r} is not a chemical formula: {error}.{hint}", reason=error.reason) from error
 
 
 def chemical_system(text: str) -> list[str]:
-    """`Fe-O`, `O – Fe`, `Li-Fe-P-O` → the symbols in alphabetical order; empty where it is none."""
+    """The symbols of a chemical system such as `Fe-O` or `Li-Fe-P-O`, in alphabetical order; empty if it is none."""
     parts = [part.strip() for part in re.split(r"[-‐‑‒–—−,]", text.strip())]
     named = len(parts) > 1 and all(part in SYMBOLS[1:] for part in parts)
     return sorted(set(parts)) if named else []
 
 
 def suggest(text: str) -> list[str]:
-    """Formulas that differ from a text in upper and lower case alone: `nacl` → NaCl; the likeliest first, at most 3."""
+    """Up to three formulas that differ from a text only in upper and lower case, the likeliest first: `nacl` → NaCl."""
     plain = text.strip()
     if not re.fullmatch(rf"[A-Za-z0-9.()\[\]·]{{1,{_MAX_SUGGESTED}}}", plain):
         return []
@@ -99,11 +99,11 @@ def suggest(text: str) -> list[str]:
             symbol = piece.capitalize()
             if len(piece) == length and piece.isalpha() and symbol in SYMBOLS[1:]:
                 cost = 3.0 if symbol in _RARE else 1.0
-                ways += [(known + cost, start + symbol) for known, start in cheapest[end - length]]
+                ways += [(total + cost, start + symbol) for total, start in cheapest[end - length]]
         if not plain[end - 1].isalpha():
-            ways += [(known, start + plain[end - 1]) for known, start in cheapest[end - 1]]
+            ways += [(total, start + plain[end - 1]) for total, start in cheapest[end - 1]]
         cheapest[end] = sorted(ways)[:3]
-    return [found for cost, found in cheapest[-1] if found != plain and cost <= _MAX_COST and _readable(found)]
+    return [formula for cost, formula in cheapest[-1] if formula != plain and cost <= _MAX_COST and _readable(formula)]
 
 
 def _readable(text: str) -> bool:
@@ -115,7 +115,7 @@ def _readable(text: str) -> bool:
 
 
 class _NotAFormulaError(Exception):
-    """Why a text is no formula."""
+    """The reason why a text is not a formula."""
 
     def __init__(self, why: str, reason: str = "bad-formula", *, case: bool = False) -> None:
         super().__init__(why)
@@ -148,21 +148,21 @@ def _read(text: str) -> Formula:
 
 
 def _is_symbol(text: str, match: re.Match[str]) -> bool:
-    """Whether the letter taken for a variable belongs to a symbol: of an element, as in Dy, or of none, as in Xx."""
+    """Whether a letter that could be a variable belongs to a symbol, of an element (Dy) or of none (Xx)."""
     before = text[match.start() - 1] if match.start() else ""
     return len(match[0]) == 1 and (before + match[0] in SYMBOLS[1:] or (before.isupper() and before not in SYMBOLS[1:]))
 
 
 def _check_typing(text: str) -> None:
-    """`Fe203` and `Cu20` are elements, and nobody writes them so: a zero stands where an O was meant."""
+    """Refuse `Fe203` and `Cu20`, in which a zero was typed instead of the letter O."""
     match = re.fullmatch(r"([A-Z][a-z]?)(?:([1-9])0([1-9])|20)", text)
     if match:
         oxide = f"{match[1]}{match[2] or 2}O{match[3] or ''}"
-        raise _NotAFormulaError(f"it holds the digit 0 where the letter O seems meant, as in {oxide}")
+        raise _NotAFormulaError(f"it contains the digit 0 where the letter O seems to be meant, as in {oxide}")
 
 
 class _Parser:
-    """One pass over the tokens, with a stack for brackets."""
+    """Recursive-descent parser of one formula."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -178,27 +178,27 @@ class _Parser:
             raise _NotAFormulaError(f"it has {float(total):.3g} atoms; the limit is {MAX_TOTAL:,}")
         smallest = min(amounts.values())
         if smallest / total < Fraction(1, MAX_TOTAL):
-            raise _NotAFormulaError("its smallest amount is too small beside the others")
+            raise _NotAFormulaError("its smallest amount is too small compared with the others")
         return amounts
 
     def _tokens(self) -> list[tuple[str, str]]:
-        found = []
+        tokens = []
         at = 0
         while at < len(self.text):
             match = _TOKEN.match(self.text, at)
             if match is None:
                 stray = self.text[at]
-                why = "symbols begin with a capital letter" if stray.islower() else "what is it?"
-                raise _NotAFormulaError(f"{stray!r} has no meaning there: {why}", case=stray.islower())
+                why = ": symbols begin with a capital letter" if stray.islower() else ""
+                raise _NotAFormulaError(f"{stray!r} has no meaning there{why}", case=stray.islower())
             kind = match.lastgroup or "separator"
             token = match[0]
             if kind == "symbol" and token not in SYMBOLS[1:] and token not in _ISOTOPES:
                 raise _NotAFormulaError(f"{token!r} is not an element", "unknown-element", case=True)
             if kind == "open" and (roman := _ROMAN.match(self.text, at)):
                 raise _NotAFormulaError(f"{roman[0]} reads as an oxidation state; leave it out")
-            found.append((kind, token))
+            tokens.append((kind, token))
             at = match.end()
-        return found
+        return tokens
 
     def _peek(self) -> tuple[str, str]:
         return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
@@ -209,7 +209,7 @@ class _Parser:
         return token
 
     def _sum(self, closing: str | None) -> dict[int, Fraction]:
-        """Parts joined by middle dots, up to the closing bracket or the end."""
+        """Parse parts joined by middle dots, up to the closing bracket or the end."""
         amounts: dict[int, Fraction] = {}
         while True:
             factor = self._amount() if self._peek()[0] == "number" else Fraction(1)
@@ -237,7 +237,7 @@ class _Parser:
             if self._peek()[0] == "number":
                 raise _NotAFormulaError(f"two numbers follow each other before {self._peek()[1]}")
         if not amounts:
-            raise _NotAFormulaError("a symbol is missing" if self.at else "it begins with no symbol")
+            raise _NotAFormulaError("a symbol is missing" if self.at else "it does not begin with a symbol")
         return amounts
 
     def _amount(self) -> Fraction:
@@ -249,7 +249,7 @@ class _Parser:
         except ZeroDivisionError as error:
             raise _NotAFormulaError(f"the amount {token} divides by zero") from error
         if not 0 < amount <= MAX_AMOUNT:
-            raise _NotAFormulaError(f"the amount {token} is not above 0 and at most {MAX_AMOUNT:,}")
+            raise _NotAFormulaError(f"the amount {token} must be above 0 and at most {MAX_AMOUNT:,}")
         return amount
 
 

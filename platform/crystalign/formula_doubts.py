@@ -1,7 +1,7 @@
-"""What reads as element symbols and is meant as something else: oxidation states, ligands, isotopes, wrong capitals.
+"""Detect element symbols that probably mean something else: oxidation states, ligands, isotopes, wrong capitals.
 
-`FeIII` is iron(III) and not FeI3, `NaOAc` holds acetate and no actinium, `KNo3` is no nobelium compound. Where
-such a text may be a real compound, the message names the way to write that one.
+`FeIII` is iron(III) and not FeI3, `NaOAc` contains acetate and not actinium, `KNo3` is not a nobelium compound. If
+the text can also be a real compound, the message says how to write that one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from crystalign.crystal import SYMBOLS
 
 Tokens = Sequence[tuple[str, str]]
-"""(kind, text) as `crystalign.formula` parts a formula: kinds are symbol, number, open, close and separator."""
+"""(kind, text) of the tokens of a formula; kinds are symbol, number, open, close and separator."""
 
 _END = ("end", "")
 _ALKALI = frozenset(["H", "Li", "Na", "K", "Rb", "Cs", "D"])
@@ -20,20 +20,20 @@ _HALOGENS = frozenset(["F", "Cl", "Br", "I"])
 _WATER = (("symbol", "H"), ("number", "2"), ("symbol", "O"))
 _LIGANDS = {"Ac": "acetate, C2H3O2", "Pr": "propoxide, C3H7O"}
 _UNKNOWN = 100
-"""Elements from fermium on: no crystal of their compounds is known."""
+"""First element of which no crystal is known, fermium."""
 
 
 def doubt(tokens: Tokens) -> str:
-    """Why these tokens may mean something else, and what to write; an empty text where nothing speaks for it."""
+    """Why these tokens may mean something else, and what to write instead; empty if there is no doubt."""
     for at in range(len(tokens)):
         for check in _CHECKS:
-            if found := check(tokens, at):
-                return found
+            if reason := check(tokens, at):
+                return reason
     return ""
 
 
 def remarks(tokens: Tokens) -> tuple[str, ...]:
-    """What was read as it stands, though a wrong capital is likely: `CaCo3`."""
+    """Notes on symbols that were read as written although a wrong capital is likely, as in `CaCo3`."""
     for at in range(len(tokens)):
         before, here, after = _at(tokens, at - 1), tokens[at][1], _at(tokens, at + 1)
         alone = before[0] == "open" and after[0] == "close"
@@ -43,26 +43,26 @@ def remarks(tokens: Tokens) -> tuple[str, ...]:
     return ()
 
 
-def _at(tokens: Tokens, place: int) -> tuple[str, str]:
-    return tokens[place] if 0 <= place < len(tokens) else _END
+def _at(tokens: Tokens, index: int) -> tuple[str, str]:
+    return tokens[index] if 0 <= index < len(tokens) else _END
 
 
 def _last_symbol(tokens: Tokens, at: int) -> str:
-    """The symbol before a place, whether or not an amount stands between."""
+    """The symbol before the token `at`, with or without an amount in between."""
     before = _at(tokens, at - 1)
     before = _at(tokens, at - 2) if before[0] == "number" else before
     return before[1] if before[0] == "symbol" else ""
 
 
 def _roman(tokens: Tokens, at: int) -> str:
-    """II, III, IV and VI behind a symbol."""
+    """Roman numerals II, III, IV and VI after a symbol."""
     run = 0
     while _at(tokens, at + run) in {("symbol", "I"), ("symbol", "V")}:
         run += 1
     letters = "".join(token for _, token in tokens[at : at + run])
     before, after = _at(tokens, at - 1), _at(tokens, at + run)
     if at and before in {("symbol", "I"), ("symbol", "V")}:
-        return ""  # the run was looked at from its beginning
+        return ""  # checked already at the beginning of the numeral
     metal = ""
     if run > 1 and letters[0] == "V" and not (before[0] == "symbol" and letters.startswith("VI")):
         metal, letters = letters[0], letters[1:]  # VIV: vanadium(IV)
@@ -79,7 +79,7 @@ def _roman(tokens: Tokens, at: int) -> str:
 
 
 def _isotope(tokens: Tokens, at: int) -> str:
-    """A mass number behind an opening bracket: `[13C]H4`, `(2H)2O`."""
+    """A mass number after an opening bracket: `[13C]H4`, `(2H)2O`."""
     (kind, opened), number, symbol = tokens[at], _at(tokens, at + 1), _at(tokens, at + 2)
     if kind != "open" or number[0] != "number" or symbol[0] != "symbol" or symbol[1] not in SYMBOLS:
         return ""
@@ -89,15 +89,15 @@ def _isotope(tokens: Tokens, at: int) -> str:
     lowest, highest = {1: (1, 3), 2: (3, 4)}.get(z, (1.8 * z, 2.7 * z))
     if not lowest <= mass <= highest:
         return ""
-    said = number[1] + symbol[1]
+    isotope = number[1] + symbol[1]
     return (
-        f"{opened}{said} may be the isotope {said} or {mass} × {symbol[1]}; write {opened}^{said} for the isotope, "
-        f"and the number behind its symbols for an amount"
+        f"{opened}{isotope} may be the isotope {isotope} or {mass} × {symbol[1]}; write {opened}^{isotope} for the "
+        "isotope, and the number after its symbol for an amount"
     )
 
 
 def _ligand(tokens: Tokens, at: int) -> str:
-    """Acetate and propoxide: `Zn(OAc)2`, `AcOH`, `HAc`, `Ti(OPr)4`."""
+    """Abbreviations of acetate and propoxide: `Zn(OAc)2`, `AcOH`, `HAc`, `Ti(OPr)4`."""
     kind, here = tokens[at]
     before, after = _at(tokens, at - 1), _at(tokens, at + 1)
     if kind != "symbol" or here not in _LIGANDS or after[0] == "number":
@@ -118,7 +118,7 @@ def _ligand(tokens: Tokens, at: int) -> str:
 
 
 def _capitals(tokens: Tokens, at: int) -> str:
-    """Nobelium for NO, copernicium for CN, polonium for PO: `KNo3`, `NaCn`, `LiFePo4`."""
+    """Wrong case that makes another element: nobelium in `KNo3`, copernicium in `NaCn`, polonium in `LiFePo4`."""
     kind, here = tokens[at]
     if kind != "symbol" or here not in SYMBOLS:
         return ""

@@ -1,6 +1,6 @@
-"""The typography of formulas: digits above and below the line, charges, and dots that part or that count.
+"""The typography of formulas: subscripts and superscripts, charges, and dots as separators or decimal points.
 
-Every function raises `ValueError` with the reason, in a few words, where a text has two readings or none.
+Every function raises `ValueError` with a short reason if a text is ambiguous or not readable.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _CHAIN = re.compile(r"\d*(?:\.\d+)+")
 
 
 def plain_text(text: str) -> str:
-    """The text in ASCII but for `·`: digits on the line, raised ones behind a `^`, TeX marks gone."""
+    """The text in ASCII plus `·`: subscripts become digits, superscripts follow a `^`, TeX markup is removed."""
     bad = next((c for c in text if 0xD800 <= ord(c) <= 0xDFFF), None)
     if bad is not None:
-        raise ValueError(f"it holds half a character, U+{ord(bad):04X}")
+        raise ValueError(f"it holds U+{ord(bad):04X}, half of a surrogate pair")
     if re.search(r"\d[½⅓⅔¼¾]", text):
         raise ValueError("a whole number stands before a fraction; write decimals")
     raised = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+", lambda m: "^" + m[0].translate(_RAISED), text.strip())
@@ -56,17 +56,17 @@ def plain_text(text: str) -> str:
 
 
 def strip_charge(text: str) -> tuple[str, tuple[str, ...]]:
-    """The formula without its charge, and a note that says so."""
-    known = next((found for pattern in _CHARGES if (found := pattern.search(text))), None)
-    if known is not None:
-        return text[: known.start()], (f"the charge {known[1]} is left out",)
+    """Remove the charge of a formula; returns the formula and a note that says so."""
+    charge = next((match for pattern in _CHARGES if (match := pattern.search(text))), None)
+    if charge is not None:
+        return text[: charge.start()], (f"the charge {charge[1]} is left out",)
     if whole := _WHOLE_COMPLEX.fullmatch(text):  # [Fe(CN)6]4-
         return text[: whole.start(1)], (f"the charge {whole[1]} is left out",)
     if tight := re.search(r"(\d+)([+-])$", text):
         neutral, digits, sign = text[: tight.start()], tight[1], tight[2]
         if text in _IONS:
             return text[:-1], (f"the charge {sign} is left out",)
-        if re.fullmatch(r"[A-Z][a-z]?", neutral):  # Fe3+: iron, whatever the 3 counts
+        if re.fullmatch(r"[A-Z][a-z]?", neutral):  # Fe3+ has the composition of iron in both readings
             return neutral, (f"the charge {digits}{sign} is left out",)
         other = f"{neutral}{digits[:-1]}^{digits[-1]}{sign}"
         raise ValueError(f"{digits}{sign} may be amount and charge; write {neutral}{digits}^{sign} or {other}")
@@ -76,7 +76,7 @@ def strip_charge(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def separate(text: str) -> tuple[str, tuple[str, ...]]:
-    """Spaces resolved, and every dot that parts two formulas made `·`; a note where a point was read so."""
+    """Resolve spaces, and replace every point that separates two formulas by `·`; a note says if there was one."""
     joined = _resolve_spaces(text)
     out: list[str] = []
     at, depth, parted = 0, 0, False
@@ -97,7 +97,7 @@ def separate(text: str) -> tuple[str, tuple[str, ...]]:
         depth += (character in "([{") - (character in ")]}")
         if character == ".":
             if at == 0 or not re.match(r"[A-Z(\[]", joined[at + 1 : at + 2]):
-                raise ValueError("a point stands where no number is")
+                raise ValueError("there is a point that belongs to no number")
             parted, character = True, "·"
         out.append(character)
         at += 1
@@ -106,7 +106,7 @@ def separate(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _resolve_spaces(text: str) -> str:
-    """One word: `Fe2 O3` → Fe2O3, `Fe 2 O 3` → Fe2O3, `CuSO4 5H2O` and `CuSO4 5 H2O` → CuSO4·5H2O."""
+    """Remove spaces: `Fe2 O3` and `Fe 2 O 3` → Fe2O3, `CuSO4 5H2O` and `CuSO4 5 H2O` → CuSO4·5H2O."""
     words = re.sub(r"\s*·\s*", "·", text).split()
     out = words[0] if words else ""
     for number, word in enumerate(words[1:], 1):
@@ -131,12 +131,12 @@ def _resolve_spaces(text: str) -> str:
 
 
 def _read_chain(chain: str, before: str, after: str) -> str:
-    """A number with one point or more, with those points made `·` that part two formulas.
+    """Interpret a number with one or more points; points that separate two formulas are replaced by `·`.
 
     Args:
-        chain: `4.5`, `.5`, `4.0.5`.
-        before: what was read already.
-        after: the rest of the text.
+        chain: the number with its points, such as `4.5`, `.5`, `4.0.5`.
+        before: the text before it, already interpreted.
+        after: the text after it.
     """
     whole, *decimals = chain.split(".")
     leads = not before or before[-1] in "([{·"  # a coefficient
@@ -151,19 +151,19 @@ def _read_chain(chain: str, before: str, after: str) -> str:
 
 
 def _read_point(whole: str, fraction: str, before: str, after: str) -> str:
-    """One point, between `whole` (perhaps nothing) and `fraction`: of a number, or between two formulas."""
+    """Interpret one point between `whole` (may be empty) and `fraction`: a decimal point, or a separator."""
     decimal, parted = f"{whole}.{fraction}", f"{whole}·{fraction}"
     if after.startswith("/"):
         return parted
     if whole.startswith("0") or len(fraction) > 2 or not after or after[0] in ")]}·. ":
         return decimal
-    said = f"{decimal} may be one number, or end one formula and begin another; write {before}{parted}{after}"
+    ambiguity = f"{decimal} may be one number, or end one formula and begin another; write {before}{parted}{after}"
     if _STARTS_WITH_WATER.match(after):
         if whole == "1":
-            raise ValueError(f"{said} for the second")
+            raise ValueError(f"{ambiguity} for the second")
         return parted
     left = set(re.findall(r"[A-Z][a-z]?", re.split(r"[·(\[{]", before)[-1]))
     right = set(re.findall(r"[A-Z][a-z]?", re.split(r"[·)\]}]", after)[0]))
     if whole != "1" and (_SOLVATES.match(after) or left & right):
-        raise ValueError(f"{said} for the second")
+        raise ValueError(f"{ambiguity} for the second")
     return decimal

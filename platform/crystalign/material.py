@@ -1,4 +1,4 @@
-"""`Material`: a crystal and whatever else is known about it."""
+"""`Material`: a crystal with its other modalities, properties and provenance."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from crystalign.properties import PropertySpec
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a row comes from, and what may be done with it."""
+    """The origin of a row, and its licence."""
 
     source: str
     """Database or calculation, e.g. `materials_project`."""
     licence: str
-    """SPDX identifier, e.g. `CC-BY-4.0`; it follows the row into models, indexes and exports."""
+    """SPDX identifier, e.g. `CC-BY-4.0`; models, indexes and exports list the licences of their rows."""
     vintage: str = ""
-    """Release or date of the source; labels train only with geometry of the same vintage."""
+    """Release or date of the source; labels are trained only with structures of the same vintage."""
     reference: str = ""
-    """Where to look the entry up: file name, URL or DOI."""
+    """Reference to the entry: file name, URL or DOI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +29,27 @@ class Material:
     """One row of a dataset."""
 
     id: str
-    """Unique in its dataset."""
+    """Id, unique in the dataset."""
     crystal: Crystal
-    """The structure, the hub of every alignment."""
+    """The crystal structure; every material has one."""
     provenance: Provenance
     """Source, licence and vintage."""
     modalities: Mapping[str, Any] = field(default_factory=dict)
-    """Modality name → its value; what is not known is not there. The crystal is not repeated here."""
+    """Modality → value, for the modalities that are known, without the crystal."""
     properties: Mapping[PropertySpec, float] = field(default_factory=dict)
     """Scalar properties, each under (quantity, method, source, vintage)."""
     spacegroup_number: int | None = None
-    """1 to 230 at `crystalign.physics.symmetry.SYMPREC`; None where it has not been determined."""
+    """Space group, 1 to 230, at the tolerance `crystalign.physics.symmetry.SYMPREC`; None if not determined."""
     prototype: str | None = None
     """Anonymous formula, space group and Wyckoff letters, e.g. `AB:225:a.b`."""
     structure_group: str | None = None
-    """The id that stands for all materials of its dataset with the same structure; None where nobody has compared."""
+    """Id that represents all materials of the dataset with the same structure; None if they were not compared."""
     remarks: tuple[str, ...] = ()
-    """What a user of the structure should know of it, e.g. that hydrogen has no sites."""
+    """Remarks for users of the structure, e.g. that the positions of hydrogen are missing."""
 
     @property
     def structure(self) -> str:
-        """Key of the structure: equal for materials that were found to be the same crystal."""
+        """Key of the structure; equal for materials with the same structure, if they were compared."""
         return self.id if self.structure_group is None else self.structure_group
 
     def value(self, modality: str) -> Any | None:

@@ -1,7 +1,7 @@
-"""The commonest minerals: name, ideal formula, space group.
+"""Common minerals: name, ideal formula, space group.
 
-Names and ideal formulas are those of the International Mineralogical Association; the space group is that of the
-usual polytype at room conditions, or of the polymorph that bears the name.
+Names and ideal formulas are those of the International Mineralogical Association. The space group is that of the
+usual polytype at ambient conditions, or of the polymorph with this name.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ class Mineral(NamedTuple):
     """A mineral species."""
 
     name: str
-    """In small letters, without diacritics."""
+    """Name in lower case, without diacritics."""
     formula: str
-    """Ideal, as mineralogists write it; `crystalign.formula.read_formula` reads it."""
+    """Ideal formula in mineralogical notation, readable by `crystalign.formula.read_formula`."""
     spacegroup_number: int
-    """1 to 230."""
+    """Space group number, 1 to 230."""
 
 
 @functools.cache

@@ -1,18 +1,12 @@
-"""`Model`: encoders, projections into one space, and temperatures; a directory without pickle.
+"""`Model`: encoders and projections into one space, and what the objective trains beside them.
 
-model/
-├── config.json         settings, model card, and the sha256 of every other file; written last
-├── model.safetensors   weights
-├── README.md           the card, for people
-└── text/tokenizer.json whatever files an encoder needs, in a folder named after its modality
+`crystalign.model_directory` says what the directory of a model holds.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,20 +16,26 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from crystalign.batch import Batch
 from crystalign.encoders import encoder_class, encoder_settings
-from crystalign.encoders.encoder import Files
-from crystalign.errors import ConfigError, ModelError, StorageError, VerificationError
-from crystalign.modalities import Inputs, Modality, make_modality, modality_class
-from crystalign.model_config import ModalitySpec, ModelCard, ModelConfig, ModelFile, Names
-from crystalign.training.batch import Batch
+from crystalign.errors import ConfigError, ModelError
+from crystalign.modalities import Inputs, Modality, make_modality
+from crystalign.model_config import ModalitySpec, ModelCard, ModelConfig, ModelFile
+from crystalign.model_description import FORMAT, KIND, parse_description
+from crystalign.model_directory import (
+    CONFIG,
+    README,
+    WEIGHTS,
+    Files,
+    check_files,
+    described_files,
+    digests,
+    read_files,
+    save_files,
+)
+from crystalign.objectives import Loss, Names
 
 __all__ = ["ModalitySpec", "Model", "ModelCard", "ModelConfig", "load", "prepare"]
-
-FORMAT = 2
-"""2: networks of charge densities and pictures see them in settings that do not depend on the crystal's description."""
-READABLE = (1, 2)
-MAX_LOG_SCALE = math.log(100.0)
-CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 
 
 class Model(nn.Module):
@@ -57,6 +57,8 @@ class Model(nn.Module):
         self.config = config
         self.format = FORMAT
         """Of the directory it was read from: a model keeps its identity."""
+        self.stored: ModelFile | None = None
+        """What that directory says of it."""
         self.card = ModelCard()
         self.encoders = nn.ModuleDict()
         self.projections = nn.ModuleDict()
@@ -71,13 +73,13 @@ class Model(nn.Module):
                 nn.LayerNorm(encoder.width), nn.Linear(encoder.width, config.embedding_dim, bias=False)
             )
             self._modalities[name] = make_modality(name, spec.features)
-        start = -math.log(config.initial_temperature)
-        self.log_scales = nn.ParameterDict(
-            {_key(names): nn.Parameter(torch.tensor(start), config.learn_temperature) for names in config.scaled}
-        )
         self.config = config if restore else self._resolved()
-        siglip = config.aligned if config.objective == "siglip" else ()
-        self.logit_biases = nn.ParameterDict({_key(pair): nn.Parameter(torch.tensor(-10.0)) for pair in siglip})
+        groups = config.objective.parameters(tuple(config.modalities))
+        for group, module in groups.items():
+            if hasattr(self, group):
+                raise ConfigError(f"objective {config.objective.kind!r} must not call its parameters {group!r}")
+            self.add_module(group, module)
+        self._objective_groups = tuple(groups)
 
     # --- what it holds ----------------------------------------------------------------------------------------------
 
@@ -107,19 +109,34 @@ class Model(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    # --- its objective ----------------------------------------------------------------------------------------------
+
+    @property
+    def objective_parameters(self) -> dict[str, nn.Module]:
+        """What the objective trains besides the encoders, by name: temperatures, biases."""
+        return {group: self.get_submodule(group) for group in self._objective_groups}
+
+    def loss(self, embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor], keys: Mapping[str, Tensor]) -> Loss:
+        """The objective on a batch of this model's embeddings.
+
+        Args:
+            embeddings: modality → (b, D), this rank's unit vectors; zero where absent.
+            present: modality → (b,) bool.
+            keys: modality → (b, K) int64, equal in a column where the modality cannot tell two rows apart.
+
+        Returns:
+            This rank's share, whose mean over ranks is the global loss.
+        """
+        return self.config.objective.loss(self.objective_parameters, embeddings, present, keys)
+
     def logit_scales(self) -> dict[Names, Tensor]:
         """Pair, or all modalities, → scalar 1/τ; empty where the objective has no temperature."""
-        return {names: self.log_scales[_key(names)].exp() for names in self.config.scaled}
-
-    def pair_biases(self) -> dict[Names, Tensor]:
-        """Pair → scalar bias of the sigmoid objective; empty for the others."""
-        return {pair: self.logit_biases[_key(pair)] for pair in self.config.aligned if _key(pair) in self.logit_biases}
+        return self.config.objective.logit_scales(self.objective_parameters)
 
     @torch.no_grad()
-    def clamp_scales(self) -> None:
-        """Keep 1/τ <= 100, as CLIP does: beyond it, training becomes unstable."""
-        for scale in self.log_scales.values():
-            scale.clamp_(max=MAX_LOG_SCALE)
+    def constrain(self) -> None:
+        """Put the parameters of the objective back into their bounds, after a step."""
+        self.config.objective.constrain(self.objective_parameters)
 
     # --- embeddings -------------------------------------------------------------------------------------------------
 
@@ -155,7 +172,7 @@ class Model(nn.Module):
         self.eval()
         try:
             for name, modality in self._modalities.items():
-                self.encode(name, modality.collate([modality.stand_in()]))
+                self.encode(name, modality.collate([modality.empty_sample()]))
         except ConfigError as error:
             raise ConfigError(f"modalities.{name}: {error}") from error
         finally:
@@ -194,15 +211,13 @@ class Model(nn.Module):
 
     def to_files(self, card: ModelCard | None = None) -> Files:
         """Every file of the model's directory, `config.json` last."""
-        from safetensors.torch import save
-
         card = self.card if card is None else card
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        files: Files = {WEIGHTS: save(state)}
-        for name, encoder in self.encoders.items():
-            files |= {f"{name}/{path}": data for path, data in encoder.files().items()}  # type: ignore[operator]
-        digests = {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())}
-        described = ModelFile(format=self.format, config=self.config, card=card, files=digests)
+        own = {name: encoder.files() for name, encoder in self.encoders.items()}  # type: ignore[operator]
+        files = described_files(self, own, {})
+        listed = digests(files)
+        described = ModelFile(format=self.format, config=self.config, card=card, files=listed)
+        if self.stored is not None:
+            described = self.stored.model_copy(update={"card": card, "files": listed})
         files[README] = _readme(self, card).encode()
         files[CONFIG] = described.to_json().encode()
         return files
@@ -221,8 +236,7 @@ class Model(nn.Module):
             )
             for name, spec in self.config.modalities.items()
         }
-        written = {name: getattr(self.config, name) for name in ModelConfig.model_fields}
-        return self.config.model_copy(update=written | {"modalities": specs})
+        return self.config.model_copy(update={"modalities": specs}).written_out()
 
     @property
     def sha256(self) -> str:
@@ -233,10 +247,7 @@ class Model(nn.Module):
         """Write the model's directory; it must not hold another model."""
         if card is not None:
             self.card = card if isinstance(card, ModelCard) else ModelCard.from_mapping(dict(card), origin="the card")
-        for path, data in self.to_files().items():
-            target = Path(directory) / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
+        save_files(self.to_files(), directory)
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], *, origin: str) -> Self:
@@ -245,12 +256,8 @@ class Model(nn.Module):
         Raises:
             ModelError: a file is missing, altered, or of a version that is not known.
         """
-        described = _read_config(files[CONFIG], origin)
-        for path, digest in described.files.items():
-            if path not in files or hashlib.sha256(files[path]).hexdigest() != digest:
-                state = "missing" if path not in files else "not what config.json says it is"
-                message = f"the model at {origin} is broken: {path} is {state}. Copy it again"
-                raise ModelError(message)
+        described = parse_description(files[CONFIG], origin)
+        check_files(files, described.files, origin)
         from safetensors import SafetensorError
         from safetensors.torch import load as load_tensors
 
@@ -260,7 +267,7 @@ class Model(nn.Module):
         except (ConfigError, RuntimeError, SafetensorError) as error:
             message = f"the model at {origin} does not fit this version of Crystalign: {error}"
             raise ModelError(message) from error
-        model.card, model.format = described.card, described.format
+        model.card, model.format, model.stored = described.card, described.format, described
         return model.eval()
 
     @classmethod
@@ -270,18 +277,8 @@ class Model(nn.Module):
         Raises:
             ModelError: there is no model, or it is broken or of a version that is not known.
         """
-        from crystalign import storage
-
         uri = str(uri)
-        try:
-            files = {CONFIG: storage.read_bytes(storage.join(uri, CONFIG))}
-            for path in _read_config(files[CONFIG], uri).files:
-                files[path] = storage.read_bytes(storage.join(uri, *path.split("/")))
-        except VerificationError:
-            raise
-        except StorageError as error:
-            message = f"no model at {uri}: {error}"
-            raise ModelError(message) from error
+        files = read_files(uri, lambda data: parse_description(data, uri).files, kind=KIND)
         return cls.from_files(files, origin=uri)
 
 
@@ -312,47 +309,6 @@ def prepare(config: ModelConfig, values: Mapping[str, Sequence[Any]]) -> Files:
     return files
 
 
-def _key(names: Names) -> str:
-    return "__".join(names)
-
-
-def _read_config(data: bytes, origin: str) -> ModelFile:
-    try:
-        values = json.loads(data)
-        version = values["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"{origin} is not a model directory of Crystalign: its config.json has no format"
-        raise ModelError(message) from error
-    if version not in READABLE:
-        readable = " and ".join(map(str, READABLE))
-        message = f"the model at {origin} has format {version}, this version reads {readable}. Update Crystalign"
-        raise ModelError(message)
-    try:
-        described = ModelFile.from_mapping(values, origin=f"{origin}/{CONFIG}")
-    except ConfigError as error:
-        raise ModelError(str(error)) from error
-    refuse_older(described.config.modalities, version, origin)
-    for path in described.files:
-        if path.startswith("/") or ".." in path.split("/") or WEIGHTS not in described.files:
-            message = f"the model at {origin} names {path!r}: a file outside its directory, or no weights"
-            raise ModelError(message)
-    return described
-
-
-def refuse_older(modalities: Iterable[str], model_format: int, origin: str) -> None:
-    """Refuse a model whose networks were trained on something else than this release would show them.
-
-    Raises:
-        ModelError: it reads such a modality.
-    """
-    for name in modalities:
-        if model_format < modality_class(name).seen_since:
-            raise ModelError(
-                f"the model at {origin} has format {model_format}: an earlier release trained it on {name} in other "
-                "settings than this one makes, so that it would answer wrongly. Train it again"
-            )
-
-
 def _readme(model: Model, card: ModelCard) -> str:
     rows = [
         f"| {name} | {spec.encoder} | {sum(p.numel() for p in model.encoders[name].parameters()):,} |"
@@ -361,7 +317,7 @@ def _readme(model: Model, card: ModelCard) -> str:
     facts = {
         "Aligned pairs": ", ".join(" ↔ ".join(pair) for pair in model.config.aligned),
         "Embedding": f"{model.config.embedding_dim} dimensions, unit length",
-        "Objective": model.config.objective,
+        "Objective": model.config.objective.kind,
         "Dataset": f"{card.dataset_uri or 'not recorded'} (sha256 {card.dataset_sha256[:16] or 'not recorded'})",
         "Split": json.dumps(card.split) if card.split else "not recorded",
         "Sources": ", ".join(card.sources) or "not recorded",

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from itertools import combinations
-from typing import Annotated, Any, Literal, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, SerializeAsAny, ValidationError, model_validator
 
-from crystalign.config import Config
+from crystalign.config import Config, faults
 from crystalign.encoders import encoder_entry
-from crystalign.modalities import NAMES
+from crystalign.errors import ConfigError
+from crystalign.modalities import MODALITIES
+from crystalign.objectives.clip import Clip
+from crystalign.objectives.flat_settings import PLACES, flat_layout, flat_settings_of, without_flat_settings
+from crystalign.objectives.objective import Objective, Pair
 
-Names = tuple[str, ...]
-"""Modalities that an objective aligns with each other."""
-Pair = tuple[str, str]
-"""Two of them."""
-
-PAIRWISE = ("clip", "siglip", "cosface")
-"""Objectives that align pairs; the others align all modalities of a model at once."""
-JOINT = {"tensorclip": (3, 3), "barlow": (2, 4)}
-"""Non-pairwise objective → least and most modalities."""
+FLAT = (1, 2)
+"""Formats of model directories that have the settings of the objective among those of the model."""
 
 
 class ModalitySpec(Config):
@@ -46,101 +41,71 @@ class ModalitySpec(Config):
 
 
 class ModelConfig(Config):
-    """Which modalities a model has, by which networks, and which pairs are aligned."""
+    """Which modalities a model has, by which networks, and what aligns them.
+
+    Settings of the objective that stand among those of the model, as earlier releases wrote them, are read as well.
+    """
+
+    moved: ClassVar[Mapping[str, str]] = {name: f"objective.{place.name}" for name, place in PLACES.items()}
+    """Earlier releases had the settings of the objective here."""
 
     modalities: dict[str, ModalitySpec]
     """Modality → its encoder."""
-    pairs: tuple[Pair, ...] | Annotated[str, Field(pattern=r"^(all|anchored\([a-z_]+\))$")] = ()
-    """Aligned pairs: `anchored(crystal)`, or another modality, with every other one; `all`; or a list of pairs. An
-    empty list means `anchored(crystal)`."""
-    pair_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
-    """Weight of a pair in the mean over pairs, e.g. `{"crystal-xrd": 2.0}`; 1 where not given."""
     embedding_dim: int = Field(default=128, ge=2)
     """Dimension D of the shared space."""
-    objective: Literal["clip", "siglip", "cosface", "tensorclip", "barlow"] = "clip"
-    """`clip`: symmetric softmax cross-entropy. `siglip`: pairwise sigmoid. `cosface`: `clip` with a margin on the
-    positive and a fixed scale. `tensorclip`: all triples of exactly three modalities. `barlow`: the cross-moments of
-    two to four modalities; rows that lack one do not count in these two."""
-    initial_temperature: float = Field(default=0.07, gt=0.01, le=1.0)
-    """Temperature τ at the start; each pair learns its own logit scale 1/τ <= 100. Not of `cosface` and `barlow`."""
-    learn_temperature: bool = True
-    """Whether the logit scales are trained."""
-    cosface_scale: float = Field(default=3.0, gt=0, allow_inf_nan=False)
-    """Factor s of the cosines in `cosface`."""
-    cosface_margin: float = Field(default=0.5, ge=0, lt=2)
-    """What `cosface` takes off the positive's cosine."""
-    barlow_off_diagonal: float = Field(default=0.0051, ge=0, allow_inf_nan=False)
-    """Weight λ in `barlow` of the moments whose indices all differ."""
+    objective: SerializeAsAny[Objective] = Field(default_factory=Clip)
+    """What is trained: `{kind: NAME, …}`, or a name alone. `clip`: symmetric softmax cross-entropy of pairs. `siglip`:
+    sigmoid of pairs. `cosface`: `clip` with a margin on the positive and a fixed scale. `tensorclip`: all triples of
+    exactly three modalities. `barlow`: the cross-moments of two to four modalities; rows that lack one do not count in
+    these two. Installed packages may add others. On the command
+    line, `--set model.objective=NAME` chooses one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _today(cls, values: Any) -> Any:
+        return without_flat_settings(values) if isinstance(values, dict) else values
+
+    @classmethod
+    def layer(cls, values: dict[str, Any], base: Config | None) -> tuple[type[Config], dict[str, Any], Config | None]:
+        """Settings of the objective that stand among those of the model are of the objective that it has."""
+        kind = base.objective.kind if isinstance(base, ModelConfig) else "clip"
+        try:
+            return cls, without_flat_settings(values, kind), base
+        except ValidationError as error:
+            raise ConfigError(faults(error)) from error
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(self.modalities) < 2:
             raise ValueError("a model aligns at least two modalities")
         for name, spec in self.modalities.items():
-            if name not in NAMES:
-                raise ValueError(f"no modality {name!r}; there are {', '.join(NAMES)}")
+            if name not in MODALITIES:
+                raise ValueError(f"no modality {name!r}; there are {', '.join(MODALITIES)}")
             entry = encoder_entry(spec.encoder)
             if entry.modality != name:
                 raise ValueError(f"encoder {spec.encoder!r} reads {entry.modality!r}, not {name!r}")
-        if self.objective in PAIRWISE:
-            self._check_pairs()
-        else:
-            self._check_joint()
+        self.objective.check(tuple(self.modalities))
         return self
-
-    def _check_pairs(self) -> None:
-        if isinstance(self.pairs, str) and self.pairs != "all" and self._anchor not in self.modalities:
-            raise ValueError(f"pairs: {self.pairs} names no modality of this model: {', '.join(self.modalities)}")
-        if not self.pairs and "crystal" not in self.modalities:
-            raise ValueError("without a crystal there is no anchor: list the pairs")
-        for pair in self.aligned:
-            if pair[0] == pair[1] or not set(pair) <= set(self.modalities):
-                raise ValueError(f"pair {pair} must name two different modalities of {', '.join(self.modalities)}")
-        if len({frozenset(pair) for pair in self.aligned}) < len(self.aligned):
-            raise ValueError(f"a pair is listed twice in {self.pairs}")
-        names = ["-".join(pair) for pair in self.aligned]
-        for name in self.pair_weights:
-            if name not in names:
-                raise ValueError(f"pair_weights: {name!r} is not an aligned pair; there are {', '.join(names)}")
-
-    def _check_joint(self) -> None:
-        least, most = JOINT[self.objective]
-        if not least <= len(self.modalities) <= most:
-            wanted = "exactly three" if least == most else f"{least} to {most}"
-            raise ValueError(f"{self.objective} aligns {wanted} modalities at once, not {len(self.modalities)}")
-        if self.pairs or self.pair_weights:
-            raise ValueError(f"{self.objective} aligns all modalities at once: leave out pairs and pair_weights")
 
     @property
     def aligned(self) -> tuple[Pair, ...]:
         """The pairs that are trained, directly or as part of all modalities."""
-        if self.objective not in PAIRWISE or self.pairs == "all":
-            return tuple(combinations(self.modalities, 2))
-        if isinstance(self.pairs, str) or not self.pairs:
-            return tuple((self._anchor, name) for name in self.modalities if name != self._anchor)
-        return self.pairs
+        return self.objective.aligned(tuple(self.modalities))
 
     @property
-    def scaled(self) -> tuple[Names, ...]:
-        """What has a logit scale of its own: pairs, or all modalities together."""
-        if self.objective in {"clip", "siglip"}:
-            return self.aligned
-        return (tuple(self.modalities),) if self.objective == "tensorclip" else ()
+    def unwritten(self) -> dict[str, Any]:
+        """Settings that nobody wrote down, in a saved model those that are younger than it; as pydantic excludes."""
+        found: dict[str, Any] = dict.fromkeys(set(type(self).model_fields) - self.model_fields_set, True)
+        objective = set(type(self.objective).model_fields) - self.objective.model_fields_set - {"kind"}
+        return {"objective": objective} | found
 
-    @property
-    def weights(self) -> Mapping[Pair, float]:
-        """Pair → its weight in the mean over pairs."""
-        return {pair: self.pair_weights.get("-".join(pair), 1.0) for pair in self.aligned}
-
-    @property
-    def unwritten(self) -> set[str]:
-        """Settings that nobody wrote down, in a saved model those that are younger than it."""
-        return set(type(self).model_fields) - self.model_fields_set
-
-    @property
-    def _anchor(self) -> str:
-        found = re.fullmatch(r"anchored\((\w+)\)", self.pairs) if isinstance(self.pairs, str) else None
-        return "crystal" if found is None else found[1]
+    def written_out(self) -> Self:
+        """The same with every default written down."""
+        every = {name: getattr(self, name) for name in type(self).model_fields}
+        objective = {name: getattr(self.objective, name) for name in type(self.objective).model_fields}
+        return self.model_copy(update=every | {"objective": self.objective.model_copy(update=objective)})
 
 
 class ModelCard(Config):
@@ -179,17 +144,34 @@ class ModelFile(Config):
     """What it was trained on."""
     files: dict[str, str]
     """Relative path → sha256 of every other file, README aside."""
+    _flat: dict[str, Any] | None = PrivateAttr(default=None)
+    """What a file of an earlier format says of the objective, in its own words."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        described = handler(values)
+        if described.format in FLAT and isinstance(values, dict) and isinstance(values.get("config"), dict):
+            described._flat = flat_settings_of(values["config"])  # noqa: SLF001 (its own)
+        return described
 
     @property
     def identity(self) -> str:
         """sha256 of what the model computes: its settings, weights and files, without the card.
 
         Only settings that were written down count, not those that a later version added: they have
-        their defaults, and the default of an added setting is what there was before it.
+        their defaults, and the default of an added setting is what there was before it. A model of an
+        earlier format keeps that format, and with it the identity that indexes know it by.
         """
-        content = self.model_dump(mode="json", exclude={"card": True, "config": self.config.unwritten})
+        content = {key: value for key, value in self._content().items() if key != "card"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
         """The text of `config.json`, which has the same identity when it is read."""
-        return self.model_dump_json(indent=2, exclude={"config": self.config.unwritten}) + "\n"
+        return json.dumps(self._content(), indent=2, ensure_ascii=False) + "\n"
+
+    def _content(self) -> dict[str, Any]:
+        content = self.model_dump(mode="json", exclude={"config": self.config.unwritten})
+        if self._flat is not None:
+            content["config"] = flat_layout(content["config"], self._flat)
+        return content

@@ -1,4 +1,4 @@
-"""The quantities Crystalign knows, once: key, label and unit for tables, plots, the API and the page."""
+"""The material properties that Crystalign supports: key, label and unit for tables, plots, the API and the page."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ class Quantity(StrEnum):
 
 
 class PropertySpec(Config):
-    """What a property column holds. Values that differ in any of these never share a column."""
+    """Definition of a property column. Values that differ in any of these fields are in different columns."""
 
     quantity: Quantity
-    """Which quantity, in the unit of `Quantity`."""
+    """The quantity, in the unit of `Quantity`."""
     method: str
-    """How it was obtained: a functional (`pbe`, `hse06`, `r2scan`) or `experiment`."""
+    """How the values were obtained: a functional (`pbe`, `hse06`, `r2scan`) or `experiment`."""
     source: str
-    """The database it comes from."""
+    """The database that the values come from."""
     vintage: str
     """The release of that database."""
 
     @property
     def column(self) -> str:
-        """The column's name: quantity, method, source and vintage in small letters and digits.
+        """The column's name: quantity, method, source and vintage in lower-case letters and digits.
 
-        Two spellings may give one name; a dataset refuses to hold both.
+        Different spellings can give the same name; a dataset with both is refused.
         """
         parts = (self.quantity.value, self.method, self.source, self.vintage)
         return "_".join(re.sub(r"[^a-z0-9]+", "_", p.lower()).strip("_") for p in parts if p)
 
     @property
     def label(self) -> str:
-        """For people: quantity, unit and method."""
+        """Label for people: quantity, unit and method."""
         unit = f" ({self.quantity.unit})" if self.quantity.unit else ""
         return f"{self.quantity.label}{unit}, {self.method.upper()}"

@@ -1,31 +1,32 @@
-"""Any URI in, one filesystem out; every write is read back before it counts.
+"""Read and write files on disk and in object stores by URI; every write is verified by reading it back.
 
-A path, `file://`, `s3://` and `gs://` go through `pyarrow.fs`; `crystalign.storage_uri` says what each spelling names.
-An object store may accept an upload and lose it (some servers do so with trailing checksums, silently), so a write ends
-with reading size and SHA-256 back.
+Paths, `file://`, `s3://` and `gs://` are accessed with `pyarrow.fs`; see `crystalign.storage_uri` for the notation.
+Some object stores accept an upload and lose it silently (several do so with trailing checksums). Every write
+therefore ends with reading back the size and SHA-256 of the file.
 
-`replace_bytes` writes only if the file is what the caller knows of it:
+`replace_bytes` writes only if the file has the expected content:
 
-| on       | two writers at once                                                                                      |
-|----------|----------------------------------------------------------------------------------------------------------|
-| disk     | one wins: a lock beside the file (`crystalign.storage_local`)                                            |
-| `s3://`  | one wins: the server decides (`crystalign.storage_s3`); a server that does not is refused                |
-| `gs://`  | compared before the write and read back after it; two writes within those milliseconds are not told apart |
+| on       | two writers at the same time                                                                          |
+|----------|-------------------------------------------------------------------------------------------------------|
+| disk     | one succeeds, by a lock file (`crystalign.storage_local`)                                             |
+| `s3://`  | one succeeds, by a conditional write (`crystalign.storage_s3`); servers without these are refused     |
+| `gs://`  | compared before the write and read back after it; two writes within milliseconds can both succeed     |
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 from pyarrow import fs
 from pydantic import Field, field_validator
 
+from crystalign.checksums import Fingerprint
 from crystalign.config import Config
 from crystalign.errors import ConflictError, StorageError, VerificationError
 from crystalign.storage_local import changed, create_local, gone, replace_local, replacing
@@ -39,6 +40,7 @@ __all__ = [
     "absolute",
     "delete",
     "download",
+    "entry_of",
     "exists",
     "filesystem",
     "fingerprint",
@@ -50,6 +52,7 @@ __all__ = [
     "name_of",
     "open_input",
     "read_bytes",
+    "read_verified",
     "replace_bytes",
     "sha256_of",
     "upload",
@@ -62,21 +65,31 @@ CHUNK = 4 * 2**20
 
 
 class FileEntry(Config):
-    """One file, as its manifest knows it."""
+    """A file as recorded in a manifest."""
 
     path: str
-    """Relative to the manifest, and below it."""
+    """Path relative to the folder of the manifest, and below it."""
     bytes: int = Field(ge=0)
-    """Size."""
+    """Size in bytes."""
     sha256: str
-    """Of the content."""
+    """SHA-256 of the content."""
 
     @field_validator("path")
     @classmethod
     def _below(cls, path: str) -> str:
         if not path or path.startswith("/") or ".." in path.split("/"):
-            raise ValueError(f"{path!r} is no file below the manifest's folder")
+            raise ValueError(f"{path!r} is not a path below the manifest's folder")
         return path
+
+    def difference(self, found: Fingerprint) -> str:
+        """How a content differs from this entry, as text for a message; empty if it does not."""
+        return found.difference(self.sha256, self.bytes)
+
+
+def entry_of(path: str, content: bytes | Fingerprint) -> FileEntry:
+    """The entry of a file with this content."""
+    content_fingerprint = Fingerprint.of(content) if isinstance(content, bytes) else content
+    return FileEntry(path=path, bytes=content_fingerprint.size, sha256=content_fingerprint.sha256)
 
 
 # --- places -----------------------------------------------------------------------------------------------------------
@@ -86,15 +99,16 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """The filesystem of a URI, and the path on it.
 
     Raises:
-        StorageError: a scheme that is not spoken, or a URI of which a part would be dropped.
+        StorageError: the scheme is not supported, or a part of the URI would be ignored.
     """
-    place = parse(uri)
-    if place.scheme == "file":
-        return fs.LocalFileSystem(), place.path
-    path = "/".join(filter(None, (place.bucket.removeprefix(ANONYMOUS), place.path)))
-    if place.scheme == "s3":
+    location = parse(uri)
+    if location.scheme == "file":
+        return fs.LocalFileSystem(), location.path
+    path = "/".join(filter(None, (location.bucket.removeprefix(ANONYMOUS), location.path)))
+    if location.scheme == "s3":
         return s3_filesystem(environment()), path
-    return fs.FileSystem.from_uri(f"gs://{place.bucket}")[0], path  # the key apart: from_uri would decode it
+    # the key is not passed to from_uri, which would decode it
+    return fs.FileSystem.from_uri(f"gs://{location.bucket}")[0], path
 
 
 def _is_local(uri: str) -> bool:
@@ -103,7 +117,7 @@ def _is_local(uri: str) -> bool:
 
 @contextmanager
 def _reporting(action: str, uri: str) -> Iterator[None]:
-    """Whatever a filesystem raises, as one error that names the URI."""
+    """Convert any error of a filesystem to a `StorageError` that names the URI."""
     try:
         yield
     except StorageError:
@@ -116,10 +130,10 @@ def _reporting(action: str, uri: str) -> Iterator[None]:
 
 
 def open_input(uri: str) -> pa.NativeFile:
-    """A file open for random access.
+    """Open a file for random access.
 
     Raises:
-        StorageError: there is none, or the store does not answer.
+        StorageError: there is no such file, or the store does not answer.
     """
     system, path = filesystem(uri)
     with _reporting("open", uri):
@@ -127,14 +141,14 @@ def open_input(uri: str) -> pa.NativeFile:
 
 
 def read_bytes(uri: str, *, limit: int | None = None) -> bytes:
-    """The whole content of a file.
+    """Read the whole content of a file.
 
     Args:
-        uri: the file.
-        limit: more bytes than this are refused.
+        uri: URI of the file.
+        limit: largest accepted size in bytes.
 
     Raises:
-        StorageError: there is none, the store does not answer, or it is larger than `limit`.
+        StorageError: there is no such file, the store does not answer, or the file is larger than `limit`.
     """
     with open_input(uri) as source, _reporting("read", uri):
         if limit is not None and source.size() > limit:
@@ -142,75 +156,99 @@ def read_bytes(uri: str, *, limit: int | None = None) -> bytes:
         return bytes(source.read())
 
 
+def read_verified(uri: str, entry: FileEntry) -> bytes:
+    """Read the whole content of a file and compare it with its manifest entry.
+
+    Args:
+        uri: URI of the manifest's folder.
+        entry: entry of the file.
+
+    Raises:
+        StorageError: the store does not answer.
+        VerificationError: the file is missing or differs from the manifest.
+    """
+    target = join(uri, *entry.path.split("/"))
+    try:
+        data = read_bytes(target)
+    except StorageError as error:
+        if exists(target):  # raises if the store does not answer
+            raise
+        raise VerificationError(f"{entry.path} of {uri} is missing") from error
+    if problem := entry.difference(Fingerprint.of(data)):
+        raise VerificationError(f"{entry.path} of {uri} is not what its manifest says: it {problem}")
+    return data
+
+
 def exists(uri: str) -> bool:
-    """Whether there is a file or a folder."""
+    """Whether there is a file or a folder at a URI."""
     system, path = filesystem(uri)
     with _reporting("look at", uri):
         return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
 
 def list_files(uri: str) -> list[str]:
-    """URIs of every file below a folder, sorted, each of which opens that file; empty where there is none."""
+    """URIs of all files below a folder, sorted; empty if there is no such folder. Each URI opens its file."""
     start = uri if "://" in uri else absolute(uri)
     return sorted(join(start, name) for name in list_names(uri))
 
 
 def list_names(uri: str) -> list[str]:
-    """Names of every file below a folder, relative to it and as they are, sorted; empty where there is none."""
+    """Paths of all files below a folder, relative to it and not encoded, sorted; empty if there is no such folder."""
     system, path = filesystem(uri)
     with _reporting("list", uri):
-        found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        entries = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     start = len(path.rstrip("/")) + 1
-    return sorted(info.path[start:] for info in found if info.type == fs.FileType.File)
+    return sorted(info.path[start:] for info in entries if info.type == fs.FileType.File)
 
 
 def list_folders(uri: str) -> list[str]:
-    """URIs of the folders directly below a folder, sorted; empty where there is none."""
+    """URIs of the folders directly below a folder, sorted; empty if there are none."""
     system, path = filesystem(uri)
     with _reporting("list", uri):
-        found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    return sorted(join(uri, info.base_name) for info in found if info.type == fs.FileType.Directory)
+        entries = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(join(uri, info.base_name) for info in entries if info.type == fs.FileType.Directory)
 
 
 def modified(uri: str) -> datetime | None:
-    """When a file was last written, by the store's clock; None where there is none."""
+    """When a file was last written, by the store's clock; None if there is no such file."""
     system, path = filesystem(uri)
     with _reporting("look at", uri):
-        found: datetime | None = system.get_file_info(path).mtime
-    return found
+        time: datetime | None = system.get_file_info(path).mtime
+    return time
 
 
 def download(uri: str, local_path: str | Path, *, expect: FileEntry | None = None) -> None:
     """Copy a file to this machine.
 
     Raises:
-        VerificationError: the content is not what `expect` says.
+        VerificationError: the content differs from `expect`.
     """
-    digest, size = hashlib.sha256(), 0
     with open_input(uri) as source, Path(local_path).open("wb") as target, _reporting("download", uri):
-        while chunk := source.read(CHUNK):
-            target.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-    if expect is not None and (size, digest.hexdigest()) != (expect.bytes, expect.sha256):
-        raise VerificationError(
-            f"{uri} has {size} bytes with sha256 {digest.hexdigest()[:16]}…, its manifest says {expect.bytes} bytes "
-            f"with {expect.sha256[:16]}…; the file was altered or truncated"
-        )
+        downloaded = Fingerprint.of(_written(source, target))
+    if expect is not None and (problem := expect.difference(downloaded)):
+        raise VerificationError(f"{uri} is not what its manifest says: it {problem}; it was altered or truncated")
 
 
-def fingerprint(uri: str) -> tuple[int, str]:
-    """Size and SHA-256 of what the store returns."""
-    digest, size = hashlib.sha256(), 0
+def _chunks(source: pa.NativeFile) -> Iterator[bytes]:
+    while chunk := source.read(CHUNK):
+        yield chunk
+
+
+def _written(source: pa.NativeFile, target: BinaryIO) -> Iterator[bytes]:
+    """Copy a file in chunks and yield each chunk."""
+    for chunk in _chunks(source):
+        target.write(chunk)
+        yield chunk
+
+
+def fingerprint(uri: str) -> Fingerprint:
+    """Read a file and return its size and SHA-256."""
     with open_input(uri) as source, _reporting("read back", uri):
-        while chunk := source.read(CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return size, digest.hexdigest()
+        return Fingerprint.of(_chunks(source))
 
 
 def sha256_of(uri: str) -> str | None:
-    """SHA-256 of a file, which `replace_bytes` takes; None where there is none.
+    """SHA-256 of a file, as `replace_bytes` expects it; None if there is no such file.
 
     Raises:
         StorageError: the store does not answer.
@@ -218,44 +256,45 @@ def sha256_of(uri: str) -> str | None:
     if not exists(uri):
         return None
     try:
-        return fingerprint(uri)[1]
+        return fingerprint(uri).sha256
     except StorageError:
         if exists(uri):
             raise
-        return None  # it was deleted in between
+        return None  # it was deleted meanwhile
 
 
 def verify(uri: str, entry: FileEntry) -> None:
     """Check a file against its manifest entry.
 
     Raises:
-        VerificationError: it is missing, or its size or checksum differ.
+        VerificationError: the file is missing, or its size or checksum differs.
     """
     try:
-        size, digest = fingerprint(uri)
+        stored = fingerprint(uri)
     except StorageError as error:
         raise VerificationError(f"{uri} cannot be read back: {error}") from error
-    if (size, digest) != (entry.bytes, entry.sha256):
-        raise VerificationError(
-            f"{uri} holds {size} bytes with sha256 {digest[:16]}…, expected {entry.bytes} with {entry.sha256[:16]}…"
-        )
+    if problem := entry.difference(stored):
+        raise VerificationError(f"{uri} {problem}")
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> FileEntry:
-    """Write a small file, atomically, and read it back.
+    """Write a small file atomically and verify it.
 
     Args:
-        uri: where to.
+        uri: URI of the file.
         data: the content.
-        if_absent: do not replace a file that is there; as safe as `replace_bytes`.
+        if_absent: do not replace an existing file; as safe as `replace_bytes`.
+
+    Returns:
+        The entry of the file, with its name as path.
 
     Raises:
         ConflictError: the file exists and `if_absent` is set.
-        StorageError: the store refuses.
-        VerificationError: what is read back is not `data`.
+        StorageError: the store refuses the write or does not answer.
+        VerificationError: the data read back differ from `data`.
     """
     if if_absent:
         return replace_bytes(uri, data, expected=None)
@@ -267,34 +306,37 @@ def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> FileEntry:
         else:
             with system.open_output_stream(path) as sink:
                 sink.write(data)
-    entry = _entry(uri, data)
+    entry = entry_of(name_of(uri), data)
     verify(uri, entry)
     return entry
 
 
 def replace_bytes(uri: str, data: bytes, *, expected: str | None) -> FileEntry:
-    """Write a small file if what is there is what the caller knows of it, and read it back.
+    """Write a small file if the existing one has the expected content, and verify it.
 
-    Of several who know the same, one writes; see the table at the top of this module.
+    If several processes expect the same content, one of them succeeds; see the table at the top of this module.
 
     Args:
-        uri: where to.
-        data: the content.
-        expected: SHA-256 of the file that is replaced, as `sha256_of` gives it; None where there must be none.
+        uri: URI of the file.
+        data: the new content.
+        expected: SHA-256 of the file to replace, from `sha256_of`; None if there must be no file.
+
+    Returns:
+        The entry of the file, with its name as path.
 
     Raises:
-        ConflictError: there is a file, another one, or none; it is left as it is.
-        StorageError: the store refuses, or cannot promise this.
-        VerificationError: what is read back is not `data`.
+        ConflictError: the file exists, is missing or has other content, contrary to `expected`; it is left unchanged.
+        StorageError: the store refuses the write, or does not support conditional writes.
+        VerificationError: the data read back differ from `data`.
     """
-    place, entry = parse(uri), _entry(uri, data)
+    location, entry = parse(uri), entry_of(name_of(uri), data)
     with _reporting("write", uri):
-        if place.scheme == "file" and expected is None:
-            create_local(Path(place.path), data)
-        elif place.scheme == "file" and expected is not None:
-            replace_local(Path(place.path), data, expected=expected)
-        elif place.scheme == "s3" and not unconditional():
-            put_if(place.bucket, place.path, data, expected=expected)
+        if location.scheme == "file" and expected is None:
+            create_local(Path(location.path), data)
+        elif location.scheme == "file" and expected is not None:
+            replace_local(Path(location.path), data, expected=expected)
+        elif location.scheme == "s3" and not unconditional():
+            put_if(location.bucket, location.path, data, expected=expected)
         else:
             _compare(uri, expected)
             write_bytes(uri, data)
@@ -302,27 +344,29 @@ def replace_bytes(uri: str, data: bytes, *, expected: str | None) -> FileEntry:
 
 
 def _compare(uri: str, expected: str | None) -> None:
-    """Raise where a file is not what the caller knows of it."""
-    found = sha256_of(uri)
-    if expected is None and found is not None:
+    """Check that a file has the expected content.
+
+    Raises:
+        ConflictError: it does not.
+    """
+    actual = sha256_of(uri)
+    if expected is None and actual is not None:
         raise ConflictError(f"{uri} exists and is not replaced")
-    if expected is not None and found != expected:
-        raise gone(uri) if found is None else changed(uri, found, expected)
-
-
-def _entry(uri: str, data: bytes) -> FileEntry:
-    return FileEntry(path=name_of(uri), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    if expected is not None and actual != expected:
+        raise gone(uri) if actual is None else changed(uri, actual, expected)
 
 
 def upload(local_path: str | Path, uri: str) -> FileEntry:
-    """Copy a file of this machine, and read it back.
+    """Copy a local file to a URI and verify it.
+
+    Returns:
+        The entry of the file, with its name as path.
 
     Raises:
-        StorageError: the store refuses.
-        VerificationError: what is read back is not what was sent.
+        StorageError: the store refuses the write or does not answer.
+        VerificationError: the data read back differ from the local file.
     """
-    size, digest = fingerprint(str(local_path))
-    entry = FileEntry(path=name_of(uri), bytes=size, sha256=digest)
+    entry = entry_of(name_of(uri), fingerprint(str(local_path)))
     system, path = filesystem(uri)
     with _reporting("write", uri), Path(local_path).open("rb") as source:
         if _is_local(uri):
@@ -337,10 +381,14 @@ def upload(local_path: str | Path, uri: str) -> FileEntry:
 
 
 def upload_directory(local_dir: str | Path, uri: str, *, manifest: str) -> list[FileEntry]:
-    """Copy a folder, every file verified, the one named `manifest` last: without it the rest does not exist.
+    """Copy a folder and verify every file. The file named `manifest` is copied last and completes the copy.
 
     Returns:
-        The entries with paths relative to the folder, the manifest's last.
+        The entries of all files, with paths relative to the folder; that of the manifest is the last.
+
+    Raises:
+        StorageError: the folder has no such manifest, or the store refuses a write or does not answer.
+        VerificationError: the data read back differ from a local file.
     """
     root = Path(local_dir)
     names = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
@@ -351,7 +399,7 @@ def upload_directory(local_dir: str | Path, uri: str, *, manifest: str) -> list[
 
 
 def delete(uri: str) -> None:
-    """Remove a file or a whole folder; nothing happens where there is none."""
+    """Delete a file or a whole folder; nothing happens if it does not exist."""
     system, path = filesystem(uri)
     with _reporting("delete", uri):
         kind = system.get_file_info(path).type

@@ -1,15 +1,14 @@
-"""S3: one set of settings for both of its clients, and writes that depend on what is there.
+"""S3: common settings for pyarrow and boto3, and conditional writes.
 
-pyarrow reads, lists and uploads. A conditional write (`If-None-Match: *`, `If-Match: <etag>`) goes through boto3,
-because pyarrow has none. Servers differ in it: some ignore the header, and Ceph 16 refuses an ETag in quotation marks.
-Each server but AWS is therefore tried once per bucket, on an object of its own beside the file; one that ignores a
-condition is refused, unless `CRYSTALIGN_S3_UNCONDITIONAL=1` says that nobody else writes there.
+pyarrow reads, lists and uploads. Conditional writes (`If-None-Match: *`, `If-Match: <etag>`) use boto3, because pyarrow
+does not support them. Servers differ: some ignore the header, and Ceph 16 refuses an ETag in quotation marks. Every
+server except AWS is therefore tested once per bucket with a temporary object beside the file. A server that ignores a
+condition is refused, unless `CRYSTALIGN_S3_UNCONDITIONAL=1` says that no other job writes there.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import os
 import time
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs
 
+from crystalign.checksums import Fingerprint
 from crystalign.errors import ConflictError, StorageError, VerificationError
 from crystalign.storage_local import changed, gone
 
@@ -26,24 +26,24 @@ S3_ENVIRONMENT = {
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
 }
-"""Without these, several S3 servers drop an upload while the client reports success."""
+"""Without these settings, several S3 servers lose an upload while the client reports success."""
 CONNECT_TIMEOUT, REQUEST_TIMEOUT, ATTEMPTS = 10.0, 60.0, 4
 UNCONDITIONAL = "CRYSTALIGN_S3_UNCONDITIONAL"
-"""Environment variable: set to 1, conditions are compared before the write and not by the server."""
+"""Environment variable; if set to 1, the client checks conditions before a write instead of the server."""
 _PLACES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _WRITER = "crystalign-writer"
-"""Metadata of a conditional write: who made it, to know our own after a lost reply."""
+"""Metadata key of a conditional write that identifies the writer, to recognise our own write after a lost reply."""
 
 Environment = tuple[str, ...]
 _tried: dict[tuple[Environment, str], bool] = {}
-"""Server and bucket → what `_conditions` found."""
+"""(Environment, bucket) → result of `_try_conditions`."""
 
 logger = logging.getLogger(__name__)
 
 
 def environment() -> Environment:
-    """What decides which server is meant, and as whom."""
+    """The values of the environment variables that determine server, region and credentials."""
     for name, value in S3_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     return tuple(os.environ.get(name, "") for name in (*_PLACES, *_KEYS))
@@ -68,7 +68,7 @@ def s3_filesystem(variables: Environment) -> fs.S3FileSystem:
 
 @functools.lru_cache(maxsize=8)
 def s3_client(variables: Environment) -> Any:
-    """The boto3 client for `environment()`; it addresses buckets as `s3_filesystem` does."""
+    """The boto3 client for `environment()`; it addresses buckets in the same way as `s3_filesystem`."""
     import boto3
     from botocore.config import Config
 
@@ -83,18 +83,18 @@ def s3_client(variables: Environment) -> Any:
 
 
 def put_if(bucket: str, key: str, data: bytes, *, expected: str | None) -> None:
-    """Write an object if what is there is what the caller knows of it; the server decides, atomically.
+    """Write an object if the existing one has the expected content; the server checks this atomically.
 
     Args:
-        bucket: of the object.
-        key: of the object.
-        data: its new content.
-        expected: SHA-256 of its content now; None where there must be none.
+        bucket: bucket of the object.
+        key: key of the object.
+        data: new content.
+        expected: SHA-256 of the current content; None if there must be no object.
 
     Raises:
-        ConflictError: there is an object, or another one, or none.
+        ConflictError: the object exists, is missing or has other content, contrary to `expected`.
         StorageError: the server does not answer, or ignores conditions.
-        VerificationError: what is read back is not `data`.
+        VerificationError: the data read back differ from `data`.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -108,7 +108,7 @@ def put_if(bucket: str, key: str, data: bytes, *, expected: str | None) -> None:
             client.put_object(Bucket=bucket, Key=key, Body=data, Metadata={_WRITER: writer}, **condition)
         except (ClientError, BotoCoreError) as error:
             if _writer(client, bucket, key) == writer:
-                break  # an earlier attempt arrived and its reply was lost; boto3 repeated it
+                break  # an earlier attempt succeeded, but its reply was lost and boto3 repeated it
             if _status(error) != 409 or attempt == ATTEMPTS:
                 raise _refusal(error, client, bucket, key, expected) from error
             time.sleep(0.1 * 2**attempt)  # another conditional write was under way
@@ -118,7 +118,7 @@ def put_if(bucket: str, key: str, data: bytes, *, expected: str | None) -> None:
 
 
 def unconditional() -> bool:
-    """Whether the user says that nobody else writes to these buckets."""
+    """Whether the user states that no other job writes to these buckets."""
     return os.environ.get(UNCONDITIONAL, "") == "1"
 
 
@@ -127,7 +127,7 @@ def _endpoint_and_region(variables: Environment) -> tuple[str, str]:
 
 
 def _refusal(error: Exception, client: Any, bucket: str, key: str, expected: str | None) -> StorageError:
-    """What a failed write means."""
+    """The error that explains a failed write."""
     uri, status = f"s3://{bucket}/{key}", _status(error)
     if status == 412 and expected is None:
         return ConflictError(f"{uri} exists and is not replaced")
@@ -143,64 +143,64 @@ def _refusal(error: Exception, client: Any, bucket: str, key: str, expected: str
 
 
 def _verify(client: Any, bucket: str, key: str, data: bytes, writer: str) -> None:
-    """Read an object back; one that a later conditional write replaced was stored."""
+    """Read an object back and compare it, unless a later conditional write has replaced it."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     uri = f"s3://{bucket}/{key}"
     try:
-        answer = client.get_object(Bucket=bucket, Key=key)
-        found, by = answer["Body"].read(), answer["Metadata"].get(_WRITER, writer)
+        response = client.get_object(Bucket=bucket, Key=key)
+        stored, by = response["Body"].read(), response["Metadata"].get(_WRITER, writer)
     except (ClientError, BotoCoreError) as error:
         raise VerificationError(f"{uri} cannot be read back: {str(error)[:300]}") from error
-    if found != data and by == writer:
-        raise VerificationError(f"{uri} holds {len(found)} bytes that are not the {len(data)} that were written")
+    if stored != data and by == writer:
+        raise VerificationError(f"{uri} holds {len(stored)} bytes that are not the {len(data)} that were written")
 
 
 def _etag(client: Any, bucket: str, key: str, expected: str) -> str:
-    """The ETag of an object whose content has a certain SHA-256.
+    """The ETag of an object whose content has the expected SHA-256.
 
     Raises:
-        ConflictError: it has another one, or there is none.
+        ConflictError: the object has other content, or does not exist.
     """
     from botocore.exceptions import ClientError
 
     uri = f"s3://{bucket}/{key}"
     try:
-        answer = client.get_object(Bucket=bucket, Key=key)
+        response = client.get_object(Bucket=bucket, Key=key)
     except ClientError as error:
         if _status(error) == 404:
             raise gone(uri) from error
         raise
-    found = hashlib.sha256(answer["Body"].read()).hexdigest()
-    if found != expected:
-        raise changed(uri, found, expected)
-    return str(answer["ETag"])
+    actual = Fingerprint.of(response["Body"].read()).sha256
+    if actual != expected:
+        raise changed(uri, actual, expected)
+    return str(response["ETag"])
 
 
 def _writer(client: Any, bucket: str, key: str) -> str | None:
-    """Who wrote an object, by `put_if`; None where that cannot be known."""
+    """The writer recorded by `put_if`; None if it is not known."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        found = client.head_object(Bucket=bucket, Key=key)["Metadata"].get(_WRITER)
+        writer = client.head_object(Bucket=bucket, Key=key)["Metadata"].get(_WRITER)
     except (ClientError, BotoCoreError):
         return None
-    return None if found is None else str(found)
+    return None if writer is None else str(writer)
 
 
 def _status(error: Exception) -> int:
-    """The HTTP status of an answer; 0 where there was none."""
+    """The HTTP status of an error; 0 if there was no response."""
     response: dict[str, Any] = getattr(error, "response", {})
     return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _try_conditions(client: Any, bucket: str, folder: str) -> bool:
-    """Try both conditions on an object of their own; see `_conditions`."""
+    """Test both conditions with a temporary object; see `_conditions`."""
     key = f"{folder}.conditions-{uuid.uuid4().hex}"
     wrong = f'"{"0" * 32}"'
 
     def put(**condition: str) -> str | None:
-        """The ETag of what was written; None where the condition was not met."""
+        """The ETag of the written object; None if the condition was not met."""
         from botocore.exceptions import ClientError
 
         try:
@@ -230,14 +230,14 @@ def _delete(client: Any, bucket: str, key: str) -> None:
     try:
         client.delete_object(Bucket=bucket, Key=key)
     except (ClientError, BotoCoreError) as error:
-        logger.warning("s3://%s/%s was written to try the server and cannot be deleted: %s", bucket, key, error)
+        logger.warning("s3://%s/%s was written to test the server and cannot be deleted: %s", bucket, key, error)
 
 
 def _conditions(variables: Environment, bucket: str, key: str) -> bool:
-    """Whether the server wants an ETag in quotation marks, as the standard has it.
+    """Whether the server expects an ETag in quotation marks, as the HTTP standard requires.
 
     Raises:
-        StorageError: it does not honour conditions, or does not answer.
+        StorageError: the server does not honour conditions, or does not answer.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import re
 from collections.abc import AsyncIterator
@@ -16,7 +17,9 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from crystalign.modalities import MODALITIES
 from crystalign_serve.errors import MAX_BODY_BYTES, UnavailableError, discard, problem
+from crystalign_serve.query_fields import file_kinds
 
 BODY_SECONDS = 20.0
 """From the headers to the last byte of the body."""
@@ -26,8 +29,6 @@ MAX_KEYS = 2000
 """Names in a body of JSON; a validator lists every one that it does not know."""
 MAX_ESCAPED_BYTES = 64 * 2**10
 """A query with escapes above this size waits with the files, whatever it holds."""
-_FILES = frozenset({"cif", "poscar", "dos", "xrd"})
-_HOLDS_A_FILE = re.compile(rb'"(?:cif|poscar|dos|xrd)"\s*:')
 
 
 class Room(NamedTuple):
@@ -78,8 +79,9 @@ class Gate:
             try:
                 await asyncio.wait_for(self._free.acquire(), self.room.wait)
             except TimeoutError:
-                message = f"too many {self.name} at once: none could begin within {self.room.wait:g} s; try again"
-                raise UnavailableError(message) from None
+                raise UnavailableError(
+                    f"too many {self.name} at once: none could begin within {self.room.wait:g} s; try again"
+                ) from None
             finally:
                 self._waiting -= 1
         else:
@@ -224,14 +226,21 @@ def kind_of(method: str, path: str, body: bytes) -> str | None:
 def _holds_a_file(body: bytes) -> bool:
     """Whether a JSON query has a part that the sandbox reads; keys may be written with escapes."""
     if b"\\u" not in body:
-        return bool(_HOLDS_A_FILE.search(body))
+        return bool(_names_in_json(MODALITIES.names()).search(body))
     if len(body) > MAX_ESCAPED_BYTES:
         return True
     try:
         query = json.loads(body)["query"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return False  # nothing that the sandbox would ever see
-    return isinstance(query, dict) and bool(_FILES & query.keys())
+    return isinstance(query, dict) and bool(file_kinds().keys() & query.keys())
+
+
+@functools.lru_cache(maxsize=1)
+def _names_in_json(modalities: tuple[str, ...]) -> re.Pattern[bytes]:  # noqa: ARG001 (the key of the cache)
+    """A key of JSON under which a file may stand."""
+    names = "|".join(re.escape(name) for name in file_kinds())
+    return re.compile(rf'"(?:{names})"\s*:'.encode())
 
 
 def _unreadable(scope: Scope, body: bytearray) -> tuple[int, str] | None:

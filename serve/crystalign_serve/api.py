@@ -28,10 +28,10 @@ from crystalign_serve.predict_api import PredictApi, add_predictions, add_predic
 from crystalign_serve.predictions import Predictors
 from crystalign_serve.probes import UI, add_probes
 from crystalign_serve.queries import Part
+from crystalign_serve.query_fields import spec_of
 from crystalign_serve.readers import Readers
-from crystalign_serve.requests import MAX_K, SearchOptions, SearchRequest
-from crystalign_serve.requests import Query as SearchQuery
-from crystalign_serve.rerank import Reordered, by_profile
+from crystalign_serve.requests import MAX_K, SearchOptions, SearchQuery, SearchRequest, query_model, request_model
+from crystalign_serve.rerank import Reordered, by_match
 from crystalign_serve.sandbox.limits import SandboxLimits
 from crystalign_serve.sandbox.pool import Sandbox
 from crystalign_serve.security import Access
@@ -56,13 +56,15 @@ class Api:
 
     async def search(self, request: SearchRequest) -> dict[str, Any]:
         """Answer a JSON query."""
-        return await self.answer(lambda: self.parts(request.query, []), request, request.query.id)
+        return await self.answer(lambda: self.parts(request.query, []), request, request.query.material_id)
 
     async def search_files(
         self, uploads: list[Upload], query: SearchQuery | None, options: SearchOptions
     ) -> dict[str, Any]:
         """Answer a query made of files and, perhaps, of other parts."""
-        return await self.answer(lambda: self.parts(query, uploads), options, None if query is None else query.id)
+        return await self.answer(
+            lambda: self.parts(query, uploads), options, None if query is None else query.material_id
+        )
 
     async def parts(self, query: SearchQuery | None, uploads: list[Upload]) -> list[Part]:
         """Every part of a query: files first, then those of the JSON, in its order.
@@ -96,14 +98,13 @@ class Api:
         parts = await read()
         weights = _weights(parts, options.weights)
         vectors = await asyncio.gather(*(self.vector(part, material_id) for part in parts))
-        measured = parts[0].value if len(parts) == 1 and parts[0].modality == "xrd" else None
-        wanted = options.k if measured is None else max(options.k, options.rerank)
+        alone = parts[0] if len(parts) == 1 and _has_matcher(parts[0]) else None
+        wanted = options.k if alone is None else max(options.k, options.rerank)
         found = await self.backend.search(queries.fuse(list(vectors), weights), wanted, options.filter)
         if found.shards_ok == 0:
-            message = "no shard of the index answered in time; try again in a moment"
-            raise UnavailableError(message)
+            raise UnavailableError("no shard of the index answered in time; try again in a moment")
         exhausted = len(found.scores) < options.k and found.shards_ok == found.shards_total
-        found, matches = await self.look_again(measured if options.rerank else None, found, options.k)
+        found, matches = await self.look_again(alone if options.rerank else None, found, options.k)
         curves = [part.curve for part in parts if part.curve is not None]
         ranked = enumerate(zip(found.scores, found.records, matches, strict=True), start=1)
         properties = self.service.manifest.properties
@@ -123,20 +124,21 @@ class Api:
             },
         }
 
-    async def look_again(self, measured: Any, found: Answer, k: int) -> Reordered:
-        """The best k candidates of a measured pattern by their embeddings and the fit of their computed ones.
+    async def look_again(self, asked: Part | None, found: Answer, k: int) -> Reordered:
+        """The best k candidates by their embeddings and by how the values stored with them match the one asked for.
 
-        Where there is no measured pattern, or the look takes too long or cannot be had, the order of
+        Where nothing can be matched, or the look takes too long or cannot be had, the order of
         the embedding stands; the answer says which it is.
         """
         plain = Reordered(found._replace(scores=found.scores[:k], records=found.records[:k]), [None] * k)
         plain = plain._replace(matches=plain.matches[: len(plain.answer.scores)])
-        if measured is None:
+        if asked is None:
             return plain
+        modality, value = asked.modality, asked.value
 
         def look() -> Reordered:
             places = [(record["shard"], record["row"]) for record in found.records]
-            return by_profile(measured, found, self.service.materials.gather(places, "xrd"), k)
+            return by_match(modality, value, found, self.service.materials.gather(places, modality), k)
 
         try:
             return await self.in_dataset.within(LOOK_SECONDS, look)
@@ -152,8 +154,9 @@ class Api:
         try:
             return await asyncio.wait_for(self.backend.encode(part.modality, part.features), ENCODE_SECONDS)
         except TimeoutError:
-            message = f"the {part.modality} encoder did not answer within {ENCODE_SECONDS:g} s; try again in a moment"
-            raise UnavailableError(message) from None
+            raise UnavailableError(
+                f"the {part.modality} encoder did not answer within {ENCODE_SECONDS:g} s; try again in a moment"
+            ) from None
 
     async def find(self, material_id: str) -> Stored:
         """The row of an id.
@@ -163,8 +166,7 @@ class Api:
         """
         stored = await self.backend.find(material_id)
         if stored is None:
-            message = f"no material {material_id!r} in this index"
-            raise NotFoundError(message)
+            raise NotFoundError(f"no material {material_id!r} in this index")
         return stored
 
     async def material(self, material_id: str) -> tuple[Material, Stored]:
@@ -174,8 +176,9 @@ class Api:
         try:
             return await self.in_dataset.within(LOOK_SECONDS, self.service.materials.get, *place), stored
         except TimeoutError:
-            message = f"the dataset did not answer within {LOOK_SECONDS:g} s; try again in a moment"
-            raise UnavailableError(message) from None
+            raise UnavailableError(
+                f"the dataset did not answer within {LOOK_SECONDS:g} s; try again in a moment"
+            ) from None
 
     async def known(self, material_id: str) -> Material:
         """A material of the dataset."""
@@ -190,13 +193,20 @@ class Api:
         return self.service.info(examples)
 
 
+def _has_matcher(part: Part) -> bool:
+    """Whether candidates of this part can be looked at again; those of a stored vector cannot."""
+    spec = spec_of(part.modality)
+    return part.value is not None and spec is not None and spec.matcher is not None
+
+
 def _weights(parts: list[Part], given: dict[str, float]) -> list[float]:
     """One weight per part, named by the part or by its modality."""
     names = {name for part in parts for name in (part.name, part.modality)}
     unknown = sorted(set(given) - names)
     if unknown:
-        message = f"weights for {', '.join(unknown)}, but the query has {', '.join(sorted(names))}"
-        raise QueryError(message, reason="unknown-weight")
+        raise QueryError(
+            f"weights for {', '.join(unknown)}, but the query has {', '.join(sorted(names))}", reason="unknown-weight"
+        )
     return [given.get(part.name, given.get(part.modality, 1.0)) for part in parts]
 
 
@@ -241,10 +251,13 @@ def build_api(
 
 
 def _add_search(app: FastAPI, api: Api) -> None:
-    @app.post("/api/search")
     async def search(request: SearchRequest) -> dict[str, Any]:
         """Search by any mixture of text, formula, id, structure, DOS and powder pattern."""
         return await api.search(request)
+
+    search.__annotations__["request"] = request_model()  # what the modalities declare is known at run time alone
+    app.post("/api/search")(search)
+    query_type = query_model()
 
     @app.post("/api/search/file")
     async def search_file(
@@ -260,13 +273,14 @@ def _add_search(app: FastAPI, api: Api) -> None:
         """Search by files, one `kind` each; `query` and `weights` are JSON, as in `/api/search`."""
         kinds = kind or ["auto"]
         if len(kinds) not in {1, len(file)}:
-            message = f"{len(kinds)} kinds for {len(file)} files; give one, or one for each"
-            raise QueryError(message, reason="unknown-kind")
+            raise QueryError(
+                f"{len(kinds)} kinds for {len(file)} files; give one, or one for each", reason="unknown-kind"
+            )
         kinds = kinds * len(file) if len(kinds) == 1 else kinds
         uploads = [Upload(f.filename or "", await f.read(), n, wavelength) for f, n in zip(file, kinds, strict=True)]
         mapping = {"k": k, "filter": filter or None, "weights": _json(weights, "weights"), "rerank": rerank}
         options = SearchOptions.from_mapping(mapping, origin="the form")
-        parts = SearchQuery.from_mapping(_json(query, "query"), origin="`query`") if query else None
+        parts = query_type.from_mapping(_json(query, "query"), origin="`query`") if query else None
         return await api.search_files(uploads, parts, options)
 
 
@@ -274,15 +288,13 @@ def _json(text: str | None, name: str) -> dict[str, Any]:
     if not text:
         return {}
     if text.count('":') > MAX_KEYS:
-        message = f"{name} has more than {MAX_KEYS} names; a query has a few"
-        raise QueryError(message, reason="bad-json")
+        raise QueryError(f"{name} has more than {MAX_KEYS} names; a query has a few", reason="bad-json")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        message = f"{name} must be a JSON object"
-        raise QueryError(message, reason="bad-json")
+        raise QueryError(f"{name} must be a JSON object", reason="bad-json")
     return value
 
 
@@ -297,6 +309,8 @@ def _without(answer: dict[str, Any], material_id: str, k: int) -> dict[str, Any]
 
 
 def _add_materials(app: FastAPI, api: Api) -> None:
+    query_type = query_model()
+
     # Ids may hold slashes, so the longer paths come first.
     @app.get("/api/materials/{material_id:path}/cif")
     async def cif(material_id: str) -> Response:
@@ -318,7 +332,7 @@ def _add_materials(app: FastAPI, api: Api) -> None:
     ) -> dict[str, Any]:
         """The materials nearest to this one, itself left out."""
         await api.find(material_id)  # one that is not there is not found, whatever its length
-        query = SearchQuery.model_construct(id=material_id)
+        query = query_type.model_construct(id=material_id)
         answer = await api.search(SearchRequest.model_construct(query=query, k=k + 1, filter=filter or None))
         return _without(answer, material_id, k)
 

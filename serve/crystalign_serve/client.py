@@ -24,6 +24,8 @@ import httpx
 
 from crystalign.crystal import Crystal
 from crystalign.errors import Error, QueryError
+from crystalign.readers.structures.structure_file import crystal_from_cif
+from crystalign_serve.query_fields import RequestField, flags
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_SECONDS = 60.0
@@ -126,55 +128,61 @@ class Client:
     def search(
         self,
         *,
-        text: str | None = None,
-        formula: str | None = None,
         id: str | None = None,  # noqa: A002 (the name of the part, as everywhere)
-        cif: Any = None,
-        dos: Any = None,
-        xrd: Any = None,
         wavelength: str | float | None = None,
         filter: str | None = None,  # noqa: A002 (the name of the option, as everywhere)
         k: int = 10,
         weights: Mapping[str, float] | None = None,
         rerank: int = 200,
+        **parts: Any,
     ) -> Answer:
         """Search by any mixture of parts; the fused score is the weighted sum of the single ones.
 
+        The parts are what the modalities declare. Those of this package are
+
+        - `text`: a description; `formula`: a chemical formula
+        - `cif`: a structure: path, CIF text, `Crystal`, pymatgen `Structure` or ASE `Atoms`
+        - `dos`: path of a file, `DensityOfStates`, or a mapping with `energies` (eV) and `densities`
+        - `xrd`: path of a file, or a mapping with `two_theta` (degrees), `intensities` and `wavelength`
+
         Args:
-            text: a description.
-            formula: a chemical formula.
             id: a material of the index.
-            cif: a structure: path, CIF text, `Crystal`, pymatgen `Structure` or ASE `Atoms`.
-            dos: path of a file, `DensityOfStates`, or a mapping with `energies` (eV) and `densities`.
-            xrd: path of a file, or a mapping with `two_theta` (degrees), `intensities` and `wavelength`.
             wavelength: of an XRD file that does not say: `CuKa`, …, or Å.
             filter: OPTIMADE filter, evaluated before the search.
             k: results wanted, 1 to 1000.
             weights: part → weight, 1 where none is given.
             rerank: candidates of a powder pattern, asked alone, that are ordered by two ranks, of the embedding
                 and of how their patterns match at the best strain, at least k; 0 keeps the embedding's order.
+            parts: name → value; None is left out.
 
         Raises:
             QueryError: the service cannot use the query; the message says why.
             ServiceError: the service cannot be reached, or broke.
+            TypeError: no modality declares a part of that name.
         """
-        query: dict[str, Any] = {"text": text, "formula": formula, "id": id}
-        query["cif"] = None if cif is None else _cif_text(cif)
+        known = flags()
+        if unknown := sorted(set(parts) - set(known)):
+            raise TypeError(f"search has no part {unknown[0]!r}; there are {', '.join([*known, 'id'])}")
+        query: dict[str, Any] = {} if id is None else {"id": id}
         files = []
-        for kind, value in (("dos", dos), ("xrd", xrd)):
-            if isinstance(value, str | Path):
-                files.append((kind, Path(value)))
-            elif value is not None:
-                query[kind] = _plain(value, wavelength if kind == "xrd" else None)
-        query = {name: value for name, value in query.items() if value is not None}
+        for name, part in known.items():
+            value = parts.get(name)
+            if value is None:
+                continue
+            if part.spec.is_structure:
+                query[name] = _cif_text(value)
+            elif part.spec.files is not None and isinstance(value, str | Path):
+                files.append((name, Path(value)))
+            else:
+                query[name] = _plain(value, part, wavelength)
         options = {"k": k, "filter": filter, "weights": dict(weights or {}), "rerank": rerank}
         if not files:
             return Answer(self._call("POST", "/api/search", json={"query": query, **options}))
         form = {"k": str(k), "rerank": str(rerank), "filter": filter or "", "weights": json.dumps(options["weights"])}
         form |= {"wavelength": str(wavelength or ""), "query": json.dumps(query) if query else ""}
-        parts = [("file", (path.name, _read(path))) for _, path in files]
+        sent = [("file", (path.name, _read(path))) for _, path in files]
         data = {**form, "kind": [kind for kind, _ in files]}
-        return Answer(self._call("POST", "/api/search/file", data=data, files=parts))
+        return Answer(self._call("POST", "/api/search/file", data=data, files=sent))
 
     def similar(self, material_id: str, *, k: int = 10, filter: str | None = None) -> Answer:  # noqa: A002
         """The materials nearest to one of the index, itself left out."""
@@ -215,7 +223,7 @@ class Client:
 
     def crystal(self, material_id: str) -> Crystal:
         """The structure of a material."""
-        return Crystal.from_cif(self._send("GET", f"/api/materials/{_quoted(material_id)}/cif").text)
+        return crystal_from_cif(self._send("GET", f"/api/materials/{_quoted(material_id)}/cif").text)
 
     def info(self) -> dict[str, Any]:
         """What is served: index, model, modalities, fields to filter by."""
@@ -233,11 +241,9 @@ class Client:
         try:
             response = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
-            message = f"no answer from {self.url} ({error}); is `crystalign serve` running there?"
-            raise ServiceError(message) from error
+            raise ServiceError(f"no answer from {self.url} ({error}); is `crystalign serve` running there?") from error
         except ValueError as error:  # NaN in a JSON body
-            message = f"the query cannot be sent: {error}"
-            raise QueryError(message, reason="bad-number") from error
+            raise QueryError(f"the query cannot be sent: {error}", reason="bad-number") from error
         if response.is_success:
             return response
         message = _detail(response)
@@ -278,8 +284,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        message = f"cannot read {path}: {error.strerror}"
-        raise QueryError(message, reason="unreadable-file") from error
+        raise QueryError(f"cannot read {path}: {error.strerror}", reason="unreadable-file") from error
 
 
 def _is_id(value: Any) -> bool:
@@ -305,9 +310,10 @@ def _cif_text(structure: Any) -> str:
 
 def _cif_of_file(path: Path) -> str:
     """The text of a CIF, unpacked, which the service reads itself; any other structure as a CIF."""
-    from crystalign.sources.compression import decompress
-    from crystalign.sources.limits import Limits
-    from crystalign.sources.structures import decode, file_kind, sniffed_kind, structure_of_file
+    from crystalign.limits import Limits
+    from crystalign.readers.compression import decompress
+    from crystalign.readers.structures.decoding import decode
+    from crystalign.readers.structures.structure_file import file_kind, sniffed_kind, structure_of_file
 
     data = decompress(_read(path), limit=Limits().max_structure_bytes, name=path.name)
     if (file_kind(path.name) or sniffed_kind(data)) == "cif":
@@ -315,9 +321,11 @@ def _cif_of_file(path: Path) -> str:
     return structure_of_file(data, path.name).to_cif()
 
 
-def _plain(value: Any, wavelength: str | float | None) -> dict[str, Any]:
-    """A spectrum as JSON can carry it."""
-    names = ("energies", "densities", "n_atoms", "zero", "two_theta", "intensities", "wavelength")
+def _plain(value: Any, part: RequestField, wavelength: str | float | None) -> Any:
+    """A value as JSON can carry it: words as they are, a spectrum by the fields of its request."""
+    if part.spec.files is None:
+        return value
+    names = part.field.type.model_fields
     fields = value if isinstance(value, Mapping) else {n: getattr(value, n) for n in names if hasattr(value, n)}
     plain = {name: field.tolist() if hasattr(field, "tolist") else field for name, field in fields.items()}
-    return plain if wavelength is None else {**plain, "wavelength": wavelength}
+    return {**plain, "wavelength": wavelength} if wavelength and part.spec.files.takes_wavelength else plain

@@ -86,8 +86,9 @@ class RayBackend:
                 ENCODE_SECONDS, "encode", (modality, features)
             )
         except DownError:
-            message = f"the {modality} encoder does not answer; it is being started again, try again in a moment"
-            raise UnavailableError(message) from None
+            raise UnavailableError(
+                f"the {modality} encoder does not answer; it is being started again, try again in a moment"
+            ) from None
         return vector
 
     async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> Answer:
@@ -104,8 +105,9 @@ class RayBackend:
         answers: list[Stored | None] = await self._ask(self._deadline, "find", material_id)
         found = next((stored for stored in answers if stored is not None), None)
         if found is None and len(answers) < len(self._shards):
-            message = f"{len(self._shards) - len(answers)} shards did not answer; {material_id!r} may be in one of them"
-            raise UnavailableError(message)
+            raise UnavailableError(
+                f"{len(self._shards) - len(answers)} shards did not answer; {material_id!r} may be in one of them"
+            )
         return found
 
     async def shards(self) -> tuple[int, int]:
@@ -174,8 +176,7 @@ class Listening:
     async def check_health(self) -> None:
         """Called by Ray Serve, which starts a replica again that raises."""
         if self._front is not None and self._front.has_failed:
-            message = "the HTTP server of this replica has ended"
-            raise RuntimeError(message)
+            raise RuntimeError("the HTTP server of this replica has ended")
 
     async def _open(self, listen: tuple[str, int] | None) -> None:
         give_back_memory()
@@ -209,8 +210,7 @@ class Coordinator(Listening):
         sandbox: SandboxLimits | None = None,
     ) -> None:
         files = servers(sandbox or SandboxLimits()).start()
-        known = {"dataset_uri": dataset_uri, "shards": len(shards), "models": models}
-        service = open_service(manifest, model, card, **known)
+        service = open_service(manifest, model, card, dataset_uri=dataset_uri, shards=len(shards), models=models)
         backend = RayBackend(encoders, shards, deadline, spares=spares)
         predicting = None if predictors is None else RayPredictors(predictors, spares=spares)
         warm_up(service.fields)

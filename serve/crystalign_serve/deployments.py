@@ -13,7 +13,7 @@ from ray import serve
 
 from crystalign.crystal import Crystal
 from crystalign.errors import ModelError
-from crystalign.finetuning.network_config import LEVELS
+from crystalign.finetuning.network.config import LEVELS
 from crystalign.index.manifest import IndexManifest, SegmentEntry
 from crystalign.material import Material, Provenance
 from crystalign_serve.backend import ShardAnswer, Stored, encode_batch, find_in_shard, search_shard
@@ -44,17 +44,18 @@ class Encoders(Watched):
     """Encoders of some modalities of a model, batching whatever arrives within a few milliseconds."""
 
     def __init__(self, model_uri: str, model_sha256: str, modalities: Sequence[str]) -> None:
-        from crystalign import load
+        from crystalign.model import load
 
         keep_to_loopback()
         self._model = load(model_uri)
         if self._model.sha256 != model_sha256:
-            message = f"the model at {model_uri} is not the one that made the index; give the model it was made with"
-            raise ModelError(message)
+            raise ModelError(
+                f"the model at {model_uri} is not the one that made the index; give the model it was made with"
+            )
         for name in set(self._model.modalities) - set(modalities):
             del self._model.encoders[name], self._model.projections[name]  # another deployment holds them
         for name in modalities:  # the first request shall not pay for what is made on first use
-            encode_batch(self._model, name, [self._model.modality(name).stand_in()])
+            encode_batch(self._model, name, [self._model.modality(name).empty_sample()])
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]
     async def encode(self, requests: list[EncodeRequest]) -> list[NDArray[np.float32]]:
@@ -107,9 +108,10 @@ class Shard(Watched):
         keep_to_loopback()
         manifest = IndexManifest.read(index_uri)
         if manifest.version != version:
-            message = f"the index at {index_uri} is {manifest.version[:12]}, expected {version[:12]}: start again"
-            raise DatasetError(message)
-        self._segment = Segment.load(index_uri, entries, manifest.properties)
+            raise DatasetError(
+                f"the index at {index_uri} is {manifest.version[:12]}, expected {version[:12]}: start again"
+            )
+        self._segment = Segment.load(index_uri, manifest, entries)
         warm = np.zeros(manifest.dimension, dtype=np.float32)  # the first request shall not pay for what is made once
         search_shard(self._segment, warm, 1, "nelements>=1")
 

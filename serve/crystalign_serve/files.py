@@ -10,35 +10,25 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crystalign.errors import FileFormatError, QueryError
+from crystalign.modalities import modality_class
+from crystalign.modalities.query import resolved
+from crystalign_serve.query_fields import file_kinds, tables
 
 if TYPE_CHECKING:
-    from crystalign.sources.reading import Reading
+    from crystalign.readers.structures.reading import Reading
 
-KINDS = ("auto", "cif", "poscar", "dos", "xrd")
 MAX_SITES = 600
 """Atom sites of a structure that is sent: more cannot be encoded in time."""
 MAX_POSITIONS = 50_000
 """Sites × symmetry operations of a structure that is sent."""
 MAX_BYTES = 64 * 2**20
 """Of a file that is sent, unpacked."""
-SPECTRA = {
-    "xrd": (".xy", ".xye", ".xrdml", ".ras", ".chi", ".fxye", ".fxy", ".brml", ".raw", ".uxd", ".udf", ".gsa", ".gsas"),
-    "dos": (".dos", ".tdos"),
-}
-"""Endings of files of curves; others are told by what they hold."""
 _PACKED = (".gz", ".bz2", ".xz")
-_MARKS = {
-    "xrd": ("<xrdmeasurement", "*ras_data_start"),
-    "dos": ("<modeling",),
-    "cif": ("_cell_length_a", "_atom_site"),
-}
-_WORDS = (
-    ("xrd", re.compile(r"theta|2[ _-]?th(?![a-z])|tth(?![a-z])|2θ|wavelength|(?<![a-z])angles?(?![a-z])")),
-    ("dos", re.compile(r"(?<![a-z])[lpt]?dos(?![a-z])|states */ *ev")),
-    ("xrd", re.compile(r"(?:beam|photon) energ|(?<![a-z])kev(?![a-z])")),
-    ("dos", re.compile(r"(?<![a-z])energ")),
-)
-"""What the header of a table of numbers says; the first that is found counts."""
+
+
+def kinds() -> tuple[str, ...]:
+    """What a file may be said to be; `auto` to have it guessed."""
+    return ("auto", *file_kinds())
 
 
 class Upload(NamedTuple):
@@ -47,7 +37,7 @@ class Upload(NamedTuple):
     name: str
     data: bytes
     kind: str
-    """One of `KINDS`."""
+    """One of `kinds()`."""
     wavelength: str | None
 
 
@@ -55,56 +45,74 @@ class Content(NamedTuple):
     """What a file is, as part of a query."""
 
     name: str
-    """`cif`, `poscar`, `dos` or `xrd`; `crystal` where the structure is in another format."""
+    """One of `kinds()`; `crystal` where the structure is in another format."""
     modality: str
     """Which encoder reads it."""
     value: Any
-    """A `Crystal`, a `DensityOfStates` or a `MeasuredPattern`."""
+    """A value of the modality."""
     notices: tuple[str, ...]
     """What the reader took for granted, for the user to check."""
 
 
 def guess_kind(name: str, data: bytes) -> str:
-    """`cif`, `poscar`, `dos`, `xrd` or another kind of structure file, by the name of a file, then by its content.
+    """One of `kinds()`, or another kind of structure file, by the name of a file, then by its content.
 
     Raises:
         FileFormatError: neither tells.
     """
-    from crystalign.sources.structures import file_kind
+    from crystalign.readers.structures.structure_file import file_kind
 
     wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     head = data[:4000].decode("utf-16" if wide else "utf-8", errors="replace")
     head = head.replace("\r\n", "\n").replace("\r", "\n").lower()
-    found = next((kind for kind, words in _MARKS.items() if any(word in head for word in words)), "")
-    kind = _named(name, file_kind(name)) or found or _sniffed(name, head)
+    kind = _named(name, file_kind(name)) or _marked(head) or _sniffed(name, head)
     if not kind:
-        message = f"cannot tell what {name!r} is; choose its kind: {', '.join(KINDS[1:])}"
-        raise FileFormatError(message, reason="unknown-kind")
+        raise FileFormatError(
+            f"cannot tell what {name!r} is; choose its kind: {', '.join(kinds()[1:])}", reason="unknown-kind"
+        )
     return kind
 
 
 def _named(name: str, structure: str) -> str:
-    """What the name says; a `vasprun.xml` is asked for its spectrum."""
+    """What the name says; of some files of calculations, such as a `vasprun.xml`, a search wants the spectrum."""
     leaf = name.lower()
     for ending in _PACKED:
         leaf = leaf.removesuffix(ending)
-    spectrum = next((kind for kind, ends in SPECTRA.items() if leaf.endswith(ends)), "")
-    return {"vasprun": "dos"}.get(structure, structure) or spectrum
+    spectra = tables()
+    wanted = {own: kind for kind, (_, _, files) in spectra.items() for own in files.structure_kinds}
+    return wanted.get(structure, structure) or next(
+        (kind for kind, (_, _, files) in spectra.items() if files.suffixes and leaf.endswith(files.suffixes)), ""
+    )
+
+
+def _marked(head: str) -> str:
+    """What words in the content say that no other kind has: tables first, for their formats may quote a structure."""
+    tables_first = sorted(file_kinds().items(), key=lambda item: item[1].spec.is_structure)
+    for kind, part in tables_first:
+        if part.spec.files is not None and any(word in head for word in part.spec.files.marks):
+            return kind
+    return ""
 
 
 def _sniffed(name: str, head: str) -> str:
     """What the content of a file without a telling name looks like."""
-    from crystalign.sources.poscar_shape import looks_like_poscar
+    from crystalign.readers.structures.poscar_shape import looks_like_poscar
 
     if head.lstrip("\ufeff \n\t").startswith(("{", "[")):
         return "json"
     if looks_like_poscar(head.split("\n", 8)):
         return "poscar"
-    if re.match(r"doscar\b|.*\.xml$", name.lower().rsplit("/", 1)[-1]):
-        return "dos"
-    found = next((kind for kind, words in _WORDS if words.search(head)), "")
+    files = {kind: entry for kind, (_, _, entry) in tables().items()}
+    for kind, entry in files.items():
+        if entry.name_pattern and re.search(entry.name_pattern, name.lower()):
+            return kind
+    clues = sorted(
+        ((clue, kind) for kind, entry in files.items() for clue in entry.clues), key=lambda found: -found[0].strength
+    )
+    found = next((kind for clue, kind in clues if re.search(clue.pattern, head)), "")
     first = re.findall(r"^[ \t]*(-?\d+(?:\.\d*)?(?:e[-+]?\d+)?)[\s,;]", head, re.MULTILINE)
-    return found or ("dos" if any(number.startswith("-") for number in first) else "")
+    signed = next((kind for kind, entry in files.items() if entry.negative_x), "")
+    return found or (signed if any(number.startswith("-") for number in first) else "")
 
 
 def check_kind(upload: Upload) -> None:
@@ -113,9 +121,8 @@ def check_kind(upload: Upload) -> None:
     Raises:
         QueryError: there is none of this name.
     """
-    if upload.kind not in KINDS:
-        message = f"no kind of file {upload.kind!r}; there are {', '.join(KINDS)}"
-        raise QueryError(message, reason="unknown-kind")
+    if upload.kind not in kinds():
+        raise QueryError(f"no kind of file {upload.kind!r}; there are {', '.join(kinds())}", reason="unknown-kind")
 
 
 def require(modality: str, modalities: Mapping[str, Any]) -> None:
@@ -125,14 +132,11 @@ def require(modality: str, modalities: Mapping[str, Any]) -> None:
         QueryError: it does not.
     """
     if modality not in modalities:
-        message = f"this model does not read {modality}; it reads {', '.join(modalities)}"
-        if modality == "text" and "text_embedding" in modalities:
-            message += (
-                ". It was trained on embeddings of texts, and the language model that makes them is no part of it: to "
-                "ask in words, train a model with the modality text, for example with its encoder text-multimat and "
-                "that language model as `pretrained`"
-            )
-        raise QueryError(message, reason="missing-modality")
+        hints = [hint for name in modalities if (hint := modality_class(name).instead_of.get(modality))]
+        raise QueryError(
+            ". ".join([f"this model does not read {modality}; it reads {', '.join(modalities)}", *hints]),
+            reason="missing-modality",
+        )
 
 
 def content_of(upload: Upload) -> tuple[str, str]:
@@ -143,9 +147,8 @@ def content_of(upload: Upload) -> tuple[str, str]:
     """
     check_kind(upload)
     kind = guess_kind(upload.name, upload.data) if upload.kind == "auto" else upload.kind
-    if kind in SPECTRA:
-        return kind, kind
-    return (kind if kind in KINDS else "crystal"), "crystal"
+    known = file_kinds()
+    return (kind, known[kind].modality) if kind in known else ("crystal", "crystal")
 
 
 def read_file(upload: Upload) -> Content:
@@ -155,8 +158,8 @@ def read_file(upload: Upload) -> Content:
         InputError: it cannot be read as its kind.
     """
     name, modality = content_of(upload)
-    if modality in SPECTRA:
-        value = _read_spectrum(upload, modality)
+    if modality != "crystal":
+        value = _read_table(upload, name)
         return Content(name, modality, value, tuple(getattr(value, "notices", ())))
     reading = _read_crystal(upload)
     return Content(name, modality, reading.crystal, reading.remarks)
@@ -168,22 +171,23 @@ def read_crystal(upload: Upload) -> Reading:
     Raises:
         InputError: it is none, or cannot be read.
     """
-    from crystalign.sources.structures import file_kind
+    from crystalign.readers.structures.structure_file import file_kind
 
     check_kind(upload)
     if upload.kind == "auto":  # a vasprun.xml is asked for its spectrum in a search, for its structure here
         modality = "crystal" if file_kind(upload.name) else content_of(upload)[1]
     else:
-        modality = upload.kind if upload.kind in SPECTRA else "crystal"
+        modality = content_of(upload)[1]
     if modality != "crystal":
-        message = f"{upload.name!r} is not a structure but {modality}; send a CIF or a POSCAR"
-        raise FileFormatError(message, reason="unsupported-file")
+        raise FileFormatError(
+            f"{upload.name!r} is not a structure but {modality}; send a CIF or a POSCAR", reason="unsupported-file"
+        )
     return _read_crystal(upload)
 
 
 def _read_crystal(upload: Upload) -> Reading:
-    from crystalign.sources.limits import Limits
-    from crystalign.sources.structures import read_structure
+    from crystalign.limits import Limits
+    from crystalign.readers.structures.structure_file import read_structure
 
     kind = upload.kind if upload.kind in {"cif", "poscar"} else "auto"
     sizes = dict.fromkeys(("max_structure_bytes", "max_json_bytes", "max_grid_bytes"), MAX_BYTES)
@@ -191,11 +195,8 @@ def _read_crystal(upload: Upload) -> Reading:
     return read_structure(upload.data, upload.name, kind=kind, limits=limits)
 
 
-def _read_spectrum(upload: Upload, modality: str) -> Any:
-    if modality == "dos":
-        from crystalign.modalities.dos import parse_dos
-
-        return parse_dos(upload.data, name=upload.name)
-    from crystalign.modalities.xrd import parse_xrd
-
-    return parse_xrd(upload.data, name=upload.name, wavelength=upload.wavelength or None)
+def _read_table(upload: Upload, kind: str) -> Any:
+    _, _, files = tables()[kind]
+    assert files.parse is not None
+    options = {"wavelength": upload.wavelength or None} if files.takes_wavelength else {}
+    return resolved(files.parse)(upload.data, name=upload.name, **options)

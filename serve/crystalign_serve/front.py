@@ -194,10 +194,10 @@ class _Server(uvicorn.Server):
                     connection.shutdown()
             await asyncio.sleep(0.05)
         for connection in list(state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]
+            connection.transport.abort()
 
     def _connection(self) -> asyncio.Protocol:
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg,assignment]
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state={}
         )
         return made
@@ -266,6 +266,7 @@ def listen_on(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        message = f"cannot listen on {host}:{port}: {error.strerror}; choose another --port, or 0 for a free one"
-        raise ConfigError(message) from error
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port, or 0 for a free one"
+        ) from error
     return listener

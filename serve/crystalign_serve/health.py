@@ -72,8 +72,7 @@ class Replicas:
             except TimeoutError:
                 self._recover()
                 raise
-        message = f"{self.name} does not answer; it is being started again"
-        raise DownError(message)
+        raise DownError(f"{self.name} does not answer; it is being started again")
 
     def watch(self) -> None:
         """Keep one call open, which fails at the moment its replica dies."""
@@ -98,10 +97,8 @@ class Replicas:
             if asked.done():
                 return asked.result()
             if self._gone.done():
-                message = f"{self.name} does not answer; it is being started again"
-                raise DownError(message)
-            message = f"{self.name} did not answer in time"
-            raise TimeoutError(message)
+                raise DownError(f"{self.name} does not answer; it is being started again")
+            raise TimeoutError(f"{self.name} did not answer in time")
         finally:
             if not asked.done():
                 asked.cancel()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -23,7 +20,7 @@ from tyro.conf import UseAppendAction
 from crystalign.config import Config
 from crystalign.errors import ConfigError, Error, ModelError
 from crystalign.index.manifest import IndexManifest
-from crystalign.storage import Uri
+from crystalign.storage import Uri, absolute
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -33,7 +30,6 @@ FRONT = "coordinator"
 ANSWER_SECONDS = 60.0
 """Between the start of the last deployment and the first answer."""
 START_RETRIES = 2
-QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 DEFAULT_SHARDS = 2
 
 
@@ -124,11 +120,9 @@ def app(args: ServeArgs | dict[str, str], place: Place | None = None) -> Applica
             words["allowed_host"] = words["allowed_host"].split(",")
         args = ServeArgs.from_mapping(words, origin="the application's arguments")
     if args.index is None and args.predictors is None:
-        message = "nothing to serve: give an --index, --predictors, or both"
-        raise ConfigError(message)
+        raise ConfigError("nothing to serve: give an --index, --predictors, or both")
     if args.index is None and (args.model or args.dataset):
-        message = "model and dataset are those of an index, and there is none: give --index, or leave them out"
-        raise ConfigError(message)
+        raise ConfigError("model and dataset are those of an index, and there is none: give --index, or leave them out")
     shared = {**_shared(args, place), **(_predictors(args) if args.predictors is not None else {})}
     if args.index is None:
         from ray import serve
@@ -169,7 +163,7 @@ def _predictors(args: ServeArgs) -> dict[str, Any]:
     from crystalign_serve.deployments import Models
     from crystalign_serve.predictions import find_models
 
-    places, described = find_models(_absolute(args.predictors or ""))
+    places, described = find_models(absolute(args.predictors or "."))
     options = _options(args, args.predictor_cpus, args.predictor_gpus)
     return {
         "models": described,
@@ -181,18 +175,17 @@ def _searching(args: ServeArgs, index: str, shared: dict[str, Any], place: Place
     """Encoders, shards, and the front that knows them."""
     from ray import serve
 
+    from crystalign.model_description import read_description
     from crystalign_serve.backend import spread
     from crystalign_serve.coordinator import Coordinator
     from crystalign_serve.deployments import Encoders, Shard
-    from crystalign_serve.service import read_model
 
-    index_uri, manifest = _absolute(index), IndexManifest.read(index)
-    model_uri = _absolute(args.model or manifest.model_uri)
-    dataset_uri = _absolute(args.dataset or manifest.dataset_uri)
-    described = read_model(model_uri)
+    index_uri, manifest = absolute(index), IndexManifest.read(index)
+    model_uri = absolute(args.model or manifest.model_uri)
+    dataset_uri = absolute(args.dataset or manifest.dataset_uri)
+    described = read_description(model_uri)
     if described.identity != manifest.model_sha256:
-        message = f"the model at {model_uri} is not the one that made the index; give that one with --model"
-        raise ModelError(message)
+        raise ModelError(f"the model at {model_uri} is not the one that made the index; give that one with --model")
     model, card = described.config, described.card
     shards = [
         serve.deployment(Shard)
@@ -213,11 +206,6 @@ def _searching(args: ServeArgs, index: str, shared: dict[str, Any], place: Place
     front = serve.deployment(Coordinator).options(**_front_options(args, place))
     known = {"dataset_uri": dataset_uri, "deadline": args.shard_deadline, **shared}
     return front.bind(encoders, shards, manifest, model, card, **known)
-
-
-def _absolute(uri: str) -> str:
-    """Replicas may start in another folder than this process."""
-    return uri if "://" in uri else os.path.abspath(uri)
 
 
 def _options(args: ServeArgs, cpus: float, gpus: float = 0.0) -> dict[str, Any]:
@@ -273,11 +261,13 @@ def running(config: Serve) -> Iterator[Running]:
         Error: the index, the model or the dataset cannot be used.
     """
     _require_cluster(config.address)
+    from crystalign_ray.session import session  # it imports Ray
+
     port = config.port or _free_port(config.host)
     _require_free(config.host, port)
     application_args = ServeArgs(**{name: getattr(config, name) for name in ServeArgs.model_fields})
     app(application_args, Place(config.host, port, None))  # the user's mistakes come out before anything starts
-    with _cluster(config.address) as ours:
+    with session(config.address, uses_data=False) as ours:
         from ray import serve
 
         _check_resources(application_args)
@@ -290,15 +280,14 @@ def running(config: Serve) -> Iterator[Running]:
             _wait_for_answer(place)
             yield Running(_url(config.host, port), lambda: _drain(handle, config.fronts))
         except (RuntimeError, TimeoutError) as error:
-            message = f"the service did not start: {error}"
-            raise Error(message) from error
+            raise Error(f"the service did not start: {error}") from error
         finally:
             serve.shutdown() if ours else serve.delete(APPLICATION)
 
 
 def _require_cluster(address: str | None) -> None:
     """Say in seconds that a cluster is not there, before the index is read and everything is imported."""
-    from crystalign.resources import require_cluster
+    from crystalign_ray.resources import require_cluster
 
     address = address or os.environ.get("RAY_ADDRESS")
     ray = sys.modules.get("ray")
@@ -324,8 +313,7 @@ def _wait_for_answer(place: Place) -> None:
                 return
         except OSError as error:
             if time.monotonic() > until:
-                message = f"no answer from {url} within {ANSWER_SECONDS:g} s: {error}"
-                raise TimeoutError(message) from error
+                raise TimeoutError(f"no answer from {url} within {ANSWER_SECONDS:g} s: {error}") from error
         time.sleep(0.1)
 
 
@@ -353,90 +341,24 @@ def _this_machine() -> str | None:
     return None if ray.util.client.ray.is_connected() else f"node:{ray.util.get_node_ip_address()}"
 
 
-@contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[bool]:
-    """Connect to a cluster, or start one here and stop it at the end; gives whether it is ours.
-
-    Raises:
-        ConfigError: no cluster answers at the address, or it refuses the token.
-    """
-    import ray
-
-    address = address or os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a tool for unpublished data reports to nobody
-    folder = None
-    if ray.is_initialized():
-        yield True
-        return
-    try:
-        if address in (None, "local"):
-            folder = _start_ray()
-        else:
-            _join(address)
-        yield folder is not None
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _join(address: str) -> None:
-    """Connect to a cluster that somebody else started."""
-    import ray
-
-    from crystalign.resources import joining, worker_environment
-
-    constants = importlib.import_module("ray._private.ray_constants")
-    try:
-        with joining(address, ray.util.get_node_ip_address(), constants):
-            ray.init(address=address, runtime_env={"env_vars": worker_environment(local=False)}, **QUIET)
-    except (ConnectionError, RuntimeError) as error:
-        message = f"no Ray cluster can be used at {address!r}: {error}"
-        raise ConfigError(message) from error
-
-
-def _start_ray() -> str:
-    """Start a cluster on this machine; gives its folder. A slow machine gets a second and a third chance."""
-    import ray
-
-    from crystalign.resources import local_cluster, private_cluster, private_folder
-
-    for attempt in range(START_RETRIES + 1):
-        # Ray keeps Unix sockets below this folder, whose paths must stay under 107 bytes.
-        folder = tempfile.mkdtemp(prefix="crystalign-", dir="/tmp" if os.path.isdir("/tmp") else None)  # noqa: S108
-        try:
-            # "local" rather than nothing: a cluster of somebody else on this machine is not ours to use
-            with private_cluster(importlib.import_module("ray._private.ray_constants")):
-                ray.init(address="local", _temp_dir=private_folder(folder), **local_cluster(), **QUIET)
-        except Exception as error:  # Ray raises plain exceptions when its processes are slow to come up
-            ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
-            if attempt == START_RETRIES:
-                message = f"Ray did not start on this machine: {error}"
-                raise Error(message) from error
-        else:
-            return folder
-    raise AssertionError
-
-
 def _check_resources(args: ServeArgs) -> None:
     import ray
 
-    from crystalign.resources import Demand, check_fits
-    from crystalign_serve.service import read_model
+    from crystalign.model_description import read_description
+    from crystalign_ray.resources import ResourceRequest, check_fits
 
-    demands = [Demand(name="coordinators", count=args.fronts, cpus=args.shard_cpus)]
+    demands = [ResourceRequest(name="coordinators", count=args.fronts, cpus=args.shard_cpus)]
     if args.predictors is not None:
         named = {"cpus": args.predictor_cpus, "gpus": args.predictor_gpus}
-        demands.append(Demand(name="predictors", count=args.replicas, **named))
+        demands.append(ResourceRequest(name="predictors", count=args.replicas, **named))
     if args.index is not None:
         manifest = IndexManifest.read(args.index)
-        model = read_model(args.model or manifest.model_uri).config
+        model = read_description(args.model or manifest.model_uri).config
         count = args.replicas * (len(model.modalities) if args.encoders == "separate" else 1)
         shards = args.replicas * min(args.shards, len(manifest.segments))
         demands += [
-            Demand(name="encoders", count=count, cpus=args.encoder_cpus, gpus=args.encoder_gpus),
-            Demand(name="shards", count=shards, cpus=args.shard_cpus),
+            ResourceRequest(name="encoders", count=count, cpus=args.encoder_cpus, gpus=args.encoder_gpus),
+            ResourceRequest(name="shards", count=shards, cpus=args.shard_cpus),
         ]
     check_fits(demands, ray.cluster_resources(), free_cpus=0.0)
 
@@ -473,8 +395,9 @@ def _require_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            message = f"cannot listen on {host}:{port}: {error.strerror}; choose another --port, or 0 for a free one"
-            raise ConfigError(message) from error
+            raise ConfigError(
+                f"cannot listen on {host}:{port}: {error.strerror}; choose another --port, or 0 for a free one"
+            ) from error
 
 
 def _family(host: str) -> socket.AddressFamily:

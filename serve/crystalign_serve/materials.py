@@ -12,6 +12,7 @@ import numpy as np
 from crystalign.crystal import pretty_formula
 from crystalign.errors import DatasetError, StorageError
 from crystalign.index.manifest import IndexManifest
+from crystalign.physics.symmetry import symbol_of
 from crystalign.properties import PropertySpec
 from crystalign_serve.backend import Record
 
@@ -34,8 +35,9 @@ class Materials:
 
         self._dataset: Dataset = Dataset.open(uri)
         if self._dataset.manifest.sha256 != sha256:
-            message = f"the dataset at {uri} has changed since it was embedded: embed it and build the index again"
-            raise DatasetError(message)
+            raise DatasetError(
+                f"the dataset at {uri} has changed since it was embedded: embed it and build the index again"
+            )
         self.get = functools.lru_cache(_KEPT)(self._dataset.material)
         self.gather = self._dataset.gather
 
@@ -55,8 +57,9 @@ def open_materials(manifest: IndexManifest, dataset_uri: str | None) -> Material
     try:
         return Materials(uri, manifest.dataset_sha256)
     except (DatasetError, StorageError) as error:
-        message = f"the dataset of this index cannot be used: {error}; say where it is with --dataset"
-        raise DatasetError(message) from error
+        raise DatasetError(
+            f"the dataset of this index cannot be used: {error}; say where it is with --dataset"
+        ) from error
 
 
 def describe(material: Material, record: Record, properties: Sequence[PropertySpec]) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def describe(material: Material, record: Record, properties: Sequence[PropertySp
         "id": material.id,
         "formula": pretty_formula(crystal.formula),
         "spacegroup_number": record["spacegroup_number"],
-        "spacegroup_symbol": spacegroup_symbol(record["spacegroup_number"]),
+        "spacegroup_symbol": _symbol(record["spacegroup_number"]),
         "prototype": record["prototype"],
         "lattice": {
             **dict(zip("abc", lengths.round(4).tolist(), strict=True)),
@@ -111,7 +114,7 @@ def listed_result(
         "match": match,
         "formula": pretty_formula(record["formula"]),
         "spacegroup_number": record["spacegroup_number"],
-        "spacegroup_symbol": spacegroup_symbol(record["spacegroup_number"]),
+        "spacegroup_symbol": _symbol(record["spacegroup_number"]),
         "n_sites": record["n_sites"],
         "source": record["source"],
         "licence": record["licence"],
@@ -120,14 +123,8 @@ def listed_result(
     }
 
 
-@functools.cache
-def spacegroup_symbol(number: int | None) -> str | None:
-    """Hermann–Mauguin symbol, e.g. `Fm-3m` of 225."""
-    if number is None:
-        return None
-    from moyopy import SpaceGroupType
-
-    return str(SpaceGroupType(number).hm_short).replace(" ", "")
+def _symbol(number: int | None) -> str | None:
+    return None if number is None else symbol_of(number)
 
 
 def _angles(lattice: Any) -> list[float]:

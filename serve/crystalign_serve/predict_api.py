@@ -90,8 +90,9 @@ class PredictApi:
             QueryError: there is no index.
         """
         if self._find is None:
-            message = "this service has no index to look an id up in; send the structure as cif or poscar"
-            raise QueryError(message, reason="no-index")
+            raise QueryError(
+                "this service has no index to look an id up in; send the structure as cif or poscar", reason="no-index"
+            )
         return await self._find(material_id), material_id, ""
 
     async def _file(self, upload: Upload) -> Read:
@@ -127,16 +128,19 @@ class PredictApi:
             for material, name, why in read
         ]
         if not any(result["predictions"] for result in results):
-            told = "; ".join(f"{result['id']}: {' '.join(result['problems'])}" for result in results[:3])
-            raise QueryError(told, reason="nothing-predicted")
+            raise QueryError(
+                "; ".join(f"{result['id']}: {' '.join(result['problems'])}" for result in results[:3]),
+                reason="nothing-predicted",
+            )
         return {"results": results, "elapsed_ms": round((time.perf_counter() - started) * 1e3, 2)}
 
     async def _ask(self, job: PredictJob) -> list[Predicted]:
         try:
             return await asyncio.wait_for(self._predictors.predict(job), PREDICT_SECONDS)
         except TimeoutError:
-            message = f"the models did not answer within {PREDICT_SECONDS:g} s; send fewer structures at a time"
-            raise UnavailableError(message) from None
+            raise UnavailableError(
+                f"the models did not answer within {PREDICT_SECONDS:g} s; send fewer structures at a time"
+            ) from None
 
     def _chosen(self, options: PredictOptions) -> tuple[str, ...]:
         """Names of models: those that are asked for, or all.

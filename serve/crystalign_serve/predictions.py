@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from crystalign.crystal import pretty_formula
-from crystalign.derivation import DERIVATIONS, extended
-from crystalign.finetuning.ensemble import describe_predictor, find_predictors, load_predictor
+from crystalign.derivation import derivation_of, extended
+from crystalign.finetuning.trials.ensemble import describe_predictor, find_predictors, load_predictor
 from crystalign.material import Material
 
 if TYPE_CHECKING:
-    from crystalign.finetuning.prediction import PredictorGroup
+    from torch import nn
+
+    from crystalign.finetuning.prediction.predictor import PredictorGroup
 
 DERIVE_SECONDS = 20.0
 """For all that the models read and a request does not hold; looked at between two modalities of a crystal."""
@@ -43,7 +45,7 @@ class Predicted(NamedTuple):
     """What the models say of one material."""
 
     predictions: list[dict[str, Any]]
-    """Of each model and target: `crystalign.finetuning.answers`."""
+    """Of each model and target: `crystalign.finetuning.prediction.records`."""
     problems: list[str]
     """What could not be computed or read, and why."""
 
@@ -91,25 +93,25 @@ def load_group(places: Mapping[str, str], device: str = "cpu") -> PredictorGroup
     Raises:
         ModelError: one is broken.
     """
-    from crystalign.finetuning.prediction import PredictorGroup
+    from crystalign.finetuning.prediction.predictor import PredictorGroup
 
     group = PredictorGroup({name: load_predictor(uri) for name, uri in places.items()})
     group.share_encoders()
     for predictor in group.predictors.values():
         for member in predictor.members:
-            member.to(device)
+            cast("nn.Module", member).to(device)
     return group
 
 
 def complete(group: PredictorGroup, job: PredictJob) -> CompleteJob:
     """Derive what the models of a job read and its materials lack, within a limited time."""
-    from crystalign.shards.writer import Reject
+    from crystalign.rejects import Reject
 
     until = time.monotonic() + DERIVE_SECONDS
     wanted, materials, problems = group.only(job.models).modalities, list[Material](), list[list[str]]()
     for material in job.materials:
         rejects: list[Reject] = []
-        late = [name for name in wanted if name in DERIVATIONS and material.value(name) is None]
+        late = [name for name in wanted if derivation_of(name) is not None and material.value(name) is None]
         while late and time.monotonic() < until:
             material = extended(material, [late.pop(0)], DERIVE_SECONDS, rejects)  # noqa: PLW2901 (it grows)
         materials.append(material)
@@ -121,7 +123,7 @@ def complete(group: PredictorGroup, job: PredictJob) -> CompleteJob:
 
 def predict_jobs(group: PredictorGroup, jobs: Sequence[CompleteJob]) -> list[list[Predicted]]:
     """Answers to several requests; those that ask the same of the same models pass the encoders together."""
-    from crystalign.finetuning.answers import answers_of
+    from crystalign.finetuning.prediction.records import answers_of
 
     answers: list[list[Predicted]] = [[] for _ in jobs]
     kinds: dict[tuple[tuple[str, ...], float], list[int]] = {}

@@ -38,8 +38,9 @@ class Readers:
         try:
             return await self.within(PARSE_SECONDS, work, *args)
         except TimeoutError:
-            message = f"reading the query took more than {PARSE_SECONDS:g} s; send a smaller one"
-            raise QueryError(message, reason="too-slow") from None
+            raise QueryError(
+                f"reading the query took more than {PARSE_SECONDS:g} s; send a smaller one", reason="too-slow"
+            ) from None
 
     async def within(self, seconds: float, work: Callable[..., T], *args: Any) -> T:
         """What `work(*args)` returns within a time, which begins when a thread is free.
@@ -55,8 +56,9 @@ class Readers:
             async with asyncio.timeout(QUEUE_SECONDS):
                 await self._free.acquire()
         except TimeoutError:
-            message = f"too many queries wait to be read, this one for more than {QUEUE_SECONDS:g} s; try again"
-            raise UnavailableError(message) from None
+            raise UnavailableError(
+                f"too many queries wait to be read, this one for more than {QUEUE_SECONDS:g} s; try again"
+            ) from None
         finally:
             self._waiting -= 1
         job = asyncio.get_running_loop().run_in_executor(self._threads, work, *args)

@@ -2,74 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from crystalign.config import Config
-from crystalign.finetuning.network_config import LEVELS
+from crystalign.finetuning.network.config import LEVELS
+from crystalign_serve.query_fields import request_fields
 
 MAX_K = 1000
-MAX_TEXT = 20_000
-MAX_POINTS = 100_000
 MAX_STRUCTURES = 16
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 """Beyond them a part would decide alone, or not at all."""
 
-Numbers = Annotated[list[float], Field(max_length=MAX_POINTS)]
-Wavelength = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | Annotated[str, Field(max_length=40)]
+MaterialId = Annotated[str, Field(max_length=500)]
 Weight = Annotated[float, Field(ge=LEAST_WEIGHT, le=MOST_WEIGHT, allow_inf_nan=False)]
 
 
-class DosQuery(Config):
-    """A density of states to look for."""
-
-    energies: Numbers
-    """eV, ascending."""
-    densities: Numbers | Annotated[list[Numbers], Field(max_length=2)]
-    """states/eV, one value per energy; or two such lists, spin up and down (both positive)."""
-    n_atoms: int = Field(default=1, ge=1, le=100_000)
-    """Atoms that the densities belong to; 1 if they are per atom."""
-    zero: Literal["fermi", "vbm"] = "fermi"
-    """What the energies are counted from."""
-
-
-class XrdQuery(Config):
-    """A measured powder pattern to look for."""
-
-    two_theta: Numbers
-    """Degrees, ascending."""
-    intensities: Numbers
-    """Any unit, background included."""
-    wavelength: Wavelength | None = None
-    """Å, or `CuKa`, `CoKa`, `MoKa`, …; needed, because angles alone say nothing."""
-
-
-class Query(Config):
-    """What to look for; several parts make one fused query."""
-
-    text: str | None = Field(default=None, max_length=MAX_TEXT)
-    """A description."""
-    formula: str | None = Field(default=None, max_length=500)
-    """A chemical formula: a query by composition."""
-    composition: str | None = Field(default=None, max_length=500)
-    """The same."""
-    id: str | None = Field(default=None, max_length=500)
-    """A material of the index: its stored vector."""
-    cif: str | None = None
-    """The text of a CIF."""
-    poscar: str | None = None
-    """The text of a VASP POSCAR."""
-    dos: DosQuery | None = None
-    """A density of states."""
-    xrd: XrdQuery | None = None
-    """A measured powder pattern."""
+class SearchQuery(Config):
+    """What to look for, in the parts that `query_model` adds."""
 
     @property
     def parts(self) -> dict[str, object]:
         """What is there, by name."""
         return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+
+    @property
+    def material_id(self) -> str | None:
+        """The material of the index that is asked for, if one is."""
+        found = self.parts.get("id")
+        return None if found is None else str(found)
+
+
+def query_model() -> type[SearchQuery]:
+    """The model of a query: one optional field for each name that a modality declares, and `id`.
+
+    Raises:
+        ConfigError: the declarations contradict each other.
+    """
+    parts = request_fields()
+    fields: dict[str, Any] = {name: _optional(part.field.type, part.field.help) for name, part in parts.items()}
+    words = sum(part.spec.is_words for part in parts.values())
+    names = list(fields)
+    fields["id"] = _optional(MaterialId, "A material of the index: its stored vector.")
+    ordered = {name: fields[name] for name in [*names[:words], "id", *names[words:]]}
+    return create_model(
+        "Query", __base__=SearchQuery, __doc__="What to look for; several parts make one fused query.", **ordered
+    )
+
+
+def _optional(kind: Any, help_text: str) -> tuple[Any, Any]:
+    return kind | None, Field(default=None, description=help_text)
 
 
 class SearchOptions(Config):
@@ -88,14 +72,21 @@ class SearchOptions(Config):
 class SearchRequest(SearchOptions):
     """A search."""
 
-    query: Query
+    query: SearchQuery
     """What to look for."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
         if not self.query.parts:
-            raise ValueError(f"the query is empty; give at least one of {', '.join(Query.model_fields)}")
+            names = ", ".join(type(self.query).model_fields)
+            raise ValueError(f"the query is empty; give at least one of {names}")
         return self
+
+
+def request_model() -> type[SearchRequest]:
+    """The model of a search over what the modalities declare."""
+    query = (query_model(), Field(description="What to look for."))
+    return create_model("SearchRequest", __base__=SearchRequest, __doc__="A search.", query=query)
 
 
 class Structure(Config):
@@ -105,7 +96,7 @@ class Structure(Config):
     """The text of a CIF."""
     poscar: str | None = None
     """The text of a VASP POSCAR."""
-    id: str | None = Field(default=None, max_length=500)
+    id: MaterialId | None = None
     """A material of the index, with all that is known about it."""
 
     @model_validator(mode="after")

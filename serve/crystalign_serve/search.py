@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, create_model
 from tyro.conf import Positional
 
 from crystalign.config import Config
 from crystalign.errors import ConfigError
+from crystalign_serve.query_fields import flags
 
 if TYPE_CHECKING:
     from crystalign_serve.client import Answer
@@ -19,7 +20,7 @@ TABLE_WIDTH, COLUMN_WIDTH = 78, 20
 MAX_PROPERTY_COLUMNS = 3
 
 
-class Asked(Config):
+class SearchArgs(Config):
     """What `search` and `similar` share."""
 
     filter: str | None = None
@@ -34,24 +35,14 @@ class Asked(Config):
     """Print the answer as JSON instead of a table."""
 
 
-class Search(Asked):
+class SearchSettings(SearchArgs):
     """Query a served index by DOS, XRD, CIF, text, formula or id, or by any mixture of them.
 
     Example: crystalign search --dos dos.csv --filter 'elements HAS ALL "Li","O"'
     """
 
-    dos: str | None = None
-    """File with a density of states: two or three columns, or vasprun.xml."""
-    xrd: str | None = None
-    """File with a measured powder pattern: .xy, .xye, .csv or .xrdml."""
     wavelength: str | None = None
-    """Of the powder pattern, where its file does not say: CuKa, CoKa, MoKa, …, or Å."""
-    cif: str | None = None
-    """File with a structure: CIF or POSCAR."""
-    text: str | None = None
-    """A description."""
-    formula: str | None = None
-    """A chemical formula, such as Fe2O3, CuSO4·5H2O or Li0.5CoO2; what has two readings is refused."""
+    """Of a powder pattern, where its file does not say: CuKa, CoKa, MoKa, …, or Å."""
     id: str | None = None
     """A material of the index."""
     weights: dict[str, float] = Field(default_factory=dict)
@@ -59,8 +50,31 @@ class Search(Asked):
     rerank: int = Field(default=200, ge=0, le=1000)
     """Candidates of a powder pattern, asked alone, that a match of patterns looks at again, at least k; 0: none."""
 
+    @property
+    def asked(self) -> dict[str, str]:
+        """What is there of what the modalities declare, and the id, by name."""
+        names = [*flags(), "id"]
+        return {name: value for name in names if (value := getattr(self, name, None)) is not None}
 
-class Similar(Asked):
+
+def search_model() -> type[SearchSettings]:
+    """The settings of `crystalign search`, with a flag for each modality that can be asked for."""
+    fields: dict[str, Any] = {
+        name: (str | None, Field(default=None, description=part.field.flag)) for name, part in flags().items()
+    }
+    return create_model(
+        "Search", __base__=SearchSettings, __doc__=SearchSettings.__doc__, __module__=__name__, **fields
+    )
+
+
+def __getattr__(name: str) -> Any:
+    """`Search`, made when it is asked for: which flags it has depends on the packages that are installed."""
+    if name == "Search":
+        return search_model()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class Similar(SearchArgs):
     """Find the crystals most similar to one of the index, or to the structure in a file.
 
     Example: crystalign similar mp-149 --k 20
@@ -70,7 +84,7 @@ class Similar(Asked):
     """An id, or a file with a structure."""
 
 
-def main(config: Search | Similar) -> Answer:
+def main(config: SearchSettings | Similar) -> Answer:
     """Ask and print.
 
     Raises:
@@ -85,13 +99,11 @@ def main(config: Search | Similar) -> Answer:
         if isinstance(config, Similar):
             answer = client.find_similar(config.material, config.k, filter=config.filter)
         else:
-            names = ("dos", "xrd", "cif", "text", "formula", "id")
-            asked = {name: value for name in names if (value := getattr(config, name)) is not None}
-            if not asked:
-                message = f"nothing to search for; give at least one of {', '.join('--' + name for name in names)}"
-                raise ConfigError(message)
+            if not config.asked:
+                names = ", ".join(f"--{name}" for name in [*flags(), "id"])
+                raise ConfigError(f"nothing to search for; give at least one of {names}")
             answer = client.search(
-                **asked,
+                **config.asked,
                 wavelength=config.wavelength,
                 filter=config.filter,
                 k=config.k,

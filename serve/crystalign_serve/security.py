@@ -76,12 +76,11 @@ def access_of(host: str, key_file: str | None, allowed_hosts: Sequence[str]) -> 
     """
     local = is_loopback(host)
     if not local and key_file is None:
-        message = (
+        raise ConfigError(
             f"listening on {host} lets other machines ask, which needs an API key: give --api-key-file FILE, for "
             "example made by `python -c 'import secrets; print(secrets.token_urlsafe(32))' > FILE`, or listen on "
             "127.0.0.1"
         )
-        raise ConfigError(message)
     names = tuple(dict.fromkeys([*LOOPBACK_NAMES, *(_name(name) for name in allowed_hosts)]))
     digest = None if key_file is None else hashlib.sha256(read_key(key_file).encode()).hexdigest()
     return Access(digest, names, any_address=not local)
@@ -97,11 +96,13 @@ def read_key(path: str) -> str:
         with Path(path).open("rb") as file:
             key = file.read(MOST_KEY_LENGTH + 2).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        message = f"cannot read the API key in {path}: {getattr(error, 'strerror', None) or 'it is not ASCII'}"
-        raise ConfigError(message) from error
+        raise ConfigError(
+            f"cannot read the API key in {path}: {getattr(error, 'strerror', None) or 'it is not ASCII'}"
+        ) from error
     if not LEAST_KEY_LENGTH <= len(key) <= MOST_KEY_LENGTH or not key.isprintable() or " " in key:
-        message = f"{path} holds no API key: it must be one word of {LEAST_KEY_LENGTH} to {MOST_KEY_LENGTH} characters"
-        raise ConfigError(message)
+        raise ConfigError(
+            f"{path} holds no API key: it must be one word of {LEAST_KEY_LENGTH} to {MOST_KEY_LENGTH} characters"
+        )
     return key
 
 

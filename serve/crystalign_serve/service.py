@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import crystalign
-from crystalign import storage
-from crystalign.crystal import pretty_formula
-from crystalign.errors import ModelError, StorageError
 from crystalign.index.filters import Fields, listed_fields, make_fields
 from crystalign.index.manifest import IndexManifest
-from crystalign.modalities import NAMES, Modality, make_modality, modality_class
-from crystalign.model_config import ModelCard, ModelConfig, ModelFile
+from crystalign.modalities import MODALITIES, Modality, make_modality, modality_class, query_specs
+from crystalign.model_config import ModelCard, ModelConfig
 from crystalign_serve.materials import Materials, open_materials
-from crystalign_serve.queries import ACCEPTS
+from crystalign_serve.query_fields import described, spec_of
 
 NON_COMMERCIAL = "NC"
 NOTICES = {
@@ -66,7 +62,7 @@ class Service:
                 "pairs": [list(pair) for pair in self.model.aligned],
                 "trained_steps": self.card.steps,
             },
-            "modalities": [self._modality(name) for name in NAMES],
+            "modalities": listed_modalities(self.modalities, manifest.modality),
             "fields": [
                 {"name": field.name, "label": field.label, "unit": field.unit, "type": field.type}
                 for field in listed_fields(manifest.properties)
@@ -86,10 +82,25 @@ class Service:
             said.append(f"Holds rows licensed for non-commercial use only ({', '.join(restricted)}).")
         return " ".join(dict.fromkeys(said)) or None
 
-    def _modality(self, name: str) -> dict[str, Any]:
-        accepts = ACCEPTS.get(name, ())
-        queryable = name in self.modalities and bool(accepts)
-        return {"name": name, "label": modality_class(name).label, "accepts": list(accepts), "queryable": queryable}
+
+def listed_modalities(read: Collection[str], index_modality: str) -> list[dict[str, Any]]:
+    """Every modality, whether it can be asked for, and how.
+
+    Args:
+        read: those that the model reads.
+        index_modality: the one whose vectors are searched, which an id stands for.
+    """
+    listed = []
+    for name in MODALITIES:
+        spec = spec_of(name)
+        flags = [] if spec is None else [field.name for field in spec.fields if field.flag is not None]
+        accepts = flags if spec is None or spec.is_words else ["file"]
+        accepts = [*accepts, "id"] if accepts and name == index_modality else accepts
+        label, queryable = modality_class(name).label, name in read and bool(accepts)
+        listed.append(
+            {"name": name, "label": label, "accepts": accepts, "queryable": queryable, "query": described(name)}
+        )
+    return listed
 
 
 def open_service(
@@ -111,29 +122,11 @@ def open_service(
     return Service(manifest, config, card, modalities, fields, open_materials(manifest, dataset_uri), shards, models)
 
 
-def read_model(uri: str) -> ModelFile:
-    """Settings, card and identity of a model, without its weights.
-
-    Raises:
-        ModelError: there is no model.
-    """
-    try:
-        values = json.loads(storage.read_bytes(storage.join(uri, "config.json")))
-    except (StorageError, ValueError) as error:
-        message = f"no model at {uri}: {error}"
-        raise ModelError(message) from error
-    return ModelFile.from_mapping(values, origin=f"the model at {uri}")
-
-
 def examples_for(service: Service, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Queries that this index can answer, made from one of its rows."""
-    examples: list[dict[str, Any]] = []
-    if "text" in service.modalities:
-        text = "cubic perovskite with corner-sharing octahedra"
-        examples.append({"label": f"“{text}”", "request": {"query": {"text": text}}})
-    if "composition" in service.modalities:
-        formula = pretty_formula(record["formula"])
-        examples.append({"label": f"Crystals like {formula}", "request": {"query": {"formula": formula}}})
+    asked = [spec for name, spec in query_specs() if name in service.modalities]
+    found = [spec.example(record) for spec in asked if spec.example is not None]
+    examples: list[dict[str, Any]] = [{"label": label, "request": {"query": query}} for label, query in found]
     element = record["elements"][0]
     examples.append(
         {

@@ -80,10 +80,10 @@ def main(config: BenchEncoders) -> None:
 def features(modality: Any, values: list[Any], seconds: float) -> tuple[float, list[Any]]:
     """Samples per second, and the samples; values that the modality refuses are passed over."""
     if not values:
-        sample = modality.stand_in()
+        sample = modality.empty_sample()
         began = time.process_time()
         for _ in range(32):
-            modality.stand_in()
+            modality.empty_sample()
         return 32 / (time.process_time() - began), [sample] * 64
     samples = []
     began = time.process_time()

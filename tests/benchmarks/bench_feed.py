@@ -34,7 +34,7 @@ from crystalign.shards.selection import Selection
 from crystalign.shards.splits import SplitRule
 from crystalign.training.feed import FeedPlan
 from crystalign.training.presets import default_model
-from crystalign_jobs.session import session
+from crystalign_ray.session import session
 
 MODALITIES = {name: spec.features for name, spec in default_model().modalities.items()}
 KINDS = 20
@@ -126,7 +126,7 @@ def floor_of_process(data: str, seconds: float) -> float:
 
 def stream_rate(config: BenchFeed, plan: FeedPlan, tasks: int) -> float:
     """Samples per second that one rank is given, from the second window on."""
-    from crystalign_jobs.stream import RankFeed, split, stream
+    from crystalign_jobs.pretraining.stream import RankFeed, split, stream
 
     fed = RankFeed(split(stream(plan, tasks=tasks), 1)[0], rank=0, start_step=0)
     fed.start()

@@ -100,9 +100,10 @@ def serve_with_proxy(args: argparse.Namespace) -> None:
     """In a process of its own: the same application behind Ray's proxy."""
     from ray import serve
 
-    from crystalign_serve.launch import _cluster, app
+    from crystalign_ray.session import session
+    from crystalign_serve.launch import app
 
-    with _cluster("local"):
+    with session("local", uses_data=False):
         serve.start(http_options={"host": "127.0.0.1", "port": args.proxy}, logging_config={"log_level": "WARNING"})
         serve.run(app({"index": args.index, "model": args.model, "shards": "2", "fronts": "1"}), route_prefix="/")
         signal.sigwait({signal.SIGINT})

@@ -26,11 +26,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from crystalign.batch import Batch, MicroBatches, make_batch
 from crystalign.config import Config
 from crystalign.material import Material
 from crystalign.model import Model, ModelConfig, prepare
 from crystalign.shards.dataset import Dataset
-from crystalign.training.batch import Batch, MicroBatches, make_batch
 from crystalign.training.config import PretrainConfig
 from crystalign.training.loop import train
 from crystalign.training.presets import preset

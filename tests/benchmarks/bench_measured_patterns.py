@@ -29,9 +29,10 @@ from crystalign.crystal import Crystal
 from crystalign.errors import InputError
 from crystalign.index.fusion import reciprocal_rank_fusion
 from crystalign.material import Material
+from crystalign.modalities.profile_match import ProfileMatcher
 from crystalign.modalities.xrd import parse_xrd
 from crystalign.model import Model, load
-from crystalign.physics.profile_match import ProfileMatcher
+from crystalign.readers.structures.structure_file import crystal_from_cif
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.schema import table_to_materials
 from crystalign.shards.splits import SplitRule, fraction
@@ -78,7 +79,7 @@ def main(config: MeasuredPatterns) -> None:
     )
     outcomes: list[Outcome] = []
     for name in names(config.patterns):
-        truth = Crystal.from_cif((Path(config.patterns) / f"{name}.cif").read_text())
+        truth = crystal_from_cif((Path(config.patterns) / f"{name}.cif").read_text())
         true = same_phase(truth, materials, by_formula.get(truth.formula, []))
         if not true:
             continue

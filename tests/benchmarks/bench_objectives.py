@@ -32,8 +32,7 @@ from rich.table import Table
 from torch import Tensor
 
 from crystalign.config import Config
-from crystalign.objectives import contrastive_loss
-from crystalign.objectives.clip import scaled_cross_entropy
+from crystalign.objectives.clip import contrastive_loss, scaled_cross_entropy
 from crystalign.objectives.gather import Gathered
 from crystalign.objectives.pairwise import pairwise_loss
 

@@ -34,7 +34,7 @@ from crystalign.training.loop import Step
 from crystalign.training.presets import default_model
 from crystalign.training.schedule import make_optimiser
 from crystalign_jobs import derive, embed, index, ingest, pretrain
-from crystalign_jobs.session import session
+from crystalign_ray.session import session
 
 Rows = list[tuple[str, float, str, float]]
 
@@ -135,7 +135,7 @@ def plan_of(config: BenchStages, data: str, model: Model) -> FeedPlan:
 
 def reading(config: BenchStages, data: str, model_uri: str) -> Rows:
     """The stream through Ray, in steady state, beside one process that does the same, and a plain scan."""
-    from crystalign_jobs.stream import RankFeed, split, stream
+    from crystalign_jobs.pretraining.stream import RankFeed, split, stream
 
     plan, dataset = plan_of(config, data, load(model_uri)), Dataset.open(data)
     fed = RankFeed(split(stream(plan), 1)[0], rank=0, start_step=0)
@@ -193,7 +193,7 @@ def searching(config: BenchStages, folder: str) -> Rows:
 
     uri = storage.join(folder, "index")
     manifest = IndexManifest.read(uri)
-    segment = Segment.load(uri, manifest.segments, manifest.properties)
+    segment = Segment.load(uri, manifest)
     vectors = segment.vectors(np.arange(len(segment))).astype(np.float32)
     flat = faiss.IndexScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     flat.add(vectors)

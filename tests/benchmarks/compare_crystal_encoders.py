@@ -39,7 +39,7 @@ from crystalign.errors import InputError
 from crystalign.evaluation.retrieval import retrieve, score_by_embedding
 from crystalign.material import Material
 from crystalign.modalities import Features, Modality, make_modality
-from crystalign.objectives import contrastive_loss
+from crystalign.objectives.clip import contrastive_loss
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.schema import table_to_materials
 from crystalign.shards.splits import SplitRule, fraction

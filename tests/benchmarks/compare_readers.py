@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from crystalign.crystal import SYMBOLS
 from crystalign.errors import InputError
-from crystalign.sources.structures import file_kind, read_structures
+from crystalign.readers.structures.structure_file import file_kind, read_structures
 
 
 class Reading(NamedTuple):

@@ -14,7 +14,6 @@ schemathesis is no dependency of this project: `python -m venv st; st/bin/pip in
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import random
@@ -38,9 +37,12 @@ import numpy as np
 import psutil
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 sys.path.insert(0, str(Path(__file__).parent))
 import fuzz_requests
 from fuzz_requests import Attack
+
+import small_service
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 300
@@ -133,38 +135,8 @@ def start(options: argparse.Namespace, folder: Path, mark: str) -> tuple[subproc
 
 def small_index(folder: Path) -> tuple[str, str, str]:
     """Index, model and fine-tuned models of the forty salts that the tests of the service use."""
-    import torch
-
-    from crystalign.finetuning.trial import run_trial
-    from crystalign.finetuning.trial_config import TrialConfig
-    from crystalign.index.build import build_index
-    from crystalign.model import Model, load, prepare
-    from crystalign.model_config import ModelCard
-    from crystalign.shards.writer import commit_manifest, write_shard
-
-    spec = importlib.util.spec_from_file_location("service_tests", ROOT / "tests" / "serve" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tests = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tests)
-    places, materials = tests.Places(*(str(folder / name) for name in ("data", "model", "index"))), tests.salts()
-    parts = [(f"part-{n}", materials[20 * n : 20 * n + 20]) for n in range(2)]
-    shards = [write_shard(places.dataset, name, rows, [tests.GAP], rows_per_group=8) for name, rows in parts]
-    commit_manifest(places.dataset, shards, [tests.GAP])
-    torch.manual_seed(0)
-    config = tests.tiny_config()
-    Model(config, prepare(config, {"text": [m.value("text") for m in materials]})).save_pretrained(
-        places.model, ModelCard(name="tiny", steps=7)
-    )
-    tests.embed(load(places.model), places, str(folder / "embeddings"))
-    build_index(str(folder / "embeddings"), places.index, rows_per_segment=10)
-    (folder / "best").mkdir()
-    for name in ("by-formula", "by-pattern"):
-        values = {"data": places.dataset, "task": {"target": "band_gap"}, "encoders": tests.PREDICTORS[name]}
-        values["recipe"] = {"max_epochs": 3, "warmup_epochs": 1}
-        run_trial(TrialConfig.from_mapping(values, origin=name), str(folder / "trials" / name))
-        (folder / "trials" / name / "model").rename(folder / "best" / name)
-    return places.index, places.model, str(folder / "best")
+    places = small_service.build(folder, small_service.salts())
+    return places.index, places.model, small_service.fine_tune(places.dataset, folder, ("by-formula", "by-pattern"))
 
 
 def processes(mark: str) -> list[psutil.Process]:

@@ -24,8 +24,8 @@ from rich.table import Table
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.finetuning.intervals import calibrate, coverage, interval
-from crystalign.finetuning.trial_config import TrialResult
+from crystalign.finetuning.prediction.intervals import calibrate, coverage, interval
+from crystalign.finetuning.trials.config import TrialResult
 
 Array = NDArray[np.float64]
 

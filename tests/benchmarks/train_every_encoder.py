@@ -25,7 +25,7 @@ from crystalign.model_config import ModalitySpec, ModelConfig
 from crystalign.shards.dataset import Dataset
 from crystalign.training.config import OptimiserConfig
 from crystalign_jobs.pretrain import Pretrain, pretrain
-from crystalign_jobs.session import session
+from crystalign_ray.session import session
 
 
 class TrainEveryEncoder(Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +14,16 @@ N_MATERIALS = 90
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """A cluster on this machine, started once; jobs find it and leave it running."""
-    from crystalign_jobs.session import session
+    """A cluster on this machine, started once; jobs find it and leave it running.
 
-    with session("local"):
-        yield
+    `CRYSTALIGN_TEST_MARK` is in the environment of its processes, by which a test tells them from those of others.
+    """
+    from crystalign_ray.session import session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRYSTALIGN_TEST_MARK", uuid.uuid4().hex)
+        with session("local"):
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -12,29 +12,26 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+import small_campaign as small
 from crystalign.config import read_yaml
 from crystalign.errors import ConfigError, Error, ModelError
-from crystalign.finetuning.trial_config import TrialConfig
+from crystalign.finetuning.trials.config import TrialConfig
 from crystalign.model_config import ModelConfig
 from crystalign.shards.splits import SplitRule
-from crystalign_jobs import campaign_trials, cli
-from crystalign_jobs.campaign import Campaign
-from crystalign_jobs.campaign_presets import COSTA_TASKS, SUBSETS
-from crystalign_jobs.campaign_run import load_models
-from crystalign_jobs.campaign_search import Search, sampled
-from crystalign_jobs.campaign_trials import Cell, Entry, cells, check, expand, refuse_contradiction, resolved
-from crystalign_jobs.campaign_worker import STOP
+from crystalign_jobs import cli
+from crystalign_jobs.campaign import grid
+from crystalign_jobs.campaign.config import Campaign
+from crystalign_jobs.campaign.grid import Cell, Entry, cells, check, expand, refuse_contradiction, resolved
+from crystalign_jobs.campaign.presets import COSTA_TASKS, SUBSETS
+from crystalign_jobs.campaign.run import load_models
+from crystalign_jobs.campaign.search_space import Search, sampled
+from crystalign_jobs.campaign.store import STOP
 from crystalign_jobs.pretrain import Pretrain
 from crystalign_jobs.settings import with_defaults
 from crystalign_jobs.tune import Tune, stored_settings
+from small_campaign import FORMULA, RECIPE, TABLE, settings
 
 HERE = Path(__file__).parent
-loader = importlib.util.spec_from_file_location("campaign_settings", HERE / "campaign_settings.py")
-assert loader is not None
-assert loader.loader is not None
-small = importlib.util.module_from_spec(loader)
-loader.loader.exec_module(small)
-settings, TABLE, FORMULA, GRAPH, RECIPE = small.settings, small.TABLE, small.FORMULA, small.GRAPH, small.RECIPE
 
 TARGET = "formation_energy_per_atom_pbe_synthetic_2026"
 
@@ -130,7 +127,7 @@ def test_a_task_may_be_read_from_something_else_than_the_others(campaign):
 
 def test_the_fewest_and_the_most_labels_are_checked(campaign, monkeypatch):
     seen = []
-    monkeypatch.setattr(campaign_trials, "plan", lambda config: seen.append(config.n_labels))
+    monkeypatch.setattr(grid, "plan", lambda config: seen.append(config.n_labels))
     check(campaign(n_labels=(20, "all", 30, 40), initialisations={"scratch": {"encoders": {"tabular": TABLE}}}))
     assert sorted(seen) == [20, 40]
 
@@ -167,7 +164,7 @@ def test_bad_campaigns_name_the_field_and_what_is_valid(campaign, model, tmp_pat
         ({"baseline": "nothing"}, ["baseline", "'nothing'", "mean, scratch"]),
         ({"initialisations": {"a": "mean", "b": "mean"}}, ["initialisations.b", "initialisations.a", "the same"]),
         ({"tasks": {"a b": {"target": TARGET}, "a-b": {"target": "bulk_modulus_vrh"}}}, ["tasks", "folder"]),
-        ({"tasks": {"n": {"target": "colour"}}, "missing_targets": "name"}, ["tasks", "none of them", "'colour'"]),
+        ({"tasks": {"n": {"target": "colour"}}, "missing_targets": "skip"}, ["tasks", "none of them", "'colour'"]),
     ]
     for changes, said in bad:
         with pytest.raises(ConfigError) as caught:
@@ -187,8 +184,8 @@ def test_bad_campaigns_name_the_field_and_what_is_valid(campaign, model, tmp_pat
         ({"tasks": {"e": {"target": "band_gap", "threshold": 1.0}}}, "threshold"),
         ({"search": {"learning_rates": (1e-2, 1e-4)}}, "learning_rates"),
         ({"stop_early": {"rule": "guess"}}, "stop_early"),
-        ({"stop_early": {}, "recipe": {"keep": "last"}}, "stop_early: a trial with `keep: last`"),
-        ({"shuffle_labels": True, "ensemble": True}, "ensemble: each seed shuffles"),
+        ({"stop_early": {}, "recipe": {"keep": "last"}}, "stop_early: `keep: last` tests a trial"),
+        ({"shuffle_labels": True, "ensemble": True}, "ensemble: `shuffle_labels` shuffles differently"),
     ],
 )
 def test_values_that_cannot_be_are_refused(campaign, changes, said):
@@ -283,6 +280,19 @@ def test_a_campaign_may_grow_and_not_contradict_itself(campaign, changes, field)
         refuse_contradiction(before, now, "there")
 
 
+@pytest.mark.parametrize(("earlier", "current"), [("refuse", "error"), ("name", "skip")])
+def test_stored_campaigns_with_earlier_words_for_missing_targets_go_on(campaign, tmp_path, earlier, current):
+    run = tmp_path / "stored"
+    run.mkdir()
+    asked = Campaign.model_validate(campaign(missing_targets=current).model_dump(include=set(Campaign.model_fields)))
+    values = asked.model_dump(mode="json") | {"missing_targets": earlier}
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+    refuse_contradiction(Campaign.from_mapping(values, origin="a file"), asked, str(run))
+    stored = with_defaults(Tune, stored_settings(str(run)), origin="the settings of a run")
+    resumed = cli.parse(cli.find_verb("tune"), Tune, [], stored=stored)
+    assert (stored.missing_targets, resumed.missing_targets) == (current, current)
+
+
 def test_what_scratch_means_does_not_change_when_a_campaign_grows(campaign, model):
     alone = campaign(initialisations={"mean": "mean", "scratch": "scratch"})
     with pytest.raises(ConfigError, match=r"initialisations\.scratch, which would be built like .*model"):
@@ -319,7 +329,7 @@ class Competing:
     """What a scheduler sees of a trial."""
 
     def __init__(self, config: TrialConfig) -> None:
-        from crystalign_jobs.campaign_tune import group
+        from crystalign_jobs.campaign.ray_tune import group
 
         self.trial_id = config.id
         self.config = {"id": config.id, "group": group(config), "trial": config.model_dump_json()}
@@ -327,7 +337,7 @@ class Competing:
 
 def judged(asked, epochs: int, score, tmp_path) -> set[str]:
     """Ids of the trials that a scheduler stopped, where all report each epoch."""
-    from crystalign_jobs.campaign_tune import per_group
+    from crystalign_jobs.campaign.ray_tune import per_group
 
     scheduler = per_group(asked.stop_early, str(tmp_path))
     trials = [(entry, Competing(entry.config)) for entry in expand(asked)]
@@ -368,7 +378,7 @@ def test_nobody_is_stopped_before_a_quarter_of_its_own_recipe(campaign, tmp_path
 
 
 def test_the_queue_gives_every_trial_once_and_then_asks_the_studies(campaign):
-    from crystalign_jobs.campaign_tune import Queue
+    from crystalign_jobs.campaign.ray_tune import Queue
 
     entries = expand(campaign())
     base = entries[-1].config
@@ -412,8 +422,8 @@ def test_a_model_that_cannot_be_loaded_ends_the_campaign_and_not_each_of_its_tri
 def test_a_campaign_in_which_nothing_finished_is_an_error(data, tmp_path, monkeypatch):
     from crystalign_jobs import tune as verb
 
-    report = SimpleNamespace(trials=0, best={}, show=lambda: None)
-    monkeypatch.setattr(verb, "_run", lambda config, watch: report)
+    monkeypatch.setattr("crystalign_jobs.campaign.run.tune", lambda config: SimpleNamespace(trials=0, best={}))
+    monkeypatch.setattr("crystalign_jobs.campaign.report.show", lambda report: None)
     with pytest.raises(Error, match="no trial finished"):
         verb.main(settings(data, tmp_path))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,23 +10,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import small_campaign as small
 from crystalign import storage
-from crystalign.finetuning.trial import run_trial
-from crystalign.finetuning.trial_config import TrialConfig, TrialResult
-from crystalign_jobs.campaign_best import best_of, write_best
-from crystalign_jobs.campaign_report import choose, parquet, report
-from crystalign_jobs.campaign_run import best_of_search, failures_of, samples, split_by_state, studies, trial_uri
-from crystalign_jobs.campaign_trials import expand
-from crystalign_jobs.campaign_worker import write_failure
-from crystalign_jobs.tune import claim, stored_settings
-
-HERE = Path(__file__).parent
-loader = importlib.util.spec_from_file_location("campaign_settings", HERE / "campaign_settings.py")
-assert loader is not None
-assert loader.loader is not None
-small = importlib.util.module_from_spec(loader)
-loader.loader.exec_module(small)
-settings, TABLE, FORMULA, RECIPE = small.settings, small.TABLE, small.FORMULA, small.RECIPE
+from crystalign.finetuning.trials.config import TrialConfig, TrialResult
+from crystalign.finetuning.trials.trial import run_trial
+from crystalign_jobs.campaign.best_models import best_of, write_best
+from crystalign_jobs.campaign.grid import expand
+from crystalign_jobs.campaign.report import parquet, report
+from crystalign_jobs.campaign.results import choose
+from crystalign_jobs.campaign.search import best_of_search, samples, studies
+from crystalign_jobs.campaign.store import claim, failures_of, split_by_state, stored_settings, trial_uri, write_failure
+from small_campaign import FORMULA, RECIPE, TABLE, settings
 
 TARGET = "formation_energy_per_atom_pbe_synthetic_2026"
 
@@ -154,7 +147,7 @@ def test_the_files_hold_the_table_the_figure_and_the_reasons(told):
 
 
 def test_the_best_model_of_each_task_is_a_model_directory(told):
-    from crystalign.finetuning.network import PropertyModel
+    from crystalign.finetuning.model.property_model import PropertyModel
 
     run, entries, results, found = told.run, told.entries, told.results, told.report
     assert set(found.best) == {"energy", "bulk"}
@@ -167,7 +160,7 @@ def test_the_best_model_of_each_task_is_a_model_directory(told):
 
 
 def test_all_seeds_together_are_a_predictor_with_intervals_of_its_own(told, data, tmp_path):
-    from crystalign.finetuning.ensemble import Ensemble, load_predictor
+    from crystalign.finetuning.trials.ensemble import Ensemble, load_predictor
 
     chosen = choose(told.entries, told.results, 2)
     asked = settings(data, Path(told.run).parent, ensemble=True)
@@ -214,7 +207,7 @@ def test_a_gain_is_of_the_materials_that_both_tested(campaign, tmp_path):
     assert rows["mean"].gain.mean == pytest.approx(np.mean(expected))
     assert rows["mean"].gain.mean != pytest.approx(rows["mean"].error.mean - rows["scratch"].error.mean)
     assert rows["mean"].shared == len(networks[0])
-    assert "over the materials that row and baseline both tested" in (tmp_path / "campaign" / "results.md").read_text()
+    assert "on the materials that row and baseline both tested" in (tmp_path / "campaign" / "results.md").read_text()
 
 
 def test_samples_of_another_dataset_are_asked_for_again(campaign, tmp_path):

@@ -21,9 +21,10 @@ from crystalign.shards import writer
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.manifest import Manifest
 from crystalign.shards.writer import commit_manifest, write_shard
-from crystalign_jobs import derive, ownership
+from crystalign_jobs import derive
 from crystalign_jobs.derive import Derive, ShardDeriver, main, target
-from crystalign_jobs.ownership import driving
+from crystalign_jobs.runtime import driver_lock
+from crystalign_jobs.runtime.driver_lock import driving
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -93,7 +94,7 @@ def test_a_receipt_whose_shard_is_damaged_is_not_believed(data: str) -> None:
 
 
 def test_a_second_job_is_refused_while_the_first_runs(data: str) -> None:
-    with driving(data), pytest.raises(ConfigError, match=f"{data} is driven by process"):
+    with driving(data), pytest.raises(ConfigError, match=f"{data} is locked by process"):
         main(Derive(data=data, modalities=("xrd",)))
     assert main(Derive(data=data, modalities=("xrd",))).modalities["xrd"] == 90
 
@@ -101,7 +102,7 @@ def test_a_second_job_is_refused_while_the_first_runs(data: str) -> None:
 @pytest.fixture
 def unowned(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if each job took the driver of the other for dead."""
-    monkeypatch.setattr(ownership, "driving", lambda _: contextlib.nullcontext(lambda: True))
+    monkeypatch.setattr(driver_lock, "driving", lambda _: contextlib.nullcontext(lambda: True))
 
 
 MOMENTS = {"before all is checked": (derive, "_commit"), "before the manifest is written": (Manifest, "write")}
@@ -122,7 +123,7 @@ def once_before(monkeypatch: pytest.MonkeyPatch, moment: str, act: Callable[[], 
 
 @pytest.mark.usefixtures("unowned")
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_job_that_was_overtaken_undoes_nothing_and_its_repetition_adds_what_is_missing(
+def test_an_overtaken_job_undoes_nothing_and_its_repetition_adds_what_is_missing(
     data: str, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     won: list[Manifest] = []
@@ -148,9 +149,9 @@ def test_the_repetition_uses_what_was_derived_where_its_shards_are_still_there(
     once_before(monkeypatch, "before the manifest is written", touch)
     with pytest.raises(ConflictError):
         main(Derive(data=data, modalities=("xrd",)))
-    assert "shards were derived before" not in capsys.readouterr().out
+    assert "shards are already derived" not in capsys.readouterr().out
     assert main(Derive(data=data, modalities=("xrd",))).modalities["xrd"] == 90
-    assert "2 of 2 shards were derived before" in capsys.readouterr().out
+    assert "2 of 2 shards are already derived" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("unowned")
@@ -185,7 +186,8 @@ def test_what_cannot_be_derived_is_reported_and_the_rest_is_kept(monkeypatch: py
     def break_down(crystal: Crystal) -> Any:
         raise ZeroDivisionError(crystal.formula)
 
-    monkeypatch.setattr(derivation, "DERIVATIONS", {**derivation.DERIVATIONS, "xrd": refuse, "text": break_down})
+    real, broken = derivation.derivation_of, {"xrd": refuse, "text": break_down}
+    monkeypatch.setattr(derivation, "derivation_of", lambda name: broken.get(name) or real(name))
     rejects: list[Any] = []
     material = extended(salt(), ("xrd", "text", "composition"), 60.0, rejects)
     assert set(material.modalities) == {"composition"}

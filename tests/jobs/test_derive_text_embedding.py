@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from crystalign import storage
+from crystalign.batch import make_batch
 from crystalign.encoders.bert import train_tokenizer
 from crystalign.encoders.language_model import LanguageModel
 from crystalign.errors import ConfigError
@@ -24,7 +25,6 @@ from crystalign.model_config import ModalitySpec
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.manifest import Manifest
 from crystalign.shards.writer import commit_manifest, write_shard
-from crystalign.training.batch import make_batch
 from crystalign.training.config import PretrainConfig
 from crystalign.training.loop import train
 from crystalign_jobs import derive, embed
@@ -106,7 +106,7 @@ def test_rows_without_a_text_get_none_and_are_reported(
 def test_embeddings_of_another_language_model_are_not_mixed_in(data: str, berts: Callable[[str], str]) -> None:
     held = main(settings(data, berts("first")))
     for other in (settings(data, berts("second")), settings(data, berts("first"), pooling="mean")):
-        with pytest.raises(ConfigError, match=r"holds text embeddings by first \(.*is asked for.*ingest again"):
+        with pytest.raises(ConfigError, match=r"holds text embeddings by first \(.*, not by .*or ingest to another"):
             main(other)
     assert Dataset.open(data).manifest == held
 
@@ -134,7 +134,7 @@ def test_vectors_of_a_table_stay_and_nobody_adds_to_them(
     assert manifest.language_model is None
     assert manifest.modalities["text_embedding"] == 10
     assert "text embeddings by a language model that is not recorded" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match=r"10 text embeddings whose language model is not recorded.*not mixed"):
+    with pytest.raises(ConfigError, match=r"10 text embeddings from a table, whose language model.*cannot be mixed"):
         main(settings(uri, berts("first")))
 
 
@@ -181,7 +181,7 @@ def test_a_folder_that_changes_under_a_job_stops_it(data: str, berts: Callable[[
     chosen = LanguageModel.open(berts("first")).entry
     shutil.copytree(berts("second"), tmp_path / "changed")
     deriver = ShardDeriver(settings(data, str(tmp_path / "changed")), Dataset.open(data), chosen)
-    with pytest.raises(ConfigError, match=r"holds changed \(.* here, and the job started with first"):
+    with pytest.raises(ConfigError, match=r"holds changed \(.* on this worker, but the job started with first"):
         deriver({"number": 0, "name": "any"})
 
 

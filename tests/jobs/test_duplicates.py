@@ -138,7 +138,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_written(tmp_path):
             merge(Merge(datasets=(first, other), out=str(out)))
     with pytest.raises(ConfigError, match="two or more datasets"):
         merge(Merge(datasets=(first,), out=str(out)))
-    with pytest.raises(ConfigError, match="lies within"):
+    with pytest.raises(ConfigError, match="is inside the dataset"):
         merge(Merge(datasets=(first, second), out=f"{first}/both"))
     write(str(tmp_path / "third"), {"y" * 190: rock_salt(3, 9)}, "a source with a long name")
     with pytest.raises(ConfigError, match="longer than 200 characters"):
@@ -149,7 +149,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_written(tmp_path):
         commit_manifest(str(tmp_path / name), [write_shard(str(tmp_path / name), "a", [row], [spec])], [spec])
     with pytest.raises(DatasetError, match=r"share the column band_gap_pbe_s_1: band_gap by 'PBE' .* by 'pbe'"):
         merge(Merge(datasets=(str(tmp_path / "pbe"), str(tmp_path / "other")), out=str(out)))
-    assert not out.exists() or not list(out.glob("shards/*"))
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("salt", ["crystalign", "another salt"])
@@ -188,7 +188,7 @@ def test_copies_are_no_rivals_in_an_evaluation_whatever_the_salt(doubled, tmp_pa
 
 
 def test_copies_are_no_negatives_in_training(doubled):
-    from crystalign.training.batch import make_batch
+    from crystalign.batch import make_batch
 
     model = small_model(doubled, "crystalign")
     materials = [m for m in Dataset.open(doubled).materials() if m.id in {"a11-17", "b11-17", "a3-9"}]

@@ -9,6 +9,7 @@ from crystalign.errors import ConfigError
 from crystalign.index.embeddings import EmbeddingManifest, read_embeddings
 from crystalign.model import Model, load, prepare
 from crystalign.model_config import ModalitySpec, ModelCard, ModelConfig
+from crystalign.objectives.clip import Clip
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.splits import SplitRule
 from crystalign_jobs.embed import Embed, embed
@@ -26,7 +27,7 @@ def model_uri(tmp_path_factory):
             "composition": ModalitySpec(encoder="composition-transformer", options={"hidden": 16, "layers": 1}),
             "text": ModalitySpec(encoder="bert", options={"hidden": 16, "layers": 1, "vocabulary": 300}),
         },
-        pairs=(("composition", "text"),),
+        objective=Clip(pairs=(("composition", "text"),)),
     )
     torch.manual_seed(0)
     model = Model(config, prepare(config, {"text": ["a cubic salt of elements 3 and 8, cell 1"] * 20}))

@@ -16,15 +16,17 @@ import yaml
 from crystalign import storage
 from crystalign.crystal import Crystal
 from crystalign.errors import ConfigError, ConflictError, DatasetError
+from crystalign.limits import Limits
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.manifest import Manifest
 from crystalign.shards.order import EpochOrder
 from crystalign.shards.selection import Selection
 from crystalign.shards.splits import SplitRule
-from crystalign.sources import Item, Limits
-from crystalign_jobs import ingest, ownership
+from crystalign.sources import Item
+from crystalign_jobs import ingest
 from crystalign_jobs.ingest import Ingest, main, share_out
-from crystalign_jobs.ownership import driving
+from crystalign_jobs.runtime import driver_lock
+from crystalign_jobs.runtime.driver_lock import driving
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -100,7 +102,7 @@ def test_a_dataset_that_cannot_be_replaced_stays_whole(folder: Path, tmp_path: P
 
 def test_a_second_ingest_into_one_place_is_refused_while_the_first_runs(folder: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "data")
-    with driving(out), pytest.raises(ConfigError, match=f"{out} is driven by process"):
+    with driving(out), pytest.raises(ConfigError, match=f"{out} is locked by process"):
         main(Ingest(source=str(folder), out=out))
     assert main(Ingest(source=str(folder), out=out)).rows == 9
 
@@ -117,7 +119,7 @@ def test_of_two_ingests_that_meet_all_the_same_one_wins_and_its_files_stay(
     (tmp_path / "more").mkdir()
     for number in range(30):
         (tmp_path / "more" / f"m{number}.vasp").write_text(poscar(5.0 + 0.01 * number))
-    monkeypatch.setattr(ownership, "driving", lambda _: contextlib.nullcontext(lambda: True))
+    monkeypatch.setattr(driver_lock, "driving", lambda _: contextlib.nullcontext(lambda: True))
     holder, name = (Manifest, "write") if place == "Manifest.write" else (ingest, "_commit")
     goes_on, won = getattr(holder, name), []
 

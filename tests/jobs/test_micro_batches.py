@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from crystalign.batch import MicroBatches
 from crystalign.crystal import Crystal
 from crystalign.material import Material, Provenance
 from crystalign.modalities.composition import Composition
 from crystalign.modalities.text import Text, decode
 from crystalign.model import Model, ModelConfig, prepare
+from crystalign.objectives.clip import Clip
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.selection import Selection
 from crystalign.shards.splits import SplitRule
 from crystalign.shards.writer import commit_manifest, write_shard
-from crystalign.training.batch import MicroBatches
 from crystalign.training.config import PretrainConfig
 from crystalign.training.feed import FeedPlan, feed, steps_per_epoch
 from crystalign.training.loop import train
@@ -31,7 +32,7 @@ MODEL = ModelConfig(
         "composition": {"encoder": "composition-transformer", "options": {"hidden": 16, "layers": 1}},
         "text": {"encoder": "bert", "options": {"hidden": 16, "layers": 1, "vocabulary": 200, "dropout": 0.0}},
     },
-    pairs=(("composition", "text"),),
+    objective=Clip(pairs=(("composition", "text"),)),
 )
 
 
@@ -81,7 +82,7 @@ def streamed(plan, start_step=0):
     """(step, rank) → (ids, bytes of each micro-batch), as the ranks receive them."""
     import ray
 
-    from crystalign_jobs.stream import RankFeed, split, stream
+    from crystalign_jobs.pretraining.stream import RankFeed, split, stream
 
     @ray.remote(num_cpus=0.5)
     def consume(iterator, rank):
@@ -163,7 +164,7 @@ def test_the_loss_curve_without_dropout_is_that_of_whole_batches(plan):
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_two_workers_with_micro_batches_draw_the_curve_of_one_process_with_whole_batches(plan, tmp_path):
+def test_two_workers_with_micro_batches_have_the_losses_of_one_with_whole_batches(plan, tmp_path):
     settings = {"data": plan.data, "out": str(tmp_path), "name": "run", "model": MODEL, "batch_size": BATCH}
     settings |= {"epochs": 2, "seed": plan.seed, "augment": False, "num_workers": 2, "micro_batch_size": SIZE}
     settings |= {"rows_per_window": plan.window_rows, "log_every_steps": 1, "loggers": ("csv",)}

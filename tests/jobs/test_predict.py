@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
+import small_campaign as small
 from crystalign.errors import ConfigError, ModelError
-from crystalign.finetuning.answers import answers_of
-from crystalign.finetuning.network import PropertyModel
-from crystalign.finetuning.prediction import PredictorGroup
-from crystalign.finetuning.trial import run_trial
-from crystalign.finetuning.trial_config import TrialConfig
+from crystalign.finetuning.model.property_model import PropertyModel
+from crystalign.finetuning.prediction.predictor import PredictorGroup
+from crystalign.finetuning.prediction.records import answers_of
+from crystalign.finetuning.trials.config import TrialConfig
+from crystalign.finetuning.trials.trial import run_trial
 from crystalign_jobs import cli
 from crystalign_jobs.predict import read, show
-
-loader = importlib.util.spec_from_file_location("campaign_settings", Path(__file__).with_name("campaign_settings.py"))
-assert loader is not None
-assert loader.loader is not None
-small = importlib.util.module_from_spec(loader)
-loader.loader.exec_module(small)
 
 ENERGY = "formation_energy_per_atom_pbe_synthetic_2026"
 

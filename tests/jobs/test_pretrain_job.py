@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import os
 import random
 import shutil
@@ -13,20 +12,14 @@ from pathlib import Path
 
 import pytest
 
+import small_pretraining as small
 from crystalign.errors import ConfigError, DatasetError, Error, StorageError
 from crystalign.model_config import ModalitySpec
 from crystalign_jobs import cli
 from crystalign_jobs.pretrain import pretrain
-from crystalign_jobs.pretrain_fit import Stopped
-from crystalign_jobs.run_status import summarise
-
-PROGRAM = Path(__file__).with_name("pretrain_settings.py")
-spec = importlib.util.spec_from_file_location("pretrain_settings", PROGRAM)
-assert spec is not None
-assert spec.loader is not None
-small = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(small)
-settings, audit, history, repeated, MODEL = small.settings, small.audit, small.history, small.repeated, small.MODEL
+from crystalign_jobs.pretraining.driver import Stopped
+from crystalign_jobs.pretraining.status import summarise
+from small_pretraining import MODEL, audit, history, repeated, settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -82,9 +75,7 @@ def test_a_rank_that_dies_changes_neither_the_samples_nor_a_bit_of_the_weights(u
     assert crystalign.model.load(again).sha256 == crystalign.model.load(uri).sha256, step
 
 
-def test_a_worker_that_is_sent_sigterm_leaves_after_a_checkpoint_so_that_no_step_is_done_twice(
-    uninterrupted, small_dataset, tmp_path
-):
+def test_a_worker_that_gets_sigterm_leaves_a_checkpoint_and_no_step_is_repeated(uninterrupted, small_dataset, tmp_path):
     import crystalign.model
 
     folder, uri = uninterrupted
@@ -122,7 +113,7 @@ def test_a_run_that_gave_up_is_resumed_at_its_checkpoint(uninterrupted, small_da
     folder, uri = uninterrupted
     shutil.copytree(folder / "run" / "prepared", tmp_path / "run" / "prepared")
     config = settings(small_dataset, tmp_path, max_failures=0)
-    with pytest.raises(Error, match=r"ranks that failed: .*1.*pretrain --resume"):
+    with pytest.raises(Error, match=r"failed ranks: .*1.*pretrain --resume"):
         pretrain(config, watch=audit(tmp_path / "first", dies_at=6))
     with pytest.raises(ConfigError, match="already holds a run"):
         pretrain(config)
@@ -142,7 +133,7 @@ def driver_that_dies(data: str, out: Path, step: int) -> int:
 
     address = ray.get_runtime_context().gcs_address
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "RAY_ADDRESS": address}
-    command = [sys.executable, str(PROGRAM), data, str(out), str(out / "first"), str(step)]
+    command = [sys.executable, small.__file__, data, str(out), str(out / "first"), str(step)]
     return subprocess.run(command, env=environment, check=False, capture_output=True, timeout=600).returncode
 
 
@@ -164,7 +155,7 @@ def test_a_run_whose_driver_is_killed_and_then_stopped_ends_with_the_same_weight
 
     me = {"driver": os.getpid(), "driver_dies_at": stopped, "driver_signal": signal.SIGTERM}
     watch = audit(out / "second", slow=1.0, **me)  # so that the run is not over before the workers hear of it
-    with pytest.raises(Stopped, match="its checkpoint stored") as caught:
+    with pytest.raises(Stopped, match="with a checkpoint") as caught:
         pretrain(settings(small_dataset, out, resume=True), watch=watch)
     assert caught.value.signum == signal.SIGTERM
     found = summarise(run)
@@ -180,7 +171,7 @@ def test_a_run_whose_driver_is_killed_and_then_stopped_ends_with_the_same_weight
     assert found.step > stopped
     capsys.readouterr()
     assert cli.main(["pretrain", "--resume", run]) == 0
-    assert f"going on with {run}" in capsys.readouterr().out
+    assert f"resuming {run}" in capsys.readouterr().out
     assert crystalign.model.load(run + "/model").sha256 == crystalign.model.load(undisturbed).sha256
     assert summarise(run).state == "finished"
 
@@ -212,7 +203,7 @@ MISFIT = MODEL.model_copy(update={"modalities": MODEL.modalities | {"crystal": C
     ],
 )
 def test_a_wrong_setting_is_named_before_any_worker_starts(small_dataset, tmp_path, monkeypatch, changes, complaint):
-    monkeypatch.setattr("crystalign_jobs.pretrain_fit.fit", lambda *_: pytest.fail("workers were started"))
+    monkeypatch.setattr("crystalign_jobs.pretraining.driver.fit", lambda *_: pytest.fail("workers were started"))
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=complaint):
         pretrain(settings(small_dataset, tmp_path, **changes))

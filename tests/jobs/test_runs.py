@@ -14,9 +14,9 @@ from crystalign.model import Model, ModelConfig
 from crystalign.training.checkpoint import save_checkpoint
 from crystalign.training.loop import TrainState
 from crystalign_jobs import cli
-from crystalign_jobs.mailbox import Mailbox, Position, laggards
-from crystalign_jobs.pretrain_fit import Display, progress_note
-from crystalign_jobs.run_status import RunStatus, summarise, write_status
+from crystalign_jobs.pretraining.driver import RunDisplay, progress_note
+from crystalign_jobs.pretraining.mailbox import Mailbox, Position, laggards
+from crystalign_jobs.pretraining.status import RunStatus, summarise, write_status
 from crystalign_jobs.runs import summaries
 
 CONFIG = ModelConfig(
@@ -105,7 +105,7 @@ def test_the_live_line_holds_what_one_looks_at():
 
 def test_what_arrives_after_the_end_does_not_change_how_it_ended(tmp_path):
     meter = SimpleNamespace(start_from=lambda step: None, reach=lambda *args, **kwargs: None)
-    display = Display(str(tmp_path), meter)
+    display = RunDisplay(str(tmp_path), meter)
     display.end(Error("the disk is full"))
     display.show({"step": 7.0, "progress": 0.5, "loss": 1.0, "samples_per_second": 9.0})
     display.tell()

@@ -33,7 +33,7 @@ def streamed(plan, start_step=0):
     """(step, rank) → (ids, bytes of the batch), as the ranks receive them, in step order."""
     import ray
 
-    from crystalign_jobs.stream import RankFeed, split, stream
+    from crystalign_jobs.pretraining.stream import RankFeed, split, stream
 
     @ray.remote(num_cpus=0.5)
     def consume(iterator, rank):

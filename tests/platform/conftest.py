@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from crystalign.crystal import SYMBOLS, Crystal
 from crystalign.material import Material
+from synthetic import synthetic_material
 
 FCC = np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 
@@ -86,11 +86,5 @@ def cell(request) -> list[list[int]]:
 @pytest.fixture(scope="session")
 def synthetic_materials() -> Callable[[int], list[Material]]:
     """n different materials with every modality."""
-    path = Path(__file__).with_name("synthetic.py")
-    spec = importlib.util.spec_from_file_location("synthetic", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = [module.synthetic_material(index) for index in range(96)]
-    return lambda n: made[:n]
+    made = functools.cache(synthetic_material)  # 60 ms each, and most tests need few
+    return lambda n: [made(index) for index in range(n)]

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from crystalign.errors import ConfigError
-from crystalign.resources import local_cluster, private_folder, require_cluster
+from crystalign_ray.resources import local_cluster, private_folder, require_cluster
 
 
 def closed_port() -> int:
@@ -50,7 +50,7 @@ def test_another_server_at_the_address_is_no_cluster(says):
 
 
 def test_a_server_that_says_nothing_is_given_up(monkeypatch):
-    monkeypatch.setattr("crystalign.resources.CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr("crystalign_ray.resources.CONNECT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ConfigError, match="timed out"):
         require_cluster(f"127.0.0.1:{listener.getsockname()[1]}")
 
@@ -83,22 +83,22 @@ def test_a_local_cluster_is_for_this_machine_and_asks_for_its_token(monkeypatch,
 def test_a_cluster_that_listens_on_loopback_alone_is_joined_there():
     import contextlib
 
-    from crystalign.resources import joining
+    from ray._private import ray_constants
 
-    class Constants:
-        ENABLE_RAY_CLUSTER = True
+    from crystalign_ray.resources import joining
 
+    before = ray_constants.ENABLE_RAY_CLUSTER
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        with joining(address, "127.0.0.2", Constants):  # an address of this machine where nothing listens
-            assert not Constants.ENABLE_RAY_CLUSTER
-        assert Constants.ENABLE_RAY_CLUSTER
+        with joining(address, "127.0.0.2"):  # an address of this machine where nothing listens
+            assert ray_constants.ENABLE_RAY_CLUSTER is False
+        assert before == ray_constants.ENABLE_RAY_CLUSTER
         for other, own in (("auto", "127.0.0.2"), (address, "127.0.0.1"), ("10.0.0.1:6379", "127.0.0.2")):
-            assert isinstance(joining(other, own, Constants), contextlib.nullcontext)
+            assert isinstance(joining(other, own), contextlib.nullcontext)
     with socket.socket() as listener:
         listener.bind(("0.0.0.0", 0))
         listener.listen()
         everywhere = f"127.0.0.1:{listener.getsockname()[1]}"
-        assert isinstance(joining(everywhere, "127.0.0.2", Constants), contextlib.nullcontext)
+        assert isinstance(joining(everywhere, "127.0.0.2"), contextlib.nullcontext)

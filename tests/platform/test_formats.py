@@ -22,6 +22,8 @@ DENSITY = ModalitySpec(encoder="conv3d", options={"channels": [4, 8]})
 def as_of_format(folder, number: int) -> None:
     path = folder / "config.json"
     values = json.loads(path.read_text())
+    if number < 3:
+        values["config"]["objective"] = values["config"]["objective"]["kind"]
     path.write_text(json.dumps(values | {"format": number}))
 
 
@@ -42,16 +44,16 @@ def test_a_model_of_format_1_opens_and_keeps_its_format_and_identity(tmp_path):
 
 def test_a_model_that_learned_voxels_in_other_settings_is_refused(tmp_path):
     model(crystal=CRYSTAL, charge_density=DENSITY).save_pretrained(tmp_path / "model")
-    assert load(tmp_path / "model").format == 2
+    assert load(tmp_path / "model").format == 3
+    as_of_format(tmp_path / "model", 4)
+    with pytest.raises(ModelError, match="format 4, this version reads 1"):
+        load(tmp_path / "model")
     as_of_format(tmp_path / "model", 1)
     with pytest.raises(ModelError, match=r"format 1: .* trained it on charge_density .* Train it again"):
         load(tmp_path / "model")
-    as_of_format(tmp_path / "model", 3)
-    with pytest.raises(ModelError, match="format 3, this version reads 1 and 2"):
-        load(tmp_path / "model")
 
 
-def test_densities_and_pictures_of_an_earlier_dataset_are_refused_and_the_rest_is_not(tmp_path, synthetic_materials):
+def test_an_earlier_formats_densities_and_pictures_are_refused_and_nothing_else(tmp_path, synthetic_materials):
     uri = str(tmp_path / "data")
     commit_manifest(uri, [write_shard(uri, "a", synthetic_materials(8))])
     Dataset.open(uri).require_current(("charge_density", "image", "xrd"))

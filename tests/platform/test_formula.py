@@ -60,7 +60,7 @@ READ = {
 }
 REFUSED = {
     **dict.fromkeys(["YBa2Cu3O7-x", "Fe1-xO", "YBa2Cu3O7-δ", "LixCoO2", "O7±δ", "MnO2·nH2O", "UO2+x"], "varies"),
-    **dict.fromkeys(["Na0", "Fe0O", "NaCl0.0", "Fe0/3O"], "not above 0"),
+    **dict.fromkeys(["Na0", "Fe0O", "NaCl0.0", "Fe0/3O"], "must be above 0"),
     **dict.fromkeys(["VO2+", "UO22+", "SO42-", "YBa2Cu3O7-"], "may be amount and charge"),
     **dict.fromkeys(["Al2O3.2SiO2.2H2O", "CuCl2.2NH3", "Na1.5H2O", "K2O.Al2O3.6SiO2"], "one number, or end one"),
     **dict.fromkeys(["Na0.35CoO2.1.3H2O", "Fe1.2.3.4O"], "more than one reading"),
@@ -160,22 +160,22 @@ def test_a_chemical_system_is_told_from_a_formula():
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.text(max_size=MAX_FORMULA) | st.text("FeONaCl()[]{}.·0123456789/+-^ xδ", max_size=MAX_FORMULA))
 def test_any_text_is_read_or_refused_at_once(text):
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         read_formula(text)
     except InputError as error:
         str(error).encode()
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(
     "text", ["(" * 99 + "Fe" + ")" * 99, "Fe" * 100, "[" * 200, "1." * 100, "Fe1/3" * 40, "nacl" * 50]
 )
 def test_the_worst_formulas_are_read_in_an_instant(text):
-    started = time.perf_counter()
+    started = time.process_time()
     with contextlib.suppress(InputError):
         read_formula(text)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 # --- the one form of a composition ------------------------------------------------------------------------------------

@@ -147,7 +147,9 @@ def test_a_body_that_does_not_say_how_long_it_is_is_counted(http):
 def test_a_modality_that_the_model_lacks_is_named(http, monkeypatch, places):
     from crystalign_serve import queries
 
-    monkeypatch.setitem(queries._MODALITY, "text", "charge_density")
+    fields = queries.request_fields()
+    fields["text"] = fields["text"]._replace(modality="charge_density")
+    monkeypatch.setattr(queries, "request_fields", lambda: fields)
     refused_by = http.post("/api/search", json={"query": {"text": "salt"}})
     monkeypatch.undo()
     assert_refused(http, refused_by, "charge_density", "crystal")

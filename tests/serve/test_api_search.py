@@ -8,7 +8,7 @@ import pytest
 from crystalign.crystal import pretty_formula
 from crystalign.index.fusion import reciprocal_rank_fusion
 from crystalign.physics.diffraction import WAVELENGTHS
-from crystalign_serve.curves import powder_curve
+from crystalign_serve.curves import curve_of
 
 
 def search(http, query, **options):
@@ -27,7 +27,7 @@ def dos_json(material):
 
 
 def xrd_json(material):
-    curve = powder_curve(material.value("xrd"), WAVELENGTHS["CuKa"])
+    curve = curve_of("xrd", material.value("xrd"), "CuKa")
     return {"two_theta": curve.x, "intensities": curve.y, "wavelength": "CuKa"}
 
 
@@ -65,7 +65,7 @@ def test_a_powder_pattern_is_looked_at_again_at_every_strain(http, materials):
     for number, strain in ((3, 0.0), (11, 0.015), (30, -0.02)):
         peaks = materials[number].value("xrd")
         stretched = type(peaks)(peaks.d_spacings * (1.0 + strain), peaks.intensities)
-        curve = powder_curve(stretched, WAVELENGTHS["CuKa"])
+        curve = curve_of("xrd", stretched, "CuKa")
         asked = {"xrd": {"two_theta": curve.x, "intensities": curve.y, "wavelength": "CuKa"}}
         ranked = search(http, asked, k=40)["results"]
         fused = reciprocal_rank_fusion([r["match"]["embedding_score"] for r in ranked], [r["score"] for r in ranked])
@@ -100,7 +100,7 @@ def test_the_embedding_stands_where_the_second_look_fails(http, materials, monke
         raise DatasetError("gone")
 
     plain = search(http, {"xrd": xrd_json(materials[1])}, k=4, rerank=0)
-    monkeypatch.setattr(api, "by_profile", broken)
+    monkeypatch.setattr(api, "by_match", broken)
     answer = search(http, {"xrd": xrd_json(materials[1])}, k=4)
     assert answer["results"] == plain["results"]
     assert answer["query"]["ordered_by"] == "embeddings"

@@ -17,12 +17,13 @@ import pytest
 
 from crystalign.index.manifest import IndexManifest
 from crystalign.model import load
+from crystalign.model_description import read_description
 from crystalign_serve.admission import Limits, Room, kind_of
 from crystalign_serve.api import build_api
 from crystalign_serve.backend import LocalBackend
 from crystalign_serve.front import Front, Patience
 from crystalign_serve.security import access_of
-from crystalign_serve.service import open_service, read_model
+from crystalign_serve.service import open_service
 
 QUERY = {"query": {"formula": "NaCl"}, "k": 3}
 
@@ -82,7 +83,7 @@ class Slow(LocalBackend):
 
 @pytest.fixture(scope="module")
 def parts(places, segments):
-    described = read_model(places.model)
+    described = read_description(places.model)
     manifest = IndexManifest.read(places.index)
     service = open_service(manifest, described.config, described.card, dataset_uri=None, shards=len(segments))
     return service, load(places.model), segments
@@ -162,7 +163,9 @@ def test_headers_that_trickle_are_cut_off_on_an_open_connection_too(served):
                 connection.sendall(b"a")
                 with contextlib.suppress(TimeoutError):
                     got += connection.recv(65536)
-        assert not got or b" 408 " in got
+        with contextlib.suppress(ConnectionError):  # an answer that came before the last byte went is still there
+            got += connection.recv(65536)
+        assert got.startswith(b"HTTP/1.1 408 ")
 
 
 def test_headers_without_end_are_too_large(served):

@@ -13,6 +13,9 @@ from fastapi import FastAPI, Form, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 
+from crystalign.modalities import NAMES
+from crystalign_serve.service import listed_modalities
+
 UI = Path(__file__).resolve().parents[2] / "serve" / "crystalign_serve" / "ui"
 ASSETS = UI / "assets"
 VENDORED = {"3Dmol-min.js", "3Dmol-LICENSE.txt"}
@@ -126,7 +129,8 @@ def _service() -> FastAPI:
         fields = [{"name": "nsites", "label": "Sites", "unit": "", "type": "integer"}]
         examples = [{"label": "Like CsCl", "request": {"query": {"formula": "CsCl"}}}]
         index, notice = {"version": "v1", "rows": 7}, "Made-up data."
-        return {"index": index, "model": {"name": "m"}, "fields": fields, "notice": notice, "example_queries": examples}
+        said = {"fields": fields, "notice": notice, "example_queries": examples}
+        return {"index": index, "model": {"name": "m"}, "modalities": listed_modalities(NAMES, "crystal"), **said}
 
     @app.get("/api/health")
     def health() -> dict[str, Any]:

@@ -15,6 +15,9 @@ from fastapi import FastAPI, Form, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 
+from crystalign.modalities import NAMES
+from crystalign_serve.service import listed_modalities
+
 UI = Path(__file__).resolve().parents[2] / "serve" / "crystalign_serve" / "ui"
 CIF = """data_made
 _cell_length_a 4.12
@@ -58,7 +61,8 @@ def application() -> FastAPI:
     @app.get("/api/info")
     def info() -> dict[str, Any]:
         examples = [{"label": "Like CsCl", "request": {"query": {"formula": "CsCl"}}}]
-        return {"index": {"version": "v1", "rows": 7}, "model": {"name": "m"}, "example_queries": examples}
+        said = {"modalities": listed_modalities(NAMES, "crystal"), "example_queries": examples}
+        return {"index": {"version": "v1", "rows": 7}, "model": {"name": "m"}, **said}
 
     @app.get("/api/health")
     def health() -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from crystalign.errors import ConfigError, ModelError, QueryError
-from crystalign.finetuning.ensemble import find_predictors
-from crystalign.finetuning.network import PropertyModel
+from crystalign.finetuning.model.property_model import PropertyModel
+from crystalign.finetuning.trials.ensemble import find_predictors
 from crystalign.material import Material, Provenance
 from crystalign_serve import predict_api, predictions
 from crystalign_serve.client import Client

@@ -10,7 +10,9 @@ from crystalign.modalities import make_modality
 from crystalign.modalities.xrd import MeasuredPattern
 from crystalign_serve.curves import MAX_DRAWN, curve_of
 from crystalign_serve.queries import parts_of, structures_of, text_file
-from crystalign_serve.requests import Query
+from crystalign_serve.requests import query_model
+
+Query = query_model()
 
 
 def reading(*names: str):

@@ -21,7 +21,7 @@ import pytest
 from crystalign.crystal import Crystal
 from crystalign.errors import CrystalError, FileFormatError, InputError, QueryError
 from crystalign.modalities import make_modality
-from crystalign.sources.structures import sniffed_kind
+from crystalign.readers.structures.structure_file import sniffed_kind
 from crystalign_serve.errors import UnavailableError
 from crystalign_serve.files import Upload, guess_kind, read_file
 from crystalign_serve.sandbox import answers, tasks, wire

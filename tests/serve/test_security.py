@@ -17,11 +17,12 @@ from fastapi.testclient import TestClient
 from crystalign.errors import ConfigError, QueryError
 from crystalign.index.manifest import IndexManifest
 from crystalign.model import load
+from crystalign.model_description import read_description
 from crystalign_serve.api import build_api
 from crystalign_serve.backend import LocalBackend
 from crystalign_serve.client import Client
 from crystalign_serve.security import Access, access_of, read_key
-from crystalign_serve.service import open_service, read_model
+from crystalign_serve.service import open_service
 
 KEY = "k3y-of-the-test-service-0123456789"
 QUERY = {"query": {"formula": "NaCl"}, "k": 2}
@@ -30,7 +31,7 @@ LOCAL = "http://localhost:8000"
 
 @pytest.fixture(scope="module")
 def parts(places, segments):
-    described = read_model(places.model)
+    described = read_description(places.model)
     manifest = IndexManifest.read(places.index)
     service = open_service(manifest, described.config, described.card, dataset_uri=None, shards=len(segments))
     return service, LocalBackend(load(places.model), segments)

@@ -1,11 +1,17 @@
-"""The encoders by name. Adding one is a file here and a line in `ENCODERS`."""
+"""The encoders by name. Adding one is a file here and a line in `ENCODERS`, or a package with an entry point.
+
+The entry point names an `EncoderEntry`:
+
+    [project.entry-points."crystalign.encoders"]
+    raman-mlp = "my_package.networks:RAMAN_MLP"
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crystalign.errors import ConfigError
+from crystalign.registry import Registry
 
 if TYPE_CHECKING:
     from crystalign.encoders.encoder import Encoder, Files
@@ -27,10 +33,12 @@ class EncoderEntry(NamedTuple):
 
 
 _TWELVE_NEAREST = {"cutoff": 8.0, "k": 12}
+_WITHIN_FIVE = {"cutoff": 5.0, "k": 1000}
+"""All neighbours up to 5 Å: no real crystal has as many."""
 _COMPLETE = {"cutoff": 4.0, "k": 16, "lattice_sums_up_to": 200}
 _SINGLE_ENERGIES = {"patch": 1, "hidden": 128, "expansion": 4, "energies": "concatenated", "summary": False}
 
-ENCODERS: dict[str, EncoderEntry] = {
+_ENTRIES: dict[str, str | EncoderEntry] = {
     "cgcnn": EncoderEntry(
         "crystal",
         "crystalign.encoders.cgcnn:CGCNN",
@@ -69,6 +77,12 @@ ENCODERS: dict[str, EncoderEntry] = {
         "crystalign.encoders.dual_space:DualSpace",
         "This project: a gated graph network, and structure factors",
         {"reciprocal_bins": 256},
+    ),
+    "pyg": EncoderEntry(
+        "crystal",
+        "crystalign.encoders.pyg:PyG",
+        "PyTorch Geometric by its option `model`: schnet, visnet, cgconv, transformer, or a network of your own",
+        _WITHIN_FIVE,
     ),
     "dos-transformer": EncoderEntry(
         "dos", "crystalign.encoders.dos_transformer:DosTransformer", "Moro et al. (MultiMat), Newton 1, 100016 (2025)"
@@ -165,6 +179,10 @@ ENCODERS: dict[str, EncoderEntry] = {
         "Ward et al. (Magpie's descriptors), npj Comput. Mater. 2 (2016)",
     ),
 }
+ENCODERS: Registry[EncoderEntry] = Registry(
+    "encoder", "crystalign.encoders", _ENTRIES, accepts=lambda found: isinstance(found, EncoderEntry)
+)
+"""Those of this package, then those of other packages."""
 
 
 def encoder_entry(name: str) -> EncoderEntry:
@@ -173,9 +191,6 @@ def encoder_entry(name: str) -> EncoderEntry:
     Raises:
         ConfigError: no such encoder.
     """
-    if name not in ENCODERS:
-        message = f"no encoder {name!r}; there are {', '.join(ENCODERS)}"
-        raise ConfigError(message)
     return ENCODERS[name]
 
 

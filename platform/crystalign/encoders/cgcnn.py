@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from pydantic import Field
 from torch import Tensor, nn
 
 from crystalign.config import Config
-from crystalign.encoders.crystal_graph import EdgeLinear, GaussianBasis, mean_over_atoms, nearest_shares, on_sites
+from crystalign.encoders.crystal_graph import (
+    EdgeLinear,
+    GaussianBasis,
+    mean_over_atoms,
+    nearest_shares,
+    on_sites,
+    scatter_sum,
+)
 from crystalign.encoders.elements import WIDTH, element_features
 from crystalign.encoders.encoder import Encoder
+from crystalign.encoders.graph_batch import as_inputs
 from crystalign.modalities import Inputs
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Batch
 
 
 class CGCNN(Encoder):
@@ -66,8 +79,9 @@ class CGCNN(Encoder):
         self.convolutions = nn.ModuleList(Convolution(hidden, k) for _ in range(settings.layers))
         self.head = _clasp_head(settings) if settings.mlp else _paper_head(settings)
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Inputs | Batch) -> Tensor:
         """(n, width) from the graph of n crystals with A atoms and E edges."""
+        inputs = as_inputs(inputs)
         senders, receivers = inputs["edge_index"]  # (E,), (E,) sorted
         lengths = inputs["edge_length"]  # (E,)
         shares = nearest_shares(lengths, receivers, len(inputs["x"]), self.settings.neighbours)[:, None]  # (E, 1)
@@ -93,7 +107,7 @@ class Convolution(nn.Module):
         z = self.edge_norm(self.edge.on_edges(v, basis, senders, receivers))  # (E, 2C)
         gate, message = z.chunk(2, dim=1)  # (E, C) each
         gated = torch.sigmoid(gate) * F.softplus(message) * shares
-        summed = gated.new_zeros(v.shape).index_add(0, receivers, gated)  # (A, C)
+        summed = scatter_sum(gated, receivers, len(v))  # (A, C)
         updated: Tensor = F.softplus(v + self.sum_norm(summed))
         return updated
 

@@ -1,4 +1,9 @@
-"""What the networks over a crystal's graph share: the basis of its distances, its sites and its nearest neighbours."""
+"""What the networks over a crystal's graph share: the basis of its distances, its sites and its nearest neighbours.
+
+Sums over edges are PyTorch Geometric's. Importing that takes seconds, so it happens at the first sum of a process, not
+where a model is made or loaded. Two kernels are our own because they were measured to be faster
+(`tests/benchmarks/bench_message_passing.py`); the ratio stands at each.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +36,8 @@ class EdgeLinear(nn.Linear):
     """W (v_i ⊕ v_j ⊕ u_ij) + b for every edge, computed as W_i v_i + W_j v_j + W_u u_ij + b.
 
     The same numbers and weights as one matrix on the concatenation, but two thirds of the work is
-    done once per atom rather than once per edge.
+    done once per atom rather than once per edge: with it, a convolution is 2.1 to 3.8 times as fast as
+    PyTorch Geometric's `CGConv` in training, 1.3 to 2.4 times in inference.
     """
 
     def __init__(self, atom: int, edge: int, out: int) -> None:
@@ -80,14 +86,30 @@ def on_sites(elements: Tensor, inputs: Inputs) -> Tensor:
     if "species_z" not in inputs:
         return nn.functional.embedding(inputs["x"], elements)
     species = nn.functional.embedding(inputs["species_z"], elements) * inputs["species_weight"][:, None]  # (S, C)
-    return species.new_zeros(len(inputs["x"]), species.shape[1]).index_add(0, inputs["species_site"], species)
+    return scatter_sum(species, inputs["species_site"], len(inputs["x"]))
+
+
+def scatter_sum(values: Tensor, owner: Tensor, size: int) -> Tensor:
+    """(size, ...) sums of the values (E, ...) of each owner (E,): of messages at their receivers, for one."""
+    # As fast as torch_geometric's `scatter` and equal to it bit by bit; importing torch_geometric takes 4 s and 180 MB
+    # in every process that encodes a crystal.
+    return values.new_zeros(size, *values.shape[1:]).index_add(0, owner, values)
 
 
 def mean_over_atoms(v: Tensor, inputs: Inputs) -> Tensor:
     """(n, C) mean over the atoms (A, C) of each crystal."""
+    # Ours, since the atoms are already counted: 1.1 to 1.2 times as fast as global_mean_pool in training, 1.2 to 1.4
+    # times in inference.
     n_atoms = inputs["n_atoms"]
     summed = v.new_zeros(len(n_atoms), v.shape[1]).index_add(0, inputs["batch"], v)
     return summed / n_atoms[:, None].to(v.dtype)
+
+
+def max_over_atoms(v: Tensor, inputs: Inputs) -> Tensor:
+    """(n, C) maximum over the atoms (A, C) of each crystal."""
+    # Ours: 1.4 to 1.8 times as fast as global_max_pool in training, 1.0 to 1.2 times in inference.
+    lowest = v.new_full((len(inputs["n_atoms"]), v.shape[1]), -torch.inf)
+    return lowest.scatter_reduce(0, inputs["batch"][:, None].expand_as(v), v, "amax")
 
 
 def nearest_shares(lengths: Tensor, receivers: Tensor, atoms: int, k: int, tolerance: float = 1e-3) -> Tensor:
@@ -109,6 +131,6 @@ def nearest_shares(lengths: Tensor, receivers: Tensor, atoms: int, k: int, toler
     first = degree.cumsum(0) - degree  # (A,)
     kth = lengths[(first + degree.clamp(max=k) - 1).index_select(0, receivers)]  # (E,)
     inner = lengths < kth - tolerance  # (E,)
-    n_inner = torch.zeros_like(degree).index_add(0, receivers, inner.to(degree.dtype))  # (A,)
+    n_inner = scatter_sum(inner.to(degree.dtype), receivers, atoms)  # (A,)
     share = (k - n_inner).to(lengths.dtype) / (degree - n_inner).clamp(min=1).to(lengths.dtype)  # (A,)
     return torch.where(inner, 1.0, share.clamp(max=1.0).index_select(0, receivers))

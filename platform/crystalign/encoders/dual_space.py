@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -9,8 +11,12 @@ from torch import Tensor, nn
 from crystalign.config import Config
 from crystalign.encoders.encoder import Encoder
 from crystalign.encoders.gated_graph import GatedGraph
+from crystalign.encoders.graph_batch import as_inputs
 from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Batch
 
 
 class DualSpace(Encoder):
@@ -47,8 +53,9 @@ class DualSpace(Encoder):
         )
         self.head = nn.Linear(self.direct.width + settings.width, settings.width)
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Inputs | Batch) -> Tensor:
         """(n, width) from the graph and `reciprocal` (n, 2, bins)."""
+        inputs = as_inputs(inputs)
         spectra = inputs.get("reciprocal")
         if spectra is None or spectra.shape[-1] != self.settings.bins:
             found = 0 if spectra is None else spectra.shape[-1]

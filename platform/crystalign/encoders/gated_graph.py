@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from pydantic import Field
@@ -9,11 +11,15 @@ from torch import Tensor, nn
 
 from crystalign.config import Config
 from crystalign.crystal import MAX_ATOMIC_NUMBER
-from crystalign.encoders.crystal_graph import DEGREES, GaussianBasis, harmonics, on_sites
+from crystalign.encoders.crystal_graph import DEGREES, GaussianBasis, harmonics, max_over_atoms, on_sites, scatter_sum
 from crystalign.encoders.elements import WIDTH, element_features
 from crystalign.encoders.encoder import Encoder
+from crystalign.encoders.graph_batch import as_inputs
 from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Batch
 
 
 class GatedGraph(Encoder):
@@ -73,8 +79,9 @@ class GatedGraph(Encoder):
         self.norm = nn.LayerNorm(hidden)
         self.head = nn.Sequential(nn.Linear(3 * hidden + 24, settings.width), nn.SiLU())
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Inputs | Batch) -> Tensor:
         """(n, width) from the graph of n crystals with A atoms and E edges."""
+        inputs = as_inputs(inputs)
         senders, receivers = inputs["edge_index"]  # (E,), (E,) sorted
         n, owner = len(inputs["n_atoms"]), inputs["batch"]  # (A,)
         per_atom = 1.0 / inputs["n_atoms"].to(inputs["volume"].dtype)  # (n,)
@@ -90,8 +97,7 @@ class GatedGraph(Encoder):
         v = self.norm(v)
         mean = v.new_zeros(n, v.shape[1]).index_add(0, owner, v) * per_atom[:, None]  # (n, C)
         first = start.new_zeros(n, v.shape[1]).index_add(0, owner, start) * per_atom[:, None]  # (n, C)
-        largest = v.new_full((n, v.shape[1]), -torch.inf)
-        largest = largest.scatter_reduce(0, owner[:, None].expand_as(v), v, "amax")  # (n, C)
+        largest = max_over_atoms(v, inputs)  # (n, C)
         density = self.densities((inputs["volume"] * per_atom).log().clamp(1.5, 5.0))  # (n, 24)
         pooled: Tensor = self.head(torch.cat([mean, largest, first, density], dim=1))  # (n, width)
         return pooled
@@ -130,7 +136,7 @@ class GatedConvolution(nn.Module):
         z = z + self.sender(h).index_select(0, senders)
         gate, message = z.chunk(2, dim=1)  # (E, C) each
         gated = torch.sigmoid(gate) * F.silu(message)
-        summed = gated.new_zeros(v.shape).index_add(0, receivers, gated)  # (A, C)
+        summed = scatter_sum(gated, receivers, len(v))  # (A, C)
         seen = summed * weight
         if directions is not None:
             seen = torch.cat([seen, self._angles(gated, directions, receivers, weight)], dim=1)
@@ -140,7 +146,7 @@ class GatedConvolution(nn.Module):
     def _angles(self, gated: Tensor, directions: Tensor, receivers: Tensor, weight: Tensor) -> Tensor:
         """(A, 4 · angular) lengths of each degree's moments."""
         edges = (gated[:, : self.angular, None] * directions[:, None]).flatten(1)  # (E, angular · 24)
-        moments = edges.new_zeros(len(weight), edges.shape[1]).index_add(0, receivers, edges) * weight
+        moments = scatter_sum(edges, receivers, len(weight)) * weight
         squares = moments.view(len(weight), self.angular, -1).square()  # (A, angular, 24)
         sizes = [2 * degree + 1 for degree in DEGREES]
         sums = [part.sum(dim=2) for part in torch.split(squares, sizes, dim=2)]

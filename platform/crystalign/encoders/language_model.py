@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crystalign import storage
 from crystalign.encoders.bert import Bert, published_tokenizer
 from crystalign.encoders.published import published_description
 from crystalign.errors import ConfigError
 from crystalign.modalities.text_embedding import LanguageModelEntry, TokenPooling
+from crystalign.model_directory import folder_files, folder_sha256, local_folder
 
 READ = (".json", ".txt", ".model", ".safetensors")
 """Endings of the files that are read and that make its identity; others, pickles above all, are left where they are."""
@@ -52,7 +48,7 @@ class LanguageModel:
         Raises:
             ConfigError: there is none, it has no safetensors weights, or its vectors mean nothing.
         """
-        with _local_folder(uri) as folder:
+        with local_folder(uri, READ) as folder:
             try:
                 encoder = _encoder(folder, pooling, max_tokens)
             except (ConfigError, OSError, ValueError) as error:
@@ -60,7 +56,7 @@ class LanguageModel:
                 raise ConfigError(message) from error
             entry = LanguageModelEntry(
                 name=uri.rstrip("/").rpartition("/")[2],
-                sha256=_digest(folder),
+                sha256=folder_sha256(folder, READ),
                 pooling=pooling,
                 max_tokens=encoder.settings.max_tokens,
                 width=encoder.width,
@@ -106,7 +102,7 @@ def _check(model: LanguageModel, uri: str) -> None:
 
 
 def _encoder(folder: str, pooling: TokenPooling, max_tokens: int | None) -> Bert:
-    if "config.json" not in _files(folder):
+    if "config.json" not in folder_files(folder, READ):
         message = (
             "it needs config.json, the tokenizer's files and model.safetensors, as `save_pretrained` writes them or "
             "`hf download NAME --local-dir FOLDER` fetches them"
@@ -119,26 +115,3 @@ def _encoder(folder: str, pooling: TokenPooling, max_tokens: int | None) -> Bert
         max_tokens = min(published_tokenizer(folder)[1], MOST_TOKENS)
     settings = Bert.Settings(pretrained=folder, frozen=True, pooling=pooling, max_tokens=max_tokens)
     return Bert.build(settings, Bert.prepare(settings, []))
-
-
-@contextmanager
-def _local_folder(uri: str) -> Iterator[str]:
-    """The folder itself, or a copy of what is read of a remote one for the length of the block."""
-    system, path = storage.filesystem(uri)
-    if system.type_name == "local":
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="crystalign-language-model-") as folder:
-        for name in _files(uri):
-            storage.download(storage.join(uri, name), f"{folder}/{name}")
-        yield folder
-
-
-def _files(uri: str) -> list[str]:
-    """Names of the files right inside the folder that are read, sorted."""
-    return [name for name in storage.list_names(uri) if "/" not in name and name.endswith(READ)]
-
-
-def _digest(folder: str) -> str:
-    listed = [(name, storage.fingerprint(storage.join(folder, name))[1]) for name in _files(folder)]
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()

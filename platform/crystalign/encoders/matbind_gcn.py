@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from pydantic import Field
@@ -9,9 +11,20 @@ from torch import Tensor, nn
 
 from crystalign.config import Config
 from crystalign.crystal import MAX_ATOMIC_NUMBER
-from crystalign.encoders.crystal_graph import EdgeLinear, GaussianBasis, mean_over_atoms, nearest_shares, on_sites
+from crystalign.encoders.crystal_graph import (
+    EdgeLinear,
+    GaussianBasis,
+    mean_over_atoms,
+    nearest_shares,
+    on_sites,
+    scatter_sum,
+)
 from crystalign.encoders.encoder import Encoder
+from crystalign.encoders.graph_batch import as_inputs
 from crystalign.modalities import Inputs
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Batch
 
 
 class MatBindGCN(Encoder):
@@ -57,8 +70,9 @@ class MatBindGCN(Encoder):
         self.distances = GaussianBasis(0.0, settings.cutoff, k, sigma=settings.cutoff / (k - 1) / 2**0.5)
         self.convolutions = nn.ModuleList(Convolution(hidden, k) for _ in range(settings.layers))
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Inputs | Batch) -> Tensor:
         """(n, C) from the graph of n crystals with A atoms and E edges."""
+        inputs = as_inputs(inputs)
         senders, receivers = inputs["edge_index"]  # (E,), (E,) sorted
         lengths = inputs["edge_length"]  # (E,)
         shares = nearest_shares(lengths, receivers, len(inputs["x"]), self.settings.neighbours)[:, None]  # (E, 1)
@@ -81,5 +95,5 @@ class Convolution(nn.Module):
         """(A, C) updated atoms."""
         gate, message = self.edge.on_edges(v, basis, senders, receivers).chunk(2, dim=1)  # (E, C) each
         gated = torch.sigmoid(gate) * F.softplus(message) * shares
-        updated: Tensor = self.norm(F.relu(v.index_add(0, receivers, gated.to(v.dtype))))
+        updated: Tensor = self.norm(F.relu(v + scatter_sum(gated.to(v.dtype), receivers, len(v))))
         return updated

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -10,11 +10,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from crystalign.config import Config
-from crystalign.encoders.crystal_graph import EdgeLinear, GaussianBasis, mean_over_atoms, nearest_shares, on_sites
+from crystalign.encoders.crystal_graph import (
+    EdgeLinear,
+    GaussianBasis,
+    mean_over_atoms,
+    nearest_shares,
+    on_sites,
+    scatter_sum,
+)
 from crystalign.encoders.elements import WIDTH, element_features
 from crystalign.encoders.encoder import Encoder
+from crystalign.encoders.graph_batch import as_inputs
 from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Batch
 
 WEIGHTS = (-0.801, -0.074, 0.145)
 """Published shares of Coulomb, r⁻⁶ and exp(−αr) in the one number that stands for a pair."""
@@ -90,8 +101,9 @@ class PotNet(Encoder):
         self.convolutions = nn.ModuleList(PotNetConvolution(hidden) for _ in range(settings.layers))
         self.head = nn.Linear(hidden, settings.width)
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Inputs | Batch) -> Tensor:
         """(n, width) from n crystals with A atoms, E local edges and P complete ones."""
+        inputs = as_inputs(inputs)
         if "pair_index" not in inputs:
             raise ConfigError(
                 "PotNet reads the lattice sums of all pairs: set lattice_sums_up_to of the crystal modality"
@@ -124,7 +136,7 @@ class PotNetConvolution(nn.Module):
         gate = self.gate_out(F.silu(self.gate_in.on_edges(v, edges, senders, receivers)))  # (E, C)
         message = self.message_out(F.silu(self.message_in.on_edges(v, edges, senders, receivers)))  # (E, C)
         gated = torch.sigmoid(self.gate_norm(gate)) * message * shares  # (E, C)
-        summed = gated.new_zeros(v.shape).index_add(0, receivers, gated)  # (A, C)
+        summed = scatter_sum(gated, receivers, len(v))  # (A, C)
         return F.relu(v + self.sum_norm(summed))
 
 

@@ -1,1 +1,1 @@
-"""Retrieval between modalities, its shortcuts and the report."""
+"""Retrieval between modalities, baselines from simple shortcuts, and the report."""

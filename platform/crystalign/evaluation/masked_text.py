@@ -1,4 +1,4 @@
-"""The masked texts of a pool, and which of them cannot be told apart."""
+"""Masked texts of a pool, and which of them are indistinguishable."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from crystalign.text.masking import mask_text
 
 
 def masked_texts(materials: Sequence[Material]) -> tuple[list[Text | None], NDArray[np.int64]]:
-    """The text of every material without composition and symmetry, with its equivalence keys.
+    """Mask composition and symmetry in the text of every material, and compute equivalence keys.
 
-    Masking takes words away and adds none, so two texts that were alike before are alike after it. The keys are
-    therefore those of the whole texts and one more:
+    Masking only removes words, so texts that were equivalent before are equivalent afterwards. The keys are
+    those of the original texts and one more:
 
-    - the key of the text itself: the words of a caption of ours; the formula of what a person wrote, for
-      a title names a compound, any polymorph of which may be meant, and masking the formula does not
-      tell which; and the words of the whole text;
+    - the keys of the text: for our captions, the words; for a text by a person, the formula, because the title
+      of a paper may refer to any polymorph of the compound; and the words of the whole text;
     - the key of the structure;
-    - the words that are left, but for capitals and spaces: two compounds of which no more is said than
-      `Specific heat of [formula]` cannot be told apart.
+    - the words that remain, ignoring case and spaces: two texts that both read `Specific heat of [formula]`
+      are indistinguishable.
 
-    Materials that agree in any of them are alike.
+    Materials that agree in any key are equivalent.
 
     Args:
-        materials: n of them, with or without a text.
+        materials: n materials, with or without a text.
 
     Returns:
-        The masked texts, None where there is no text; and (n, 4) keys, zeros where there is no text.
+        The masked texts, None for materials without a text; and (n, 4) keys, zeros for materials without a text.
     """
     texts: list[Text | None] = [material.value("text") for material in materials]
     masked = [

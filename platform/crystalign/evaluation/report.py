@@ -1,8 +1,8 @@
-"""The retrieval report: every ordered pair of modalities beside chance and its shortcuts."""
+"""The retrieval report: recall for every ordered pair of modalities, compared with chance and with shortcuts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ class View:
     vectors: NDArray[np.float32]
     """(n, D) unit vectors, zero where absent."""
     keys: NDArray[np.int64]
-    """(n, K) equivalence keys: materials that are equal in any column are alike."""
+    """(n, K) equivalence keys: materials that agree in any column are equivalent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +37,33 @@ class Pair:
     """One row of the report."""
 
     query: str
+    """Modality of the queries."""
     target: str
+    """Modality of the candidates."""
     trained: bool
-    """Whether the two were aligned directly; otherwise the link emerged."""
+    """Whether the two were aligned directly in training; otherwise their alignment is emergent."""
     queries: int
+    """Number of queries."""
     pool: float
     """Mean number of candidates per query."""
     median_rank: float
+    """Median over queries of the expected rank; 1 is best."""
     recalls: list[Recall]
+    """Recall at each k."""
     shortcuts: dict[str, list[Recall]]
-    """What each shortcut scores with the same queries in the same pool."""
+    """Recall of each shortcut for the same queries in the same pool."""
     same_composition: list[Recall]
-    """Among materials of the query's own formula alone, where composition is no help."""
+    """Recall when only materials of the query's own formula are candidates, so that composition does not help."""
     same_composition_queries: int
+    """Number of queries with at least two materials of their formula."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything `crystalign evaluate` found, ready for JSON and Markdown."""
+    """The results of `crystalign evaluate`; can be written as JSON and Markdown."""
 
     pool: dict[str, Any]
-    """What the pool is: dataset, split, sizes, how many of it the model trained on."""
+    """Description of the pool: dataset, split, sizes, number of materials the model was trained on."""
     pairs: list[Pair] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,14 +79,14 @@ def evaluate_pairs(
     *,
     seed: int = 0,
 ) -> list[Pair]:
-    """Every ordered pair of views that at least two materials have in common.
+    """Evaluate every ordered pair of views that at least two materials have in common.
 
     Args:
-        views: aligned over the same n materials.
-        crystals: the n materials' crystals, for the shortcuts.
-        formulas: (n,) formula of each, as integers.
-        trained: the pairs of modalities that training aligned.
-        seed: of the bootstrap.
+        views: embeddings of the same n materials, in the same order.
+        crystals: the n crystals, for the shortcuts.
+        formulas: (n,) formula of each material, as integers.
+        trained: pairs of modalities that were aligned in training.
+        seed: seed of the bootstrap.
     """
     pairs = []
     for a in views:
@@ -120,7 +126,7 @@ def _pair(a: View, b: View, pool: Sequence[Crystal], groups: NDArray[np.int64], 
 
 
 def to_markdown(report: Report) -> str:
-    """The report as a table: recall in per cent [95 % interval], then chance and the shortcuts at k = 1 and 10."""
+    """The report as a Markdown table: recall in per cent with 95 % intervals, chance and shortcuts at k = 1 and 10."""
     lines = [f"{key}: {value}" for key, value in report.pool.items()]
     head = "| query → target | link | queries | pool | R@1 | R@5 | R@10 | R@25 | median rank | chance R@1 / R@10 |"
     head += "".join(f" {s} alone R@1 / R@10 |" for s in SHORTCUTS) + " equal composition: R@1 (chance), queries |"
@@ -134,8 +140,8 @@ def _row(pair: Pair) -> str:
     cells = [f"{pair.query} → {pair.target}", "trained" if pair.trained else "emergent", str(pair.queries)]
     cells += [f"{pair.pool:.0f}"] + [_interval(by_k.get(k)) for k in (1, 5, 10, 25)] + [f"{pair.median_rank:.1f}"]
     cells.append(" / ".join(f"{100 * by_k[k].chance:.2f}" if k in by_k else "–" for k in (1, 10)))
-    for found in pair.shortcuts.values():
-        at = {r.k: r for r in found}
+    for shortcut in pair.shortcuts.values():
+        at = {r.k: r for r in shortcut}
         cells.append(" / ".join(f"{100 * at[k].value:.1f}" if k in at else "–" for k in (1, 10)))
     inside = pair.same_composition[0] if pair.same_composition else None
     chance = f" ({100 * inside.chance:.0f}), {pair.same_composition_queries}" if inside else ""
@@ -150,7 +156,7 @@ def _interval(recall: Recall | None) -> str:
 
 
 def plot(report: Report) -> Figure:
-    """Recall at 10 of every pair with its interval, beside chance (▏) and the best shortcut (◦)."""
+    """Plot recall at 10 of every pair with its interval, chance (▏) and the best shortcut (◦)."""
     from matplotlib.figure import Figure
 
     pairs = [p for p in report.pairs if any(r.k == 10 for r in p.recalls)]
@@ -162,20 +168,12 @@ def plot(report: Report) -> Figure:
         axes.barh(y, ten.value, color=colour, alpha=0.85, height=0.6)
         axes.plot([ten.low, ten.high], [y, y], color="black", linewidth=1)
         axes.plot(ten.chance, y, marker="|", color="black", markersize=10)
-        best = max((_at(found, 10) for found in pair.shortcuts.values()), default=0.0)
+        best = max((_at(shortcut, 10) for shortcut in pair.shortcuts.values()), default=0.0)
         axes.plot(best, y, marker="o", fillstyle="none", color="black", markersize=5)
     axes.set_yticks(range(len(pairs)), [f"{p.query} → {p.target}" for p in reversed(pairs)])
     axes.set(xlim=(0, 1), xlabel="Recall at 10 (blue: trained, orange: emergent; | chance, ◦ best shortcut)")
     return figure
 
 
-def _at(found: Sequence[Recall], k: int) -> float:
-    return next((r.value for r in found if r.k == k), 0.0)
-
-
-def best_by_pair(report: Mapping[str, Any]) -> dict[str, float]:
-    """R@10 by `query→target` of a report read back from JSON, for model cards."""
-    return {
-        f"{p['query']}→{p['target']}": next((r["value"] for r in p["recalls"] if r["k"] == 10), float("nan"))
-        for p in report["pairs"]
-    }
+def _at(recalls: Sequence[Recall], k: int) -> float:
+    return next((r.value for r in recalls if r.k == k), 0.0)

@@ -1,4 +1,4 @@
-"""How much of an evaluation's pool a model has trained on."""
+"""How many materials of an evaluation's pool the model was trained on."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def trained_on(formulas: Sequence[str], card: ModelCard, rule: SplitRule) -> int | None:
-    """Of some materials, how many have a formula that the model has trained on.
+    """The number of materials whose formula occurs in the model's training data.
 
-    The formulas of the training part are read from the dataset that the card names. Where that is gone, a
-    split by formula still tells, by the hash of each formula; computed afresh, not read from a dataset.
+    The formulas of the training part are read from the dataset that the model card names. If that dataset is not
+    available and the split is by formula, the split of each formula is computed from its hash.
 
     Args:
-        formulas: of the materials, one each.
-        card: of the model.
+        formulas: one formula per material.
+        card: the card of the model.
         rule: the split that the card names.
 
     Returns:
-        The number of materials; None where neither the dataset nor the rule can tell.
+        The number of materials; None if it cannot be determined.
     """
     trained = _training_formulas(card, rule)
     if trained is not None:
@@ -39,7 +39,7 @@ def trained_on(formulas: Sequence[str], card: ModelCard, rule: SplitRule) -> int
 
 
 def _training_formulas(card: ModelCard, rule: SplitRule) -> set[str] | None:
-    """The formulas of the training part of the dataset that a card names; None where it cannot be read."""
+    """The formulas of the training part of the dataset that a card names; None if it cannot be read."""
     if not card.dataset_uri:
         return None
     try:

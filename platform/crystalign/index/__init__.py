@@ -1,1 +1,1 @@
-"""The searchable index: immutable segments, filters and the merge of their answers."""
+"""The searchable index: immutable segments, filters, and the merging of their results."""

@@ -1,4 +1,4 @@
-"""From an embedding dataset to an index: verified, cut into segments, sealed by a manifest."""
+"""Build an index from an embedding dataset: check the vectors, write segments, then the manifest."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import pyarrow.parquet as pq
 from crystalign import storage
 from crystalign.crystal import SYMBOLS
 from crystalign.errors import ConfigError, ConflictError, DatasetError
-from crystalign.index.embeddings import EmbeddingManifest, with_remarks
+from crystalign.index.embeddings import EMBEDDING, EmbeddingManifest, embedding_matrix, with_remarks
 from crystalign.index.filters import ELEMENT_COLUMNS, element_bits
 from crystalign.index.manifest import MANIFEST, IndexManifest, SegmentEntry
-from crystalign.index.search import EMBEDDING, embedding_matrix
+from crystalign.index.vector_store import DEFAULT_KIND, VECTOR_STORES, VectorStore
 
 ROWS_PER_SEGMENT = 16_384
-"""By default."""
+"""Default number of rows of a segment."""
 _KEPT = ("id", EMBEDDING, "formula", "chemsys", "elements", "n_sites", "spacegroup_number", "prototype")
 DIGITS = 12
-"""Of the SHA-256 in a segment's name: no write replaces a segment of other content."""
+"""Digits of the SHA-256 in a segment's name, which keep writes from replacing a segment of other content."""
 _KEPT_TOO = ("split_formula", "source", "licence", "remarks", "shard", "row")
 
 
@@ -34,65 +34,90 @@ def build_index(
     out_uri: str,
     *,
     rows_per_segment: int = ROWS_PER_SEGMENT,
+    kind: str = DEFAULT_KIND,
     on_rows: Callable[[int], None] | None = None,
 ) -> IndexManifest:
     """Build the index of an embedding dataset.
 
     Args:
-        embeddings_uri: what `crystalign embed` made.
-        out_uri: where the index goes; an index that is already there is never changed.
-        rows_per_segment: rows of each immutable file but the last.
-        on_rows: called with the number of rows of each segment, once it is stored.
+        embeddings_uri: URI of embeddings made by `crystalign embed`.
+        out_uri: URI of the new index; an existing index is never changed.
+        rows_per_segment: rows of each segment file; the last one may have fewer.
+        kind: name of the vector store.
+        on_rows: called with the number of rows of each segment after it is stored.
+
+    Returns:
+        The manifest of the index; if the same index already exists, that of the existing one.
 
     Raises:
-        DatasetError: no embeddings there, an id twice, or a vector that is not one.
-        ConfigError: another index lives at `out_uri`.
-        VerificationError: an embedding file is not the one its manifest names.
+        DatasetError: there are no embeddings, an id occurs twice, or a vector has the wrong dimension or length.
+        ConfigError: `out_uri` holds another index, or there is no vector store of this kind.
+        VerificationError: an embedding file differs from its manifest.
     """
+    store = VECTOR_STORES[kind]
     source = EmbeddingManifest.read(embeddings_uri)
     columns = (*_KEPT, *_KEPT_TOO, *(spec.column for spec in source.properties))
     entries: list[SegmentEntry] = []
     seen: set[str] = set()
-    known = _existing(out_uri)
+    existing = _existing(out_uri)
     with tempfile.TemporaryDirectory(prefix="crystalign-index-") as folder:
         for number, rows in enumerate(_rechunk(_tables(embeddings_uri, source, columns, folder), rows_per_segment)):
             _check(rows, source.dimension, seen)
             local = Path(folder) / "segment.parquet"
             pq.write_table(_with_bitmap(rows), local, compression="zstd")
-            entries.append(_store(local, out_uri, number, len(rows), known))
+            entry = _store(local, out_uri, number, len(rows), existing)
+            entries.append(entry.model_copy(update={"store": _saved(rows, store, out_uri, entry.path, existing)}))
             if on_rows is not None:
                 on_rows(len(rows))
-    return _seal(_manifest(source, entries), out_uri, known)
+    return _seal(_manifest(source, entries, kind), out_uri, existing)
 
 
-def _seal(manifest: IndexManifest, out_uri: str, known: IndexManifest | None) -> IndexManifest:
-    """Write the manifest, unless this index is there: built before, or by another job meanwhile."""
-    if known is None:
+def _seal(manifest: IndexManifest, out_uri: str, existing: IndexManifest | None) -> IndexManifest:
+    """Write the manifest, unless the same index already exists, possibly written by another job meanwhile."""
+    if existing is None:
         try:
             manifest.write(out_uri)
         except ConflictError:
-            known = IndexManifest.read(out_uri)
+            existing = IndexManifest.read(out_uri)
         else:
             return manifest
-    if known.version != manifest.version:
-        message = f"{out_uri} already holds index {known.version[:12]}, made of other embeddings; choose another --out"
-        raise ConfigError(message)
-    return known
+    if existing.version != manifest.version:
+        raise ConfigError(
+            f"{out_uri} already holds index {existing.version[:12]}, of other embeddings or of another kind; "
+            "choose another --out"
+        )
+    return existing
 
 
 def _existing(out_uri: str) -> IndexManifest | None:
     return IndexManifest.read(out_uri) if storage.exists(storage.join(out_uri, MANIFEST)) else None
 
 
-def _store(local: Path, out_uri: str, number: int, rows: int, known: IndexManifest | None) -> SegmentEntry:
-    """Upload a segment; where a sealed index lives already, only compare with it, whatever its files are called."""
+def _store(local: Path, out_uri: str, number: int, rows: int, existing: IndexManifest | None) -> SegmentEntry:
+    """Upload a segment and return its entry. If the index already exists, only compute the entry, under its name."""
     size, digest = storage.fingerprint(str(local))
     name = f"segments/segment-{number:05d}.{digest[:DIGITS]}.parquet"
-    if known is None:
+    if existing is None:
         storage.upload(local, storage.join(out_uri, name))
     else:
-        name = next((entry.path for entry in known.segments if entry.sha256 == digest), name)
+        name = next((entry.path for entry in existing.segments if entry.sha256 == digest), name)
     return SegmentEntry(path=name, bytes=size, sha256=digest, rows=rows)
+
+
+def _saved(
+    rows: pa.Table, kind: type[VectorStore], out_uri: str, segment: str, existing: IndexManifest | None
+) -> tuple[storage.FileEntry, ...]:
+    """Write the files of a segment's vector store beside it; nothing is written if the index already exists."""
+    vectors = embedding_matrix(rows)
+    store = kind(int(vectors.shape[1]))
+    store.add(vectors)
+    files = []
+    for name, data in sorted(store.save().items()):
+        path = f"{segment.removesuffix('.parquet')}/{name}"
+        if existing is None:
+            storage.write_bytes(storage.join(out_uri, path), data)
+        files.append(storage.entry_of(path, data))
+    return tuple(files)
 
 
 def _tables(uri: str, source: EmbeddingManifest, columns: tuple[str, ...], folder: str) -> Iterator[pa.Table]:
@@ -102,42 +127,40 @@ def _tables(uri: str, source: EmbeddingManifest, columns: tuple[str, ...], folde
         table = with_remarks(pq.read_table(local))
         missing = [name for name in columns if name not in table.column_names]
         if missing:
-            message = f"{entry.path} of {uri} lacks the columns {', '.join(missing)}: embed the dataset again"
-            raise DatasetError(message)
+            raise DatasetError(f"{entry.path} of {uri} lacks the columns {', '.join(missing)}: embed the dataset again")
         yield table.select(list(columns)).replace_schema_metadata(None)
 
 
 def _rechunk(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Tables of exactly `rows` rows, the last shorter."""
-    held: pa.Table | None = None
+    """Tables of exactly `rows` rows; the last may be shorter."""
+    buffer: pa.Table | None = None
     for table in tables:
-        held = table if held is None else pa.concat_tables([held, table])
-        while len(held) >= rows:
-            yield held.slice(0, rows).combine_chunks()
-            held = held.slice(rows)
-    if held is not None and len(held):
-        yield held.combine_chunks()
+        buffer = table if buffer is None else pa.concat_tables([buffer, table])
+        while len(buffer) >= rows:
+            yield buffer.slice(0, rows).combine_chunks()
+            buffer = buffer.slice(rows)
+    if buffer is not None and len(buffer):
+        yield buffer.combine_chunks()
 
 
 def _check(table: pa.Table, dimension: int, seen: set[str]) -> None:
     vectors = embedding_matrix(table)
     if vectors.shape[1] != dimension:
-        message = f"vectors of dimension {vectors.shape[1]} in embeddings of dimension {dimension}"
-        raise DatasetError(message)
+        raise DatasetError(f"vectors of dimension {vectors.shape[1]} in embeddings of dimension {dimension}")
     norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
     if (np.abs(norms - 1.0) > 0.01).any():
         worst = table["id"][int(np.argmax(np.abs(norms - 1.0)))].as_py()
-        message = f"the embedding of {worst} has length {norms[np.argmax(np.abs(norms - 1.0))]:.4f}, expected 1"
-        raise DatasetError(message)
+        raise DatasetError(
+            f"the embedding of {worst} has length {norms[np.argmax(np.abs(norms - 1.0))]:.4f}, expected 1",
+        )
     for material_id in table["id"].to_pylist():
         if material_id in seen:
-            message = f"{material_id!r} is in the embeddings twice; an id names one material"
-            raise DatasetError(message)
+            raise DatasetError(f"{material_id!r} is in the embeddings twice; an id names one material")
         seen.add(material_id)
 
 
 def _with_bitmap(table: pa.Table) -> pa.Table:
-    """Add the columns that filters need: the elements as bits, and their number; NaN becomes unknown."""
+    """Add the columns that filters need: the elements as a bitmap, and their number. NaN values become null."""
     numbers = {symbol: z for z, symbol in enumerate(SYMBOLS)}
     lists: list[list[str]] = table["elements"].to_pylist()
     bits = [element_bits(numbers[symbol] for symbol in row) for row in lists]
@@ -152,15 +175,15 @@ def _with_bitmap(table: pa.Table) -> pa.Table:
     return table
 
 
-def _manifest(source: EmbeddingManifest, entries: list[SegmentEntry]) -> IndexManifest:
+def _manifest(source: EmbeddingManifest, entries: list[SegmentEntry], kind: str) -> IndexManifest:
     rows = sum(entry.rows for entry in entries)
     if rows == 0 or rows != source.rows:
-        message = f"the embeddings hold {rows} rows, their manifest says {source.rows}"
-        raise DatasetError(message)
+        raise DatasetError(f"the embeddings hold {rows} rows, their manifest says {source.rows}")
     return IndexManifest(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         modality=source.modality,
         dimension=source.dimension,
+        kind=kind,
         rows=rows,
         model_uri=source.model_uri,
         model_sha256=source.model_sha256,

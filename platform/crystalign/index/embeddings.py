@@ -1,11 +1,12 @@
-"""The embedding dataset: what `crystalign embed` writes and an index is built from.
+"""The embedding dataset, which `crystalign embed` writes and from which an index is built.
 
     embeddings/
-    ├── manifest.json                       which model, which data, every file by checksum; written last
-    └── embeddings/<name>.<making>.parquet  one row per material: vector, what filters need, place in the dataset
+    ├── manifest.json                           model, dataset, every file with its checksum; written last
+    └── embeddings/<name>.<provenance>.parquet  one row per material: vector, columns for filters, row in the dataset
 
-Every file also names its own making, in its Parquet metadata and by a hash in its name, so that a restarted job can
-tell the files it may keep from those of another model or dataset, and two jobs never write to one file.
+Every file records its provenance in its Parquet metadata and as a hash in its name. A restarted job can therefore
+reuse its own files and does not mistake those of another model or dataset for them. Two jobs never write to the same
+file.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from numpy.typing import NDArray
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import ConflictError, DatasetError, StorageError
+from crystalign.errors import ConflictError, DatasetError, StorageError, VerificationError
 from crystalign.properties import PropertySpec
 
 SCHEMA_VERSION = 1
+EMBEDDING = "embedding"
+"""Name of the column of vectors."""
 MANIFEST = "manifest.json"
 LIGHT_COLUMNS = (
     "id",
@@ -40,7 +43,7 @@ LIGHT_COLUMNS = (
     "licence",
     "remarks",
 )
-"""Columns of the dataset that travel with each vector, properties aside."""
+"""Columns of the dataset that are stored with each vector, in addition to the properties."""
 _MAKING = b"crystalign"
 
 
@@ -48,66 +51,66 @@ class EmbeddingFile(storage.FileEntry):
     """One file of vectors."""
 
     rows: int
-    """Number of vectors in it."""
+    """Number of vectors in the file."""
 
 
-class Making(Config):
-    """What decides the content of a file: a restarted job keeps a file whose making is the same."""
+class EmbeddingProvenance(Config):
+    """Everything that determines the content of a file; a restarted job reuses files of the same provenance."""
 
     model_sha256: str
-    """Of the model that made the vectors."""
+    """SHA-256 of the model that computed the vectors."""
     dataset_sha256: str
-    """Of the manifest of the dataset."""
+    """SHA-256 of the manifest of the dataset."""
     modality: str
-    """What was embedded."""
+    """The modality that was embedded."""
     part: str | None = None
-    """`train`, `validation` or `test` of the model's split; None is every row that has the modality."""
+    """Part of the model's split: `train`, `validation` or `test`; None means all rows that have the modality."""
     shard: int = -1
-    """Number of the shard; -1 for the whole."""
+    """Index of the shard; -1 means the whole dataset."""
     row_groups: tuple[int, ...] = ()
-    """Of the shard."""
+    """Row groups of the shard."""
 
     def path(self, name: str) -> str:
-        """Of the file of this making, relative to the embedding dataset."""
+        """Path of the file of this provenance, relative to the embedding dataset."""
         return f"embeddings/{name}.{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]}.parquet"
 
 
 class EmbeddingManifest(Config):
-    """Identity and content of an embedding dataset; without it there is none."""
+    """Identity and content of an embedding dataset. A dataset without a manifest does not exist."""
 
     schema_version: int = SCHEMA_VERSION
     """Version of this layout."""
     model_uri: str
-    """Where the model was when it embedded."""
+    """URI of the model at the time of embedding."""
     model_sha256: str
-    """Which model it was."""
+    """SHA-256 of the model."""
     modality: str
-    """Whose embeddings these are."""
+    """The modality that was embedded."""
     dimension: int
-    """D, of the unit vectors."""
+    """Dimension D of the unit vectors."""
     dataset_uri: str
-    """Where the materials are."""
+    """URI of the dataset of the materials."""
     dataset_sha256: str
-    """Of the manifest of that dataset."""
+    """SHA-256 of the manifest of that dataset."""
     part: str | None = None
-    """Part of the model's split that was embedded; None is all of it."""
+    """Part of the model's split that was embedded; None means all of it."""
     split: dict[str, Any] = {}
-    """The split rule that the model carries."""
+    """The split rule of the model."""
     rows: int
-    """Vectors in all files."""
+    """Number of vectors in all files."""
     properties: tuple[PropertySpec, ...]
     """Property columns of every file."""
     licences: tuple[str, ...]
-    """Of the rows."""
+    """Licences of the rows."""
     files: tuple[EmbeddingFile, ...]
-    """Every file, by path relative to the dataset."""
+    """All files, with paths relative to the embedding dataset."""
 
     @classmethod
     def read(cls, uri: str) -> Self:
         """The manifest of the embedding dataset at `uri`.
 
         Raises:
-            DatasetError: there is none, or it is of another schema version.
+            DatasetError: there is none, or it has another schema version.
         """
         try:
             values = json.loads(storage.read_bytes(storage.join(uri, MANIFEST)))
@@ -123,18 +126,18 @@ class EmbeddingManifest(Config):
         return cls.from_mapping(values, origin=f"the manifest of {uri}")
 
     def write(self, uri: str) -> None:
-        """Write the manifest, once and for all; every file it names must be there.
+        """Write the manifest; it cannot be replaced afterwards. Every file that it names must exist.
 
         Raises:
-            ConflictError: there are embeddings.
+            ConflictError: there already is a manifest.
         """
         data = json.dumps(self.model_dump(mode="json"), indent=1).encode()
         storage.write_bytes(storage.join(uri, MANIFEST), data, if_absent=True)
 
     @property
-    def making(self) -> Making:
-        """What decides the content of the whole."""
-        return Making(
+    def provenance(self) -> EmbeddingProvenance:
+        """The provenance of the dataset as a whole."""
+        return EmbeddingProvenance(
             model_sha256=self.model_sha256,
             dataset_sha256=self.dataset_sha256,
             modality=self.modality,
@@ -143,7 +146,7 @@ class EmbeddingManifest(Config):
 
 
 def with_remarks(table: pa.Table) -> pa.Table:
-    """The table with its column `remarks`, unknown in every row where it was made before there was one."""
+    """The table with a column `remarks`; tables of earlier releases get a column of nulls."""
     if "remarks" in table.column_names:
         return table
     return table.append_column("remarks", pa.nulls(len(table), pa.string()))
@@ -157,46 +160,46 @@ def embedding_table(
     positions: Sequence[int],
     properties: Sequence[PropertySpec],
 ) -> pa.Table:
-    """Vectors beside what filters and result lists need.
+    """A table of vectors with the columns that filters and result lists need.
 
     Args:
         rows: the materials' rows, with at least `LIGHT_COLUMNS` and the property columns.
         vectors: (n, D) unit vectors; stored as float16.
-        shard: number of the shard the rows come from.
+        shard: index of the shard that the rows come from.
         positions: (n,) row numbers within that shard.
-        properties: which property columns to keep.
+        properties: property columns to include.
     """
     names = [*LIGHT_COLUMNS, *(spec.column for spec in properties)]
     flat = pa.array(vectors.astype(np.float16).reshape(-1), pa.float16())
-    kept = with_remarks(rows).select(names).combine_chunks()
-    kept = kept.add_column(1, "embedding", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
-    kept = kept.append_column("shard", pa.array(np.full(len(rows), shard), pa.int32()))
-    return kept.append_column("row", pa.array(positions, pa.int64()))
+    table = with_remarks(rows).select(names).combine_chunks()
+    table = table.add_column(1, "embedding", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
+    table = table.append_column("shard", pa.array(np.full(len(rows), shard), pa.int32()))
+    return table.append_column("row", pa.array(positions, pa.int64()))
 
 
-def write_embeddings(uri: str, name: str, table: pa.Table, making: Making) -> EmbeddingFile:
-    """Write one file, verified. One of the same making that another job has just written is taken instead.
+def write_embeddings(uri: str, name: str, table: pa.Table, provenance: EmbeddingProvenance) -> EmbeddingFile:
+    """Write one file and verify it. If another job has just written one of the same provenance, that one is used.
 
     Raises:
-        VerificationError: what was read back is not what was written.
+        VerificationError: the data read back differ from what was written.
     """
     sink = pa.BufferOutputStream()
-    stamped = table.replace_schema_metadata({_MAKING: making.model_dump_json().encode()})
+    stamped = table.replace_schema_metadata({_MAKING: provenance.model_dump_json().encode()})
     pq.write_table(stamped, sink, compression="zstd", write_page_checksum=True)
-    path, data = making.path(name), bytes(sink.getvalue())
-    place = storage.join(uri, path)
+    path, data = provenance.path(name), bytes(sink.getvalue())
+    target = storage.join(uri, path)
     try:
-        entry = storage.write_bytes(place, data, if_absent=True)
+        entry = storage.write_bytes(target, data, if_absent=True)
     except ConflictError:
-        if (found := existing_embeddings(uri, name, making)) is not None:
-            return found
-        entry = storage.replace_bytes(place, data, expected=storage.sha256_of(place))  # cut off or damaged
+        if (existing := existing_embeddings(uri, name, provenance)) is not None:
+            return existing
+        entry = storage.replace_bytes(target, data, expected=storage.sha256_of(target))  # truncated or damaged
     return EmbeddingFile(path=path, bytes=entry.bytes, sha256=entry.sha256, rows=len(table))
 
 
-def existing_embeddings(uri: str, name: str, making: Making) -> EmbeddingFile | None:
-    """The file of an interrupted job if it is whole and of the same making; None otherwise."""
-    path = making.path(name)
+def existing_embeddings(uri: str, name: str, provenance: EmbeddingProvenance) -> EmbeddingFile | None:
+    """The file that an interrupted job wrote, if it is complete and has the same provenance; None otherwise."""
+    path = provenance.path(name)
     try:
         data = storage.read_bytes(storage.join(uri, path))
     except StorageError:
@@ -204,30 +207,44 @@ def existing_embeddings(uri: str, name: str, making: Making) -> EmbeddingFile | 
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError):
-        return None  # cut off or damaged: it is made again
-    if (table.schema.metadata or {}).get(_MAKING) != making.model_dump_json().encode():
+        return None  # truncated or damaged: compute it again
+    if (table.schema.metadata or {}).get(_MAKING) != provenance.model_dump_json().encode():
         return None
-    return EmbeddingFile(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=len(table))
+    return EmbeddingFile(**storage.entry_of(path, data).model_dump(), rows=len(table))
 
 
 def read_embeddings(uri: str) -> tuple[pa.Table, NDArray[np.float32]]:
-    """Every row and its vector, in dataset order; for evaluation and small sets.
+    """Read all rows and vectors into memory, in dataset order; for evaluation and small sets.
 
     Returns:
         The table without the vectors, and (n, D) vectors.
 
     Raises:
-        DatasetError: no embeddings there.
-        VerificationError: a file is not the one the manifest names.
+        DatasetError: there are no embeddings, or a file is missing or differs from the manifest.
     """
-    from crystalign.index.search import embedding_matrix
-
     manifest = EmbeddingManifest.read(uri)
     tables = []
     for entry in manifest.files:
-        data = storage.read_bytes(storage.join(uri, entry.path))
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise DatasetError(f"{entry.path} of {uri} is not the file its manifest names; embed again")
+        try:
+            data = storage.read_verified(uri, entry)
+        except VerificationError as error:
+            raise DatasetError(f"{error}; embed again") from error
         tables.append(pq.read_table(pa.BufferReader(data)))
     table = pa.concat_tables(tables).combine_chunks()
-    return table.drop_columns(["embedding"]), embedding_matrix(table).astype(np.float32)
+    return table.drop_columns([EMBEDDING]), embedding_matrix(table).astype(np.float32)
+
+
+def embedding_matrix(table: pa.Table) -> NDArray[np.float16]:
+    """(n, D) vectors of the `embedding` column.
+
+    Raises:
+        DatasetError: a vector is missing or not finite.
+    """
+    column = table[EMBEDDING].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    if column.null_count or len(values) != len(column) * column.type.list_size or not np.isfinite(values).all():
+        raise DatasetError("an embedding is missing or not finite: embed the dataset again")
+    matrix: NDArray[np.float16] = values.astype(np.float16).reshape(len(column), column.type.list_size)
+    return matrix

@@ -1,4 +1,4 @@
-"""The names that a filter may use, and what stands behind each in a segment."""
+"""The field names that a filter may use, and the column of a segment that each refers to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crystalign.errors import QueryError
 from crystalign.properties import PropertySpec
 
 ELEMENT_COLUMNS = ("elements_low", "elements_high")
-"""uint64 columns: bit Z of the first for Z < 64, bit Z − 64 of the second for the others."""
+"""uint64 columns of the element bitmap: bit Z of the first for Z < 64, bit Z − 64 of the second for Z ≥ 64."""
 PREFIX = "_crystalign_"
 
 _WORD = 64
@@ -26,21 +26,23 @@ class Field(Config):
     """One name that a filter may use."""
 
     name: str
-    """As filters write it."""
+    """The name in filters."""
     column: str
-    """The column of a segment that holds it; where `constant` is given, a name of its own."""
+    """The column of a segment that holds the values; a name of its own if `constant` is given."""
     type: Literal["float", "integer", "string", "elements"]
+    """Type of the values."""
     label: str
-    """For people, unit included."""
+    """Label for people, with the unit."""
     unit: str = ""
+    """Unit of the values."""
     text: Literal["plain", "formula", "anonymous", "chemsys"] = "plain"
-    """How the strings that it is compared with are written in one way only."""
+    """How strings are normalised before they are compared."""
     constant: int | None = None
-    """Its value, where every row has the same."""
+    """The value, if it is the same in every row."""
 
 
 Fields = dict[str, Field]
-"""Every accepted name; several names may mean one column."""
+"""Accepted name → field; several names may refer to one column."""
 
 _FORMULA, _ANONYMOUS, _CHEMSYS = "chemical_formula_reduced", "chemical_formula_anonymous", f"{PREFIX}chemsys"
 _STANDARD = (
@@ -61,20 +63,20 @@ _STANDARD = (
 
 
 def listed_fields(properties: Sequence[PropertySpec]) -> list[Field]:
-    """One field per column, under the shortest name that is unique: what an API lists."""
+    """One field per column, under its shortest unique name, as listed by the API."""
     shortest: dict[str, Field] = {}
     for field in make_fields(properties).values():
-        known = shortest.get(field.column)
-        if known is None or len(field.name) < len(known.name):
+        previous = shortest.get(field.column)
+        if previous is None or len(field.name) < len(previous.name):
             shortest[field.column] = field
     return list(shortest.values())
 
 
 def make_fields(properties: Sequence[PropertySpec]) -> Fields:
-    """Every accepted name: OPTIMADE's own, and `_crystalign_` ones for the rest.
+    """All accepted names: those of OPTIMADE, and names with the prefix `_crystalign_` for the rest.
 
-    A property answers to its column's full name and to each shorter one, quantity first
-    (`band_gap`, `band_gap_pbe`, …), that no other property shares.
+    A property can be named by its column's full name or by any shorter form (`band_gap`, `band_gap_pbe`, …) that is
+    unique among the properties.
     """
     fields = {field.name: field for field in _STANDARD}
     for name, specs in _names(properties).items():
@@ -85,35 +87,37 @@ def make_fields(properties: Sequence[PropertySpec]) -> Fields:
 
 
 def find_field(name: str, fields: Mapping[str, Field]) -> Field | None:
-    """The field of that name; None for a name with another provider's prefix, whose value is unknown here.
+    """The field of a name; None for a name with another provider's prefix, whose value is unknown here.
 
     Raises:
-        QueryError: the name is neither; the message names near ones.
+        QueryError: there is no such field; the message suggests similar names.
     """
     if name in fields:
         return fields[name]
     if re.match(r"_[a-z0-9]+_", name) and not name.startswith(PREFIX):
         return None
-    near = sorted(known for known in fields if known.startswith(name)) if name != PREFIX else []
+    near = sorted(other for other in fields if other.startswith(name)) if name != PREFIX else []
     near = near or difflib.get_close_matches(name, fields, n=_NEAR, cutoff=0.7)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"The fields are {', '.join(sorted(fields))}."
-    message = f"no field {name!r} to filter by. {hint}"
-    raise QueryError(message, reason="unknown-field")
+    raise QueryError(f"no field {name!r} to filter by. {hint}", reason="unknown-field")
 
 
 def order_remark(field: Field, comparison: str, text: str) -> str:
-    """What to know where a piece of a formula or a chemical system is looked for: the order that these are stored in.
+    """A warning for substring searches in formulas and chemical systems: elements are stored alphabetically.
 
     Args:
-        field: that is compared.
+        field: the field that is compared.
         comparison: `CONTAINS`, `STARTS WITH` or `ENDS WITH`.
-        text: the piece.
+        text: the substring.
+
+    Returns:
+        The warning; empty for other fields.
     """
     if field.text not in {"formula", "chemsys"} or not text:
         return ""
     stored = "O2Ti for TiO2" if field.text == "formula" else "O-Ti for Ti-O"
-    found = re.findall(r"[A-Z][a-z]?", text)
-    symbols = sorted({symbol for symbol in found if symbol in SYMBOLS[1:]})
+    candidates = re.findall(r"[A-Z][a-z]?", text)
+    symbols = sorted({symbol for symbol in candidates if symbol in SYMBOLS[1:]})
     quoted = ",".join(f'"{symbol}"' for symbol in symbols[:_NEAR])
     instead = f"; to ask for elements, write elements HAS ALL {quoted}" if quoted else ""
     return (
@@ -123,7 +127,7 @@ def order_remark(field: Field, comparison: str, text: str) -> str:
 
 
 def element_bits(atomic_numbers: Iterable[int]) -> tuple[int, int]:
-    """The presence bitmap of a set of elements, as its two 64-bit words."""
+    """The bitmap of a set of elements as two 64-bit words; bit Z stands for atomic number Z."""
     bits = functools.reduce(operator.or_, (1 << z for z in atomic_numbers), 0)
     return bits & (2**_WORD - 1), bits >> _WORD
 

@@ -1,7 +1,7 @@
-"""The text of a filter as a tree: the grammar of OPTIMADE 1.2, read from left to right in linear time.
+"""Parser of filters: the grammar of OPTIMADE 1.2, parsed from left to right in linear time.
 
-https://specification.optimade.org, "The Filter Language EBNF Grammar". Everything that the grammar
-allows is read here, and what is not supported is refused where the tree is compiled, with its name.
+Source: https://specification.optimade.org, "The Filter Language EBNF Grammar". The parser accepts the whole
+grammar. Unsupported features are refused by name when the tree is compiled.
 """
 
 from __future__ import annotations
@@ -66,23 +66,24 @@ def parse(text: str) -> Any:
     """Parse a filter into a tree whose root is one `expression`.
 
     Raises:
-        QueryError: too long, too deep, empty, or not in the grammar; the message points at the place.
+        QueryError: the filter is too long, too deep, empty, or not in the grammar; the message shows the position.
     """
     from lark.exceptions import UnexpectedInput
 
     if len(text) > MAX_FILTER_LENGTH:
-        message = f"the filter has {len(text)} characters; the limit is {MAX_FILTER_LENGTH}"
-        raise QueryError(message, reason="filter-too-long")
+        raise QueryError(
+            f"the filter has {len(text)} characters; the limit is {MAX_FILTER_LENGTH}",
+            reason="filter-too-long",
+        )
     bad = next((c for c in text if 0xD800 <= ord(c) <= 0xDFFF), None)
     if bad is not None:
-        message = f"the filter holds half a character, U+{ord(bad):04X}, which is no text"
-        raise QueryError(message, reason="bad-filter")
+        raise QueryError(
+            f"the filter holds U+{ord(bad):04X}, half of a surrogate pair, which is not valid text", reason="bad-filter"
+        )
     if not text.strip():
-        message = "the filter is empty; leave it out instead"
-        raise QueryError(message, reason="bad-filter")
+        raise QueryError("the filter is empty; leave it out instead", reason="bad-filter")
     if _depth(text) > MAX_FILTER_DEPTH:
-        message = f"the filter nests more than {MAX_FILTER_DEPTH} parentheses"
-        raise QueryError(message, reason="filter-too-deep")
+        raise QueryError(f"the filter nests more than {MAX_FILTER_DEPTH} parentheses", reason="filter-too-deep")
     try:
         return _parser().parse(text).children[0]
     except UnexpectedInput as error:
@@ -90,7 +91,7 @@ def parse(text: str) -> Any:
 
 
 def unquote(token: str) -> str:
-    r"""The text of a string token: quotes removed, `\"` and `\\` resolved."""
+    r"""The text of a string token, without quotes and with `\"` and `\\` unescaped."""
     return re.sub(r"\\(.)", r"\1", token[1:-1])
 
 
@@ -112,7 +113,7 @@ def _depth(text: str) -> int:
 
 
 def _explain(text: str, error: Any) -> str:
-    """What is wrong and where: the line of the filter, a caret, and what could stand there."""
+    """The error message: what is wrong, the line of the filter, and a caret at the position."""
     position = error.pos_in_stream
     ends = position is None or position < 0 or position >= len(text) or getattr(error, "token", None) in {"", None}
     at = len(text) if ends and not hasattr(error, "char") else position

@@ -2,10 +2,9 @@
 
 `elements HAS ALL "Li","O" AND NOT elements HAS "Co" AND _crystalign_energy_above_hull<0.05`
 
-A filter is compiled whole or refused: every node of its tree is taken apart here by its exact shape. A
-property that is unknown satisfies no comparison, negated ones included: the logic has three values
-(Kleene's), which is Arrow's. What a segment knows of the elements is a bitmap of two 64-bit columns,
-bit Z for the element of atomic number Z, so that every `HAS` is one or two bitwise operations.
+A filter is either compiled completely or refused. Nulls follow Kleene's three-valued logic, as in Arrow: a property
+that is unknown satisfies no comparison, not even a negated one. The elements of a material are stored as a bitmap of
+two 64-bit columns, with bit Z for atomic number Z, so every `HAS` takes one or two bitwise operations.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ __all__ = [
 ]
 
 LARGEST_INTEGER = 2**53
-"""Whole numbers beyond this have no exact place among the numbers of a filter."""
+"""Integers beyond this are not represented exactly in double precision."""
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
@@ -62,9 +61,9 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "!=": operator.ne,
 }
 MAX_WARNINGS = 8
-"""Of one filter; how many more there were is said."""
+"""Largest number of warnings for one filter; the rest is counted in a last one."""
 MAX_COST = 60.0
-"""Of a filter; in milliseconds per 100,000 rows on a common processor, estimated from its comparisons."""
+"""Largest estimated cost of a filter, in milliseconds per 100,000 rows on a common processor."""
 
 _COST = {"number": 0.2, "elements": 0.3, "=": 0.5, "<": 1.0, "starts": 0.8, "ends": 0.8, "contains": 3.0}
 _COST |= {"regex": 8.5, "ratio": 8.0}
@@ -76,12 +75,12 @@ _SPELT = {"contains": "CONTAINS", "starts": "STARTS WITH", "ends": "ENDS WITH"}
 
 
 class Filter(NamedTuple):
-    """A filter that can be used."""
+    """A compiled filter."""
 
     expression: pc.Expression
-    """Over a segment's columns; null where it cannot be decided."""
+    """Expression over the columns of a segment; null for rows where it cannot be decided."""
     warnings: tuple[str, ...]
-    """What its writer should know: names that are unknown here, values that were read in some way."""
+    """Warnings for the user: unknown names, and how values were interpreted."""
 
 
 def parse_filter(text: str, fields: Fields) -> pc.Expression:
@@ -90,10 +89,11 @@ def parse_filter(text: str, fields: Fields) -> pc.Expression:
 
 
 def compile_filter(text: str, fields: Fields) -> Filter:
-    """The filter as a pyarrow expression over a segment's columns, and what must be said of it.
+    """Compile a filter to a pyarrow expression over the columns of a segment.
 
     Raises:
-        QueryError: not OPTIMADE, an unknown field, an element, a number or a type that does not fit.
+        QueryError: the text is not an OPTIMADE filter, a field or an element is unknown, a number is out of range, or
+            a value has the wrong type.
     """
     compiler = _Compiler(fields)
     expression = compiler.compile(parse(text))
@@ -104,7 +104,7 @@ def compile_filter(text: str, fields: Fields) -> Filter:
 
 
 class _Compiler:
-    """One filter's way from its tree to an expression."""
+    """Compiles the tree of one filter to an expression."""
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
@@ -112,7 +112,7 @@ class _Compiler:
         self.cost = 0.0
 
     def compile(self, node: Any) -> pc.Expression:
-        """A node of the grammar: or-lists, and-lists, negations and comparisons."""
+        """Compile a node of the grammar: a disjunction, conjunction, negation or comparison."""
         kinds: dict[str, Callable[[Sequence[Any]], pc.Expression]] = {
             "expression": lambda parts: _join(operator.or_, [self.compile(part) for part in parts]),
             "clause": lambda parts: _join(operator.and_, [self.compile(part) for part in parts]),
@@ -134,23 +134,25 @@ class _Compiler:
         return ~self.compile(inner)
 
     def field(self, node: Any) -> Field | None:
-        """The field that a property names; None where it is another provider's."""
+        """The field that a property names; None if it belongs to another provider."""
         name = ".".join(str(part) for part in node.children)
-        found = find_field(name, self.fields)
-        if found is None:
+        field = find_field(name, self.fields)
+        if field is None:
             self.warnings.append(f"{name} is not known here: comparisons with it are neither true nor false")
-        return found
+        return field
 
     def spend(self, kind: str, times: int = 1) -> None:
-        """Count what a comparison costs.
+        """Add the cost of comparisons of one kind.
 
         Raises:
-            QueryError: the filter would take too long.
+            QueryError: the filter is too expensive.
         """
         self.cost += times * _COST[kind]
         if self.cost > MAX_COST:
-            message = "the filter makes too many comparisons of texts; ask with fewer, or in several searches"
-            raise QueryError(message, reason="filter-too-costly")
+            raise QueryError(
+                "the filter has too many comparisons of text; use fewer, or split it into several searches",
+                reason="filter-too-costly",
+            )
 
     # --- comparisons ------------------------------------------------------------------------------------------------
 
@@ -162,7 +164,7 @@ class _Compiler:
         constant, sign, value = children
         (inner,) = value.children
         if inner.data != "property":
-            raise _refuse("a comparison needs a field on one of its sides")
+            raise _refuse("a comparison needs a field on one side")
         return self.comparison(inner, _MIRRORED[str(sign)], constant)
 
     def comparison(self, prop: Any, sign: str, node: Any) -> pc.Expression:
@@ -170,14 +172,14 @@ class _Compiler:
         if field is None:
             return _scalar(None)
         if field.type == "elements" or (field.type == "string") != isinstance(value, str):
-            wanted = {"elements": "HAS and LENGTH", "string": 'comparisons to a "string"'}
+            accepted = {"elements": "HAS and LENGTH", "string": 'comparisons to a "string"'}
             raise _refuse(
-                f"{field.name} takes {wanted.get(field.type, 'comparisons to a number')}, not {sign} {value!r}"
+                f"{field.name} takes {accepted.get(field.type, 'comparisons to a number')}, not {sign} {value!r}"
             )
         if isinstance(value, str):
             return self.text_comparison(field, sign, value)
         if field.type == "integer" and abs(value) >= LARGEST_INTEGER:
-            raise _refuse(f"{value:g} is beyond every {field.name}; compare it with a smaller number")
+            raise _refuse(f"{value:g} is out of range for {field.name}; compare it with a smaller number")
         if field.constant is not None:
             return _scalar(_COMPARE[sign](field.constant, value))
         self.spend("number")
@@ -189,7 +191,7 @@ class _Compiler:
     def text_comparison(self, field: Field, sign: str, value: str) -> pc.Expression:
         if field.text == "anonymous":
             if sign not in {"=", "!="}:
-                raise _refuse(f"{field.name} can be compared by = and != alone, not by {sign}")
+                raise _refuse(f"{field.name} can only be compared with = and !=, not with {sign}")
             patterns = _anonymous_patterns(_counts(value))
             self.spend("regex", len(patterns))
             tests = [pc.match_substring_regex(pc.field("formula"), pattern) for pattern in patterns]
@@ -205,12 +207,11 @@ class _Compiler:
         return expression
 
     def formula(self, text: str) -> str:
-        """`TiO2` in OPTIMADE's order of elements, `O2Ti`: people write formulas in either."""
+        """The reduced formula in OPTIMADE's order of elements: `TiO2` → `O2Ti`."""
         try:
             read = read_formula(text)
         except InputError as error:
-            message = f'{error} In a filter write for instance "Fe2O3"'
-            raise QueryError(message, reason=error.reason) from error
+            raise QueryError(f'{error} In a filter write for instance "Fe2O3"', reason=error.reason) from error
         if any(x.denominator != 1 for x in read.amounts.values()):
             self.spend("ratio")
         self.warnings += [f"{text}: {note}" for note in read.notes]
@@ -233,7 +234,7 @@ class _Compiler:
         if field.type != "string" or not isinstance(text, str):
             raise _refuse(f"{_SPELT[kind]} compares a text field with a string, not {field.name} with {text!r}")
         if field.text == "anonymous":
-            raise _refuse(f"{field.name} can be compared by = and != alone, not by {_SPELT[kind]}")
+            raise _refuse(f"{field.name} can only be compared with = and !=, not with {_SPELT[kind]}")
         self.spend(kind, _LONG_TEXTS if field.column == "remarks" else 1)
         if stored := order_remark(field, _SPELT[kind], text):
             self.warnings.append(stored)
@@ -250,7 +251,7 @@ class _Compiler:
         if field is None:
             return _scalar(None)
         if field.type != "elements":
-            raise _refuse(f"HAS asks a list; {field.name} is not one")
+            raise _refuse(f"HAS applies to lists; {field.name} is not a list")
         if any(len(entry.children) != 1 for entry in entries):
             raise _refuse("comparison signs inside HAS are not supported")
         self.spend("elements")
@@ -261,22 +262,22 @@ class _Compiler:
         if mode == "ANY":
             zero = pc.scalar(pa.scalar(0, pa.uint64()))
             return _join(operator.or_, [s != zero for s, word in zip(shared, words, strict=True) if word])
-        wanted = columns if mode == "ONLY" else masks
+        required = columns if mode == "ONLY" else masks
         return _join(
             operator.and_,
-            [s == w for s, w, word in zip(shared, wanted, words, strict=True) if word or mode == "ONLY"],
+            [s == w for s, w, word in zip(shared, required, words, strict=True) if word or mode == "ONLY"],
         )
 
     def length(self, children: Sequence[Any]) -> pc.Expression:
         prop, *signs, node = children
         field, count = self.field(prop), _constant(node)
         if isinstance(count, str) or count != int(count) or abs(count) >= LARGEST_INTEGER:
-            said = repr(count) if isinstance(count, str) else f"{count:g}"
-            raise _refuse(f"LENGTH compares with a whole number below {LARGEST_INTEGER}, not with {said}")
+            shown = repr(count) if isinstance(count, str) else f"{count:g}"
+            raise _refuse(f"LENGTH compares with a whole number below {LARGEST_INTEGER}, not with {shown}")
         if field is None:
             return _scalar(None)
         if field.type != "elements":
-            raise _refuse(f"LENGTH asks a list; {field.name} is not one")
+            raise _refuse(f"LENGTH applies to lists; {field.name} is not a list")
         self.spend("number")
         sign = str(signs[0]) if signs else "="
         expression: pc.Expression = _COMPARE[sign](pc.field("nelements"), pc.scalar(int(count)))
@@ -287,15 +288,14 @@ class _Compiler:
         if all(field is None for field in fields):
             return _scalar(None)
         names = ", ".join(field.name for field in fields if field is not None)
-        message = f"correlated lists ({names}:…) are not supported"
-        raise _refuse(message)
+        raise _refuse(f"correlated lists ({names}:…) are not supported")
 
 
 # --- leaves ---------------------------------------------------------------------------------------------------------
 
 
 def _join(sign: Callable[[Any, Any], Any], parts: list[pc.Expression]) -> pc.Expression:
-    """All of them, as a tree of little depth."""
+    """Combine all parts with an operator, as a balanced tree."""
     while len(parts) > 1:
         pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
         parts = [functools.reduce(sign, pair) for pair in pairs]
@@ -322,7 +322,7 @@ def _constant(node: Any) -> float | str:
     if leaf.data == "string":
         return unquote(str(token))
     if leaf.data == "bool":
-        raise _refuse(f"{token} is a truth value, and no field here holds any")
+        raise _refuse(f"{token} is a boolean, and no field here holds booleans")
     assert leaf.data == "number", leaf.data
     return _number(str(token))
 
@@ -331,36 +331,37 @@ def _number(token: str) -> float:
     value = float(token)
     if not math.isfinite(value) or (value == 0 and re.match(r"[^eE]*[1-9]", token)):
         short = token if len(token) < 30 else token[:30] + "…"
-        raise _refuse(f"{short} is {'larger' if value else 'smaller'} than a number can be here")
+        raise _refuse(f"{short} is too {'large' if value else 'small'} for a number in double precision")
     return value
 
 
 def _atomic_number(symbol: float | str) -> int:
     if symbol not in SYMBOLS[1:]:
-        message = f'{symbol!r} is not an element; write symbols such as "Li"'
-        raise QueryError(message, reason="unknown-element")
+        raise QueryError(f'{symbol!r} is not an element; write symbols such as "Li"', reason="unknown-element")
     return SYMBOLS.index(str(symbol))
 
 
 def _counts(text: str) -> list[int]:
-    """`A2B` → [2, 1]: how many atoms of each element, without a common divisor, the largest first."""
+    """The reduced amounts of an anonymous formula, the largest first: `A2B` → [2, 1]."""
     pieces = re.findall(r"([A-Z][a-z]?)(\d*)", text)
     names = [name for name, _ in pieces]
     labels = [first + second for second in ("", *"abcde") for first in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
     counts = [int(digits or 1) for _, digits in pieces]
     whole = "".join(name + digits for name, digits in pieces) == text
     if not counts or not whole or names != labels[: len(names)] or min(counts) < 1 or max(counts) >= LARGEST_INTEGER:
-        message = f'{text!r} is not an anonymous formula; write the letters A, B, C … with counts, such as "A3B2"'
-        raise QueryError(message, reason="bad-formula")
+        raise QueryError(
+            f'{text!r} is not an anonymous formula; write the letters A, B, C … with counts, such as "A3B2"',
+            reason="bad-formula",
+        )
     divisor = math.gcd(*counts)
     return sorted((count // divisor for count in counts), reverse=True)
 
 
 def _anonymous_patterns(counts: list[int]) -> list[str]:
-    """What formulas with these amounts match, every one of it, whichever element has which amount.
+    """Regular expressions that together match the formulas with these amounts, in any order of elements.
 
     Raises:
-        QueryError: too many different amounts.
+        QueryError: there are too many different amounts.
     """
     ways = math.factorial(len(counts))
     for times in Counter(counts).values():
@@ -368,8 +369,10 @@ def _anonymous_patterns(counts: list[int]) -> list[str]:
     if ways <= _MAX_ORDERS:
         return [f"^(?:{'|'.join(_orders(Counter(counts)))})$"]
     if len(set(counts)) > _MAX_AMOUNTS:
-        message = f"an anonymous formula may have {_MAX_AMOUNTS} different amounts, not {len(set(counts))}"
-        raise QueryError(message, reason="bad-formula")
+        raise QueryError(
+            f"an anonymous formula may have {_MAX_AMOUNTS} different amounts, not {len(set(counts))}",
+            reason="bad-formula",
+        )
     element = "[A-Z][a-z]?[0-9.]*"
     patterns = [f"^(?:{element}){{{len(counts)}}}$"]
     for count, times in Counter(counts).items():
@@ -379,11 +382,11 @@ def _anonymous_patterns(counts: list[int]) -> list[str]:
 
 
 def _orders(left: Counter[int]) -> list[str]:
-    """Patterns of the elements with these amounts, in every order."""
+    """Patterns of elements with these amounts, one for every order."""
     if not left.total():
         return [""]
-    found = []
+    patterns = []
     for count in list(left):
         rest = left - Counter([count])
-        found += [f"[A-Z][a-z]?{count if count > 1 else ''}{after}" for after in _orders(rest)]
-    return found
+        patterns += [f"[A-Z][a-z]?{count if count > 1 else ''}{after}" for after in _orders(rest)]
+    return patterns

@@ -1,4 +1,4 @@
-"""One order out of several: what different scores agree on comes first."""
+"""Rank fusion: combine the rankings of several scores into one."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 K = 60.0
-"""Of the paper; how fast the weight of a rank falls off."""
+"""The constant k of the paper; the larger it is, the more slowly the weight falls with the rank."""
 
 
 def reciprocal_rank_fusion(*scores: ArrayLike, k: float = K) -> NDArray[np.float64]:
     """Σ_s 1 / (k + rank_s(i)), ranks from 1 by descending score (Cormack, Clarke & Büttcher, SIGIR 2009, 758).
 
-    Only the order within each score counts, so that scores of any scale fuse without weights.
+    Only the order within each score matters, so scores of different scales can be combined without weights.
 
     Args:
-        scores: (n,) each; −∞ where a score does not know a candidate, which then adds nothing. Of equal
-            scores the first comes first.
-        k: large values make the first ranks alike.
+        scores: (n,) each; −∞ for a candidate without this score, to which it adds nothing. Equal scores are ranked
+            in the given order.
+        k: constant of the formula; large values make the first ranks nearly equal.
 
     Returns:
-        (n,), the larger the better.
+        (n,) fused scores; larger is better.
     """
     fused = np.zeros(len(np.asarray(scores[0])))
     for score in scores:

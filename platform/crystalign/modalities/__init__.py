@@ -1,13 +1,19 @@
-"""The modalities by name. Adding one is a file here and a line in `_CLASSES`."""
+"""The modalities by name. Adding one is a file here and a line in `_CLASSES`, or a package with an entry point.
+
+The entry point names the class, under the name that the class has:
+
+    [project.entry-points."crystalign.modalities"]
+    raman = "my_package.raman:RamanModality"
+"""
 
 from __future__ import annotations
 
-import functools
-import importlib
+from collections.abc import Iterator
 from typing import Any
 
-from crystalign.errors import ConfigError
 from crystalign.modalities.modality import Features, Inputs, Modality, key_columns, stable_hash
+from crystalign.modalities.query import QuerySpec
+from crystalign.registry import Registry
 
 _CLASSES = {
     "crystal": "crystalign.modalities.crystal:CrystalModality",
@@ -23,22 +29,33 @@ _CLASSES = {
 }
 
 NAMES = tuple(_CLASSES)
-"""Every modality, in the order in which tables print them."""
+"""Those of this package, in the order in which tables print them."""
 
 
-@functools.cache
+def _is_modality(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, Modality)
+
+
+MODALITIES: Registry[type[Modality[Any]]] = Registry(
+    "modality", "crystalign.modalities", _CLASSES, accepts=_is_modality
+)
+"""Those of this package, then those of other packages."""
+
+
 def modality_class(name: str) -> type[Modality[Any]]:
     """The class of a modality.
 
     Raises:
         ConfigError: no such modality.
     """
-    if name not in _CLASSES:
-        message = f"no modality {name!r}; there are {', '.join(NAMES)}"
-        raise ConfigError(message)
-    module, _, attribute = _CLASSES[name].partition(":")
-    found: type[Modality[Any]] = getattr(importlib.import_module(module), attribute)
-    return found
+    return MODALITIES[name]
+
+
+def query_specs() -> Iterator[tuple[str, QuerySpec]]:
+    """Each modality that a search can ask by, and how."""
+    for name, cls in MODALITIES.items():
+        if cls.query is not None:
+            yield name, cls.query
 
 
 def make_modality(name: str, settings: dict[str, Any] | None = None) -> Modality[Any]:
@@ -51,4 +68,15 @@ def make_modality(name: str, settings: dict[str, Any] | None = None) -> Modality
     return cls(cls.Settings.from_mapping(settings or {}, origin=f"the settings of modality {name!r}"))
 
 
-__all__ = ["NAMES", "Features", "Inputs", "Modality", "key_columns", "make_modality", "modality_class", "stable_hash"]
+__all__ = [
+    "MODALITIES",
+    "NAMES",
+    "Features",
+    "Inputs",
+    "Modality",
+    "key_columns",
+    "make_modality",
+    "modality_class",
+    "query_specs",
+    "stable_hash",
+]

@@ -166,7 +166,7 @@ def parse_chgcar(source: Path | bytes) -> tuple[Crystal, ChargeDensity]:
 
     from pymatgen.io.vasp.outputs import Chgcar
 
-    from crystalign.sources.vasp import structure_of_chgcar
+    from crystalign.readers.structures.vasp import structure_of_chgcar
 
     # pymatgen reads the grid; of a head without elements it would make H, He, …
     try:
@@ -251,7 +251,7 @@ class ChargeDensityModality(Modality[ChargeDensity]):
 
         return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in ("rho", "lattice")}
 
-    def stand_in(self) -> Features:
+    def empty_sample(self) -> Features:
         """A uniform gas."""
         cube = ChargeDensity(np.ones((POINTS, POINTS, POINTS)), 4.0 * np.eye(3))
         return self.featurise(cube)

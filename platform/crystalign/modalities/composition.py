@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from crystalign.config import Config
-from crystalign.crystal import MAX_ATOMIC_NUMBER, Crystal
+from crystalign.crystal import MAX_ATOMIC_NUMBER, Crystal, pretty_formula
 from crystalign.errors import InputError
 from crystalign.formula import read_formula
 from crystalign.modalities.modality import Features, Inputs, Modality
+from crystalign.modalities.query import QueryExample, QueryField, QuerySpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +35,8 @@ class Composition:
     """(M,) 1 to 118, ascending, each once."""
     fractions: NDArray[np.float64]
     """(M,), summing to 1."""
+    notices: tuple[str, ...] = ()
+    """How a formula was read, where there was a choice."""
 
     def __post_init__(self) -> None:
         """Sort, normalise, refuse nonsense."""
@@ -62,8 +66,31 @@ def parse_formula(formula: str) -> Composition:
     Raises:
         InputError: not a chemical formula, one with two readings, or an element that does not exist.
     """
-    amounts = read_formula(formula).amounts
-    return Composition(np.array(list(amounts)), np.array([float(x) for x in amounts.values()]))
+    read = read_formula(formula)
+    numbers, amounts = np.array(list(read.amounts)), np.array([float(x) for x in read.amounts.values()])
+    return Composition(numbers, amounts, tuple(read.notes))
+
+
+def _example(row: Mapping[str, Any]) -> QueryExample:
+    formula = pretty_formula(row["formula"])
+    return QueryExample(f"Crystals like {formula}", {"formula": formula})
+
+
+_Formula = Annotated[str, Field(max_length=500)]
+QUERY = QuerySpec(
+    label="formula",
+    fields=(
+        QueryField(
+            "formula",
+            _Formula,
+            "A chemical formula: a query by composition.",
+            "A chemical formula, such as Fe2O3, CuSO4·5H2O or Li0.5CoO2; what has two readings is refused.",
+        ),
+        QueryField("composition", _Formula, "The same."),
+    ),
+    read=parse_formula,
+    example=_example,
+)
 
 
 class CompositionModality(Modality[Composition]):
@@ -71,7 +98,9 @@ class CompositionModality(Modality[Composition]):
 
     name: ClassVar[str] = "composition"
     label: ClassVar[str] = "Composition"
-    tells_volume: ClassVar[bool] = False
+    derived_by: ClassVar[str | None] = "crystalign.derivation:composition_of"
+    query: ClassVar[QuerySpec | None] = QUERY
+    encodes_volume: ClassVar[bool] = False
 
     class Settings(Config):
         """Nothing to set."""
@@ -112,7 +141,7 @@ class CompositionModality(Modality[Composition]):
             fraction[row, : len(sample["z"])] = sample["fraction"]
         return {"z": torch.from_numpy(z), "fraction": torch.from_numpy(fraction)}
 
-    def stand_in(self) -> Features:
+    def empty_sample(self) -> Features:
         """Pure copper."""
         return self.featurise(Composition(np.array([29]), np.array([1.0])))
 

@@ -10,15 +10,33 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from crystalign.config import Config
-from crystalign.crystal import Crystal, Occupancy
+from crystalign.crystal import MAX_ATOMIC_NUMBER, Crystal, Occupancy
 from crystalign.errors import CrystalError
-from crystalign.modalities.modality import Features, Inputs, Modality
+from crystalign.modalities.modality import Features, Inputs, Modality, check_arrays
+from crystalign.modalities.query import QueryField, QueryFile, QuerySpec
 from crystalign.physics.complete_graph import complete_graph
 from crystalign.physics.neighbour_list import neighbours
 from crystalign.physics.reciprocal import reciprocal_spectra
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_GRAPH = {"x", "edge_index", "edge_length", "edge_vector", "pair_index", "pair_sums"}
+"""Features whose length is that of the crystal."""
+_SPECIES = ("species_site", "species_z", "species_weight")
+"""Features of crystals with mixed or partly empty sites."""
+_INDICES = ("edge_index", "species_site", "pair_index")
+_ELEMENTS = ("x", "species_z")
+
+QUERY = QuerySpec(
+    label="structure",
+    fields=(
+        QueryField("cif", str, "The text of a CIF.", "File with a structure: CIF or POSCAR."),
+        QueryField("poscar", str, "The text of a VASP POSCAR."),
+    ),
+    files=QueryFile(parse=None, hint="CIF, POSCAR", marks=("_cell_length_a", "_atom_site")),
+)
 
 
 class CrystalModality(Modality[Crystal]):
@@ -41,6 +59,7 @@ class CrystalModality(Modality[Crystal]):
 
     name: ClassVar[str] = "crystal"
     label: ClassVar[str] = "Crystal structure"
+    query: ClassVar[QuerySpec | None] = QUERY
 
     class Settings(Config):
         """Which edges the graph has."""
@@ -179,11 +198,44 @@ class CrystalModality(Modality[Crystal]):
             joined["species_weight"] = np.concatenate([f[2] for f in full])
         return _tensors(joined)
 
-    def stand_in(self) -> Features:
+    def empty_sample(self) -> Features:
         """Primitive fcc copper."""
         a = 3.61
         half = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]]) * a
         return self.featurise(Crystal(half, np.zeros((1, 3)), np.array([29])))
+
+    def check_features(self, features: Features) -> None:
+        """Refuse what is no graph of a crystal.
+
+        Raises:
+            ValueError: names or types of others, indices that point nowhere, or lengths that do not agree.
+        """
+        mixed = {name: array for name, array in features.items() if name in _SPECIES}
+        if not all(np.isfinite(array).all() for array in mixed.values()):
+            raise ValueError("a feature of mixed sites is not finite")
+        plain = {name: array for name, array in features.items() if name not in mixed}
+        check_arrays(plain, self.empty_sample(), variable=_GRAPH)
+        _check_graph(features)
+
+
+def _check_graph(features: Features) -> None:
+    """Indices point to atoms, atoms are elements, and what belongs together has one length."""
+    atoms = len(features["x"])
+    for name, low, high in [(n, 0, atoms) for n in _INDICES] + [(n, 1, MAX_ATOMIC_NUMBER + 1) for n in _ELEMENTS]:
+        array = features.get(name)
+        if array is None:
+            continue
+        if array.dtype != np.int64 or (array.size and not low <= array.min() <= array.max() < high):
+            raise ValueError(f"feature {name!r} points outside the crystal")
+    edges = len(features["edge_length"])
+    shapes: dict[str, tuple[int, ...]] = {"edge_index": (2, edges), "edge_vector": (edges, 3)}
+    if "pair_sums" in features:
+        pairs = len(features["pair_sums"])
+        shapes |= {"pair_index": (2, pairs), "pair_sums": (pairs, 3)}
+    if species := [name for name in _SPECIES if name in features]:
+        shapes |= dict.fromkeys(_SPECIES, (len(features[species[0]]),))
+    if atoms == 0 or any(name not in features or features[name].shape != shape for name, shape in shapes.items()):
+        raise ValueError("parts of the graph have different lengths")
 
 
 def _species(sample: Features) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:

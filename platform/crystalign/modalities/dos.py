@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from crystalign.config import Config
 from crystalign.crystal import Crystal
 from crystalign.errors import SpectrumError
 from crystalign.modalities.modality import Cells, TableColumns
+from crystalign.modalities.query import Clue, Numbers, Plot, PlottedCurve, QueryField, QueryFile, QuerySpec, array_of
 from crystalign.modalities.spectrum import SpectrumModality, check_spectrum
 from crystalign.physics.spectra import resample, valence_band_maximum
 
@@ -123,17 +125,17 @@ def parse_dos(
         SpectrumError: values that are no density of states.
         FileFormatError: not such a file.
     """
-    from crystalign.sources.compression import decompress, without_suffix
+    from crystalign.readers.compression import decompress, without_suffix
 
     data = source if isinstance(source, bytes) else source.read_bytes()
     known = name or (source.name if isinstance(source, Path) else "")
     data = decompress(data, limit=MAX_BYTES, name=known or "the file")
     if without_suffix(known).lower().endswith(".xml") or data.lstrip()[:5] == b"<?xml" or b"<modeling" in data[:4096]:
-        from crystalign.sources.vasprun_dos import read_vasprun_dos
+        from crystalign.readers.dos.vasprun_dos import read_vasprun_dos
 
         run = read_vasprun_dos(data)
         return DensityOfStates(run.energies - run.efermi, run.densities, run.n_atoms, run.efermi, notices=run.notices)
-    from crystalign.sources.dos_text import read_text_dos
+    from crystalign.readers.dos.dos_text import read_text_dos
 
     text = read_text_dos(data)
     kind = zero or text.zero or "fermi"
@@ -149,6 +151,61 @@ def parse_dos(
     energies = text.energies - (0.0 if relative else text.efermi or 0.0)
     zero_of: Zero = "vbm" if kind == "vbm" else "fermi"
     return DensityOfStates(energies, text.densities, 1 if atoms is None else atoms, text.efermi, zero_of, notices=told)
+
+
+class DosQuery(Config):
+    """A density of states to look for."""
+
+    energies: Numbers
+    """eV, ascending."""
+    densities: Numbers | Annotated[list[Numbers], Field(max_length=2)]
+    """states/eV, one value per energy; or two such lists, spin up and down (both positive)."""
+    n_atoms: int = Field(default=1, ge=1, le=100_000)
+    """Atoms that the densities belong to; 1 if they are per atom."""
+    zero: Literal["fermi", "vbm"] = "fermi"
+    """What the energies are counted from."""
+
+    def value(self) -> DensityOfStates:
+        """As a density of states.
+
+        Raises:
+            QueryError: lists of different lengths.
+            SpectrumError: numbers that are no density of states.
+        """
+        densities = array_of(self.densities, "densities")
+        return DensityOfStates(array_of(self.energies, "energies"), densities, self.n_atoms, zero=self.zero)
+
+
+def _draw(value: DensityOfStates, wavelength: str) -> PlottedCurve:  # noqa: ARG001 (the protocol)
+    """The spectrum as the encoder sees it: on the common grid, spins summed, per atom."""
+    standard = value.standardised()
+    zero = "E_VBM" if standard.zero == "vbm" else "E_F"
+    return PlottedCurve(standard.energies, standard.densities.sum(axis=0), f"E − {zero} (eV)", "DOS (states/eV/atom)")
+
+
+QUERY = QuerySpec(
+    label="DOS",
+    fields=(
+        QueryField(
+            "dos",
+            DosQuery,
+            "A density of states.",
+            "File with a density of states: two or three columns, or vasprun.xml.",
+        ),
+    ),
+    read=DosQuery.value,
+    files=QueryFile(
+        parse="crystalign.modalities.dos:parse_dos",
+        hint="DOS (.csv, .dat, vasprun.xml)",
+        suffixes=(".dos", ".tdos"),
+        name_pattern=r"^(?:.*/)?doscar\b|\.xml$",
+        marks=("<modeling",),
+        clues=(Clue(r"(?<![a-z])[lpt]?dos(?![a-z])|states */ *ev", 30), Clue(r"(?<![a-z])energ", 10)),
+        structure_kinds=("vasprun",),
+        negative_x=True,
+    ),
+    plot=Plot("Density of states", _draw, zero_axis="Energy (eV)"),
+)
 
 
 class DosColumns(TableColumns):
@@ -191,6 +248,7 @@ class DosModality(SpectrumModality[DensityOfStates]):
 
     name: ClassVar[str] = "dos"
     label: ClassVar[str] = "Density of states"
+    query: ClassVar[QuerySpec | None] = QUERY
     columns: ClassVar[type[TableColumns] | None] = DosColumns
     edges: ClassVar[NDArray[np.float64]] = EDGES
     rungs: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = RUNGS

@@ -53,6 +53,7 @@ class ImageModality(Modality[Picture]):
 
     name: ClassVar[str] = "image"
     label: ClassVar[str] = "Image"
+    derived_by: ClassVar[str | None] = "crystalign.derivation:image_of"
     stored_since: ClassVar[int] = 3
     seen_since: ClassVar[int] = 2
 
@@ -106,7 +107,7 @@ class ImageModality(Modality[Picture]):
 
         return {"pixels": torch.from_numpy(np.stack([s["pixels"] for s in samples]))}
 
-    def stand_in(self) -> Features:
+    def empty_sample(self) -> Features:
         """A white page."""
         return self.featurise(Picture(np.full((MIN_SIDE, MIN_SIDE, 3), WHITE, np.uint8)))
 

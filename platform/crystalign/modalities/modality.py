@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.config import Config
+from crystalign.modalities.query import QuerySpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +66,7 @@ class Modality(ABC, Generic[Value]):
     """For people."""
     sibling: ClassVar[bool] = False
     """Heavy columns live in files of their own, so that readers of other modalities never pay for them."""
-    tells_volume: ClassVar[bool] = True
+    encodes_volume: ClassVar[bool] = True
     """Whether the volume of the cell can be read off it, as off whatever follows from the structure."""
     stored_since: ClassVar[int] = 1
     """First dataset version that stores the same values as this release."""
@@ -75,6 +76,17 @@ class Modality(ABC, Generic[Value]):
     """How many keys `equivalences` gives."""
     columns: ClassVar[type[TableColumns] | None] = None
     """How a Parquet table from elsewhere may hold it; None where tables hold no such thing."""
+    derived_by: ClassVar[str | None] = None
+    """`module:function` that computes its value from a crystal; None where it does not follow from one."""
+    prepares_encoder: ClassVar[bool] = False
+    """Whether an encoder needs values of the training split before its first step, as a tokenizer does."""
+    masked_by: ClassVar[str | None] = None
+    """`module:function` that takes materials and gives values without what names the crystal, and their keys:
+    `crystalign evaluate` asks with these too. None where nothing is masked."""
+    query: ClassVar[QuerySpec | None] = None
+    """How a search asks by it; None where nothing does."""
+    instead_of: ClassVar[Mapping[str, str]] = {}
+    """Modality → what to say to who asks for it of a model that reads this one but not that."""
 
     class Settings(Config):
         """How values become tensors; each modality extends it."""
@@ -118,10 +130,21 @@ class Modality(ABC, Generic[Value]):
         """Tensors of a batch of at least one sample, in the order given."""
 
     @abstractmethod
-    def stand_in(self) -> Features:
+    def empty_sample(self) -> Features:
         """A harmless sample for a rank that has none: it keeps the graph and the collectives alike
         on all ranks, enters no statistic and is never stored.
         """
+
+    def check_features(self, features: Features) -> None:
+        """Refuse features that this modality would not make: an encoder reads them without looking.
+
+        They may come from a process that read a hostile file. By default they have the names, types and shapes of the
+        sample that `empty_sample` gives; a modality whose samples differ in length extends this.
+
+        Raises:
+            ValueError: they are not its own.
+        """
+        check_arrays(features, self.empty_sample())
 
     # --- which materials look alike --------------------------------------------------------------------------------
 
@@ -159,3 +182,27 @@ def key_columns(modality: type[Modality[Any]], materials: Sequence[Material | No
 def stable_hash(text: str) -> int:
     """A signed 64-bit integer that depends on `text` alone, on any machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def check_arrays(features: Features, expected: Features, *, variable: Collection[str] = ()) -> None:
+    """Refuse arrays unlike those expected.
+
+    Args:
+        features: what is checked.
+        expected: a sample with all names, types and shapes.
+        variable: names whose shape may differ.
+
+    Raises:
+        ValueError: another name, number type or shape, one that is missing, or a number that is not finite.
+    """
+    for name, array in features.items():
+        if name not in expected:
+            raise ValueError(f"no feature {name!r}")
+        if expected[name].dtype != array.dtype or expected[name].ndim != array.ndim:
+            raise ValueError(f"feature {name!r} is of another type")
+        if name not in variable and expected[name].shape != array.shape:
+            raise ValueError(f"feature {name!r} is of another shape")
+        if not np.isfinite(array).all():
+            raise ValueError(f"feature {name!r} is not finite")
+    if missing := set(expected) - set(features):
+        raise ValueError(f"no {min(missing)}")

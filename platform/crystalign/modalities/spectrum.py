@@ -28,7 +28,7 @@ class SpectrumModality(Modality[Value]):
     A spectrum adds its value, its column and `curve`; the rest is here.
     """
 
-    tells_volume: ClassVar[bool] = False
+    encodes_volume: ClassVar[bool] = False
     edges: ClassVar[Array]
     """(B + 1,) the edges of the bins on disk, the same for every material."""
     rungs: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = ((), ())
@@ -122,7 +122,7 @@ class SpectrumModality(Modality[Value]):
 
         return {"dos": torch.from_numpy(np.stack([s["dos"] for s in samples]))}
 
-    def stand_in(self) -> Features:
+    def empty_sample(self) -> Features:
         """A flat band."""
         return {"dos": np.full(self.settings.points, 0.5, np.float32)}
 

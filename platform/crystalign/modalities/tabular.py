@@ -15,6 +15,7 @@ class TabularModality(VectorModality["TabularModality.Settings"]):
 
     name: ClassVar[str] = "tabular"
     label: ClassVar[str] = "Descriptors"
+    derived_by: ClassVar[str | None] = "crystalign.derivation:tabular_of"
 
     class Settings(VectorSettings):
         """How a row becomes a tensor."""

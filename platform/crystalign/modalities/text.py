@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -14,6 +14,7 @@ from pydantic import Field
 from crystalign.config import Config
 from crystalign.errors import InputError
 from crystalign.modalities.modality import Features, Inputs, Modality
+from crystalign.modalities.query import QueryExample, QueryField, QuerySpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,6 +44,23 @@ class Text:
             raise InputError(message, reason="empty-text")
 
 
+MAX_CHARACTERS = 20_000
+"""Of a text that is searched for."""
+
+
+def _example(row: Mapping[str, Any]) -> QueryExample:  # noqa: ARG001 (the protocol)
+    words = "cubic perovskite with corner-sharing octahedra"
+    return QueryExample(f"“{words}”", {"text": words})
+
+
+QUERY = QuerySpec(
+    label="text",
+    fields=(QueryField("text", Annotated[str, Field(max_length=MAX_CHARACTERS)], "A description.", "A description."),),
+    read=Text,
+    example=_example,
+)
+
+
 class TextModality(Modality[Text]):
     """Text travels as UTF-8 bytes; the encoder that reads it brings its own tokenizer.
 
@@ -51,6 +69,10 @@ class TextModality(Modality[Text]):
 
     name: ClassVar[str] = "text"
     label: ClassVar[str] = "Text"
+    derived_by: ClassVar[str | None] = "crystalign.derivation:text_of"
+    prepares_encoder: ClassVar[bool] = True
+    masked_by: ClassVar[str | None] = "crystalign.evaluation.masked_text:masked_texts"
+    query: ClassVar[QuerySpec | None] = QUERY
     n_keys: ClassVar[int] = 2
 
     class Settings(Config):
@@ -101,7 +123,7 @@ class TextModality(Modality[Text]):
         joined = np.concatenate([s["utf8"] for s in samples])
         return {"utf8": torch.from_numpy(joined), "offsets": torch.from_numpy(offsets)}
 
-    def stand_in(self) -> Features:
+    def empty_sample(self) -> Features:
         """One word."""
         return self.featurise(Text("crystal"))
 

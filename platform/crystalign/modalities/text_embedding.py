@@ -52,6 +52,13 @@ class TextEmbeddingModality(VectorModality["TextEmbeddingModality.Settings"]):
 
     name: ClassVar[str] = "text_embedding"
     label: ClassVar[str] = "Text embedding"
+    instead_of: ClassVar[Mapping[str, str]] = {
+        "text": (
+            "It was trained on embeddings of texts, and the language model that makes them is no part of it: to "
+            "ask in words, train a model with the modality text, for example with its encoder text-multimat and "
+            "that language model as `pretrained`"
+        )
+    }
 
     class Settings(VectorSettings):
         """How an embedding becomes a tensor."""

@@ -136,7 +136,7 @@ class VectorModality(Modality[Vector], Generic[S]):
 
         return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in ("values", "mask")}
 
-    def stand_in(self) -> Features:
+    def empty_sample(self) -> Features:
         """Zeros."""
         return self.featurise(Vector(np.zeros(self.settings.width, np.float32)))
 

@@ -20,9 +20,21 @@ from numpy.typing import NDArray
 from crystalign.config import Config
 from crystalign.errors import SpectrumError
 from crystalign.modalities.modality import Features, Inputs, Modality
+from crystalign.modalities.query import (
+    Clue,
+    Numbers,
+    Plot,
+    PlottedCurve,
+    QueryField,
+    QueryFile,
+    QuerySpec,
+    Wavelength,
+    array_of,
+)
 from crystalign.physics.diffraction import (
     REFERENCE_WAVELENGTH,
     PowderPattern,
+    draw,
     lorentz_polarisation,
     parse_wavelength,
     remove_background,
@@ -37,6 +49,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 MIN_POINTS, MAX_POINTS = 50, 500_000
+TWO_THETA = np.linspace(5.0, 90.0, 1701)
+"""(1701,) degrees: where patterns of materials are drawn."""
+PEAK_WIDTH = 0.15
+"""Degrees, full width at half maximum of a drawn peak."""
 
 __all__ = ["MeasuredPattern", "PowderPattern", "XrdModality", "parse_wavelength", "parse_xrd"]
 
@@ -124,11 +140,94 @@ class MeasuredPattern:
         return resample(q, counts * weight, edges), slice(int(first), max(int(last), int(first)))
 
 
+class XrdQuery(Config):
+    """A measured powder pattern to look for."""
+
+    two_theta: Numbers
+    """Degrees, ascending."""
+    intensities: Numbers
+    """Any unit, background included."""
+    wavelength: Wavelength | None = None
+    """Å, or `CuKa`, `CoKa`, `MoKa`, …; needed, because angles alone say nothing."""
+
+    def value(self) -> MeasuredPattern:
+        """As a measured pattern.
+
+        Raises:
+            QueryError: lists of different lengths.
+            SpectrumError: no wavelength, or numbers that are no pattern.
+        """
+        if self.wavelength is None:
+            raise SpectrumError(
+                "a powder pattern needs its wavelength: CuKa, MoKa, CoKa, … or a number in Å",
+                reason="wavelength-missing",
+            )
+        wavelength = parse_wavelength(self.wavelength)
+        angles, counts = array_of(self.two_theta, "two_theta"), array_of(self.intensities, "intensities")
+        return MeasuredPattern(angles, counts, wavelength)
+
+
+def _draw(value: MeasuredPattern | PowderPattern, wavelength: str) -> PlottedCurve:
+    """A measurement as it was sent, or peaks as a diffractometer at `wavelength` would show them; the maximum is 1.
+
+    Raises:
+        SpectrumError: an unknown wavelength.
+    """
+    if isinstance(value, MeasuredPattern):
+        top = float(np.max(value.intensities)) or 1.0
+        return _relative(value.two_theta, value.intensities / top, value.wavelength)
+    length = parse_wavelength(wavelength)
+    sine = length / (2.0 * value.d_spacings)
+    seen = sine < np.sin(np.radians(TWO_THETA[-1] / 2.0))
+    angles = np.degrees(2.0 * np.arcsin(sine[seen]))
+    areas = value.intensities[seen] * lorentz_polarisation(2.0 * np.pi / value.d_spacings[seen], length)
+    drawn = draw(angles, areas, np.full(len(angles), PEAK_WIDTH), TWO_THETA) if seen.any() else 0.0 * TWO_THETA
+    return _relative(TWO_THETA, drawn / (drawn.max() or 1.0), length)
+
+
+def _relative(angles: Array, intensities: Array, wavelength: float) -> PlottedCurve:
+    return PlottedCurve(angles, intensities, f"2θ (degrees, λ = {wavelength:.4f} Å)", "Intensity (relative)")
+
+
+QUERY = QuerySpec(
+    label="XRD",
+    fields=(
+        QueryField(
+            "xrd",
+            XrdQuery,
+            "A measured powder pattern.",
+            "File with a measured powder pattern: .xy, .xye, .csv or .xrdml.",
+        ),
+    ),
+    read=XrdQuery.value,
+    files=QueryFile(
+        parse="crystalign.modalities.xrd:parse_xrd",
+        hint="XRD (.xy, .xye, .csv, .xrdml)",
+        suffixes=(
+            *(".xy", ".xye", ".chi", ".fxye", ".fxy", ".gsa", ".gsas"),
+            *(".xrdml", ".ras", ".brml", ".raw", ".uxd", ".udf"),
+        ),
+        marks=("<xrdmeasurement", "*ras_data_start"),
+        clues=(
+            Clue(r"theta|2[ _-]?th(?![a-z])|tth(?![a-z])|2θ|wavelength|(?<![a-z])angles?(?![a-z])", 40),
+            Clue(r"(?:beam|photon) energ|(?<![a-z])kev(?![a-z])", 20),
+        ),
+        x_above=30.0,
+        takes_wavelength=True,
+    ),
+    plot=Plot("Powder diffraction", _draw, relative=True),
+    matcher="crystalign.modalities.profile_match:ProfileMatcher",
+    carried=MeasuredPattern,
+)
+
+
 class XrdModality(Modality[PowderPattern]):
     """A batch holds `pattern` (n, G) float32 in [0, 1] and `mask` (n, G) float32, 1 where measured."""
 
     name: ClassVar[str] = "xrd"
     label: ClassVar[str] = "X-ray diffraction"
+    derived_by: ClassVar[str | None] = "crystalign.derivation:xrd_of"
+    query: ClassVar[QuerySpec | None] = QUERY
 
     class Settings(Config):
         """The grid, and what training may do to a pattern."""
@@ -223,7 +322,7 @@ class XrdModality(Modality[PowderPattern]):
 
         return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in ("pattern", "mask")}
 
-    def stand_in(self) -> Features:
+    def empty_sample(self) -> Features:
         """One peak."""
         return self.featurise(PowderPattern(np.array([2.5]), np.array([1.0])))
 
@@ -269,7 +368,7 @@ def parse_xrd(source: Path | bytes, *, name: str = "", wavelength: str | float |
         SpectrumError: no wavelength in the file and none given, or values that are no pattern.
         FileFormatError: not such a file.
     """
-    from crystalign.sources.patterns import read_pattern
+    from crystalign.readers.patterns.pattern_file import read_pattern
 
     data = source if isinstance(source, bytes) else source.read_bytes()
     scan = read_pattern(data, name or (source.name if isinstance(source, Path) else ""), wavelength)

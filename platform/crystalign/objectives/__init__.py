@@ -1,12 +1,7 @@
-"""Contrastive losses, exact at any world size."""
+"""Contrastive losses, exact at any world size: one file = one objective."""
 
 from __future__ import annotations
 
-from crystalign.objectives.barlow import barlow_twins_loss
-from crystalign.objectives.clip import contrastive_loss
-from crystalign.objectives.cosface import cosface_loss
-from crystalign.objectives.gather import Loss
-from crystalign.objectives.siglip import sigmoid_loss
-from crystalign.objectives.tensorclip import tensor_loss
+from crystalign.objectives.objective import OBJECTIVES, Loss, Names, Objective, Pair
 
-__all__ = ["Loss", "barlow_twins_loss", "contrastive_loss", "cosface_loss", "sigmoid_loss", "tensor_loss"]
+__all__ = ["OBJECTIVES", "Loss", "Names", "Objective", "Pair"]

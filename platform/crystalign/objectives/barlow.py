@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial, reduce
 from itertools import chain
+from operator import mul
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from pydantic import Field
 
 from crystalign.errors import ConfigError
-from crystalign.objectives import chunks
-from crystalign.objectives.chunks import Inputs, summed
-from crystalign.objectives.gather import Loss, gather, rows_with_all
+from crystalign.objectives.objective import Loss, Names
+from crystalign.objectives.pairs import AllAtOnce
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch import Tensor, nn
 
 EPSILON = 1e-5
 Block = tuple[int, ...]
@@ -30,6 +33,33 @@ TARGETS: dict[tuple[int, ...], float] = {
     (2, 1, 1): 1 / 6,
 }
 """How many of the indices of a moment agree → its target; 0 where none do."""
+
+
+class BarlowTwins(AllAtOnce):
+    """The cross-moments of two to four modalities; rows that lack one do not count: see `barlow_twins_loss`."""
+
+    kind: Literal["barlow"] = "barlow"
+    """Name of this objective."""
+    off_diagonal: float = Field(default=0.0051, ge=0, allow_inf_nan=False)
+    """Weight λ of the moments whose indices all differ."""
+
+    def check(self, modalities: Names) -> None:
+        """Refuse fewer than two or more than four modalities.
+
+        Raises:
+            ValueError: how many there are.
+        """
+        self.check_number(modalities, 2, 4)
+
+    def loss(
+        self,
+        parameters: Mapping[str, nn.Module],  # noqa: ARG002 (it has none)
+        embeddings: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        keys: Mapping[str, Tensor],
+    ) -> Loss:
+        """`barlow_twins_loss` of all modalities."""
+        return barlow_twins_loss(embeddings, present, keys, off_diagonal_weight=self.off_diagonal)
 
 
 def barlow_twins_loss(
@@ -49,47 +79,55 @@ def barlow_twins_loss(
         L = Σ_{j=k=l} (C − 1)² + Σ_{two agree} (C − ½)² + λ Σ_{none agree} C²
 
     and likewise for two (Barlow Twins, Zbontar et al., ICML 2021, arXiv:2103.03230) and four, with
-    targets 1, ½, ⅓, ⅙ where all, three, two and two, or two indices agree. These are the graded
-    targets in the supplement of MultiMat (Moro et al., Newton 1, 100016 (2025)).
+    targets 1, ½, ⅓, ⅙ where all, three, two and two, or two indices agree: the supplement of MultiMat
+    (Moro et al., Newton 1, 100016 (2025)).
 
-    The D^n moments are never formed. Σ C² over all indices is 1/|V|² Σ_ii' Π_m (x_m,i·x_m,i'), and
-    where indices agree the same holds of elementwise products; which indices agree is a partition of
-    the modalities, and sums over *distinct* indices follow by Möbius inversion on partitions. Time
-    grows as |V|² D instead of |V| D^n, memory as `chunks.CHUNK`.
+    The D^n moments are never formed. Σ C² over all indices is 1/|V|² Σ_ii' Π_m (x_m,i·x_m,i'), and where indices
+    agree the same holds of elementwise products; which agree is a partition of the modalities, and sums over
+    *distinct* indices follow by Möbius inversion on partitions. Time grows as |V|² D instead of |V| D^n.
 
-    There are no negatives, so rows that cannot be told apart need no care and `keys` has no effect.
-    A row that lacks a modality enters no statistic.
+    There are no negatives, so `keys` has no effect. A row that lacks a modality enters no statistic.
 
     Args:
         embeddings: modality → (b, D), of two to four modalities; zero where absent.
         present: modality → (b,) bool.
         keys: modality → (b,) or (b, K) int64; rows equal in any column are indistinct.
         off_diagonal_weight: λ.
-        group: process group; by default all processes.
+        group: process group, by default all.
 
     Returns:
         This rank's share, whose mean over ranks is the global loss; zero where no row has all.
 
     Raises:
-        ConfigError: fewer than two modalities, or more than four.
+        ConfigError: not two to four modalities.
     """
+    import torch
+
+    from crystalign.objectives import chunks
+    from crystalign.objectives.gather import gather, rows_with_all
+
     names = tuple(embeddings)
     if not 2 <= len(names) <= 4:
         raise ConfigError(f"Barlow Twins aligns two to four modalities, not {len(names)}: {', '.join(names)}")
     everyone = gather(embeddings, present, keys, group)
     rows = rows_with_all(everyone, names)
     n = len(rows.candidates)
-    with torch.autocast(next(iter(embeddings.values())).device.type, enabled=False):
-        standard = [_standardised(everyone.embeddings[name].index_select(0, rows.candidates)) for name in names]
-        products = {block: reduce(torch.mul, [standard[m] for m in block]) for block in _blocks(len(names))}
+    with torch.autocast(embeddings[names[0]].device.type, enabled=False):
+        products = _products([everyone.embeddings[name].index_select(0, rows.candidates) for name in names])
         terms = [
             partial(_chunk_loss, len(names), off_diagonal_weight, start, stop)
             for start, stop in chunks.chunks(rows.start, rows.stop, n * 2 ** len(names), chunks.LEAST)
         ]
-        total, _ = summed(terms, {**products})
+        total = chunks.summed(terms, {**products})[0]
         if n:
-            total = total * everyone.world_size + _constant(len(names), standard[0].shape[1], off_diagonal_weight)
+            total = total * everyone.world_size + _constant(len(names), products[0,].shape[1], off_diagonal_weight)
     return Loss(total, {names: total.detach()} if n else {}, {names: n} if n else {})
+
+
+def _products(chosen: Sequence[Tensor]) -> dict[Block, Tensor]:
+    """Set of modalities → (N, D), the product of their standardised components."""
+    standard = [_standardised(z) for z in chosen]
+    return {block: reduce(mul, [standard[m] for m in block]) for block in _blocks(len(standard))}
 
 
 def _standardised(z: Tensor) -> Tensor:
@@ -103,7 +141,7 @@ def _standardised(z: Tensor) -> Tensor:
     return (scaled - scaled.mean(dim=0)) / (scaled.var(dim=0, correction=0) + EPSILON).sqrt()
 
 
-def _chunk_loss(n: int, weight: float, start: int, stop: int, inputs: Inputs) -> Tensor:
+def _chunk_loss(n: int, weight: float, start: int, stop: int, inputs: Mapping[Any, Tensor]) -> Tensor:
     """Σ over rows [start, stop) of their part in the sums of C² and of C."""
     count = len(next(iter(inputs.values())))
     own = {block: inputs[block][start:stop] for block in _blocks(n)}  # (c, D)
@@ -111,8 +149,8 @@ def _chunk_loss(n: int, weight: float, start: int, stop: int, inputs: Inputs) ->
     sums = {block: own[block].sum(dim=1) for block in _blocks(n)}  # (c,)
     total = next(iter(sums.values())).new_zeros(())
     for partition, (of_squares, of_moments) in _coefficients(n, weight).items():
-        squares = reduce(torch.mul, [grams[block] for block in partition])
-        moments = reduce(torch.mul, [sums[block] for block in partition])
+        squares = reduce(mul, [grams[block] for block in partition])
+        moments = reduce(mul, [sums[block] for block in partition])
         total = total + squares.sum() * (of_squares / count**2) + moments.sum() * (of_moments / count)
     return total
 

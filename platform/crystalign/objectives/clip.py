@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from crystalign.objectives.objective import Loss, Names, Pair
+from crystalign.objectives.pairs import Pairwise
+from crystalign.objectives.temperature import Tempered
 
-from crystalign.model_config import Names, Pair
-from crystalign.objectives.gather import Loss, gather
-from crystalign.objectives.pairwise import pairwise_loss
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch import Tensor, nn
+
+
+class Clip(Pairwise, Tempered):
+    """Symmetric softmax cross-entropy, with a temperature for each pair: see `contrastive_loss`."""
+
+    kind: Literal["clip"] = "clip"
+    """Name of this objective."""
+
+    def scaled(self, modalities: Names) -> tuple[Names, ...]:
+        """Each pair."""
+        return self.aligned(modalities)
+
+    def loss(
+        self,
+        parameters: Mapping[str, nn.Module],
+        embeddings: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        keys: Mapping[str, Tensor],
+    ) -> Loss:
+        """`contrastive_loss` of the aligned pairs."""
+        modalities, scales = tuple(embeddings), self.logit_scales(parameters)
+        pairs, weights = self.aligned(modalities), self.weights(modalities)
+        return contrastive_loss(embeddings, present, keys, scales, pairs, weights=weights)
 
 
 def contrastive_loss(
@@ -46,6 +71,9 @@ def contrastive_loss(
     Returns:
         This rank's share, whose mean over ranks is the global loss.
     """
+    from crystalign.objectives.gather import gather
+    from crystalign.objectives.pairwise import pairwise_loss
+
     everyone = gather(embeddings, present, keys, group)
     scales = {pair: (logit_scales[pair],) for pair in pairs}
     return pairwise_loss(everyone, pairs, scaled_cross_entropy, scales, weights=weights)
@@ -60,6 +88,6 @@ def scaled_cross_entropy(
 
 def cross_entropy(logits: Tensor, targets: Tensor, indistinct: Tensor) -> Tensor:
     """Σ over anchors of −log softmax(logits) at their targets, (c, N) → scalar; the logits are overwritten."""
-    logits = logits.masked_fill_(indistinct, -torch.inf)  # (c, N)
+    logits = logits.masked_fill_(indistinct, -math.inf)  # (c, N)
     positive = logits.gather(1, targets[:, None]).flatten()  # (c,)
     return (logits.logsumexp(dim=1) - positive).sum()

@@ -4,14 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-import torch.distributed as dist
-from torch import Tensor
+from pydantic import Field
 
-from crystalign.model_config import Pair
 from crystalign.objectives.clip import cross_entropy
-from crystalign.objectives.gather import Loss, gather
-from crystalign.objectives.pairwise import pairwise_loss
+from crystalign.objectives.objective import Loss, Pair
+from crystalign.objectives.pairs import Pairwise
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch import Tensor, nn
+
+
+class CosFace(Pairwise):
+    """Softmax cross-entropy with a margin on the positive and a fixed scale: see `cosface_loss`."""
+
+    kind: Literal["cosface"] = "cosface"
+    """Name of this objective."""
+    scale: float = Field(default=3.0, gt=0, allow_inf_nan=False)
+    """Factor s of the cosines."""
+    margin: float = Field(default=0.5, ge=0, lt=2)
+    """What is taken off the positive's cosine."""
+
+    def loss(
+        self,
+        parameters: Mapping[str, nn.Module],  # noqa: ARG002 (it has none)
+        embeddings: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        keys: Mapping[str, Tensor],
+    ) -> Loss:
+        """`cosface_loss` of the aligned pairs."""
+        modalities = tuple(embeddings)
+        pairs, weights = self.aligned(modalities), self.weights(modalities)
+        return cosface_loss(embeddings, present, keys, pairs, scale=self.scale, margin=self.margin, weights=weights)
 
 
 def cosface_loss(
@@ -48,6 +74,9 @@ def cosface_loss(
     Returns:
         This rank's share, whose mean over ranks is the global loss.
     """
+    from crystalign.objectives.gather import gather
+    from crystalign.objectives.pairwise import pairwise_loss
+
     everyone = gather(embeddings, present, keys, group)
     row_loss = partial(_margin_cross_entropy, scale=scale, margin=margin)
     return pairwise_loss(everyone, pairs, row_loss, dict.fromkeys(pairs, ()), weights=weights)

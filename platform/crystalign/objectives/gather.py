@@ -1,4 +1,4 @@
-"""What all objectives share: the value they return, one differentiable gather, and which rows count."""
+"""What all objectives share: one differentiable gather, and which rows count."""
 
 from __future__ import annotations
 
@@ -10,19 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from crystalign.model_config import Names
-
-
-class Loss(NamedTuple):
-    """An objective's value on one rank."""
-
-    total: Tensor
-    """Scalar. Its mean over the ranks, which is what DDP takes of the gradients, is the exact global loss."""
-    pairs: dict[Names, Tensor]
-    """Pair → this rank's share of the pair's loss, without weight and gradient; the mean over ranks is the pair's
-    loss. A non-pairwise objective has one entry, under all its modalities."""
-    counts: dict[Names, int]
-    """Pair → rows of the global batch that have all its modalities."""
+from crystalign.objectives.objective import Names
 
 
 class Gathered(NamedTuple):

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from crystalign.model_config import Pair
 from crystalign.objectives import chunks
 from crystalign.objectives.chunks import Inputs, summed
-from crystalign.objectives.gather import Gathered, Loss, Rows, indistinct, rows_with_all
+from crystalign.objectives.gather import Gathered, Rows, indistinct, rows_with_all
+from crystalign.objectives.objective import Loss, Pair
 
 RowLoss = Callable[..., Tensor]
 """(anchors (c, D), candidates (N, D), targets (c,), indistinct (c, N), *parameters) → the sum of the anchors' loss:

@@ -3,14 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, cast
 
-import torch.distributed as dist
-import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from crystalign.objectives.objective import Loss, Names, Pair, state_key
+from crystalign.objectives.pairs import Pairwise
+from crystalign.objectives.temperature import Tempered
 
-from crystalign.model_config import Names, Pair
-from crystalign.objectives.gather import Loss, gather
-from crystalign.objectives.pairwise import pairwise_loss
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch import Tensor, nn
+
+BIASES = "logit_biases"
+"""What a model's weights call β."""
+INITIAL_BIAS = -10.0
+"""Most candidates are negatives: a start from which they are improbable."""
+
+
+class SigLip(Pairwise, Tempered):
+    """Sigmoid of every anchor and candidate, with a temperature and a bias for each pair: see `sigmoid_loss`."""
+
+    kind: Literal["siglip"] = "siglip"
+    """Name of this objective."""
+
+    def scaled(self, modalities: Names) -> tuple[Names, ...]:
+        """Each pair."""
+        return self.aligned(modalities)
+
+    def parameters(self, modalities: Names) -> dict[str, nn.Module]:
+        """The logarithms of the scales, and the biases."""
+        import torch
+        from torch import nn
+
+        aligned = self.aligned(modalities)
+        biases = {state_key(pair): nn.Parameter(torch.tensor(INITIAL_BIAS)) for pair in aligned}
+        return super().parameters(modalities) | {BIASES: nn.ParameterDict(biases)}
+
+    def biases(self, parameters: Mapping[str, nn.Module]) -> dict[Names, Tensor]:
+        """Pair → scalar β."""
+        return {tuple(key.split("__")): bias for key, bias in cast("nn.ParameterDict", parameters[BIASES]).items()}
+
+    def loss(
+        self,
+        parameters: Mapping[str, nn.Module],
+        embeddings: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        keys: Mapping[str, Tensor],
+    ) -> Loss:
+        """`sigmoid_loss` of the aligned pairs."""
+        modalities, scales, biases = tuple(embeddings), self.logit_scales(parameters), self.biases(parameters)
+        pairs, weights = self.aligned(modalities), self.weights(modalities)
+        return sigmoid_loss(embeddings, present, keys, scales, biases, pairs, weights=weights)
 
 
 def sigmoid_loss(
@@ -44,6 +86,9 @@ def sigmoid_loss(
     Returns:
         This rank's share, whose mean over ranks is the global loss.
     """
+    from crystalign.objectives.gather import gather
+    from crystalign.objectives.pairwise import pairwise_loss
+
     everyone = gather(embeddings, present, keys, group)
     parameters = {pair: (logit_scales[pair], biases[pair]) for pair in pairs}
     return pairwise_loss(everyone, pairs, _sigmoid, parameters, both_ways=False, weights=weights)
@@ -53,6 +98,8 @@ def _sigmoid(
     anchors: Tensor, candidates: Tensor, targets: Tensor, indistinct: Tensor, scale: Tensor, bias: Tensor
 ) -> Tensor:
     """Of c anchors against N candidates → scalar."""
+    import torch.nn.functional as F  # noqa: N812
+
     logits = (scale * anchors) @ candidates.T + bias  # (c, N)
     positive = logits.gather(1, targets[:, None])  # (c, 1)
     excluded = indistinct.scatter(1, targets[:, None], value=True)  # (c, N)

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from crystalign.errors import ConfigError
-from crystalign.objectives import chunks
-from crystalign.objectives.chunks import Inputs, summed
-from crystalign.objectives.gather import Loss, gather, indistinct, rows_with_all
+from crystalign.objectives.objective import Loss, Names
+from crystalign.objectives.pairs import AllAtOnce
+from crystalign.objectives.temperature import Tempered
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch import Tensor, nn
 
 SCALE = "logit scale"
+
+
+class TensorClip(AllAtOnce, Tempered):
+    """All triples of exactly three modalities, with one temperature; rows that lack one do not count: `tensor_loss`."""
+
+    kind: Literal["tensorclip"] = "tensorclip"
+    """Name of this objective."""
+
+    def check(self, modalities: Names) -> None:
+        """Refuse any number of modalities but three.
+
+        Raises:
+            ValueError: how many there are.
+        """
+        self.check_number(modalities, 3, 3)
+
+    def scaled(self, modalities: Names) -> tuple[Names, ...]:
+        """All three together."""
+        return (modalities,)
+
+    def loss(
+        self,
+        parameters: Mapping[str, nn.Module],
+        embeddings: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        keys: Mapping[str, Tensor],
+    ) -> Loss:
+        """`tensor_loss` of all modalities."""
+        return tensor_loss(embeddings, present, keys, *self.logit_scales(parameters).values())
 
 
 def tensor_loss(
@@ -54,6 +85,11 @@ def tensor_loss(
     Raises:
         ConfigError: not three modalities.
     """
+    import torch
+
+    from crystalign.objectives import chunks
+    from crystalign.objectives.gather import gather, rows_with_all
+
     names = tuple(embeddings)
     if len(names) != 3:
         raise ConfigError(f"TensorCLIP aligns three modalities, not {len(names)}: {', '.join(names)}")
@@ -69,13 +105,13 @@ def tensor_loss(
             for axis in (names, (second, first, third), (third, first, second))
             for start, stop in chunks.chunks(rows.start, rows.stop, n * max(n, chosen[first].shape[1]))
         ]
-        total, _ = summed(terms, {**chosen, SCALE: logit_scale})
+        total, _ = chunks.summed(terms, {**chosen, SCALE: logit_scale})
         total = total * (everyone.world_size / (3 * max(1, n)))
     return Loss(total, {names: total.detach()} if n else {}, {names: n} if n else {})
 
 
 def _chunk_loss(
-    axis: tuple[str, str, str], keys: Mapping[str, Tensor], start: int, stop: int, inputs: Inputs
+    axis: tuple[str, str, str], keys: Mapping[str, Tensor], start: int, stop: int, inputs: Mapping[Any, Tensor]
 ) -> Tensor:
     """Of the anchors [start, stop) of the axis' first modality against all pairs of the other two."""
     anchor, second, third = axis
@@ -88,13 +124,17 @@ def _chunk_loss(
     )  # (m, N, N)
     has_negatives = ~excluded.flatten(1).all(dim=1)  # (m,)
     excluded &= has_negatives[:, None, None]  # so that what is not counted is finite
-    negative = logits.masked_fill(excluded, -torch.inf).flatten(1).logsumexp(dim=1)  # (m,)
+    negative = logits.masked_fill(excluded, -math.inf).flatten(1).logsumexp(dim=1)  # (m,)
     positive = inputs[SCALE] * (a * _partners(b, c, start, stop)).sum(dim=1)  # (m,)
     return (negative - positive)[has_negatives].sum()
 
 
 def _alike(first: Tensor, second: Tensor, start: int, stop: int) -> Tensor:
     """(stop − start, N) bool; the same row, or one that cannot be told from it in either modality."""
+    import torch
+
+    from crystalign.objectives.gather import indistinct
+
     own = torch.arange(start, stop, device=first.device)
     return indistinct((first, second), start, stop).index_put((own - start, own), torch.tensor(data=True))
 

@@ -1,4 +1,4 @@
-"""Captions: a crystal in four sentences, always the same for the same crystal."""
+"""Captions that describe a crystal in four sentences; the same crystal always gets the same caption."""
 
 from __future__ import annotations
 
@@ -29,33 +29,32 @@ ELEMENTS = (  # noqa: SIM905 (a hundred quoted words are no clearer)
     "rutherfordium dubnium seaborgium bohrium hassium meitnerium darmstadtium roentgenium copernicium nihonium "
     "flerovium moscovium livermorium tennessine oganesson"
 ).split()
-"""Names by atomic number − 1."""
+"""Element names in order of atomic number; the index is Z − 1."""
 
 
 def caption(crystal: Crystal, symmetry: Symmetry) -> str:
-    """What a crystallographer would say first: formula, class, space group, structure type, who bonds to whom, density.
+    """Describe a crystal by its formula, compound class, space group, structure type, density and bonds.
 
-    The class is that of `compound_class`, the structure type that of `structure_type`, and bonds are those of
-    `bonds`: two atoms are bonded where either counts the other. Of split sites one position is described. Length is
-    bounded whatever the crystal.
+    The class comes from `compound_class`, the structure type from `structure_type` and the bonds from `bonds`: two
+    atoms are bonded if either of them counts the other as a neighbour. For split sites, one position is described.
 
     Args:
         crystal: the structure.
-        symmetry: as `crystalign.physics.symmetry.symmetry` found it.
+        symmetry: the result of `crystalign.physics.symmetry.symmetry`.
 
     Returns:
-        Four sentences, below a thousand characters: what it is made of, its symmetry, its density, its bonds.
+        Four sentences with fewer than a thousand characters: composition, symmetry, density, bonds.
     """
     whole = one_of_each(crystal)
-    found = bonds(whole)
-    name = structure_type(whole, symmetry, found.near)
+    bonding = bonds(whole)
+    name = structure_type(whole, symmetry, bonding.near)
     kind = f" with the {name} structure" if name else ""
     names = _list([ELEMENTS[z - 1] for z in crystal.composition])
     sentences = (
-        f"{pretty_formula(crystal.formula)} is {_class(crystal, whole, found)} of {names}.",
+        f"{pretty_formula(crystal.formula)} is {_class(crystal, whole, bonding)} of {names}.",
         f"It crystallizes in the {symmetry.crystal_system} space group {symmetry.symbol} ({symmetry.number}){kind}.",
         f"The atoms are {_packing(crystal)}.",
-        _coordination(whole, found),
+        _coordination(whole, bonding),
     )
     return " ".join(sentences)
 
@@ -64,24 +63,24 @@ def _list(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _class(crystal: Crystal, whole: Crystal, found: Bonds) -> str:
+def _class(crystal: Crystal, whole: Crystal, bonding: Bonds) -> str:
     """`a form`, `a binary oxide`, `a quaternary phosphate hydroxide`."""
     composition = crystal.composition
     if len(composition) == 1:
         return "a form"
     count = {2: "binary", 3: "ternary", 4: "quaternary"}.get(len(composition), "multicomponent")
-    return f"a {count} {UNCERTAIN if has_doubtful_bonds(crystal) else compound_class(whole, found.near)}"
+    return f"a {count} {UNCERTAIN if has_doubtful_bonds(crystal) else compound_class(whole, bonding.near)}"
 
 
-def _coordination(crystal: Crystal, found: Bonds) -> str:
-    """`Na is bonded to 6 Cl (octahedral, 2.82 Å); Cl …`: the commonest environment of each of up to five species."""
+def _coordination(crystal: Crystal, bonding: Bonds) -> str:
+    """`Na is bonded to 6 Cl (octahedral, 2.82 Å); Cl …`: the most common environment of up to five species."""
     environments: dict[int, Counter[str]] = {}
-    bounds = np.searchsorted(found.near.receivers, np.arange(len(crystal) + 1))
+    bounds = np.searchsorted(bonding.near.receivers, np.arange(len(crystal) + 1))
     for site, z in enumerate(crystal.atomic_numbers.tolist()):
         shell = np.arange(bounds[site], bounds[site + 1])
-        shell = shell[found.bonded[shell]]
-        numbers = crystal.atomic_numbers[found.near.senders[shell]]
-        seen = _environment(found.near.distances[shell], found.near.vectors[shell], numbers)
+        shell = shell[bonding.bonded[shell]]
+        numbers = crystal.atomic_numbers[bonding.near.senders[shell]]
+        seen = _environment(bonding.near.distances[shell], bonding.near.vectors[shell], numbers)
         environments.setdefault(z, Counter())[seen] += 1
     clauses = []
     for z in sorted(environments)[:5]:
@@ -92,7 +91,7 @@ def _coordination(crystal: Crystal, found: Bonds) -> str:
 
 
 def _environment(distances: NDArray[np.float64], vectors: NDArray[np.float64], numbers: NDArray[np.uint8]) -> str:
-    """`bonded to 6 Cl (octahedral, 2.82 Å)`; of several partners each has its own mean length."""
+    """`bonded to 6 Cl (octahedral, 2.82 Å)`; with several partner elements, each has its own mean bond length."""
     if not len(distances):
         return "not bonded"
     of = {int(z): distances[numbers == z] for z in np.unique(numbers)}
@@ -104,7 +103,7 @@ def _environment(distances: NDArray[np.float64], vectors: NDArray[np.float64], n
 
 
 def _packing(crystal: Crystal) -> str:
-    """Crowding in words; per atom, so that it does not depend on the cell."""
+    """Packing density in words, from the volume per atom, which does not depend on the choice of cell."""
     per_atom = crystal.volume / max(sum(crystal.composition.values()), 1e-6)
     words = "densely packed" if per_atom < 12 else "moderately packed" if per_atom < 22 else "loosely packed"
     return f"{words}, {per_atom:.0f} Å³ per atom"

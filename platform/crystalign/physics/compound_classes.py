@@ -1,4 +1,4 @@
-"""What a compound is called after: its anions, found by which nonmetal is bonded to which."""
+"""The class of a compound, named after its anions. The anions follow from the bonds between nonmetals."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.crystal import SYMBOLS, Crystal
+from crystalign.periodic import Neighbours
 from crystalign.physics.contacts import electronegativities
-from crystalign.physics.neighbour_list import Neighbours, within
+from crystalign.physics.neighbour_list import within
 from crystalign.physics.picture import covalent_radii
 
 REACH = 4.0
-"""Å; no two atoms farther apart are bonded covalently."""
+"""Å; atoms farther apart are not bonded covalently."""
 TOUCHING, HYDROGEN_BOND = 1.2, 1.35
-"""Two nonmetals are bonded that are closer than the first times the sum of their covalent radii. Hydrogen, which may
-lie half way between two atoms, is bonded to the nearest alone, up to the second."""
+"""Largest distance of two bonded nonmetals, in units of the sum of their covalent radii. The second value applies to
+hydrogen, which is bonded only to its nearest atom because it may lie half way between two."""
 DOUBLE_NITROGEN, TRIPLE_NITROGEN = 1.3, 1.16
-"""Å; the longest bond of an azide, and of a molecule of nitrogen."""
+"""Å; the longest N–N bond of an azide, and of a nitrogen molecule."""
 LONG = 1.5
-"""An atom is no anion whose nearest neighbour is a more electronegative nonmetal, within this times the sum of the
-radii."""
+"""An atom is not an anion if its nearest neighbour is a more electronegative nonmetal within this factor times the sum
+of the covalent radii."""
 SHORT_OXYGEN = {"I": 2.05, "Te": 2.20}
-"""Å; how near an oxygen atom of an iodate or a tellurite is, and no atom of the next group."""
+"""Å; the longest I–O and Te–O bond of an iodate or a tellurite; oxygen atoms of the next anion are farther away."""
 
 
 def atomic_numbers(symbols: str) -> tuple[int, ...]:
@@ -34,15 +35,15 @@ def atomic_numbers(symbols: str) -> tuple[int, ...]:
 
 H, B, C, N, O, P, SULFUR = atomic_numbers("H B C N O P S")
 NONMETALS = frozenset(atomic_numbers("H B C N O F Si P S Cl Ge As Se Br Sb Te I At"))
-"""Nonmetals and metalloids: what can be an anion, or the centre of one."""
+"""Nonmetals and metalloids: elements that can be an anion or the central atom of one."""
 INERT = frozenset(atomic_numbers("He Ne Ar Kr Xe Rn"))
 NEEDS_METAL = frozenset(atomic_numbers("B Si Ge"))
-"""Anions of metals alone: a compound of boron and silicon is neither a boride nor a silicide."""
+"""Anions only in compounds with a metal: a compound of boron and silicon is neither a boride nor a silicide."""
 
 ANIONS = {9: "fluoride", 17: "chloride", 35: "bromide", 53: "iodide", 8: "oxide", 16: "sulfide", 34: "selenide"}
 ANIONS |= {52: "telluride", 7: "nitride", 15: "phosphide", 33: "arsenide", 51: "antimonide", 6: "carbide", 1: "hydride"}
 ANIONS |= {5: "boride", 14: "silicide", 32: "germanide"}
-"""Of an anion of a single element."""
+"""Atomic number → name of its monatomic anion."""
 OXYANIONS: dict[str, dict[int, str]] = {
     "B": {3: "borate", 4: "borate"},
     "C": {3: "carbonate"},
@@ -58,11 +59,11 @@ OXYANIONS: dict[str, dict[int, str]] = {
     "Te": {3: "tellurite", 4: "tellurite", 6: "tellurate"},
     "I": {3: "iodate", 4: "periodate", 6: "periodate"},
 }
-"""Centre → oxygen atoms around it → name."""
+"""Central atom → number of oxygen atoms around it → name of the anion."""
 TETRAHEDRA = {"V": ("vanadate", 1.85), "Cr": ("chromate", 1.75), "Mo": ("molybdate", 1.90), "W": ("tungstate", 1.92)}
 TETRAHEDRA |= {"Mn": ("permanganate", 1.72), "Re": ("perrhenate", 1.85), "Tc": ("pertechnetate", 1.82)}
-"""Metals that are the centre of an anion where four oxygen atoms are nearer than this, Å, and no other within 0.35 Å
-more."""
+"""Metals that form tetrahedral anions: name, and the longest M–O bond in Å. The next oxygen atom must be at least
+0.35 Å farther away."""
 OTHER_ANIONS = ["oxalate", "cyanide", "thiocyanate", "cyanate", "cyanamide", "carbonyl", "azide", "amide", "imide"]
 OTHER_ANIONS += ["hydroxide", "peroxide", "superoxide", "borohydride", "hydroborate"]
 UNCERTAIN = "compound"
@@ -79,20 +80,23 @@ CLASS_NAMES: tuple[str, ...] = (
     *WHOLE,
     MANY,
 )
-"""Every word of a class; those of several anions stand in alphabetical order, as in `carbonate phosphate`."""
+"""Every word that a class can contain. A class with several anions lists them alphabetically: `carbonate phosphate`."""
 
 
 def compound_class(crystal: Crystal, near: Neighbours | None = None) -> str:
-    """`oxide`, `phosphate hydroxide hydrate`, `intermetallic compound`; `compound` where nothing is certain.
+    """The class of a compound, such as `oxide`, `phosphate hydroxide hydrate` or `intermetallic compound`.
 
-    Two nonmetals are bonded that are closer than 1.2 times the sum of their covalent radii. A nonmetal that is bonded
-    to a more electronegative one (Pauling) is no anion: I2O5 is an oxide, NaClO2 a chlorite. Oxyanions are named after
-    the number of oxygen atoms around their centre. Of a compound without any other cation, the least electronegative
-    centre is the cation: BPO4 is a phosphate.
+    Two nonmetals are bonded if they are closer than 1.2 times the sum of their covalent radii. A nonmetal that is
+    bonded to a more electronegative one (Pauling) is not an anion: I2O5 is an oxide, NaClO2 a chlorite. Oxyanions are
+    named after the number of oxygen atoms around their central atom. If a compound has no other cation, its least
+    electronegative central atom is the cation: BPO4 is a phosphate.
 
     Args:
         crystal: the structure; on a mixed site the most abundant species counts.
-        near: all neighbours within at least 4 Å, where they are known already.
+        near: all neighbours within at least 4 Å, if already computed.
+
+    Returns:
+        The class; `compound` if it cannot be determined.
     """
     elements = set(crystal.composition)
     if not elements & NONMETALS:
@@ -100,8 +104,8 @@ def compound_class(crystal: Crystal, near: Neighbours | None = None) -> str:
     atoms = _Atoms(crystal, near or within(crystal, REACH))
     if atoms.any_bond(C, H):
         return WHOLE[0] if elements == {C, H} else WHOLE[1] if elements <= NONMETALS else WHOLE[2]
-    found = _anions(atoms)
-    return _joined(found) if found is not None else UNCERTAIN
+    anions = _anions(atoms)
+    return _joined(anions) if anions is not None else UNCERTAIN
 
 
 def _joined(names: set[str]) -> str:
@@ -150,7 +154,7 @@ class _Atoms:
         return result
 
     def stray_hydrogen(self) -> bool:
-        """Whether a hydrogen atom is bonded to no nonmetal, but a more electronegative one is its nearest neighbour."""
+        """Whether a hydrogen atom has no bond although its nearest neighbour is a more electronegative nonmetal."""
         nearest = self._nearest_is_stronger(np.inf)
         return any(nearest[site] and not self.mates[site] for site in self.sites(H))
 
@@ -166,12 +170,12 @@ class _Atoms:
         return np.bincount(near.receivers[first & stronger & close], minlength=len(self.z)) > 0
 
     def sites(self, element: int) -> list[int]:
-        """Where an element is."""
-        found: list[int] = np.flatnonzero(self.z == element).tolist()
-        return found
+        """The sites of an element."""
+        sites: list[int] = np.flatnonzero(self.z == element).tolist()
+        return sites
 
     def any_bond(self, one: int, other: int) -> bool:
-        """Whether two elements are bonded anywhere."""
+        """Whether any atom of one element is bonded to one of the other."""
         return any(self.around[site][other] for site in self.sites(one))
 
     def oxidised(self, site: int) -> bool:
@@ -180,21 +184,21 @@ class _Atoms:
         return bool(self.surrounded[site]) or any(chi[z] > chi[self.z[site]] for z in self.around[site])
 
     def group(self, site: int) -> set[int]:
-        """An atom and what is bonded to it."""
+        """A site and the sites bonded to it."""
         return {site, *(b for b, _ in self.mates[site])}
 
 
 def _anions(atoms: _Atoms) -> set[str] | None:
-    """The names of all anions; None where a group is not known."""
+    """The names of all anions; None if the crystal contains a group that is not recognised."""
     if atoms.stray_hydrogen():
         return None
     names: set[str] = set()
-    taken: set[int] = set()  # sites that belong to an anion or a cation of several atoms
+    taken: set[int] = set()  # sites of polyatomic ions and molecules that were already assigned
     for step in (_carbon, _nitrogen, _boron_hydrogen, _oxyanions, _oxygen):
-        found = step(atoms, taken)
-        if found is None:
+        anions = step(atoms, taken)
+        if anions is None:
             return None
-        names |= found
+        names |= anions
     return names | _single(atoms, taken, names)
 
 
@@ -210,7 +214,7 @@ CARBON_GROUPS: dict[tuple[tuple[str, int], ...], str] = {
 
 
 def _carbon(atoms: _Atoms, taken: set[int]) -> set[str] | None:
-    """Cyanides and their kin, oxalates and carbonyls; carbonates and carbides are left to others."""
+    """Cyanides, related anions, oxalates and carbonyls; carbonates and carbides are handled elsewhere."""
     names: set[str] = set()
     if len(atoms.elements) < 3 or atoms.elements == {C, N, O}:
         return names
@@ -221,12 +225,12 @@ def _carbon(atoms: _Atoms, taken: set[int]) -> set[str] | None:
             names.add(word)
             taken |= atoms.group(site)
         elif around[N] or (around[C] and set(around) != {C}) or (around[O] and around[O] != 3):
-            return None  # an organic molecule, or one that is not known here
+            return None  # an organic or unrecognised molecule
     return names
 
 
 def _nitrogen(atoms: _Atoms, taken: set[int]) -> set[str] | None:
-    """Azides, amides, imides; ammonium and ammonia are no anions."""
+    """Azides, amides and imides; ammonium and ammonia are not anions."""
     names = set()
     for site in set(atoms.sites(N)) - taken:
         around = atoms.around[site]
@@ -245,7 +249,7 @@ def _nitrogen(atoms: _Atoms, taken: set[int]) -> set[str] | None:
 
 
 def _boron_hydrogen(atoms: _Atoms, taken: set[int]) -> set[str]:
-    """Borohydrides and other anions of boron and hydrogen, where there is a cation."""
+    """Borohydrides and other anions of boron and hydrogen, if there is a cation."""
     names = set()
     if not _has_metal(atoms) and not any(atoms.around[site] == {H: 4} for site in atoms.sites(N)):
         return set()
@@ -258,9 +262,9 @@ def _boron_hydrogen(atoms: _Atoms, taken: set[int]) -> set[str]:
 
 
 def _oxyanions(atoms: _Atoms, taken: set[int]) -> set[str] | None:
-    """Names by the number of oxygen atoms around the centre, whose only other neighbours are H or F."""
+    """Oxyanions, named by the number of oxygen atoms around the central atom, which may also bond to H or F."""
     centres: dict[int, set[str]] = {}
-    for symbol, known in OXYANIONS.items():
+    for symbol, named in OXYANIONS.items():
         element = SYMBOLS.index(symbol)
         for site in set(atoms.sites(element)) - taken:
             around = atoms.around[site]
@@ -268,8 +272,8 @@ def _oxyanions(atoms: _Atoms, taken: set[int]) -> set[str] | None:
                 continue
             if around[element] and element in {P, SULFUR, N, *atomic_numbers("Se")}:
                 return None  # thiosulfates, hypodiphosphates
-            if set(around) <= {O, H, 9} and around[O] in known:
-                centres.setdefault(element, set()).add(known[around[O]])
+            if set(around) <= {O, H, 9} and around[O] in named:
+                centres.setdefault(element, set()).add(named[around[O]])
             else:
                 centres.setdefault(element, set()).add("")
     certain = {element: words for element, words in centres.items() if "" not in words}
@@ -282,7 +286,7 @@ def _oxyanions(atoms: _Atoms, taken: set[int]) -> set[str] | None:
 
 
 def _tetrahedra(atoms: _Atoms, taken: set[int], others: bool) -> set[str]:
-    """Vanadates and their kin, if every atom of the metal is in a tetrahedron and every other oxygen atom bonded."""
+    """Vanadates and similar anions, if every atom of the metal is in a tetrahedron and no oxygen atom is left over."""
     names, oxygens = set(), set()
     near = atoms.near
     for symbol, (word, longest) in TETRAHEDRA.items():
@@ -301,7 +305,7 @@ def _tetrahedra(atoms: _Atoms, taken: set[int], others: bool) -> set[str]:
 
 
 def _oxygen(atoms: _Atoms, taken: set[int]) -> set[str]:
-    """Hydroxides, water, peroxides and superoxides, and oxide that is not in an oxyanion of this compound."""
+    """Hydroxides, water, peroxides, superoxides, and oxide ions if the compound has no oxyanion."""
     names = set()
     in_oxyanion = any(atoms.z[site] == O for site in taken)
     ice = atoms.elements <= {H, O}
@@ -326,27 +330,27 @@ def _with_hydrogen(atoms: _Atoms, site: int) -> list[str]:
 
 
 def _single(atoms: _Atoms, taken: set[int], names: set[str]) -> set[str]:
-    """Anions of a single element: no more electronegative nonmetal is bonded to them."""
-    found = set()
+    """Monatomic anions: atoms that are not bonded to a more electronegative nonmetal."""
+    anions = set()
     for element, word in ANIONS.items():
         sites = set(atoms.sites(element)) - taken
         if element not in atoms.elements or element == O:
             if element == O and O in atoms.elements and not atoms.sites(O) and not names:
-                found.add(word)  # only ever the minority on mixed sites
+                anions.add(word)  # oxygen occurs only as a minority species on mixed sites
             continue
         if element in NEEDS_METAL and not _has_metal(atoms):
             continue
         if element == C and not _has_metal(atoms) and atoms.elements.isdisjoint(atomic_numbers("B Si")):
             continue
         if not atoms.sites(element) and word in {"fluoride", "chloride", "bromide", "iodide", "sulfide", "selenide"}:
-            found.add(word)
+            anions.add(word)
         if any(not atoms.oxidised(site) and not _is_molecule(atoms, site) for site in sites):
-            found.add(word)
-    return found
+            anions.add(word)
+    return anions
 
 
 def _is_molecule(atoms: _Atoms, site: int) -> bool:
-    """Whether it belongs to H2."""
+    """Whether the atom belongs to an H2 molecule."""
     return bool(atoms.z[site] == H) and any(atoms.z[b] == H and d < 0.9 for b, d in atoms.mates[site])
 
 
@@ -355,7 +359,7 @@ def _has_metal(atoms: _Atoms) -> bool:
 
 
 def _has_cation(atoms: _Atoms, centres: Iterable[int]) -> bool:
-    """A metal, hydrogen, or a nonmetal that is no centre and less electronegative than all of them."""
+    """Whether there is a metal, hydrogen, or another nonmetal that is less electronegative than all `centres`."""
     chi = electronegativities()
     lowest = min(float(chi[z]) for z in centres)
     others = atoms.elements - set(centres) - {O}

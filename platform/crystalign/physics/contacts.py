@@ -1,4 +1,4 @@
-"""How closely the atoms of a crystal are packed, and how unlike those are that touch."""
+"""Statistics of interatomic contacts: coordination, bond strength, polarity and electrostatic energy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from crystalign.physics.picture import covalent_radii
 Array = NDArray[np.float64]
 
 TOUCHING, APART = 1.1, 1.45
-"""Distances in units of the sum of the covalent radii up to which two atoms touch, and from which they do not."""
+"""In units of the sum of the covalent radii: below the first distance a contact counts fully, beyond the second not."""
 SOFTNESS = 0.37
-"""Å; over this length the strength of a bond falls by e (I. D. Brown & D. Altermatt, Acta Cryst. B 41, 244 (1985))."""
+"""Å; the bond strength falls by a factor e over this length (I. D. Brown & D. Altermatt, Acta Cryst. B 41, 244
+(1985))."""
 MAX_IONS = 400
-"""Sites up to which the electrostatic energy is summed, whose cost grows with their square."""
+"""Largest number of sites for which the electrostatic energy is computed; its cost grows with the square."""
 NAMES = (
     "mean_contacts",
     "deviation_contacts",
@@ -36,15 +37,16 @@ NAMES = (
     "log_stiffness",
     "electrostatic_energy",
 )
-"""Of each number, in order."""
+"""Names of the statistics, in order."""
 
 
 def contact_statistics(crystal: Crystal) -> Array:
-    """The numbers that `NAMES` lists; they do not depend on the choice of the cell.
+    """The statistics listed in `NAMES`; they do not depend on the choice of cell.
 
-    With d_ij the distance of two atoms, R_ij the sum of their covalent radii, x_ij = d_ij/R_ij, and Δχ_ij the
-    difference of their Pauling electronegativities, a contact counts w_ij = 1 up to x = 1.1, falls as cos², and counts
-    0 from x = 1.45; images are atoms of their own. With ⟨·⟩ the mean over the N atoms and ⟨·⟩_w that over contacts:
+    Let d_ij be the distance of two atoms, R_ij the sum of their covalent radii, x_ij = d_ij/R_ij, and Δχ_ij the
+    difference of their Pauling electronegativities. A contact has the weight w_ij = 1 up to x = 1.1, which falls as
+    cos² to 0 at x = 1.45. Each periodic image is a contact of its own. With ⟨·⟩ the mean over the N atoms and ⟨·⟩_w
+    the weighted mean over contacts:
 
     - contacts c_i = Σ_j w_ij: ⟨c⟩, ⟨|c − ⟨c⟩|⟩, min c, max c
     - strength s_i = Σ_j w_ij exp((R_ij − d_ij)/0.37 Å), Brown's valence sum with covalent radii: ⟨s⟩, ⟨|s − ⟨s⟩|⟩
@@ -57,14 +59,14 @@ def contact_statistics(crystal: Crystal) -> Array:
     On a mixed site the most abundant species counts.
 
     Returns:
-        (13,); NaN where nothing touches or an electronegativity is not known; the last also of a cell of more than 400
-        sites.
+        (13,); NaN for values that need contacts if there are none, or an electronegativity that is unknown. The last
+        is NaN also for cells of more than 400 sites.
     """
     z = crystal.atomic_numbers
     n, radius, chi = len(crystal), covalent_radii()[z], electronegativities()[z]
-    found = within(crystal, 2.0 * APART * float(radius.max()))
-    touching = found.distances < APART * (radius[found.receivers] + radius[found.senders])
-    i, j, d = found.receivers[touching], found.senders[touching], found.distances[touching]
+    near = within(crystal, 2.0 * APART * float(radius.max()))
+    touching = near.distances < APART * (radius[near.receivers] + radius[near.senders])
+    i, j, d = near.receivers[touching], near.senders[touching], near.distances[touching]
     total = radius[i] + radius[j]
     x = d / total
     share = np.maximum((x - TOUCHING) / (APART - TOUCHING), 0.0)
@@ -93,7 +95,7 @@ def contact_statistics(crystal: Crystal) -> Array:
 
 
 def _electrostatic_energy(crystal: Crystal, charges: Array) -> float:
-    """½ Σ q_i q_j S_ij per atom; of one element, whose charges are zero, 0."""
+    """½ Σ q_i q_j S_ij per atom, 1/Å; zero for an elemental crystal, whose charges vanish."""
     if len(crystal) > MAX_IONS or not np.isfinite(charges).all():
         return float("nan")
     sums = lattice_sums(crystal.lattice, crystal.frac_coords)[..., 0]
@@ -102,9 +104,9 @@ def _electrostatic_energy(crystal: Crystal, charges: Array) -> float:
 
 @functools.cache
 def electronegativities() -> Array:
-    """(119,) Pauling's, as pymatgen knows them; NaN where not known."""
+    """(119,) Pauling electronegativities by atomic number, from pymatgen; NaN if unknown."""
     from pymatgen.core import Element
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pymatgen warns of what it does not know
+        warnings.simplefilter("ignore")  # pymatgen warns of missing values
         return np.array([np.nan, *(Element.from_Z(z).X for z in range(1, 119))])

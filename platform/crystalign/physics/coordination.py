@@ -1,4 +1,4 @@
-"""Which atoms are bonded to which: the CrystalNN algorithm on the neighbour list of the project."""
+"""Bonds between atoms: the CrystalNN algorithm on our neighbour list."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from numpy.typing import NDArray
 
 from crystalign.crystal import Crystal
 from crystalign.errors import CrystalError
+from crystalign.periodic import Neighbours
 from crystalign.physics.contacts import electronegativities
-from crystalign.physics.neighbour_list import Neighbours, within
+from crystalign.physics.neighbour_list import within
 from crystalign.physics.picture import covalent_radii
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 CUTOFF = 7.0
-"""Å; atoms up to this distance bound a Voronoi cell, as in CrystalNN."""
+"""Å; atoms up to this distance are considered for a Voronoi cell, as in CrystalNN."""
 COINCIDENT = 1e-3
-"""Å; atoms this near have no Voronoi cells."""
+"""Å; atoms closer than this have no Voronoi cells."""
 GROWTH = 1.6
-"""Factor on the cutoff for a site whose Voronoi cell is not closed by the atoms found so far."""
+"""Factor by which the cutoff grows as long as the Voronoi cell of a site is not closed."""
 FULL, NONE = 0.5, 1.0
-"""Å beyond the sum of the covalent radii up to which a bond has full weight, and from which it has none."""
+"""Å beyond the sum of the covalent radii: up to the first a bond has full weight, from the second on none."""
 NOBLE = frozenset((2, 10, 18, 36, 54, 86, 118))
 POLARITY_WEIGHT = 3.0
-"""Weight of the difference in electronegativity, and 3.3 is the largest difference of two elements."""
+"""Weight of the difference in electronegativity, which is divided by 3.3, the largest difference of two elements."""
 
 
 class Bonds(NamedTuple):
@@ -38,7 +39,7 @@ class Bonds(NamedTuple):
     counted: Mask
     """(E,) whether the algorithm counts the sender as a neighbour of the receiver."""
     bonded: Mask
-    """(E,) whether it does so at either end: a bond belongs to both of its atoms. Of atoms without any, see `bonds`."""
+    """(E,) whether it does so in at least one direction. `bonds` says what holds for atoms without any neighbour."""
 
 
 def bonds(crystal: Crystal) -> Bonds:
@@ -49,24 +50,26 @@ def bonds(crystal: Crystal) -> Bonds:
 
         w_j = Ω_j (Ω_j / A_j) (1 + 3 √(|Δχ_j| / 3.3)),   divided by the largest, times f(d_j − R_j),
 
-    where f is 1 up to 0.5 Å and falls to 0 at 1.0 Å as a cosine. Where an electronegativity is not known, its factor
-    is 1. Weights are rounded to three decimals; with w_(1) > w_(2) > … the different ones, the n atoms with w ≥ w_(i)
-    have the probability ∫ 4/π √(1 − x²) dx from w_(i+1) to w_(i), the rest belongs to n = 0, and the most probable n
-    counts. On a mixed site the most abundant species counts.
+    where f is 1 up to 0.5 Å and falls to 0 at 1.0 Å as a cosine. If an electronegativity is unknown, its factor is 1.
+    Weights are rounded to three decimals. With w_(1) > w_(2) > … the distinct weights, the coordination by the n atoms
+    with w ≥ w_(i) has the probability ∫ 4/π √(1 − x²) dx from w_(i+1) to w_(i); the remaining probability belongs to
+    n = 0. The most probable n is used. On a mixed site the most abundant species counts.
 
-    Beyond that algorithm: an atom that would have no bond at all, as in thallium iodide, whose ions are farther apart
-    than the sum of their covalent radii and 0.8 Å, gets the neighbours that it has without f. Noble gases do not.
+    One rule is added: an atom without any bond gets the neighbours that it has without the factor f, except a noble
+    gas. An example is thallium iodide, whose ions are farther apart than the sum of their covalent radii plus 0.8 Å.
 
     Returns:
-        The bonds; those of a supercell are those of the cell, repeated.
+        The bonds. A supercell has the same bonds as its cell, repeated.
 
     Raises:
-        CrystalError: reason `coincident-atoms`.
+        CrystalError: reason `coincident-atoms`, if two atoms are closer than 0.001 Å.
     """
     near = within(crystal, CUTOFF)
     if len(near.distances) and near.distances.min() < COINCIDENT:
-        message = f"two atoms of {crystal!r} are {near.distances.min():.1e} Å apart; remove one, or the split site"
-        raise CrystalError(message, reason="coincident-atoms")
+        raise CrystalError(
+            f"two atoms of {crystal!r} are {near.distances.min():.1e} Å apart; remove one of them",
+            reason="coincident-atoms",
+        )
     bounds = _bounds(crystal, near)
     weight = _weights(crystal, near)
     counted, reverse = np.zeros(len(weight), bool), _reverse(near)
@@ -97,7 +100,7 @@ def _reverse(near: Neighbours) -> NDArray[np.int64]:
 
 
 def _threshold(weights: Array) -> float:
-    """The smallest weight that counts; infinite where no neighbour does."""
+    """The smallest weight of a neighbour that counts; infinite if none does."""
     steps = np.unique(weights)[::-1]  # (T,) falling
     steps = np.append(steps[steps > 0.0], 0.0)
     if len(steps) == 1:
@@ -109,7 +112,7 @@ def _threshold(weights: Array) -> float:
 
 
 def _weights(crystal: Crystal, near: Neighbours, *, fading: bool = True) -> Array:
-    """(E,) w of every edge, rounded; 0 where two atoms share no face. Without `fading` f is 1."""
+    """(E,) the weight w of every edge, rounded; 0 if the atoms share no Voronoi face. Without `fading`, f is 1."""
     angle, area = _voronoi_faces(crystal, near)
     z, radius, chi = crystal.atomic_numbers, covalent_radii(), electronegativities()
     one, other = z[near.receivers], z[near.senders]
@@ -135,7 +138,7 @@ def _voronoi_faces(crystal: Crystal, near: Neighbours) -> tuple[Array, Array]:
     bounds = _bounds(crystal, near)
     ends, pairs, far = [], [], []
     farthest = CUTOFF + GROWTH * 2.0 * float(np.linalg.norm(crystal.lattice, axis=1).sum())  # images surround each site
-    n = len(near.vectors)  # atoms farther away follow those that are near
+    n = len(near.vectors)  # atoms beyond the cutoff are numbered after the edges of `near`
     for site, (start, stop) in enumerate(itertools.pairwise(bounds)):
         points = near.vectors[start:stop]
         radius = CUTOFF
@@ -153,12 +156,12 @@ def _voronoi_faces(crystal: Crystal, near: Neighbours) -> tuple[Array, Array]:
 
 
 def _bounds(crystal: Crystal, near: Neighbours) -> NDArray[np.intp]:
-    """(N + 1,) where the edges of each site begin and end."""
+    """(N + 1,) the first edge of each site, and the number of edges."""
     return np.searchsorted(near.receivers, np.arange(len(crystal) + 1))
 
 
 def _farther(crystal: Crystal, site: int, radius: float) -> Array:
-    """(F, 3) Å from a site to the atoms between `CUTOFF` and `radius`."""
+    """(F, 3) vectors in Å from a site to the atoms between `CUTOFF` and `radius`."""
     from pymatgen.optimization.neighbors import find_points_in_spheres
 
     cart = np.ascontiguousarray(crystal.cart_coords)
@@ -182,7 +185,7 @@ def _cell(points: Array) -> tuple[Array, NDArray[np.intp]] | None:
         hull = ConvexHull(2.0 * points / (points**2).sum(axis=1, keepdims=True))
     except (QhullError, ValueError):  # fewer than four points, or all of them in a plane
         return None
-    if hull.equations[:, 3].max() > -1e-3:  # the origin is not inside: a corner lies at infinity
+    if hull.equations[:, 3].max() > -1e-3:  # the origin is not inside the hull: the cell is unbounded
         return None
     corner = -hull.equations[:, :3] / hull.equations[:, 3:]  # (F, 3)
     facet, side = np.nonzero(hull.neighbors > np.arange(len(corner))[:, None])  # each edge once
@@ -192,10 +195,11 @@ def _cell(points: Array) -> tuple[Array, NDArray[np.intp]] | None:
 
 
 def _measure(ends: Array, pairs: NDArray[np.intp], vectors: Array) -> tuple[Array, Array]:
-    """Solid angle and area of faces: the sum over their edges of triangles with the foot of the face, p_j/2.
+    """Solid angle and area of faces.
 
-    A triangle counts negative where the foot lies beyond the edge. Solid angles by A. van Oosterom & J. Strackee, IEEE
-    Trans. Biomed. Eng. 30, 125 (1983).
+    Each face is divided into triangles between its edges and the point p_j/2, where its plane meets the line to atom
+    j. A triangle counts negative if that point lies beyond the edge. Solid angles by A. van Oosterom & J. Strackee,
+    IEEE Trans. Biomed. Eng. 30, 125 (1983).
     """
     face, other = pairs.ravel(), pairs[:, ::-1].ravel()
     a, b = np.repeat(ends, 2, axis=0).transpose(1, 0, 2)

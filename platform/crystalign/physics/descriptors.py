@@ -1,4 +1,4 @@
-"""A fixed vector of numbers that any crystal has: of its elements, its stoichiometry, its density, its contacts."""
+"""A descriptor vector of fixed length: element statistics, stoichiometry, density and contact statistics."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ PROPERTIES = (
     "lowest_oxidation_state",
     "highest_oxidation_state",
 )
-"""Of an element, in standard deviations from the mean over the elements up to Pu; its `oxidation_state` is the mean of
-the common ones."""
+"""Properties of an element, standardised over the elements up to Pu. `oxidation_state` is the mean of the common
+oxidation states."""
 STATISTICS = ("minimum", "maximum", "range", "mean", "deviation", "mode")
-"""Over the atoms of a crystal."""
+"""Statistics of each property over the atoms of a crystal."""
 STRUCTURE = ("n_elements", "norm_2", "norm_3", "log_volume_per_atom", "log_density", "log_packing")
 """Number of elements; p-norms of the fractions; ln(Å³/atom); ln(g/cm³); ln(volume of covalent spheres / cell)."""
 NAMES = (*(f"{s}_{p}" for p in PROPERTIES for s in STATISTICS), *STRUCTURE, *contacts.NAMES)
-"""Of each number, in order."""
+"""Names of the descriptors, in order."""
 WIDTH = len(NAMES)
-"""133."""
+"""Number of descriptors, 133."""
 AMU_PER_CUBIC_ANGSTROM = 1.66053907
-"""g/cm³ (CODATA 2018)."""
+"""1 amu/Å³ in g/cm³ (CODATA 2018)."""
 
 
 def descriptors(crystal: Crystal) -> NDArray[np.float32]:
-    """The numbers that `NAMES` lists: those of Magpie (Ward et al., npj Comput. Mater. 2, 16028 (2016)) and more.
+    """The descriptors listed in `NAMES`, after Magpie (Ward et al., npj Comput. Mater. 2, 16028 (2016)).
 
-    With atomic fractions x_i and a property p_i of element i: min p, max p, max p − min p,
-    p̄ = Σ x_i p_i, Σ x_i |p_i − p̄|, and p of the most abundant element (the mean over several).
-    `contact_statistics` are the last. Nothing depends on the choice of the cell.
+    With atomic fractions x_i and a property p_i of element i, the statistics are min p, max p, max p − min p,
+    p̄ = Σ x_i p_i, Σ x_i |p_i − p̄|, and p of the most abundant element (the mean if there are several).
+    The last 13 are `contact_statistics`. No descriptor depends on the choice of cell.
 
     Returns:
-        (133,); NaN where a property of one of the elements is not known.
+        (133,); NaN if a property of one of the elements is unknown.
     """
     amounts = {z: x for z, x in crystal.composition.items() if x > 1e-6}
     z, count = np.array(list(amounts)), np.array(list(amounts.values()))
@@ -84,16 +84,16 @@ def descriptors(crystal: Crystal) -> NDArray[np.float32]:
 
 @functools.cache
 def element_table() -> Array:
-    """(119, 19) `PROPERTIES` by atomic number, standardised over the elements 1 to 94; NaN where not known."""
+    """(119, 19) `PROPERTIES` by atomic number, standardised over the elements 1 to 94; NaN if unknown."""
     raw = _raw_table()
-    known = raw[1:95]
-    table: Array = (raw - np.nanmean(known, axis=0)) / np.nanstd(known, axis=0)
+    reference = raw[1:95]
+    table: Array = (raw - np.nanmean(reference, axis=0)) / np.nanstd(reference, axis=0)
     return table
 
 
 @functools.cache
 def _raw_table() -> Array:
-    """As pymatgen knows them: amu, K, Å, Pauling, eV, cm³/mol."""
+    """`PROPERTIES` from pymatgen, in amu, K, Å, Pauling units, eV and cm³/mol."""
     from pymatgen.core import Element
 
     from crystalign.physics.picture import covalent_radii
@@ -102,7 +102,7 @@ def _raw_table() -> Array:
     table[1:, 6] = covalent_radii()[1:]
     table[:, 7] = contacts.electronegativities()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pymatgen warns of what it does not know
+        warnings.simplefilter("ignore")  # pymatgen warns of missing values
         for z in range(1, MAX_ATOMIC_NUMBER + 1):
             element = Element.from_Z(z)
             shells = _valence_shells(element)

@@ -1,4 +1,4 @@
-"""The lattice sums of many crystals at once, in PyTorch: on a GPU, or with gradients."""
+"""Lattice sums of many crystals at once in PyTorch, on CPU or GPU and with gradients."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from crystalign.physics.ewald import (
 )
 
 BLOCK = 16_000_000
-"""Numbers that one array holds at most, unless a single crystal needs more."""
+"""Largest number of elements of an array, unless a single crystal needs more."""
 
 
 def lattice_sums_batch(lattice: Tensor, frac_coords: Tensor, n_atoms: Tensor, *, alpha: float = 3.0) -> Tensor:
     """The sums of `crystalign.physics.lattice_sums` for n crystals.
 
-    Computed in float64 on the device of `lattice`, whatever the dtypes; differentiable in `lattice`
-    and `frac_coords`. Which images and wave vectors each crystal needs is decided on the CPU.
-    Crystals of like size are computed together, so that small ones do not wait for large ones.
+    The sums are computed in float64 on the device of `lattice`, for inputs of any dtype, and are differentiable in
+    `lattice` and `frac_coords`. The images and wave vectors of each crystal are chosen on the CPU. Crystals of
+    similar size are computed together, which limits padding.
 
     Args:
         lattice: (n, 3, 3), Å, rows are vectors.
-        frac_coords: (A, 3), of all crystals in turn.
+        frac_coords: (A, 3), concatenated over the crystals.
         n_atoms: (n,) integers with sum A.
         alpha: 1/Å, α > 0.
 
     Returns:
-        (P, 3) float64, P = Σ N²: of each crystal in turn the pairs (0, 0), (0, 1), … (N − 1, N − 1).
+        (P, 3) float64, P = Σ N²: for each crystal in order, the pairs (0, 0), (0, 1), … (N − 1, N − 1).
 
     Raises:
         CrystalError: reason `bad-lattice`, `bad-sites` or `overlapping-atoms`, with the index of the crystal.
@@ -50,8 +50,11 @@ def lattice_sums_batch(lattice: Tensor, frac_coords: Tensor, n_atoms: Tensor, *,
     check_alpha(alpha)
     sizes = n_atoms.tolist()
     if lattice.shape != (len(sizes), 3, 3) or frac_coords.shape != (sum(sizes), 3) or min(sizes, default=0) < 1:
-        message = f"lattices {tuple(lattice.shape)} and coordinates {tuple(frac_coords.shape)} for sites {sizes[:8]}"
-        raise CrystalError(f"{message}; expected (n, 3, 3) and (A, 3) with A the sum of n counts", reason="bad-sites")
+        raise CrystalError(
+            f"lattices {tuple(lattice.shape)} and coordinates {tuple(frac_coords.shape)} for sites {sizes[:8]}; "
+            "expected (n, 3, 3) and (A, 3) with A the sum of n counts",
+            reason="bad-sites",
+        )
     if not bool(torch.isfinite(frac_coords).all()):
         raise CrystalError("a fractional coordinate is not a finite number", reason="bad-sites")
     lattice, frac_coords = lattice.double(), frac_coords.double()
@@ -60,23 +63,23 @@ def lattice_sums_batch(lattice: Tensor, frac_coords: Tensor, n_atoms: Tensor, *,
     blocks: list[Tensor] = [lattice.new_empty(0)] * len(sizes)
     for chunk in _chunks(sizes, plans):
         frac = [frac_coords[starts[c] : starts[c + 1]] for c in chunk]
-        found = _sums(lattice[chunk], frac, [plans[c] for c in chunk], chunk, alpha)
-        for crystal, block in zip(chunk, found, strict=True):
+        sums = _sums(lattice[chunk], frac, [plans[c] for c in chunk], chunk, alpha)
+        for crystal, block in zip(chunk, sums, strict=True):
             blocks[crystal] = block.reshape(-1, 3)
     return torch.cat(blocks)
 
 
 class _Plan(NamedTuple):
-    """What one crystal is summed over."""
+    """The images and wave vectors over which one crystal is summed."""
 
     change: Array
-    """(3, 3) the reduced cell in the given vectors."""
+    """(3, 3) vectors of the reduced cell in units of the given ones."""
     shifts: Array
-    """(T, 3) images, in vectors of the reduced cell."""
+    """(T, 3) images, in units of the vectors of the reduced cell."""
     waves: Array
-    """(K, 3) half of the wave vectors, in those of its reciprocal."""
+    """(K, 3) half of the wave vectors, in units of its reciprocal vectors."""
     a: float
-    """1/Å; where the sums are split."""
+    """1/Å; the splitting parameter."""
 
 
 def _plan(cell: Array, n: int, at: int) -> _Plan:
@@ -92,7 +95,7 @@ def _plan(cell: Array, n: int, at: int) -> _Plan:
 
 
 def _chunks(sizes: Sequence[int], plans: Sequence[_Plan]) -> Iterator[list[int]]:
-    """Crystals that are computed together: none twice as large as another, and no more than fit into `BLOCK`."""
+    """Crystals that are computed together: sizes within a factor of two, arrays of at most `BLOCK` elements."""
     chunk: list[int] = []
     sites = shifts = waves = 0
     for at in sorted(range(len(sizes)), key=lambda c: (sizes[c], len(plans[c].shifts))):
@@ -108,7 +111,7 @@ def _chunks(sizes: Sequence[int], plans: Sequence[_Plan]) -> Iterator[list[int]]
 def _sums(
     lattice: Tensor, frac: Sequence[Tensor], plans: Sequence[_Plan], names: Sequence[int], alpha: float
 ) -> Iterator[Tensor]:
-    """(N, N, 3) for each crystal of a chunk; all are padded to the largest of it."""
+    """(N, N, 3) for each crystal of a chunk; all are padded to its largest crystal."""
     sites = torch.nn.utils.rnn.pad_sequence(list(frac), batch_first=True)  # (n, N, 3)
     real = _padded([np.ones(len(f)) for f in frac], lattice) > 0  # (n, N)
     change = lattice.new_tensor(np.stack([p.change for p in plans]))
@@ -139,7 +142,7 @@ def _over_images(
     alpha: float,
     names: Sequence[int],
 ) -> Tensor:
-    """(n, N, N, 3) the short-ranged halves; see `crystalign.physics.ewald.short_ranged`."""
+    """(n, N, N, 3) the real-space sums; see `crystalign.physics.ewald.short_ranged`."""
     between = sites[:, :, None] - sites[:, None]
     between = between - between.detach().round()  # (n, N, N, 3)
     listed = _padded([np.ones(len(s)) for s in shifts], cell) > 0  # (n, T)
@@ -162,25 +165,26 @@ def _over_images(
         0.5 * (screened - torch.exp(-u.square()) * gauss * erfcx(scale * r + u)),
     ]
     n, size = pairs.shape[:2]
-    place = (at[0] * size + at[1]) * size + at[2]
+    pair = (at[0] * size + at[1]) * size + at[2]
     summed = torch.zeros(n * size * size, 3, dtype=r.dtype, device=r.device)
-    return summed.index_add(0, place, torch.stack(terms, dim=1)).reshape(n, size, size, 3)
+    return summed.index_add(0, pair, torch.stack(terms, dim=1)).reshape(n, size, size, 3)
 
 
 def _refuse_coincident(r: Tensor, at: tuple[Tensor, ...], names: Sequence[int]) -> None:
     if len(r) and float(r.min()) < MIN_DISTANCE:
         first = int(r.argmin())
         crystal, i, j = (int(axis[first]) for axis in at[:3])
-        message = (
-            f"crystal {names[crystal]}: sites {i} and {j} are {float(r[first]):.4f} Å apart: below {MIN_DISTANCE} Å"
+        raise CrystalError(
+            f"crystal {names[crystal]}: sites {i} and {j} are {float(r[first]):.4f} Å apart; sites closer than "
+            f"{MIN_DISTANCE} Å coincide: remove one",
+            reason="overlapping-atoms",
         )
-        raise CrystalError(f"{message} sites coincide; remove one", reason="overlapping-atoms")
 
 
 def _over_wave_vectors(
     cell: Tensor, sites: Tensor, waves: Sequence[Array], a: Tensor, alpha: float, volume: Tensor
 ) -> Tensor:
-    """(n, N, N, 3) the smooth halves, k = 0 included; see `crystalign.physics.ewald.smooth`."""
+    """(n, N, N, 3) the reciprocal sums, k = 0 included; see `crystalign.physics.ewald.smooth`."""
     indices = _padded(waves, cell)  # (n, K, 3)
     listed = _padded([np.ones(len(w)) for w in waves], cell) > 0  # (n, K)
     k = 2.0 * torch.pi * indices @ torch.linalg.inv(cell).transpose(1, 2)

@@ -1,8 +1,8 @@
-"""A picture of a crystal: balls and sticks in the conventional cell, drawn by NumPy alone.
+"""A picture of a crystal: balls and sticks in the conventional cell, drawn with NumPy.
 
-The same crystal gives the same picture, whichever cell, origin and orientation it is described by:
-the cell is the conventional standard one, its origin lies on an atom, and of all settings that leave
-the lattice as it is, the one is drawn that a fixed sum of structure factors prefers.
+The picture does not depend on the cell, origin and orientation in which the crystal is given. It shows the
+conventional standard cell with its origin on an atom. Of all settings that leave the lattice unchanged, the one
+with the largest value of a fixed sum of structure factors is drawn (`crystalign.physics.settings`).
 """
 
 from __future__ import annotations
@@ -34,78 +34,78 @@ D47A00 940094 429EB0 57178F 00C900 70D4FF FFFFC7 D9FFC7 C7FFC7 A3FFC7 8FFFC7 61F
 428296 420066 007D00 70ABFA 00BAFF 00A1FF 008FFF 0080FF 006BFF 545CF2 785CE3 8A4FE3 A136D4 B31FD4 B31FBA B30DA6 BD0D87
 C70066 CC0059 D1004F D90045 E00038 E6002E EB0026
 """
-"""Jmol's colours of the elements 1 to 109 (red, green, blue); heavier ones look like the last."""
+"""Jmol's colours of the elements 1 to 109 (red, green, blue); heavier elements have the last colour."""
 RADII = """
 31 28 128 96 84 76 71 66 57 58 166 141 121 111 107 105 102 106 203 176 170 160 153 139 139 132 126 124 132 122 122 120
 119 120 120 116 220 195 190 175 164 154 147 146 142 139 145 144 142 139 139 138 139 140 244 215 207 204 203 201 199 198
 198 196 194 192 192 189 190 187 187 175 170 162 151 144 141 136 136 132 145 146 148 140 150 150 260 221 215 206 200 196
 190 187 180 169
 """
-"""Covalent radii of the elements 1 to 96, pm (Cordero et al., Dalton Trans. 2832 (2008)); heavier ones as the last."""
+"""Covalent radii of the elements 1 to 96, pm (Cordero et al., Dalton Trans. 2832 (2008)); heavier elements have the
+last radius."""
 BALL = 0.55
 """Radius of a ball in units of the covalent radius."""
 STICK = 0.12
 """Radius of a stick, Å."""
 REACH, BEYOND = 1.15, 1.12
-"""Two atoms are joined that are closer than this times the sum of their covalent radii, unless both have a neighbour
-so much nearer that this times its distance does not reach the other."""
+"""Two atoms are joined by a stick if they are closer than `REACH` times the sum of their covalent radii, and closer
+than `BEYOND` times the distance of the nearest neighbour of at least one of them."""
 AZIMUTH, ELEVATION = math.radians(-63.0), math.radians(17.0)
-"""Where the eye is: no low-index direction, so that atoms do not hide behind each other."""
+"""Viewing direction; not a low-index direction, so that atoms do not hide each other."""
 LIGHT = (-0.45, 0.55, math.sqrt(1.0 - 0.45**2 - 0.55**2))
 """Unit vector to the light: right, up, towards the eye."""
 LINE = 0.35
-"""Grey of the cell's edges."""
+"""Grey level of the cell edges."""
 OVERSAMPLING = 3
-"""Points per pixel and direction, whose mean the pixel is."""
+"""Points per pixel along each direction; a pixel is their mean."""
 MARGIN = 0.05
-"""Empty share of the width at each side."""
+"""Fraction of the width left empty at each side."""
 FADING = 0.45
-"""Share of white in what is farthest from the eye."""
+"""Fraction of white mixed into the parts farthest from the eye."""
 
 
 class Scene(NamedTuple):
-    """Balls in the frame of the eye (right, up, towards), and the edges of the cell."""
+    """Balls, sticks and cell edges in the coordinates of the viewer: right, up, towards the viewer."""
 
     centres: Array
-    """(M, 3), Å."""
+    """(M, 3) centres of the balls, Å."""
     radii: Array
-    """(M,) of the balls, Å."""
+    """(M,) radii of the balls, Å."""
     colours: Array
-    """(M, 3), 0 to 1."""
+    """(M, 3) red, green and blue of the balls, 0 to 1."""
     sticks: NDArray[np.intp]
-    """(B, 2), the balls that each stick joins."""
+    """(B, 2) indices of the balls that each stick joins."""
     edges: Array
-    """(12, 2, 3), Å."""
+    """(12, 2, 3) ends of the cell edges, Å."""
 
 
 def draw_crystal(crystal: Crystal, size: int = 64) -> Pixels:
     """An orthographic picture of the conventional cell on white.
 
-    Atoms on its faces are drawn on both sides. A mixed site has the mean of its species' colours
-    and sizes, vacancies white.
+    Atoms on its faces are drawn on both sides. A mixed site has the mean colour and size of its species,
+    with vacancies counted as white.
 
     Args:
-        crystal: any description of it.
+        crystal: the structure, in any cell.
         size: pixels along one side.
 
     Returns:
         (size, size, 3), red, green and blue; row 0 is the top.
 
     Raises:
-        ConfigError: a size out of range.
-        CrystalError: reason `no-symmetry`.
+        ConfigError: the size is out of range.
+        CrystalError: reason `no-symmetry`, if no space group is found.
     """
     if not MIN_SIZE <= size <= MAX_SIZE:
-        message = f"a picture of {size} × {size} pixels; choose {MIN_SIZE} to {MAX_SIZE}"
-        raise ConfigError(message)
+        raise ConfigError(f"a picture of {size} × {size} pixels; choose {MIN_SIZE} to {MAX_SIZE}")
     return _Canvas(scene(crystal), size).pixels()
 
 
 def scene(crystal: Crystal) -> Scene:
-    """What is drawn, independent of how the crystal is described.
+    """The balls, sticks and edges to draw; they do not depend on the cell in which the crystal is given.
 
     Raises:
-        CrystalError: reason `no-symmetry`.
+        CrystalError: reason `no-symmetry`, if no space group is found.
     """
     cell = conventional(crystal)
     lattice, frac = _pose(cell)
@@ -125,12 +125,15 @@ def scene(crystal: Crystal) -> Scene:
 
 
 def _settled(positions: Array) -> Array:
-    """Rounded to 10⁻⁴ Å, off the edges of rounding, so that noise in the input does not reach a pixel."""
+    """Positions rounded to 10⁻⁴ Å, so that numerical noise in the input changes no pixel.
+
+    The offset keeps common coordinates away from the boundaries of the rounding intervals.
+    """
     return (np.floor(positions * 1e4 + 0.31831) + 0.5) / 1e4
 
 
 def _eye() -> Array:
-    """(3, 3), rows are the directions right, up and towards the eye."""
+    """(3, 3), rows are the directions right, up and towards the viewer."""
     ca, sa, ce, se = math.cos(AZIMUTH), math.sin(AZIMUTH), math.cos(ELEVATION), math.sin(ELEVATION)
     return np.array([[-sa, ca, 0.0], [-se * ca, -se * sa, ce], [ce * ca, ce * sa, se]])
 
@@ -154,7 +157,7 @@ def _pose(cell: Crystal) -> tuple[Array, Array]:
 
 
 def _kinds(cell: Crystal) -> Array:
-    """(N,) a number per site that tells its content."""
+    """(N,) a number per site, equal for sites of equal occupancy."""
     if cell.occupancies is None:
         return cell.atomic_numbers.astype(np.float64)
     return np.array([round(sum(z * x + 1e-3 * z * z * x for z, x in site), 6) for site in cell.occupancies])
@@ -200,15 +203,15 @@ def _sticks(centres: Array, radii: Array) -> NDArray[np.intp]:
     np.minimum.at(nearest, second, length)
     joined = length < REACH * (radii[first] + radii[second])
     joined &= length < BEYOND * np.maximum(nearest[first], nearest[second])
-    found: NDArray[np.intp] = pairs[joined]
-    return found
+    sticks: NDArray[np.intp] = pairs[joined]
+    return sticks
 
 
 # --- the drawing -----------------------------------------------------------------------------------------------------
 
 
 class _Canvas:
-    """Colours and depths at `OVERSAMPLING` points per pixel; what is nearer to the eye hides what is behind."""
+    """Colour and depth (z-buffer) at `OVERSAMPLING` points per pixel; nearer objects hide those behind them."""
 
     def __init__(self, scene: Scene, size: int) -> None:
         self.size = size
@@ -232,7 +235,7 @@ class _Canvas:
             self._line(start, end)
 
     def pixels(self) -> Pixels:
-        """(size, size, 3): faded with depth, averaged, rounded."""
+        """(size, size, 3) the picture: faded with depth, averaged over the points of each pixel, rounded."""
         behind = (self.near - self.depth / self.scale) / (self.near - self.far)
         share = FADING * np.where(np.isfinite(self.depth), behind, 0.0)[..., None]
         faded = self.colour * (1.0 - share) + share
@@ -257,7 +260,7 @@ class _Canvas:
     def _paint(
         self, window: tuple[slice, slice], height: Array, normal: tuple[Array, Array, Array], ink: Array
     ) -> None:
-        """Put a lit surface in front of what is farther; `height` is −∞ where there is none."""
+        """Draw a lit surface where it is nearer than what is already drawn; `height` is −∞ outside of it."""
         seen = height > self.depth[window]
         lit = normal[0] * LIGHT[0] + normal[1] * LIGHT[1] + normal[2] * LIGHT[2]
         light = 0.45 + 0.6 * lit.clip(min=0.0)

@@ -1,4 +1,4 @@
-"""What the arrangement of atoms around an atom is called."""
+"""Names of coordination polyhedra."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 TOLERANCE = 15.0
-"""Degrees; how far the angles may be from those of the polyhedron, root mean square."""
+"""Degrees; largest root-mean-square deviation of the angles from those of the ideal polyhedron."""
 STRAIGHT = 165.0
-"""Degrees; two neighbours are on opposite sides from this angle on."""
+"""Degrees; two neighbours are `linear` above this angle."""
 
 
 def shape(vectors: Array, tolerance: float = TOLERANCE) -> str:
-    """The polyhedron whose angles are nearest to those between all pairs of neighbours, both in order of size.
+    """The name of the coordination polyhedron.
+
+    The sorted angles between all pairs of neighbours are compared with those of each ideal polyhedron; the one with
+    the smallest root-mean-square deviation is chosen.
 
     Args:
         vectors: (n, 3) from the centre to its neighbours, any length.
         tolerance: degrees, the largest root-mean-square deviation of the angles.
 
     Returns:
-        A name such as `octahedral`; `n-fold` where no polyhedron of n corners fits. Two neighbours are `linear`
-        above 165° and `bent` otherwise, one is `terminal`.
+        A name such as `octahedral`; `n-fold` if no polyhedron with n corners fits. Two neighbours are `linear`
+        above 165° and `bent` otherwise; one is `terminal`.
     """
     n = len(vectors)
     if n == 1:
@@ -40,29 +43,29 @@ def shape(vectors: Array, tolerance: float = TOLERANCE) -> str:
 
 
 def fits(vectors: Array, name: str, tolerance: float) -> bool:
-    """Whether an arrangement is the named one within a tolerance, though another may be nearer.
+    """Whether an arrangement fits the named polyhedron within a tolerance, even if another fits better.
 
     Args:
         vectors: (n, 3) from the centre to its neighbours.
-        name: as `shape` gives it.
-        tolerance: degrees, of the angles, root mean square.
+        name: a name that `shape` returns.
+        tolerance: degrees, the largest root-mean-square deviation of the angles.
     """
-    found = _deviations(vectors)
-    return found[name] < tolerance if name in found else shape(vectors, tolerance) == name
+    deviations = _deviations(vectors)
+    return deviations[name] < tolerance if name in deviations else shape(vectors, tolerance) == name
 
 
 def _deviations(vectors: Array) -> dict[str, float]:
-    """Degrees by which the angles differ from those of each polyhedron with as many corners, root mean square."""
+    """Name → root-mean-square deviation in degrees, for every polyhedron with as many corners."""
     n = len(vectors)
     if n < 3:
         return {}
-    seen = pair_angles(vectors)
-    known = {name: angles for name, angles in _ideal_angles().items() if len(angles) == len(seen)}
-    return {name: float(np.sqrt(np.mean((seen - angles) ** 2))) for name, angles in known.items()}
+    actual = pair_angles(vectors)
+    ideal = {name: angles for name, angles in _ideal_angles().items() if len(angles) == len(actual)}
+    return {name: float(np.sqrt(np.mean((actual - angles) ** 2))) for name, angles in ideal.items()}
 
 
 def pair_angles(vectors: Array) -> Array:
-    """(n (n − 1)/2,) degrees, in order of size."""
+    """(n (n − 1)/2,) angles between all pairs of vectors, degrees, ascending."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     first, second = np.triu_indices(len(unit), 1)
     cosines = (unit[first] * unit[second]).sum(axis=1)
@@ -75,7 +78,7 @@ def _ideal_angles() -> dict[str, Array]:
 
 
 def _corners() -> dict[str, Array]:
-    """(n, 3) corners of each polyhedron; the pyramid of three corners has angles of 97°."""
+    """(n, 3) corners of each polyhedron; the angles of the trigonal pyramid are 97°."""
     poles = np.array([[0, 0, 1], [0, 0, -1]])
     cube = np.array(list(itertools.product((-1, 1), repeat=3)))
     edges = np.array([v for v in itertools.product((-1, 0, 1), repeat=3) if np.abs(v).sum() == 2])
@@ -117,6 +120,6 @@ def _prism(n: int, radius: float, height: float) -> Array:
 
 
 def _antiprism(n: int) -> Array:
-    """All edges equal: the height is half the edge over the square root of two to the fourth root."""
+    """(2n, 3) corners of the antiprism whose edges are all equal."""
     height = 0.5 * np.sqrt((np.cos(np.pi / n) - np.cos(2 * np.pi / n)) * 2)
     return np.vstack([_ring(n, 1.0, height), _ring(n, 1.0, -height, 180 / n)])

@@ -1,4 +1,4 @@
-"""Reciprocal space: what a lattice repeats, as spectra that no choice of cell, origin or orientation changes."""
+"""Reciprocal space: structure factors, and spectra that do not depend on cell, origin or orientation."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from crystalign.physics.ewald import reduced
 Array = NDArray[np.float64]
 
 MAX_REFLECTIONS = 2_000_000
-"""A compact cell of 100,000 Å³, the largest that enters, has a fifth of it, and takes a quarter of a second."""
+"""A compact cell of 100,000 Å³, the largest that is accepted, has a fifth of this and takes 0.25 s."""
 BLOCK = 4_000_000
-"""Phases that are held in memory at once."""
+"""Number of phases held in memory at once."""
 
 
 class Reflections(NamedTuple):
-    """The reciprocal lattice within a sphere, one of each Friedel pair."""
+    """The reciprocal lattice vectors within a sphere, one of each Friedel pair."""
 
     hkl: NDArray[np.int64]
-    """(M, 3) Miller indices in the Minkowski-reduced cell, whose box around a sphere is the smallest."""
+    """(M, 3) Miller indices in the Minkowski-reduced cell, in which the box around a sphere is smallest."""
     g: Array
     """(M,) 1/d in 1/Å, without 2π."""
     frac_coords: Array
-    """(N, 3) the crystal's sites in the vectors of the reduced cell."""
+    """(N, 3) fractional coordinates of the sites in the reduced cell."""
 
 
 def reflections(crystal: Crystal, g_max: float) -> Reflections:
@@ -38,18 +38,20 @@ def reflections(crystal: Crystal, g_max: float) -> Reflections:
         g_max: 1/Å, without 2π.
 
     Raises:
-        CrystalError: reason `too-large`, where the box that holds them has more than `MAX_REFLECTIONS`.
+        CrystalError: reason `too-large`, if the box around the sphere has more than `MAX_REFLECTIONS` points.
     """
     lattice, frac_coords = reduced(crystal.lattice, crystal.frac_coords)
     reciprocal = np.linalg.inv(lattice).T  # rows, without 2π
     h, k, l = (int(n) for n in np.floor(g_max * np.linalg.norm(lattice, axis=1) + 1e-9))
     phases = (2 * max(h, k, l) + 1) * len(crystal)
     if max((h + 1) * (2 * k + 1) * (2 * l + 1), phases) > MAX_REFLECTIONS:
-        message = f"{crystal.formula}: a cell of {crystal.volume:.0f} Å³ has too many reflections; use a smaller cell"
-        raise CrystalError(message, reason="too-large")
+        raise CrystalError(
+            f"{crystal.formula}: a cell of {crystal.volume:.0f} Å³ has too many reflections; use a smaller cell",
+            reason="too-large",
+        )
     axes = np.meshgrid(np.arange(h + 1), np.arange(-k, k + 1), np.arange(-l, l + 1), indexing="ij")
     hkl = np.stack(axes, axis=-1).reshape(-1, 3)
-    hkl = hkl[k * (2 * l + 1) + l + 1 :]  # drops (0, 0, 0) and, of the plane h = 0, the half before it
+    hkl = hkl[k * (2 * l + 1) + l + 1 :]  # drop (0, 0, 0) and the half of the plane h = 0 before it
     g = np.linalg.norm(hkl @ reciprocal, axis=1)
     inside = g <= g_max
     return Reflections(hkl[inside], g[inside], frac_coords)
@@ -58,16 +60,16 @@ def reflections(crystal: Crystal, g_max: float) -> Reflections:
 def structure_factors(hkl: NDArray[np.int64], frac_coords: Array, weights: Array) -> NDArray[np.complex128]:
     """S_c(hkl) = Σ_j w_jc exp 2πi(h x_j + k y_j + l z_j).
 
-    The phases of the three axes are multiplied and summed as matrices over the box that holds the
-    indices: some four times as fast as one cosine and one sine for each index and atom.
+    The phase factors of the three axes are combined by matrix products over the box of indices, which is about
+    four times as fast as one cosine and one sine for each index and atom.
 
     Args:
         hkl: (M, 3) Miller indices.
-        frac_coords: (N, 3).
+        frac_coords: (N, 3) fractional coordinates.
         weights: (N, C), one column per sum.
 
     Returns:
-        (M, C).
+        (M, C) structure factors, in the unit of `weights`.
     """
     if len(hkl) == 0:
         return np.zeros((0, weights.shape[1]), np.complex128)
@@ -91,35 +93,34 @@ def structure_factors(hkl: NDArray[np.int64], frac_coords: Array, weights: Array
 
 
 def reciprocal_spectra(crystal: Crystal, grid: Array) -> Array:
-    r"""How strongly a crystal repeats itself at each spacing, with its atoms counted alike and as their charges.
+    r"""Radially averaged power spectra of the crystal, with equal weights and with nuclear charges as weights.
 
     P_c(Q) = Σ_{G ≠ 0} |S_c(G)|² t(Q − |G|),  S_c(G) = Σ_j w_jc e^{iG·r_j} / Σ_j w_jc,
 
-    with w = 1 (where atoms are) and w = Z (which they are), and t the triangle of unit height that
-    is one step of the grid wide to either side: linear interpolation, so that P changes smoothly
-    when the cell does. Any supercell, choice of axes, origin or rotation gives the same spectra:
-    what a longer list of G adds, S extinguishes. There is no form factor, wavelength, profile or
-    polarisation; the spectra describe the crystal, not a measurement.
+    with w = 1 in the first spectrum and w = Z in the second. t is a triangle of unit height whose half-width is one
+    step of the grid, so that P changes smoothly with the cell. The spectra are the same for any supercell, choice of
+    axes, origin or rotation: the additional G of a supercell have S = 0. There is no form factor, wavelength, profile
+    or polarisation; the spectra describe the crystal, not a measurement.
 
     Args:
         crystal: the structure.
-        grid: (B,) Q = 2π/d in Å⁻¹, even and ascending.
+        grid: (B,) Q = 2π/d in Å⁻¹, evenly spaced and ascending.
 
     Returns:
-        (2, B).
+        (2, B) P for w = 1 and w = Z, dimensionless.
 
     Raises:
-        CrystalError: reason `too-large`, where the cell has more than `MAX_REFLECTIONS`.
+        CrystalError: reason `too-large`, if the cell has more than `MAX_REFLECTIONS`.
     """
     step = grid[1] - grid[0]
     hkl, g, frac_coords = reflections(crystal, float(grid[-1] + step) / (2.0 * np.pi))
-    place = (2.0 * np.pi * g - grid[0]) / step + 1.0  # bin 0 and the last are thrown away
-    near = place > 0.0
-    hkl, place = hkl[near], place[near]
+    position = (2.0 * np.pi * g - grid[0]) / step + 1.0  # the first and the last bin are discarded
+    near = position > 0.0
+    hkl, position = hkl[near], position[near]
     s = structure_factors(hkl, frac_coords, _weights(crystal))  # (M, 2)
     power = 2.0 * (np.square(s.real) + np.square(s.imag))  # both of a Friedel pair
-    low = place.astype(np.int64)
-    high_share = (place - low)[:, None]
+    low = position.astype(np.int64)
+    high_share = (position - low)[:, None]
     shares = np.concatenate([power * (1.0 - high_share), power * high_share])
     bins = np.concatenate([low, low + 1])
     spectra = [np.bincount(bins, weights=share, minlength=len(grid) + 2) for share in shares.T]
@@ -127,7 +128,7 @@ def reciprocal_spectra(crystal: Crystal, grid: Array) -> Array:
 
 
 def _weights(crystal: Crystal) -> Array:
-    """(N, 2): 1 and Z of each site, occupancies counted, each column with sum 1."""
+    """(N, 2) weights 1 and Z of each site, times occupancy, normalised so that each column sums to 1."""
     if crystal.occupancies is None:
         z = crystal.atomic_numbers.astype(np.float64)
         weights = np.stack([np.ones(len(z)), z], axis=1)

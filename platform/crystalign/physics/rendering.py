@@ -1,4 +1,4 @@
-"""From peaks to the pattern an instrument would record, on a grid of Q; what differs between instruments is drawn."""
+"""Powder patterns on a grid of Q as an instrument would record them, and random instruments for training."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from crystalign.physics.diffraction import (
 Array = NDArray[np.float64]
 
 KALPHA2 = np.array([[WAVELENGTHS["CuKa1"], 2 / 3], [WAVELENGTHS["CuKa2"], 1 / 3]])
-"""The two lines that a tube with the mean wavelength emits: Å, share."""
+"""Wavelength in Å and relative intensity of the lines Kα₁ and Kα₂."""
 EQUIVALENTS = 3
-"""Directions whose mean stands for the symmetry-equivalent reflections in one peak."""
+"""Number of random directions that stand for the symmetry-equivalent reflections of a peak."""
 
 
 SCHERRER = 0.9
-"""K of the Scherrer equation, of grains of no particular shape."""
+"""Shape factor K of the Scherrer equation, for grains without a particular shape."""
 
 
 class Instrument(Config):
-    """One powder, measured once. The defaults are a good laboratory diffractometer and large grains."""
+    """Parameters of one powder measurement. The defaults are a good laboratory diffractometer and large grains."""
 
     caglioti: tuple[float, float, float] = (0.02, -0.01, 0.012)
     """U, V, W in square degrees: the optics' Gaussian width is (U tan² θ + V tan θ + W)^½ (Caglioti et al., 1958)."""
     crystallite_size: float = Field(default=80.0, gt=0)
-    """Of the grains that diffract, nm; the Lorentzian width K λ / (size cos θ) of Scherrer's equation."""
+    """Size of the crystallites, nm; their Lorentzian width is K λ / (size cos θ), Scherrer's equation."""
     microstrain: float = Field(default=0.0, ge=0)
-    """Relative spread ε of the lengths within a grain; adds 4 ε tan θ to the Lorentzian width."""
+    """Relative spread ε of the d-spacings within a grain; adds 4 ε tan θ to the Lorentzian width."""
     displacement: float = 0.5
     """B of the Debye–Waller factor exp(−2 B (Q/4π)²), Å²."""
     strain: float = 0.0
-    """Relative change of every d: computed and measured cells differ by one to three per cent."""
+    """Relative change of every d-spacing; computed and measured cells differ by one to three per cent."""
     zero_shift: float = 0.0
-    """Degrees 2θ added to every angle."""
+    """Zero error of the instrument: degrees 2θ added to every angle."""
     kalpha2: bool = False
-    """Whether each peak is the doublet of Kα₁ and Kα₂ rather than one line."""
+    """Whether each peak is the doublet of Kα₁ and Kα₂ instead of a single line."""
 
     def profile(self, q: Array) -> tuple[Array, Array]:
-        """Widths and shapes of peaks: the pseudo-Voigt that is nearest to the Gaussian and the Lorentzian convolved.
+        """Widths and shapes of peaks: the pseudo-Voigt approximation of the convolved Gaussian and Lorentzian.
 
         Γ⁵ = Γ_G⁵ + 2.69269 Γ_G⁴Γ_L + 2.42843 Γ_G³Γ_L² + 4.47163 Γ_G²Γ_L³ + 0.07842 Γ_GΓ_L⁴ + Γ_L⁵,
         η = 1.36603 x − 0.47719 x² + 0.11116 x³ with x = Γ_L/Γ (Thompson, Cox & Hastings, J. Appl.
@@ -74,17 +74,17 @@ class Instrument(Config):
 
 
 def march_dollase(cosines: Array, r: float) -> Array:
-    """How much stronger a reflection is in a powder whose plates (r < 1) or needles (r > 1) lie in one direction.
+    """Intensity factors by preferred orientation of plates (r < 1) or needles (r > 1).
 
-    P = (r² cos² α + sin² α / r)^(−3/2), α between the reflection's normal and the axis of the grains;
-    its mean over the sphere is 1 (Dollase, J. Appl. Cryst. 19, 267 (1986)).
+    P = (r² cos² α + sin² α / r)^(−3/2) with α the angle between the normal of the reflecting planes and the axis of
+    the grains. Its mean over the sphere is 1 (Dollase, J. Appl. Cryst. 19, 267 (1986)).
 
     Args:
         cosines: cos α, any shape.
         r: the March coefficient; 1 is a powder without texture.
 
     Returns:
-        Factors of intensity, of the same shape.
+        The factors, of the same shape.
     """
     squared = np.square(cosines)
     factors: Array = (r * r * squared + (1.0 - squared) / r) ** -1.5
@@ -103,28 +103,28 @@ def render(
 
     Args:
         pattern: the peaks.
-        grid: (G,) Q in Å⁻¹, even.
-        instrument: how it was measured.
-        d_factors: (P,) factors of each d, e.g. of an anisotropic strain.
-        texture: (P,) factors of each intensity, e.g. of preferred orientation.
+        grid: (G,) Q in Å⁻¹, evenly spaced.
+        instrument: parameters of the measurement; by default those of `Instrument()`.
+        d_factors: (P,) factors by which each d is multiplied, e.g. for an anisotropic strain.
+        texture: (P,) factors by which each intensity is multiplied, e.g. for preferred orientation.
 
     Returns:
         (G,) in arbitrary units.
     """
-    how = instrument or Instrument()
-    d = pattern.d_spacings * (1.0 + how.strain)
+    settings = instrument or Instrument()
+    d = pattern.d_spacings * (1.0 + settings.strain)
     q = 2.0 * np.pi / (d if d_factors is None else d * d_factors)
     seen = q < 0.95 * 4.0 * np.pi / REFERENCE_WAVELENGTH
     q, areas = q[seen], pattern.intensities[seen]
     if texture is not None:
         areas = areas * texture[seen]
     areas = areas * lorentz_polarisation(q, REFERENCE_WAVELENGTH)
-    areas = areas * np.exp(-2.0 * how.displacement * np.square(q / (4.0 * np.pi)))
+    areas = areas * np.exp(-2.0 * settings.displacement * np.square(q / (4.0 * np.pi)))
     per_degree = _q_per_degree(q)
-    degrees, eta = how.profile(q)
+    degrees, eta = settings.profile(q)
     widths = degrees * per_degree
-    q = q + how.zero_shift * per_degree
-    if how.kalpha2:
+    q = q + settings.zero_shift * per_degree
+    if settings.kalpha2:
         q = np.concatenate([q * line / REFERENCE_WAVELENGTH for line in KALPHA2[:, 0]])
         areas = np.concatenate([areas * share for share in KALPHA2[:, 1]])
         widths, eta = np.tile(widths, 2), np.tile(eta, 2)
@@ -133,7 +133,7 @@ def render(
 
 @functools.cache
 def _unit(size: int) -> Array:
-    """(size,) from 0 to 1."""
+    """(size,) evenly spaced numbers from 0 to 1."""
     return np.linspace(0.0, 1.0, size)
 
 
@@ -145,48 +145,49 @@ def _q_per_degree(q: Array) -> Array:
 
 
 def _log_uniform(bounds: tuple[float, float], x: float) -> float:
-    """From a uniform number to one that is uniform in its logarithm."""
+    """The log-uniform number between `bounds` at the quantile x."""
     low, high = np.log(bounds)
     return float(np.exp(low + x * (high - low)))
 
 
 class Augmentation(Config):
-    """The ranges from which training draws an instrument, a grain texture, a background and a range."""
+    """Random measurements for training: the ranges of instrument, texture, background, noise and measured range."""
 
     strain: float = 0.03
-    """Isotropic strain up to ± this."""
+    """Largest isotropic strain, of either sign."""
     jitter: float = 0.003
-    """Standard deviation of each d on its own, up to this: a small anisotropic strain."""
+    """Largest standard deviation of an independent relative change of each d; models a small anisotropic strain."""
     optics: tuple[float, float] = (0.04, 0.25)
-    """Degrees 2θ, log-uniform: the Gaussian width at θ = 0, √W of Caglioti's formula."""
+    """Range of the Gaussian width at θ = 0, √W of Caglioti's formula; degrees 2θ, log-uniform."""
     dispersion: float = 0.06
-    """U of Caglioti's formula up to this, square degrees; V is drawn between 0 and its least, −2 √(UW)."""
+    """Largest U of Caglioti's formula, square degrees; V is drawn between 0 and its smallest value, −2 √(UW)."""
     crystallite_size: tuple[float, float] = (20.0, 300.0)
-    """nm, log-uniform."""
+    """Range of the crystallite size; nm, log-uniform."""
     microstrain: float = 0.0015
-    """Up to this."""
+    """Largest microstrain."""
     displacement: float = 2.0
-    """B up to this, Å²."""
+    """Largest B of the Debye–Waller factor, Å²."""
     orientation: float = 0.4
-    """Preferred orientation: |ln r| of March and Dollase up to this. Peaks are kept without their indices, so each
-    gets the mean factor of `EQUIVALENTS` directions at random."""
+    """Largest |ln r| of the March–Dollase model of preferred orientation. Peaks are stored without their indices, so
+    each gets the mean factor of `EQUIVALENTS` random directions."""
     scatter: float = 0.4
-    """Standard deviation of the logarithm of each intensity, up to this: few grains, and errors of the structure."""
+    """Largest standard deviation of the logarithm of each intensity; models poor grain statistics and errors of the
+    structure."""
     zero_shift: float = 0.1
-    """Degrees 2θ, up to ± this."""
+    """Largest zero error, of either sign; degrees 2θ."""
     kalpha2: float = Field(default=0.5, ge=0, le=1)
-    """Probability of a doublet."""
+    """Probability of a Kα₁/Kα₂ doublet."""
     background: float = 0.3
-    """Height of a smooth background relative to the strongest peak, up to this."""
+    """Largest height of a smooth background, relative to the strongest peak."""
     noise: float = 0.05
-    """Counting noise of the strongest peak, relative to it, log-uniform from a hundredth of this up to this."""
+    """Largest counting noise of the strongest peak, relative to it; log-uniform between a hundredth of it and it."""
     missing: float = Field(default=0.3, ge=0, le=1)
-    """Probability, at each end, that the measurement starts late or stops early."""
+    """Probability that a range is missing, separately at each end of the grid."""
     missing_share: float = 0.35
-    """The most that is missing at one end, as a share of the grid."""
+    """Largest missing range at one end, as a fraction of the grid."""
 
     def instrument(self, rng: np.random.Generator) -> Instrument:
-        """One draw."""
+        """Draw the parameters of one measurement."""
         strain, zero = rng.uniform(-1, 1, 2)
         optics, u, v, size, microstrain, displacement, doublet = rng.random(7)
         w = _log_uniform(self.optics, optics) ** 2
@@ -202,14 +203,14 @@ class Augmentation(Config):
         )
 
     def texture(self, size: int, rng: np.random.Generator) -> Array:
-        """(size,) factors of intensity: preferred orientation, and scatter."""
+        """(size,) random intensity factors by preferred orientation and scatter."""
         r = float(np.exp(rng.uniform(-1.0, 1.0) * self.orientation))
         oriented = march_dollase(rng.random((size, EQUIVALENTS)), r).mean(axis=1)
         scattered: Array = oriented * np.exp(rng.uniform(0.0, self.scatter) * rng.standard_normal(size))
         return scattered
 
     def measure(self, pattern: PowderPattern, grid: Array, rng: np.random.Generator) -> tuple[Array, slice]:
-        """A measurement of the powder: intensities (G,), background and noise included, and the measured range."""
+        """A random measurement of the powder: (G,) intensities with background and noise, and the measured range."""
         n = len(pattern.d_spacings)
         jitter = rng.uniform(0, self.jitter)
         clean = render(
@@ -226,7 +227,7 @@ class Augmentation(Config):
         return noisy, self._range(len(grid), rng)
 
     def _background(self, size: int, rng: np.random.Generator) -> Array:
-        """A constant, the scattering of air that falls off from low angles, and a hump of glass."""
+        """(size,) background: a constant, air scattering at low angles, and a broad amorphous hump."""
         x = _unit(size)
         flat, air, hump = rng.random(3) * rng.random() * self.background
         centre, width = rng.uniform(0.1, 0.6), rng.uniform(0.08, 0.25)
@@ -235,7 +236,7 @@ class Augmentation(Config):
         return smooth
 
     def _range(self, size: int, rng: np.random.Generator) -> slice:
-        """What of the grid is measured."""
+        """The part of the grid that is measured."""
         absent, share = rng.random(2) < self.missing, rng.random(2) * self.missing_share * size
         first, last = (int(s) if gone else 0 for gone, s in zip(absent, share, strict=True))
         return slice(first, size - last)

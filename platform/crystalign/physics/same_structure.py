@@ -1,10 +1,10 @@
-"""Whether two crystals are the same structure, whatever their cells, origins, rounding and source.
+"""Whether two crystals are the same structure, independent of cell, origin, rounding and source.
 
-Databases hold one structure many times: rounded in a CIF, in another cell, relaxed by another functional. Such
-copies are found by comparison with a tolerance, never by a hash of rounded numbers: two numbers that differ by
-1e-9 may round apart. The comparison is pymatgen's `StructureMatcher` (Ong et al., Comput. Mater. Sci. 68, 314
-(2013)); a space group in common and a like volume are required beside it, because the matcher alone takes a
-distorted perovskite for the cubic one.
+Databases contain many structures several times: rounded in a CIF, in another cell, or relaxed with another
+functional. Such copies are found by comparison with a tolerance. A hash of rounded numbers would miss some, because
+two numbers that differ by 1e-9 can round differently. The comparison is pymatgen's `StructureMatcher` (Ong et al.,
+Comput. Mater. Sci. 68, 314 (2013)). A common space group and a similar volume are required in addition, because the
+matcher alone considers a distorted perovskite equal to the cubic one.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ if TYPE_CHECKING:
 
 
 MIRROR_IMAGES = {78: 76, 95: 91, 96: 92, 145: 144, 153: 151, 154: 152, 170: 169, 172: 171, 179: 178, 181: 180, 213: 212}
-"""The eleven pairs of enantiomorphic space groups (International Tables A, 1.4): the second's number → the first's."""
+"""The eleven enantiomorphic pairs of space groups (International Tables A, 1.4): second number → first number."""
 
 
 class SameStructure(Config):
-    """How far two crystals of one composition may differ and still be the same structure."""
+    """Tolerances within which two crystals of one composition are the same structure."""
 
     volume: float = Field(default=0.15, gt=0, lt=1)
-    """Relative difference of the volumes per atom: relaxations by other functionals differ by several per cent."""
+    """Relative difference of the volumes per atom; relaxations with other functionals differ by several per cent."""
     length: float = Field(default=0.05, gt=0, lt=1)
-    """Relative difference of the lattice vectors, after both cells were scaled to one volume."""
+    """Relative difference of the lengths of the lattice vectors, after both cells were scaled to the same volume."""
     angle: float = Field(default=3.0, gt=0)
-    """Degrees between the lattice vectors."""
+    """Difference of the angles between the lattice vectors, in degrees."""
     displacement: float = Field(default=0.1, gt=0, lt=1)
-    """Of the atom that is displaced furthest, in units of (V/N)^(1/3), which is about 2.5 Å."""
+    """Largest displacement of an atom, in units of (V/N)^(1/3), which is about 2.5 Å."""
     occupancy: float = Field(default=0.02, ge=0, lt=0.5)
-    """Difference of the fractions of each species on a site."""
+    """Difference of the occupancies of each species on a site."""
     symprecs: tuple[float, ...] = Field(default=(0.02, 0.05), min_length=1)
-    """Å; at one of these tolerances both must have the same space group. Two, because a structure whose distortion
-    is close to one of them changes sides by rounding."""
+    """Å; both crystals must have the same space group at one of these tolerances. There are two because rounding can
+    change the space group of a structure whose distortion is close to one of them."""
 
 
 class Candidate(NamedTuple):
-    """What is compared of a crystal; made once and compared with many."""
+    """The data of a crystal that are compared; computed once and compared with many others."""
 
     volume: float
     """Å³ per atom."""
     spacegroups: tuple[int | None, ...]
-    """At each of `symprecs`, of enantiomorphic ones the first; None where none is found."""
+    """Space group at each of `symprecs`, the first number of an enantiomorphic pair; None if none is found."""
     structure: Structure
-    """For the matcher: its primitive cell, Niggli-reduced."""
+    """The primitive cell, Niggli-reduced, for the matcher."""
 
 
 def candidate(crystal: Crystal, tolerance: SameStructure) -> Candidate:
-    """A crystal, ready for comparison."""
+    """Compute the data of a crystal that are compared."""
     atoms = sum(crystal.composition.values())
     groups = tuple(_spacegroup(crystal, symprec) for symprec in tolerance.symprecs)
     reduced = crystal.to_pymatgen().get_reduced_structure("niggli").get_primitive_structure()
@@ -67,28 +67,29 @@ def candidate(crystal: Crystal, tolerance: SameStructure) -> Candidate:
 
 
 def alike(one: Candidate, other: Candidate, tolerance: SameStructure) -> bool:
-    """Whether two candidates of the same reduced formula are the same structure; mirror images are."""
+    """Whether two candidates of the same reduced formula are the same structure; mirror images count as the same."""
     if max(one.volume, other.volume) > (1.0 + tolerance.volume) * min(one.volume, other.volume):
         return False
     if not any(a == b is not None for a, b in zip(one.spacegroups, other.spacegroups, strict=True)):
         return False
-    # reduced here, once: the matcher's own cache compares structures site by site, which costs ten times the match
+    # `candidate` reduced the cells: the matcher's cache would compare them site by site, at ten times the cost
     return bool(_matcher(tolerance).fit(one.structure, other.structure, symmetric=True, skip_structure_reduction=True))
 
 
 def same_structure(one: Crystal, other: Crystal, tolerance: SameStructure | None = None) -> bool:
     """Whether two crystals are the same structure within the tolerance.
 
-    Equal composition, volumes and a space group in common, and atoms that `StructureMatcher` maps on each other
-    with small displacements. The relation is symmetric but not transitive: see `group`.
+    They are if they have the same composition, similar volumes and a common space group, and if `StructureMatcher`
+    maps their atoms onto each other with small displacements. The relation is symmetric but not transitive; see
+    `group`.
 
     Args:
         one: a crystal.
-        other: another, in any cell.
+        other: another crystal, in any cell.
         tolerance: by default that of datasets.
     """
-    how = tolerance or SameStructure()
-    return one.formula == other.formula and alike(candidate(one, how), candidate(other, how), how)
+    limits = tolerance or SameStructure()
+    return one.formula == other.formula and alike(candidate(one, limits), candidate(other, limits), limits)
 
 
 def group(
@@ -98,32 +99,32 @@ def group(
     prepare: Callable[[Crystal, SameStructure], Candidate | None] = candidate,
     compare: Callable[[Candidate, Candidate, SameStructure], bool] = alike,
 ) -> dict[str, str]:
-    """Who is whose copy, among crystals of one reduced formula.
+    """Group crystals of one reduced formula by structure.
 
-    In the order of their ids, each crystal joins the first leader that it is alike, or becomes a leader itself. So
-    every member is within the tolerance of its leader, and a chain of small differences does not grow into one
-    group. The result does not depend on the order of the crystals.
+    In the order of their ids, each crystal joins the group of the first leader with the same structure, or becomes
+    the leader of a new group. Every member is therefore within the tolerance of its leader, and a chain of small
+    differences does not end up in one group. The result does not depend on the order of the crystals.
 
     Args:
-        crystals: (id, crystal), ids unique.
-        tolerance: how alike.
-        prepare: `candidate`, or the same with a limit of time; of what is None nothing is a copy.
-        compare: `alike`, or the same with a limit of time.
+        crystals: (id, crystal) pairs with unique ids.
+        tolerance: how far copies may differ.
+        prepare: `candidate`, or the same with a time limit; a crystal for which it returns None has no copies.
+        compare: `alike`, or the same with a time limit.
 
     Returns:
-        id → the id of its leader.
+        The id of each crystal → the id of its leader.
     """
     leaders: list[tuple[str, Candidate]] = []
-    found: dict[str, str] = {}
+    leader_of: dict[str, str] = {}
     for identifier, crystal in sorted(crystals, key=lambda pair: pair[0]):
-        this = prepare(crystal, tolerance)
+        prepared = prepare(crystal, tolerance)
         leader = None
-        if this is not None:
-            leader = next((name for name, other in leaders if compare(other, this, tolerance)), None)
+        if prepared is not None:
+            leader = next((name for name, other in leaders if compare(other, prepared, tolerance)), None)
             if leader is None:
-                leaders.append((identifier, this))
-        found[identifier] = identifier if leader is None else leader
-    return found
+                leaders.append((identifier, prepared))
+        leader_of[identifier] = identifier if leader is None else leader
+    return leader_of
 
 
 def _spacegroup(crystal: Crystal, symprec: float) -> int | None:
@@ -141,7 +142,7 @@ def _matcher(tolerance: SameStructure) -> StructureMatcher:
     from pymatgen.analysis.structure_matcher import AbstractComparator, StructureMatcher
 
     class SimilarOccupancy(AbstractComparator):  # type: ignore[misc]
-        """Sites are alike if every species' fraction is, within a tolerance: 0.333 and 1/3 are one."""
+        """Sites are equal if the occupancy of every species agrees within a tolerance, as 0.333 and 1/3 do."""
 
         def are_equal(self, sp1: Any, sp2: Any) -> bool:
             names = {*sp1, *sp2}

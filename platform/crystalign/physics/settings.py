@@ -1,14 +1,14 @@
-"""One setting for each crystal: the axes and the origin from which its density and its picture are described.
+"""A unique setting for each crystal: the axes and the origin used for its density and its picture.
 
-A standard cell has one lattice, but not one description. The lattice is mapped to itself by the rotations of
-its point group, and a space group fixes the origin only up to its Euclidean normaliser (International Tables
-for Crystallography A (2016), chapter 3.5): by half a body diagonal in rock salt, freely along a polar axis.
+A standard cell has one lattice but several descriptions. The rotations of the lattice's point group map the lattice
+to itself, and a space group fixes the origin only up to its Euclidean normaliser (International Tables for
+Crystallography A (2016), chapter 3.5): up to half a body diagonal in rock salt, freely along a polar axis.
 
-Here a setting is a rotation of the lattice with an atom of the rarest kind at the origin. Two descriptions of
-one crystal differ by a motion that maps the lattice to itself and the rarest atoms to each other. So both have the
-same settings, whatever the space group is, and a score that depends on the density alone names the same one.
-Reflections are left out: they would exchange enantiomorphs. A crystal that is equal to its mirror image needs
-none: a reflection of it is a rotation after one of its own symmetry operations.
+Here a setting is a rotation of the lattice with an atom of the rarest kind at the origin. Two descriptions of one
+crystal differ by a motion that maps the lattice to itself and the rarest atoms onto each other. Both therefore have
+the same set of settings in every space group, and a score that depends only on the density selects the same one.
+Reflections are left out because they would exchange enantiomorphs. A crystal that equals its mirror image does not
+need them: its reflection is a rotation combined with one of its own symmetry operations.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Coefficients = Callable[[Integers], NDArray[np.complex128]]
-"""From (K, 3) wave vectors, integers in the reciprocal cell, to (K,) the c_k of ρ(x) = Σ_k c_k exp(2πi k·x)."""
+"""Maps (K, 3) integer wave vectors k to (K,) coefficients c_k of ρ(x) = Σ_k c_k exp(2πi k·x)."""
 WAVES = 5
-"""The largest index of the waves that decide."""
+"""Largest index of the waves in the score."""
 
 
 def best_setting(turns: Integers, origins: Matrix, coefficients: Coefficients) -> tuple[Integers, Matrix]:
-    """Of all axes and origins, those in which a fixed sum over the low waves is largest.
+    """The axes and the origin for which a fixed sum over low-order Fourier coefficients is largest.
 
     With x = Mᵀ x' + o, the wave h of the new axes is k = M⁻¹ h of the old ones, and
     c'_h = c_k exp(2πi k·o). The score is Re Σ_h w_h c'_h over half of the waves with |h_i| ≤ 5 (the others are
-    their conjugates), with |w_h| = 1 and phases that no symmetry relates. Settings that a symmetry operation of
-    the crystal relates have equal scores and equal densities; those of a nearly symmetric crystal have
-    nearly equal ones. Two unlike settings whose scores happen to differ by less than the noise of the
-    coordinates can still be exchanged.
+    their conjugates), with |w_h| = 1 and phases that are not related by any symmetry. Settings related by a symmetry
+    operation of the crystal have equal scores and equal densities; for a nearly symmetric crystal, both are nearly
+    equal. Noise in the coordinates can exchange two different settings only if their scores differ by less than the
+    noise.
 
     Args:
-        turns: (R, 3, 3) M; rows are the new axes in the old ones, determinant 1.
-        origins: (T, 3) o, fractional.
-        coefficients: of the density in the old axes.
+        turns: (R, 3, 3) rotations M; rows are the new axes in units of the old ones, determinant 1.
+        origins: (T, 3) origins o, fractional.
+        coefficients: function that returns Fourier coefficients of the density in the old axes.
 
     Returns:
-        (3, 3) M and (3,) o.
+        (3, 3) the best M and (3,) the best o.
     """
     waves, weights = _waves()
     olds = np.rint(waves @ np.linalg.inv(turns).transpose(0, 2, 1)).astype(np.int64)  # (R, H, 3)
     reach = int(np.abs(olds).max())
     keys = ((olds + reach) * [(2 * reach + 1) ** 2, 2 * reach + 1, 1]).sum(axis=2)  # (R, H), one integer per wave
-    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     distinct = olds.reshape(-1, 3)[first]
     shares = np.zeros((len(turns), len(distinct)), np.complex128)
-    np.put_along_axis(shares, place.reshape(keys.shape), weights[None], axis=1)
+    np.put_along_axis(shares, inverse.reshape(keys.shape), weights[None], axis=1)
     moved = coefficients(distinct)[:, None] * np.exp(2j * np.pi * (distinct @ origins.T))  # (K, T)
     scores = (shares @ moved).real  # (R, T)
     turn, origin = np.unravel_index(np.argmax(scores), scores.shape)
@@ -63,17 +63,17 @@ def best_setting(turns: Integers, origins: Matrix, coefficients: Coefficients) -
 
 @functools.cache
 def _waves() -> tuple[Integers, NDArray[np.complex128]]:
-    """(665, 3) half of the waves, one of h and −h each, and (665,) numbers of modulus 1."""
+    """(665, 3) one wave of each pair ±h, and (665,) complex weights of modulus 1."""
     side = range(-WAVES, WAVES + 1)
     half = np.array([h for h in itertools.product(side, repeat=3) if h > (0, 0, 0)], np.int64)
     return half, np.exp(1j * np.arange(1, len(half) + 1) ** 2)
 
 
 def rarest_sites(kinds: NDArray[np.integer[Any] | np.floating[Any]]) -> NDArray[np.bool_]:
-    """(N,) which sites are of the kind that is rarest; of equally rare ones, of the lowest number.
+    """(N,) which sites belong to the rarest kind; among equally rare kinds, to the one with the lowest number.
 
     Args:
-        kinds: (N,) a number per site, equal where the content is.
+        kinds: (N,) a number per site, equal for sites of equal occupancy.
     """
     values, counts = np.unique(kinds, return_counts=True)
     chosen: NDArray[np.bool_] = kinds == values[np.argmin(counts)]
@@ -81,7 +81,7 @@ def rarest_sites(kinds: NDArray[np.integer[Any] | np.floating[Any]]) -> NDArray[
 
 
 def proper_rotations(lattice: Matrix) -> Integers:
-    """(R, 3, 3) the rotations of `lattice_point_group`: 1, 2, 4, 6, 8, 12 or 24 of them, by the lattice's system.
+    """(R, 3, 3) the proper rotations of `lattice_point_group`; R is 1, 2, 4, 6, 8, 12 or 24, by lattice system.
 
     Args:
         lattice: (3, 3), Å, rows are vectors.
@@ -96,7 +96,7 @@ def lattice_point_group(lattice: Matrix, tolerance: float = 1e-3) -> Integers:
 
     Args:
         lattice: (3, 3), Å, rows are vectors.
-        tolerance: of each entry of the metric, relative to the lengths of its two axes.
+        tolerance: largest error of each entry of the metric, relative to the lengths of its two axes.
     """
     metric, lengths = lattice @ lattice.T, np.linalg.norm(lattice, axis=1)
     vectors = _vectors_within(lattice, lengths.max() * (1.0 + tolerance))
@@ -111,6 +111,6 @@ def lattice_point_group(lattice: Matrix, tolerance: float = 1e-3) -> Integers:
 
 
 def _vectors_within(lattice: Matrix, length: float) -> Integers:
-    """(V, 3) the lattice's vectors up to a length in Å, and some beyond: |n_i| ≤ length · |a_i*|."""
+    """(V, 3) integer lattice vectors that include all up to a length in Å: |n_i| ≤ length · |a_i*|."""
     reach = np.floor(length * np.linalg.norm(np.linalg.inv(lattice), axis=0)).astype(int)
     return np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij"), axis=-1).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""Spectra on one grid: exact rebinning, and where the valence band ends."""
+"""Spectra on a common grid: exact rebinning, the valence band maximum, and broadening."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Array = NDArray[np.float64]
 
 
 def resample(energies: Array, densities: Array, edges: Array) -> Array:
-    """Bin averages of the piecewise linear function through the points; zero beyond its ends.
+    """Bin averages of the piecewise linear function through the points, which is zero beyond its ends.
 
-    With F(E) = ∫ g dE, exact because g is piecewise linear, bin b holds
-    (F(e_{b+1}) − F(e_b)) / (e_{b+1} − e_b), so the integral over the bins is that of g.
+    With F(E) = ∫ g dE, which is exact because g is piecewise linear, the value of bin b is
+    (F(e_{b+1}) − F(e_b)) / (e_{b+1} − e_b). The integral over the bins is therefore that of g.
 
     Args:
         energies: (M,) ascending, M >= 2.
@@ -37,14 +37,14 @@ def resample(energies: Array, densities: Array, edges: Array) -> Array:
 
 
 def rebin(averages: Array, edges: Array, targets: Array) -> Array:
-    """Averages over other bins of what is known as averages over bins; the first and last bin go on beyond the ends.
+    """Convert averages over bins to averages over other bins. Beyond the ends, the first and last value continue.
 
-    The cumulative integral is known exactly at `edges`. It is interpolated there by a monotone cubic
-    (Fritsch & Carlson, SIAM J. Numer. Anal. 17, 238 (1980)), so the integral between two edges that both
-    grids hold is kept exactly and what is nowhere negative stays so.
+    The cumulative integral is known exactly at `edges`. It is interpolated by a monotone cubic
+    (Fritsch & Carlson, SIAM J. Numer. Anal. 17, 238 (1980)), so the integral between two edges common to both
+    grids is exact, and the result is not negative.
 
     Args:
-        averages: (B,), not negative.
+        averages: (B,) averages over the bins, not negative.
         edges: (B + 1,) ascending bin edges.
         targets: (C + 1,) ascending edges of the other bins, in the unit of `edges`.
 
@@ -72,28 +72,28 @@ def valence_band_maximum(
     tolerance: float = 0.1,
     min_gap: float = 0.1,
 ) -> tuple[float, float]:
-    """Where the occupied states end, if there is a gap.
+    """The valence band maximum and the band gap.
 
-    A gap is an interval around the Fermi level in which the density stays below `threshold`. Of a
-    broadened density of states it is narrower than the true one, by about twice 2.5 widths.
+    A gap is an interval around the Fermi level in which the density stays below `threshold`. In a broadened density
+    of states the gap is narrower than the true one, by about five times the width of the broadening.
 
     Args:
         energies: (M,) eV, ascending.
         density: (M,) states/eV/atom, both spins.
         efermi: eV, on the same scale.
-        threshold: states/eV/atom; less counts as no states.
-        tolerance: eV; codes may report a Fermi level this far inside a band edge.
+        threshold: states/eV/atom; a lower density counts as zero.
+        tolerance: eV; the reported Fermi level may lie this far inside a band.
         min_gap: eV; a narrower interval is not a gap.
 
     Returns:
-        (VBM, gap) in eV, or (`efermi`, 0.0) for a metal or where no states lie below the gap.
+        (VBM, gap) in eV; (`efermi`, 0.0) for a metal, or if there are no states below the gap.
     """
     empty = np.concatenate([[False], density < threshold, [False]])
     change = np.flatnonzero(np.diff(empty.astype(np.int8)))
     best = (efermi, 0.0)
     for first, stop in zip(change[::2], change[1::2], strict=True):
         if first == 0:
-            continue  # below it there is nothing: not a gap but the end of the data
+            continue  # no states below: this is the beginning of the data, not a gap
         low = _crossing(energies, density, first - 1, threshold)
         high = energies[-1] if stop == len(energies) else _crossing(energies, density, stop - 1, threshold)
         near = low - tolerance <= efermi <= high + tolerance
@@ -103,13 +103,13 @@ def valence_band_maximum(
 
 
 def _crossing(energies: Array, density: Array, left: int, threshold: float) -> float:
-    """Where the line between points `left` and `left + 1` passes `threshold`."""
+    """The energy at which the line between points `left` and `left + 1` crosses `threshold`."""
     a, b = density[left], density[left + 1]
     return float(energies[left] + (threshold - a) / (b - a) * (energies[left + 1] - energies[left]))
 
 
 def broaden(values: Array, step: float, width: float) -> Array:
-    """Convolve with a normalised Gaussian of standard deviation `width`; the ends repeat (values: (..., B))."""
+    """Convolve `values` (..., B) with a normalised Gaussian of standard deviation `width`; the end values repeat."""
     if width < 0.1 * step:
         return values
     from scipy.ndimage import gaussian_filter1d

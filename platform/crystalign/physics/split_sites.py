@@ -1,4 +1,4 @@
-"""Split sites: positions of one atom that are never occupied at the same time."""
+"""Split sites: alternative positions of one atom, of which only one is occupied at a time."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ HYDROGEN = 1
 OVERLAP = 0.6
 """Two partly occupied sites nearer than this times the sum of the covalent radii are positions of one atom."""
 TOUCHING = 1.2
-"""The same for two positions of one element, which may lie as far apart as bonded atoms; and up to which two partly
-occupied nonmetals may or may not be bonded."""
+"""The same limit for two positions of one element, whose distance can be that of bonded atoms. Also the distance up to
+which two partly occupied nonmetal sites may or may not be bonded."""
 SLACK = 0.05
-"""What the occupancies of alternatives may exceed 1 by, as `Crystal.check` allows."""
+"""The sum of the occupancies of alternatives may exceed 1 by this, as in `Crystal.check`."""
 
 
 def one_of_each(crystal: Crystal) -> Crystal:
-    """The crystal with one position of each split site: the most occupied, of equals that of the lightest species.
+    """The crystal with one position of each split site: the most occupied one, and of equals the lightest species.
 
-    A structure refined with split sites lists positions of one atom beside each other, with occupancies that add up to
-    at most one. Its bonds are those of one position, not between the positions.
+    A structure refined with split sites lists alternative positions of one atom with occupancies that add up to at
+    most one. There are no bonds between such positions.
 
     Args:
-        crystal: any; an ordered one comes back as it is.
+        crystal: any crystal; an ordered one is returned unchanged.
     """
     if crystal.occupancies is None:
         return crystal
@@ -39,20 +39,20 @@ def one_of_each(crystal: Crystal) -> Crystal:
     rivals: dict[int, set[int]] = {}
     for a, b in zip(one[overlap].tolist(), other[overlap].tolist(), strict=True):
         rivals.setdefault(a, set()).add(b)
-    kept: set[int] = set()
+    selected: set[int] = set()
     for site in np.lexsort((np.arange(len(share)), crystal.atomic_numbers, -share)).tolist():
-        if not rivals.get(site, set()) & kept:
-            kept.add(site)
-    chosen = sorted(kept)
+        if not rivals.get(site, set()) & selected:
+            selected.add(site)
+    chosen = sorted(selected)
     occupancies = tuple(crystal.occupancies[site] for site in chosen)
     return Crystal(crystal.lattice, crystal.frac_coords[chosen], crystal.atomic_numbers[chosen], occupancies)
 
 
 def has_doubtful_bonds(crystal: Crystal) -> bool:
-    """Whether nonmetals that may never be there at the same time are as near as bonded ones.
+    """Whether two partly occupied nonmetal sites are either bonded or alternatives, which the sites do not say.
 
-    The oxygen atoms of hematite, refined at two positions 1.47 Å apart, are no peroxide; the two orientations of a
-    peroxide may be written in the same way. Which it is cannot be told from the sites.
+    Hematite with each oxygen atom refined at two positions 1.47 Å apart is not a peroxide, but a peroxide with two
+    orientations may be listed in the same way.
     """
     if crystal.occupancies is None:
         return False
@@ -62,16 +62,16 @@ def has_doubtful_bonds(crystal: Crystal) -> bool:
 
 
 class _Alternatives(NamedTuple):
-    """Pairs of sites that are never both occupied and are as near as bonded atoms."""
+    """Pairs of sites that may be alternatives: occupancies that add up to at most one, at the distance of a bond."""
 
     share: NDArray[np.float64]
-    """(N,) occupancy of every site."""
+    """(N,) total occupancy of every site."""
     one: NDArray[np.int64]
-    """(P,) a site of each pair; each pair stands in both orders."""
+    """(P,) the first site of each pair; each pair is listed in both orders."""
     other: NDArray[np.int64]
-    """(P,) the other."""
+    """(P,) the second site."""
     relative: NDArray[np.float64]
-    """(P,) their distance over the sum of the covalent radii, below `TOUCHING`."""
+    """(P,) distance in units of the sum of the covalent radii, below `TOUCHING`."""
 
 
 def _alternatives(occupancies: tuple[Occupancy, ...], crystal: Crystal) -> _Alternatives:

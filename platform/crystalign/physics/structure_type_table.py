@@ -1,16 +1,16 @@
-"""Structure types: name, prototypes as `symmetry` writes them, roles of the elements, and what is checked.
+"""Table of structure types: name, prototypes in the notation of `symmetry`, roles of the elements, and checks.
 
-Roles stand in the order of the letters of the anonymous formula, the rarest species first: `+` cation, `-` anion, `m`
-no nonmetal, `n` neither hydrogen, oxygen, halogen nor noble gas, `*` any, or a list of elements in brackets. Checks
-are separated by semicolons:
+Roles are listed in the order of the letters of the anonymous formula, the rarest species first: `+` cation, `-` anion,
+`m` not a nonmetal, `n` neither hydrogen, oxygen, halogen nor noble gas, `*` any, or a list of elements in brackets.
+Checks are separated by semicolons:
 
-- `A:6B octahedral`: of the B atoms around every A, the nearest 6 form a shell, and it is an octahedron
-- `A=12AB`: the same, of the atoms of every species: the nearest 12 are A or B
+- `A:6B octahedral`: among the B atoms around every A, the nearest 6 form a shell, which is an octahedron
+- `A=12AB`: the same among the atoms of all species: the nearest 12 are A or B
 - `A:7|8B`: 7 or 8; `A:8+B`: at least 8
-- `<1.2`: the farthest of the shell is at most 1.2 times as far as the nearest; `>1.4`: the next one is at least 1.4
-  times as far as the farthest
-- `BB/AB 0.6-1.2`: bounds for the quotient of the shortest distances; without such a check no two atoms may be closer
-  than a cation and an anion
+- `<1.2`: the farthest atom of the shell is at most 1.2 times as far away as the nearest; `>1.4`: the first atom beyond
+  the shell is at least 1.4 times as far away as its farthest atom
+- `BB/AB 0.6-1.2`: bounds for the ratio of the shortest distances; without such a check, the shortest distance must be
+  between a cation and an anion
 """
 
 from __future__ import annotations

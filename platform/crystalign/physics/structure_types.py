@@ -1,4 +1,4 @@
-"""The name of the structure type of a crystal, by Wyckoff positions, roles of the elements and coordination."""
+"""The structure type of a crystal, from its Wyckoff positions, the roles of the elements and the coordination."""
 
 from __future__ import annotations
 
@@ -13,82 +13,94 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.crystal import SYMBOLS, Crystal
+from crystalign.periodic import Neighbours
 from crystalign.physics.compound_classes import atomic_numbers
 from crystalign.physics.contacts import electronegativities
-from crystalign.physics.neighbour_list import Neighbours, within
+from crystalign.physics.neighbour_list import within
 from crystalign.physics.polyhedra import fits
 from crystalign.physics.structure_type_table import TABLE
 from crystalign.physics.symmetry import Symmetry
 
 REACH = 7.0
-"""Å; the largest distance that a check looks at."""
+"""Å; the largest distance used by a check."""
 SPREAD, GAP = 1.3, 1.1
-"""The farthest of a shell is at most `SPREAD` times as far as the nearest, and the next one at least `GAP` times the
-farthest, unless the table says otherwise."""
+"""Unless the table says otherwise, the farthest atom of a shell is at most `SPREAD` times as far away as the nearest,
+and the first atom beyond the shell at least `GAP` times as far away as the farthest."""
 
 DISTORTION = 22.0
-"""Degrees; how far the angles of a shell may be from those of its polyhedron, root mean square."""
+"""Degrees; largest root-mean-square deviation of the angles of a shell from those of its polyhedron."""
 
 ANIONS = frozenset(atomic_numbers("H B C N O F Si P S Cl Ge As Se Br Sn Sb Te I Pb Bi At Po"))
-"""Elements that can be the more electronegative part."""
+"""Elements that can be the anion (role `-`)."""
 NONMETALS = frozenset(atomic_numbers("H He C N O F Ne P S Cl Ar Se Br Kr I Xe At Rn"))
-"""Elements of which no intermetallic phase consists."""
+"""Elements that do not occur in intermetallic phases (excluded by role `m`)."""
 SALT_FORMERS = frozenset(atomic_numbers("H He O F Ne Cl Ar Br Kr I Xe At Rn"))
-"""Elements that no Nowotny-Juza phase has."""
+"""Elements that do not occur in Nowotny-Juza phases (excluded by role `n`)."""
 
 TYPE_NAMES: tuple[str, ...] = tuple(sorted({name for name, *_ in TABLE}))
-"""Every name that `structure_type` gives."""
+"""Every name that `structure_type` can return."""
 PROTOTYPES: Mapping[str, str] = {key: name for name, keys, *_ in reversed(TABLE) for key in keys.split()}
-"""The first structure type of each prototype that has one; which of them it is, `structure_type` decides."""
+"""Prototype → its first structure type in the table; `structure_type` chooses among several."""
 
 
 class Contact(NamedTuple):
-    """How many atoms of some species surround each atom of another."""
+    """A check of the coordination shell around every atom of a species."""
 
     centre: str
-    """A letter: A is the rarest species."""
+    """Letter of the central species; A is the rarest one."""
     partners: str
-    """One letter or several."""
+    """Letters of the species in the shell."""
     counts: tuple[int, ...]
-    """Any of them."""
+    """Accepted numbers of atoms in the shell."""
     exclusive: bool
-    """Whether atoms of every species are looked at, and the shell has to consist of the partners."""
+    """Whether atoms of all species are considered; the shell must then consist of partners only."""
     at_least: bool
-    """Whether there may be more, and no gap follows."""
+    """Whether more atoms are accepted; then no gap is required."""
     shape: str
-    """A name of `polyhedra.shape`, or empty."""
+    """A name that `polyhedra.shape` returns, or empty for any shape."""
     spread: float
+    """Largest ratio of the farthest to the nearest distance in the shell."""
     gap: float
+    """Smallest ratio of the first distance beyond the shell to the farthest in it."""
 
 
 class Ratio(NamedTuple):
-    """Bounds for the quotient of the shortest distances of two pairs of species."""
+    """Bounds for the ratio of the shortest distances of two pairs of species."""
 
     first: str
+    """Two letters: the pair in the numerator."""
     second: str
+    """Two letters: the pair in the denominator."""
     low: float
+    """Smallest accepted ratio."""
     high: float
+    """Largest accepted ratio."""
 
 
 class StructureType(NamedTuple):
-    """What a crystal has to be for the name."""
+    """One row of the table: the conditions that a crystal of this type must fulfil."""
 
     name: str
+    """Name of the structure type."""
     roles: str
+    """One role per species; see `structure_type_table`."""
     contacts: tuple[Contact, ...]
+    """Checks of coordination shells."""
     ratios: tuple[Ratio, ...]
+    """Checks of ratios of distances."""
 
 
 def structure_type(crystal: Crystal, symmetry: Symmetry, near: Neighbours | None = None) -> str | None:
-    """The name of the structure type, if the geometry and the roles of the elements are those of the type.
+    """The name of the structure type; None if the crystal belongs to none of the table.
 
-    The same Wyckoff positions are occupied in unlike structures: pyrite and solid CO2 are `AB2:205:a.c`. A name is
-    given only if all checks of `structure_type_table` hold for some assignment of the elements to its letters.
+    Different structures can occupy the same Wyckoff positions: pyrite and solid CO2 are both `AB2:205:a.c`. A name is
+    therefore given only if all checks of `structure_type_table` hold for some assignment of the elements to its
+    letters.
 
     Args:
-        crystal: the structure; on a mixed site the most abundant species stands for all.
-        symmetry: as `crystalign.physics.symmetry.symmetry` found it.
-        near: all neighbours within 7 Å, where they are known already.
+        crystal: the structure; on a mixed site the most abundant species counts.
+        symmetry: the result of `crystalign.physics.symmetry.symmetry`.
+        near: all neighbours within 7 Å, if already computed.
     """
     candidates = _types().get(symmetry.prototype or "", [])
     if not candidates:
@@ -105,7 +117,7 @@ def structure_type(crystal: Crystal, symmetry: Symmetry, near: Neighbours | None
 
 
 def _kinds(crystal: Crystal) -> NDArray[np.int64]:
-    """(N,) a number per site that is equal where the occupancy is."""
+    """(N,) a number per site, equal for sites of equal occupancy."""
     if crystal.occupancies is None:
         return crystal.atomic_numbers.astype(np.int64)
     rounded = [tuple((z, round(x, 4)) for z, x in site) for site in crystal.occupancies]
@@ -114,7 +126,7 @@ def _kinds(crystal: Crystal) -> NDArray[np.int64]:
 
 
 def _assignments(kinds: NDArray[np.int64]) -> Iterator[dict[str, int]]:
-    """Letter → kind, the rarest first; kinds of equal number in every order."""
+    """Assignments letter → kind of site, the rarest kind first; equally frequent kinds in every order."""
     values, counts = np.unique(kinds, return_counts=True)
     groups = [values[counts == count].tolist() for count in np.unique(counts)]
     for chosen in itertools.product(*(itertools.permutations(group) for group in groups)):
@@ -122,9 +134,9 @@ def _assignments(kinds: NDArray[np.int64]) -> Iterator[dict[str, int]]:
 
 
 def _roles_hold(candidate: StructureType, roles: Mapping[str, int]) -> bool:
-    """Whether each element can play its role; what the signs mean is said at `structure_type_table`.
+    """Whether each element fits its role; see `structure_type_table` for the signs.
 
-    Every `-` can be an anion, and each `+` is a metal or less electronegative than every `-`.
+    Every `-` must be able to be an anion, and each `+` must be a metal or less electronegative than every `-`.
     """
     chi = electronegativities()
     words = _words(candidate.roles)
@@ -189,8 +201,8 @@ class _Surroundings:
     def _shortest(self, pair: str, letters: Mapping[str, int]) -> float:
         """The shortest distance of two species, Å; at most `REACH`."""
         one, two = (letters[letter] for letter in pair)
-        found = self.near.distances[(self.centre == one) & (self.other == two)]
-        return float(found.min()) if len(found) else REACH
+        distances = self.near.distances[(self.centre == one) & (self.other == two)]
+        return float(distances.min()) if len(distances) else REACH
 
     def _unlike_are_closest(self, candidate: StructureType, letters: Mapping[str, int]) -> bool:
         """Whether no two atoms are closer than a cation and an anion, within 2 %."""
@@ -207,7 +219,7 @@ class _Surroundings:
 
 
 def _shell(distances: NDArray[np.float64], contact: Contact) -> int:
-    """The number of atoms of the shell; 0 if it is not as it should be."""
+    """The number of atoms in the shell; 0 if there is no shell that fulfils the check."""
     for n in contact.counts:
         if len(distances) < n or distances[n - 1] > contact.spread * distances[0]:
             continue
@@ -218,15 +230,15 @@ def _shell(distances: NDArray[np.float64], contact: Contact) -> int:
 
 @functools.cache
 def _types() -> dict[str, list[StructureType]]:
-    """The table, parsed, by prototype."""
-    found: dict[str, list[StructureType]] = defaultdict(list)
+    """Prototype → its structure types, parsed from the table."""
+    by_prototype: dict[str, list[StructureType]] = defaultdict(list)
     for name, keys, roles, checks in TABLE:
         parts = [part.strip() for part in checks.split(";") if part.strip()]
         contacts = tuple(_contact(part) for part in parts if "/" not in part)
         ratios = tuple(_ratio(part) for part in parts if "/" in part)
         for key in keys.split():
-            found[key].append(StructureType(name, roles, contacts, ratios))
-    return found
+            by_prototype[key].append(StructureType(name, roles, contacts, ratios))
+    return by_prototype
 
 
 _CONTACT = re.compile(r"([A-H])([:=])([\d|]+)(\+?)([A-H]+)(?: ([a-zA-Z][a-zA-Z -]*?))?(?: <([\d.]+))?(?: >([\d.]+))?")

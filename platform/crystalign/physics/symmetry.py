@@ -1,4 +1,4 @@
-"""Space group, prototype and standard cells, by moyopy."""
+"""Space group, prototype and standard cells, computed with moyopy."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 Matrix = NDArray[np.float64]
 SYMPREC = 0.01
-"""Å; the tolerance of every space group and prototype that is stored."""
+"""Å; tolerance with which all stored space groups and prototypes are determined."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class Symmetry(NamedTuple):
-    """What the symmetry of a crystal is called."""
+    """Space group, prototype and crystal system of a crystal."""
 
     number: int
-    """Space group, 1 to 230."""
+    """Space group number, 1 to 230."""
     symbol: str
-    """Hermann–Mauguin, short: `Fm-3m`."""
+    """Short Hermann–Mauguin symbol, such as `Fm-3m`."""
     prototype: str | None
-    """Anonymous formula, space group and occupied Wyckoff positions: `AB:225:a.b` is rock salt; None where the
-    structure lies so close to the tolerance that no setting can be assigned."""
+    """Anonymous formula, space group and occupied Wyckoff positions: `AB:225:a.b` is rock salt. None if the structure
+    is so close to the tolerance that its Wyckoff positions cannot be assigned."""
     crystal_system: str
     """`cubic`, `hexagonal`, …"""
 
@@ -41,21 +41,22 @@ class Symmetry(NamedTuple):
 def symmetry(crystal: Crystal, symprec: float = SYMPREC) -> Symmetry:
     """Space group and prototype within `symprec` (Å).
 
-    The Wyckoff letters depend on the choice of origin and axes; of all choices that the Euclidean
-    normaliser allows, the prototype is the alphabetically first, so that it does not.
+    Wyckoff letters depend on the choice of origin and axes. To make the prototype unique, it is the alphabetically
+    first of all choices that the Euclidean normaliser allows.
 
     Raises:
-        CrystalError: reason `no-symmetry`, where the search fails.
+        CrystalError: reason `no-symmetry`, if no space group is found.
     """
     from moyopy import SpaceGroupType
 
-    found = _dataset(crystal, symprec)
-    kind = SpaceGroupType(found.number)
+    dataset = _dataset(crystal, symprec)
+    kind = SpaceGroupType(dataset.number)
     symbol = kind.hm_short.replace(" ", "")
     system = kind.crystal_system.lower()
-    return Symmetry(found.number, symbol, _prototype(found, _site_kinds(crystal)[0]), system)
+    return Symmetry(dataset.number, symbol, _prototype(dataset, _site_kinds(crystal)[0]), system)
 
 
+@functools.cache
 def symbol_of(number: int) -> str:
     """The short Hermann–Mauguin symbol of a space group: 225 → `Fm-3m`."""
     from moyopy import SpaceGroupType
@@ -67,7 +68,7 @@ def primitive(crystal: Crystal, symprec: float = SYMPREC) -> Crystal:
     """The primitive standard cell, symmetrised within `symprec` (Å).
 
     Raises:
-        CrystalError: reason `no-symmetry`.
+        CrystalError: reason `no-symmetry`, if no space group is found.
     """
     return _cell(_dataset(crystal, symprec), crystal, conventional=False)
 
@@ -76,58 +77,58 @@ def conventional(crystal: Crystal, symprec: float = SYMPREC) -> Crystal:
     """The conventional standard cell, symmetrised within `symprec` (Å).
 
     Raises:
-        CrystalError: reason `no-symmetry`.
+        CrystalError: reason `no-symmetry`, if no space group is found.
     """
     return _cell(_dataset(crystal, symprec), crystal, conventional=True)
 
 
 def conventional_vectors(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Matrix, str]:
-    """The vectors of the conventional cell where they lie in the crystal, and the crystal system.
+    """The vectors of the conventional cell in the crystal's own orientation, and the crystal system.
 
-    `conventional` turns the crystal into the standard's orientation; here it stays as it is.
+    `conventional`, in contrast, rotates the crystal into the standard orientation.
 
     Returns:
         (3, 3) Å, rows are vectors, and `cubic`, `hexagonal`, …
 
     Raises:
-        CrystalError: reason `no-symmetry`.
+        CrystalError: reason `no-symmetry`, if no space group is found.
     """
     from moyopy import SpaceGroupType
 
-    found = _dataset(crystal, symprec)
-    return np.array(found.std_linear).T @ crystal.lattice, SpaceGroupType(found.number).crystal_system.lower()
+    dataset = _dataset(crystal, symprec)
+    return np.array(dataset.std_linear).T @ crystal.lattice, SpaceGroupType(dataset.number).crystal_system.lower()
 
 
 class StandardAxes(NamedTuple):
     """The primitive standard cell as a change of axes: with x = A x', the new lattice is Aᵀ · lattice."""
 
     linear: Matrix
-    """(3, 3) A; columns are the new vectors in the old ones, fractions where the old cell is a supercell."""
+    """(3, 3) A; columns are the new vectors in units of the old ones, fractions if the old cell is a supercell."""
     lattice: Matrix
-    """(3, 3) Å, the standard lattice as the symmetry makes it, rows are vectors."""
+    """(3, 3) the symmetrised standard lattice, Å, rows are vectors."""
     origins: Matrix
-    """(T, 3) the sites of the rarest kind, in the new axes; in a supercell the mean of each site's copies."""
+    """(T, 3) the sites of the rarest kind in the new axes; in a supercell, the mean over the copies of each site."""
 
 
 def standard_axes(crystal: Crystal, symprec: float = SYMPREC) -> StandardAxes:
-    """From the cell of a crystal to the axes of its primitive standard cell, and where an origin may lie.
+    """The change from the cell of a crystal to its primitive standard cell, and the possible origins.
 
-    The lattice is the same whichever cell describes the crystal. Its axes are the same up to the lattice's
-    own rotations, and moyopy's origin up to the normaliser; `settings.best_setting` chooses both.
+    The standard lattice does not depend on the cell in which the crystal is given. Its axes are unique up to the
+    rotations of the lattice, and moyopy's origin up to the normaliser; `settings.best_setting` chooses both.
 
     Raises:
-        CrystalError: reason `no-symmetry`.
+        CrystalError: reason `no-symmetry`, if no space group is found.
     """
-    found = _dataset(crystal, symprec)
+    dataset = _dataset(crystal, symprec)
     kinds, _ = _site_kinds(crystal)
-    linear = np.array(found.prim_std_linear)
+    linear = np.array(dataset.prim_std_linear)
     frac = crystal.frac_coords @ np.linalg.inv(linear).T
-    _, first, copy = np.unique(found.mapping_std_prim, return_index=True, return_inverse=True)
+    _, first, copy = np.unique(dataset.mapping_std_prim, return_index=True, return_inverse=True)
     beside = frac - frac[first][copy]
-    beside -= np.round(beside)  # of each site to the first of its copies
+    beside -= np.round(beside)  # from the first copy of each site to the others
     means = np.stack([np.bincount(copy, beside[:, axis]) for axis in range(3)], axis=1) / np.bincount(copy)[:, None]
     rarest = rarest_sites(np.array(kinds)[first])
-    return StandardAxes(linear, np.array(found.prim_std_cell.basis), (frac[first] + means)[rarest])
+    return StandardAxes(linear, np.array(dataset.prim_std_cell.basis), (frac[first] + means)[rarest])
 
 
 def _dataset(crystal: Crystal, symprec: float) -> MoyoDataset:
@@ -138,13 +139,15 @@ def _dataset(crystal: Crystal, symprec: float) -> MoyoDataset:
     cell = moyopy.Cell(basis=crystal.lattice.tolist(), positions=crystal.frac_coords.tolist(), numbers=kinds)
     try:
         return moyopy.MoyoDataset(cell, symprec=symprec)
-    except Exception as error:  # moyopy raises what its search met
-        message = f"no space group found for {crystal!r} at symprec {symprec} Å: {error}"
-        raise CrystalError(message, reason="no-symmetry") from error
+    except Exception as error:  # whatever moyopy's search raises
+        raise CrystalError(
+            f"no space group found for {crystal!r} at symprec {symprec} Å: {error}",
+            reason="no-symmetry",
+        ) from error
 
 
 def _site_kinds(crystal: Crystal) -> tuple[list[int], dict[int, Occupancy]]:
-    """An integer per site that is equal where the occupancy is, and what each integer stands for."""
+    """An integer per site, equal for sites of equal occupancy, and the occupancy that each integer stands for."""
     if crystal.occupancies is None:
         return crystal.atomic_numbers.tolist(), {}
     rounded = [tuple((z, round(x, 4)) for z, x in site) for site in crystal.occupancies]
@@ -152,8 +155,8 @@ def _site_kinds(crystal: Crystal) -> tuple[list[int], dict[int, Occupancy]]:
     return [order[site] for site in rounded], {n: site for site, n in order.items()}
 
 
-def _cell(found: MoyoDataset, crystal: Crystal, *, conventional: bool) -> Crystal:
-    cell = found.std_cell if conventional else found.prim_std_cell
+def _cell(dataset: MoyoDataset, crystal: Crystal, *, conventional: bool) -> Crystal:
+    cell = dataset.std_cell if conventional else dataset.prim_std_cell
     _, kinds = _site_kinds(crystal)
     if not kinds:
         return Crystal(np.array(cell.basis), np.array(cell.positions), np.array(cell.numbers))
@@ -162,25 +165,25 @@ def _cell(found: MoyoDataset, crystal: Crystal, *, conventional: bool) -> Crysta
     return Crystal(np.array(cell.basis), np.array(cell.positions), np.array(numbers), sites)
 
 
-def _prototype(found: MoyoDataset, kinds: list[int]) -> str | None:
+def _prototype(dataset: MoyoDataset, kinds: list[int]) -> str | None:
     """`AB2:136:a.f`: anonymous formula, space group, Wyckoff letters of A, of B, …; the first of all settings."""
-    settings = _letter_settings(found)
+    settings = _letter_settings(dataset)
     if settings is None:
         return None
     amounts = Counter(kinds)
-    per_cell = len(found.std_cell.numbers) / len(kinds)
+    per_cell = len(dataset.std_cell.numbers) / len(kinds)
     orbits = {
         (kind, letter): round(count * per_cell / settings.multiplicity[letter])
-        for (kind, letter), count in Counter(zip(kinds, found.wyckoffs, strict=True)).items()
+        for (kind, letter), count in Counter(zip(kinds, dataset.wyckoffs, strict=True)).items()
     }
     divisor = functools.reduce(math.gcd, amounts.values())
     counts = [n // divisor for n in sorted(amounts.values())]
     formula = "".join(f"{_letter(i)}{n if n > 1 else ''}" for i, n in enumerate(counts))
-    return f"{formula}:{found.number}:{min(_positions(orbits, amounts, names) for names in settings.names)}"
+    return f"{formula}:{dataset.number}:{min(_positions(orbits, amounts, names) for names in settings.names)}"
 
 
 def _positions(orbits: dict[tuple[int, str], int], amounts: Counter[int], names: dict[str, str]) -> str:
-    """The Wyckoff letters of each species, rarest species first; a letter stands once per orbit."""
+    """The Wyckoff letters of each species, the rarest species first; each letter is repeated once per orbit."""
     words = []
     for kind, amount in amounts.items():
         letters = sorted(names[letter] * n for (other, letter), n in orbits.items() if other == kind)
@@ -189,42 +192,47 @@ def _positions(orbits: dict[tuple[int, str], int], amounts: Counter[int], names:
 
 
 class _LetterSettings(NamedTuple):
-    """What the occupied Wyckoff positions are called in each setting that the normaliser allows."""
+    """The letters of the occupied Wyckoff positions in every setting that the normaliser allows."""
 
     multiplicity: dict[str, int]
+    """Letter → number of sites in the conventional cell."""
     names: list[dict[str, str]]
+    """For each setting: letter in moyopy's setting → letter in this one."""
 
 
 _KNOWN_SETTINGS: dict[tuple[int, frozenset[str]], _LetterSettings] = {}
-"""By space group and occupied letters, on which alone they depend; the normaliser costs ten times the search."""
+"""Cache by space group and occupied letters; the normaliser takes ten times as long as the symmetry search."""
 
 
-def _letter_settings(found: MoyoDataset) -> _LetterSettings | None:
-    key = (found.number, frozenset(found.wyckoffs))
+def _letter_settings(dataset: MoyoDataset) -> _LetterSettings | None:
+    key = (dataset.number, frozenset(dataset.wyckoffs))
     if key not in _KNOWN_SETTINGS:
-        settings = _ask_normaliser(found)
+        settings = _normaliser_settings(dataset)
         if settings is None:
             return None
         _KNOWN_SETTINGS[key] = settings
     return _KNOWN_SETTINGS[key]
 
 
-def _ask_normaliser(found: MoyoDataset) -> _LetterSettings | None:
-    """None where the structure lies so close to the tolerance that moyopy refuses it and its symmetrised cell."""
+def _normaliser_settings(dataset: MoyoDataset) -> _LetterSettings | None:
+    """The settings that the Euclidean normaliser allows.
+
+    None if the structure is so close to the tolerance that moyopy accepts neither it nor its symmetrised cell.
+    """
     from moyopy import MoyoDataset
 
     for exact in (False, True):
         try:
-            dataset = MoyoDataset(found.std_cell, symprec=1e-4) if exact else found
-            answer = dataset.normalizer_wyckoff_positions()
+            tried = MoyoDataset(dataset.std_cell, symprec=1e-4) if exact else dataset
+            positions = tried.normalizer_wyckoff_positions()
         except ValueError:
             continue
-        if dataset.number == found.number and {site.letter for site in answer.wyckoffs} == set(found.wyckoffs):
+        if tried.number == dataset.number and {site.letter for site in positions.wyckoffs} == set(dataset.wyckoffs):
             names = [
-                {old.letter: new.letter for old, new in zip(answer.wyckoffs, sequence, strict=True)}
-                for _, sequence in answer.coset_representatives
+                {old.letter: new.letter for old, new in zip(positions.wyckoffs, sequence, strict=True)}
+                for _, sequence in positions.coset_representatives
             ]
-            return _LetterSettings({site.letter: site.multiplicity for site in answer.wyckoffs}, names)
+            return _LetterSettings({site.letter: site.multiplicity for site in positions.wyckoffs}, names)
     return None
 
 

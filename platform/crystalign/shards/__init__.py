@@ -1,1 +1,1 @@
-"""The on-disk format: schema, writer, manifest, splits and the deterministic order of samples."""
+"""The on-disk format of datasets: schema, writer, manifest, splits and the deterministic order of samples."""

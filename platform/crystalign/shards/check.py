@@ -1,4 +1,4 @@
-"""Whether the rows of a dataset are what this release would store: by themselves, and compared with their source."""
+"""Check the rows of a dataset: against what this release computes from the structures, and against their source."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ import pyarrow as pa
 
 from crystalign.crystal import Crystal
 from crystalign.errors import InputError
+from crystalign.limits import Limits
 from crystalign.material import Material
+from crystalign.rejects import Reject
 from crystalign.shards.schema import DESCRIPTION, materials_to_table
-from crystalign.shards.writer import Reject
-from crystalign.sources.limits import Limits
 
 VOLUME_PER_ATOM = (2.5, 250.0)
-"""Å³; crystals outside are far denser or emptier than any known."""
+"""Å³; crystals outside this range are far denser or emptier than any known one."""
 LENGTH_TOLERANCE = 1e-3
-"""Relative; volumes that differ by more are different cells."""
+"""Relative difference of volumes above which two cells count as different."""
 _COMPARED = ("formula", "chemsys", "n_sites", "spacegroup_number", "prototype")
 
 
 class Finding(NamedTuple):
-    """Something about a row that should be looked at."""
+    """A problem of a row that a person should look at."""
 
     id: str
-    """Of the material."""
+    """Id of the material."""
     reason: str
-    """A short, stable word to group by."""
+    """Short, stable word by which findings are grouped."""
     message: str
-    """The stored value, and what was expected."""
+    """The stored value and the expected one."""
 
 
 def check_rows(materials: Sequence[Material], stored: pa.Table, limits: Limits | None = None) -> Iterator[Finding]:
-    """What is wrong with rows by themselves.
+    """Find rows whose description columns differ from the structure, or whose structure is implausible.
 
     Args:
-        materials: as they were read from the dataset.
+        materials: the materials as read from the dataset.
         stored: their description columns, in the same order.
-        limits: of a crystal.
+        limits: limits on the number of sites and on distances.
     """
     limits = limits or Limits()
     described = [_described(material) for material in materials]
-    fresh = materials_to_table([material for material in described if isinstance(material, Material)])
-    expected = iter(fresh.select([n for n in DESCRIPTION.names if n in _COMPARED]).to_pylist())
-    for material, known, row in zip(materials, described, stored.to_pylist(), strict=True):
-        if isinstance(known, InputError):
-            yield Finding(material.id, known.reason, str(known))
+    recomputed = materials_to_table([material for material in described if isinstance(material, Material)])
+    expected = iter(recomputed.select([n for n in DESCRIPTION.names if n in _COMPARED]).to_pylist())
+    for material, result, row in zip(materials, described, stored.to_pylist(), strict=True):
+        if isinstance(result, InputError):
+            yield Finding(material.id, result.reason, str(result))
             continue
-        wanted = next(expected)
+        computed = next(expected)
         for name in _COMPARED:
-            if name in row and row[name] != wanted[name]:
-                message = f"the column {name} says {row[name]!r}, the structure gives {wanted[name]!r}"
+            if name in row and row[name] != computed[name]:
+                message = f"the column {name} holds {row[name]!r}, the structure gives {computed[name]!r}"
                 yield Finding(material.id, f"{name}-differs", message)
         yield from _checked(material, limits)
 
@@ -62,10 +62,10 @@ def _described(material: Material) -> Material | InputError:
     from crystalign.physics.symmetry import symmetry
 
     try:
-        found = symmetry(material.crystal)
+        computed = symmetry(material.crystal)
     except InputError as error:
         return error
-    return replace(material, spacegroup_number=found.number, prototype=found.prototype)
+    return replace(material, spacegroup_number=computed.number, prototype=computed.prototype)
 
 
 def _checked(material: Material, limits: Limits) -> Iterator[Finding]:
@@ -81,26 +81,26 @@ def _checked(material: Material, limits: Limits) -> Iterator[Finding]:
 
 
 def compare_with_source(stored: Mapping[str, Crystal], found: Sequence[Material | Reject]) -> Iterator[Finding]:
-    """What a source gives today for rows that a dataset holds.
+    """Find rows for which the source now gives another crystal, or none.
 
     Args:
         stored: crystals of the dataset by id.
-        found: what the source yields for them now.
+        found: the materials and rejects that the source yields now.
     """
-    for one in found:
-        held = stored.get(one.id)
-        if held is None:
+    for entry in found:
+        crystal = stored.get(entry.id)
+        if crystal is None:
             continue
-        if isinstance(one, Reject):
-            yield Finding(one.id, f"refused-now: {one.reason}", f"{held!r} is stored; {one.message}")
-        elif not _same(held, one.crystal):
-            message = f"{held!r} is stored, the file gives {one.crystal!r}"
-            yield Finding(one.id, "read-differently", message)
+        if isinstance(entry, Reject):
+            yield Finding(entry.id, f"refused-now: {entry.reason}", f"{crystal!r} is stored; {entry.message}")
+        elif not _same(crystal, entry.crystal):
+            message = f"{crystal!r} is stored, the file gives {entry.crystal!r}"
+            yield Finding(entry.id, "read-differently", message)
 
 
-def _same(held: Crystal, found: Crystal) -> bool:
+def _same(one: Crystal, other: Crystal) -> bool:
     return (
-        held.formula == found.formula
-        and len(held) == len(found)
-        and abs(held.volume / found.volume - 1.0) <= LENGTH_TOLERANCE
+        one.formula == other.formula
+        and len(one) == len(other)
+        and abs(one.volume / other.volume - 1.0) <= LENGTH_TOLERANCE
     )

@@ -1,4 +1,4 @@
-"""`Dataset`: reading what the manifest names, and nothing else."""
+"""`Dataset`: read the files that the manifest names."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ class Dataset:
     """A dataset at a URI, opened by its manifest."""
 
     uri: str
-    """Any URI that `crystalign.storage` speaks."""
+    """Any URI that `crystalign.storage` supports."""
     manifest: Manifest
-    """What it holds."""
+    """Files, schema, properties and sources of the dataset."""
 
     @classmethod
     def open(cls, uri: str) -> Dataset:
         """Read the manifest.
 
         Raises:
-            DatasetError: there is no dataset, or one whose splits this release would make otherwise.
+            DatasetError: there is no dataset, or its splits differ from those of this release.
         """
         dataset = cls(uri, Manifest.read(uri))
         if dataset.manifest.schema_version < ONE_FORMULA and _has_cell_dependent_formula(uri, dataset.manifest.sha256):
             raise DatasetError(
-                f"{uri} holds disordered crystals whose formulas an earlier release wrote in a form that depends on "
-                "the choice of cell, and its splits with them; ingest the source again"
+                f"{uri} holds disordered crystals, whose formulas and splits depended on the choice of cell in the "
+                "release that wrote it; ingest the source again"
             )
         return dataset
 
@@ -67,20 +67,20 @@ class Dataset:
         """Rows of one shard.
 
         Args:
-            shard: its position in the manifest.
-            row_group: one row group of it; None reads all.
-            columns: exactly these, modalities included. None reads the description and the properties,
+            shard: index of the shard in the manifest.
+            row_group: index of one row group; None reads all.
+            columns: the columns to read, including modalities. None reads the description, the properties,
                 the crystal, and `modalities`.
-            modalities: beside the crystal; heavy ones are joined from their files, and one that the
-                dataset does not have is a column of nulls. None reads every light one.
+            modalities: modalities to read besides the crystal. Large ones are joined from their own files; one that
+                the dataset does not have becomes a column of nulls. None reads all that are stored in the shard.
 
         Raises:
-            DatasetError: a file is missing or is not the one the manifest names, or there is no such column.
+            DatasetError: a file is missing or differs from the manifest, or there is no such column.
         """
         entry = self.manifest.shards[shard]
         if columns is None:
-            wanted = main_modalities() if modalities is None else tuple(dict.fromkeys(("crystal", *modalities)))
-            columns = [*DESCRIPTION.names, GROUP, *wanted, *(p.column for p in self.manifest.properties)]
+            names = main_modalities() if modalities is None else tuple(dict.fromkeys(("crystal", *modalities)))
+            columns = [*DESCRIPTION.names, GROUP, *names, *(p.column for p in self.manifest.properties)]
         heavy = [c for c in columns if c in sibling_modalities()]
         light = [c for c in columns if c not in heavy and c != GROUP]
         table = self._read_file(entry, entry, row_group, light)
@@ -98,26 +98,26 @@ class Dataset:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The light columns: what describes a material, and its properties."""
+        """The columns that describe a material, and its properties, without modalities."""
         return (*DESCRIPTION.names, GROUP, *(p.column for p in self.manifest.properties))
 
     def require_current(self, modalities: Iterable[str]) -> None:
-        """Refuse modalities that an earlier release stored in another way, before a network sees them.
+        """Refuse modalities that an earlier release stored in a format that differs from today's.
 
         Raises:
-            DatasetError: one of them; the message says what to do.
+            DatasetError: one of the modalities is stored in an old format; the message says what to do.
         """
         version = self.manifest.schema_version
         for name in modalities:
             if self.manifest.modalities.get(name, 0) and version < modality_class(name).stored_since:
                 raise DatasetError(
-                    f"{self.uri} has version {version}, in which {name} was stored in another way than this release "
-                    f"reads it (since version {modality_class(name).stored_since}); ingest the source again, or leave "
-                    f"{name} out"
+                    f"{self.uri} has version {version}, in which {name} was stored in another format than the one "
+                    f"this release reads (since version {modality_class(name).stored_since}); ingest the source "
+                    f"again, or leave {name} out"
                 )
 
     def has(self, shard: int, modality: str) -> NDArray[np.bool_]:
-        """(rows,) which rows of a shard have a modality; its values are not read."""
+        """(rows,) which rows of a shard have a modality; determined without reading its values."""
         entry = self.manifest.shards[shard]
         count = entry.counts.get(modality, 0)
         if count in (0, entry.rows):
@@ -128,38 +128,38 @@ class Dataset:
         return np.asarray(cells.is_valid().to_numpy())
 
     def materials(self, modalities: Sequence[str] | None = None) -> Iterator[Material]:
-        """Every material in order, one row group in memory at a time."""
+        """Iterate over all materials in order, with one row group in memory at a time."""
         for shard, entry in enumerate(self.manifest.shards):
             for group in range(len(entry.row_groups)):
                 table = self.read(shard, group, modalities=modalities)
                 yield from table_to_materials(table, self.manifest.properties, modalities=modalities)
 
     def gather(self, places: Sequence[tuple[int, int]], modality: str) -> list[Any | None]:
-        """One modality of many materials, each row group read once.
+        """Read one modality of many materials; each row group is read once.
 
         Args:
-            places: (shard, row within the shard) of each.
-            modality: its name.
+            places: (shard, row within the shard) of each material.
+            modality: name of the modality.
 
         Returns:
-            The values in the order of `places`; None where it is not known.
+            The values in the order of `places`; None for materials without the modality.
         """
-        wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        by_group: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for number, (shard, row) in enumerate(places):
             bounds = np.cumsum(self.manifest.shards[shard].row_groups)
             group = int(np.searchsorted(bounds, row, side="right"))
             first = int(bounds[group - 1]) if group else 0
-            wanted.setdefault((shard, group), []).append((number, row - first))
-        found: list[Any | None] = [None] * len(places)
+            by_group.setdefault((shard, group), []).append((number, row - first))
+        values: list[Any | None] = [None] * len(places)
         cls = modality_class(modality)
-        for (shard, group), members in wanted.items():
+        for (shard, group), members in by_group.items():
             column = self.read(shard, group, columns=[modality]).column(modality)
             for number, row in members:
-                found[number] = cls.from_column(column[row]) if column[row].is_valid else None
-        return found
+                values[number] = cls.from_column(column[row]) if column[row].is_valid else None
+        return values
 
     def material(self, shard: int, row: int, modalities: Sequence[str] | None = None) -> Material:
-        """One material by its place: `row` counts within the shard. None reads every modality."""
+        """The material in a row of a shard; `modalities` None reads all of them."""
         bounds = np.cumsum(self.manifest.shards[shard].row_groups)
         group = int(np.searchsorted(bounds, row, side="right"))
         first = int(bounds[group - 1]) if group else 0
@@ -168,7 +168,7 @@ class Dataset:
         return table_to_materials(table.slice(row - first, 1), self.manifest.properties)[0]
 
     def table(self, columns: Sequence[str]) -> pa.Table:
-        """Light columns of all rows, and where each row is: `shard` (int32) and `row` in it (int64)."""
+        """Columns of all rows, with the position of each row: `shard` (int32) and `row` within it (int64)."""
         pieces = []
         for shard, entry in enumerate(self.manifest.shards):
             piece = self.read(shard, columns=list(columns))
@@ -177,7 +177,7 @@ class Dataset:
         return pa.concat_tables(pieces)
 
     def quarantine(self) -> pa.Table:
-        """What was refused: id, stage, reason, message, origin."""
+        """The entries that were refused during ingest: id, stage, reason, message, origin."""
         names = ("id", "stage", "reason", "message", "origin")
         pieces = [pa.table({name: pa.array([], pa.string()) for name in names})]
         for entry in self.manifest.quarantine:
@@ -189,7 +189,7 @@ class Dataset:
         """Read every file and compare it with the manifest.
 
         Raises:
-            VerificationError: one is missing or altered.
+            VerificationError: a file is missing or altered.
         """
         for shard in self.manifest.shards:
             for entry in (shard, *shard.siblings.values(), *([shard.groups] if shard.groups else [])):
@@ -198,15 +198,15 @@ class Dataset:
             storage.verify(storage.join(self.uri, entry.path), entry)
 
     def _groups(self, entry: ShardEntry, row_group: int | None) -> pa.ChunkedArray[Any]:
-        """The structure groups of a shard's rows; null where nobody has compared the structures."""
+        """The structure groups of a shard's rows; null if the structures have not been compared."""
         if entry.groups is None:
-            known = pa.chunked_array([pa.nulls(entry.rows, pa.string())])
+            groups = pa.chunked_array([pa.nulls(entry.rows, pa.string())])
         else:
-            known = _group_column(storage.join(self.uri, entry.groups.path), entry.groups, entry.rows)
+            groups = _group_column(storage.join(self.uri, entry.groups.path), entry.groups, entry.rows)
         if row_group is None:
-            return known
+            return groups
         start = sum(entry.row_groups[:row_group])
-        return known.slice(start, entry.row_groups[row_group])
+        return groups.slice(start, entry.row_groups[row_group])
 
     def _sibling(self, entry: ShardEntry, name: str, row_group: int | None, rows: int) -> pa.ChunkedArray[Any]:
         if name not in entry.siblings:
@@ -222,7 +222,7 @@ class Dataset:
                 if source.size() != entry.bytes:
                     raise DatasetError(
                         f"{uri} has {source.size()} bytes, its manifest says {entry.bytes}: it was replaced or "
-                        "truncated. Run the job that wrote the dataset again"
+                        "truncated; run the job that wrote the dataset again"
                     )
                 file = pq.ParquetFile(source)
                 rows = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
@@ -232,12 +232,12 @@ class Dataset:
                     return file.read(columns=list(columns))
                 return file.read_row_group(row_group, columns=list(columns))
         except (pa.ArrowException, OSError) as error:
-            raise DatasetError(f"{uri} cannot be read: {error}; `Dataset.verify` tells what else is broken") from error
+            raise DatasetError(f"{uri} cannot be read: {error}; `Dataset.verify` checks all files") from error
 
 
 @functools.lru_cache(64)
 def _group_column(uri: str, entry: FileEntry, rows: int) -> pa.ChunkedArray[Any]:
-    """The groups of a shard: small, and asked for once per row group."""
+    """The structure groups of a shard; cached because they are small and read once per row group."""
     try:
         with storage.open_input(uri) as source:
             if source.size() != entry.bytes:
@@ -254,7 +254,7 @@ def _group_column(uri: str, entry: FileEntry, rows: int) -> pa.ChunkedArray[Any]
 
 @functools.lru_cache(64)
 def _has_cell_dependent_formula(uri: str, sha256: str) -> bool:  # noqa: ARG001 (identity, for the cache)
-    """Whether a formula has decimals: only earlier releases wrote them, for the amounts of one cell."""
+    """Whether a formula has decimals, which only earlier releases wrote, for the amounts in one cell."""
     import pyarrow.compute as pc
 
     formulas = Dataset(uri, Manifest.read(uri)).table(["formula"]).column("formula")
@@ -262,7 +262,7 @@ def _has_cell_dependent_formula(uri: str, sha256: str) -> bool:  # noqa: ARG001 
 
 
 def _lightest_field(modality: str) -> str:
-    """A field of the modality's column that is cheap to read: a number where there is one."""
+    """A field of the modality's column that is cheap to read: a number if there is one."""
     fields = list(modality_class(modality).column_type())
     light = [field.name for field in fields if pa.types.is_primitive(field.type)]
     return str(light[0] if light else fields[0].name)

@@ -1,4 +1,4 @@
-"""`manifest.json`: names every file of a dataset; written last. A dataset without one does not exist."""
+"""`manifest.json`: lists every file of a dataset. It is written last: a dataset without a manifest does not exist."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from crystalign.storage import FileEntry
 
 MANIFEST = "manifest.json"
 LIMIT = 256 * 2**20
-"""Bytes; a manifest of 100 million rows has about 10 MB."""
+"""Largest size of a manifest in bytes; that of a dataset with 100 million rows has about 10 MB."""
 
 
 class SourceEntry(Config):
-    """Where rows come from, and under which licence."""
+    """A source of rows, with its licence."""
 
     name: str
-    """The database."""
+    """Name of the database."""
     licence: str
-    """SPDX identifier."""
+    """SPDX identifier of the licence."""
     vintage: str = ""
-    """Its release."""
+    """Release of the database."""
     rows: int = Field(ge=0)
-    """How many rows come from it."""
+    """Number of rows from this source."""
 
 
 class ShardEntry(FileEntry):
-    """One shard with its heavy modalities beside it."""
+    """One shard, with the files of its large modalities."""
 
     rows: int = Field(ge=1)
-    """Materials."""
+    """Number of materials."""
     row_groups: tuple[int, ...]
-    """Rows of each row group."""
+    """Number of rows of each row group."""
     counts: dict[str, Annotated[int, Field(ge=0)]]
-    """Modality or property column → rows that have it."""
+    """Modality or property column → number of rows that have it."""
     sources: tuple[SourceEntry, ...]
-    """Where its rows come from."""
+    """Sources of its rows."""
     siblings: dict[str, FileEntry] = {}
-    """Heavy modality → its file, the same rows in the same order."""
+    """Large modality → its file, with the same rows in the same order."""
     groups: FileEntry | None = Field(default=None, exclude_if=lambda entry: entry is None)
-    """The structure group of each row; None where the structures have not been compared."""
+    """File with the structure group of each row; None if the structures have not been compared."""
     language_model: LanguageModelEntry | None = Field(default=None, exclude_if=lambda entry: entry is None)
-    """Who made its text embeddings; None where it has none, or where a table brought them without saying."""
+    """Language model of its text embeddings; None if there are none, or if they come from a table that names none."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> ShardEntry:
@@ -63,89 +63,89 @@ class ShardEntry(FileEntry):
 
 
 class StructureGroups(Config):
-    """Materials that are the same structure, found by `crystalign.physics.same_structure`."""
+    """Result of grouping materials with the same structure by `crystalign.physics.same_structure`."""
 
     tolerance: SameStructure
-    """How far they may differ."""
+    """Tolerances of the comparison."""
     groups: int
-    """Different structures."""
+    """Number of different structures."""
     copies: int
-    """Materials whose structure stands for another one's group: rows less groups."""
+    """Number of materials that are copies of another one: rows minus groups."""
     unsettled: int = 0
-    """Comparisons that failed or took too long; the crystals count as different."""
+    """Number of comparisons that failed or took too long; their crystals count as different."""
 
 
 class Manifest(Config):
     """The content of a dataset."""
 
     schema_version: int = SCHEMA_VERSION
-    """Of the shards."""
+    """Version of the schema of the shards."""
     created: str
-    """UTC, ISO 8601."""
+    """Time of writing, UTC, ISO 8601."""
     shards: tuple[ShardEntry, ...] = Field(min_length=1)
-    """In order; the order is part of the dataset's identity."""
+    """The shards; their order is part of the dataset's identity."""
     modalities: dict[str, Annotated[int, Field(ge=0)]]
-    """Modality → rows that have it."""
+    """Modality → number of rows that have it."""
     properties: tuple[PropertySpec, ...] = ()
     """The property columns."""
     property_counts: dict[str, int] = {}
-    """Property column → rows that have it."""
+    """Property column → number of rows that have it."""
     sources: tuple[SourceEntry, ...]
     """Sources with their licences."""
     quarantine: tuple[FileEntry, ...] = ()
-    """Files that list what was refused, and why."""
+    """Files that list the refused entries with reasons."""
     quarantined: int = 0
-    """How much was refused."""
+    """Number of refused entries."""
     derived: tuple[str, ...] = ()
     """Modalities that were computed from the crystals."""
     structures: StructureGroups | None = Field(default=None, exclude_if=lambda entry: entry is None)
-    """What was found when the structures were compared with each other; None where nobody has."""
+    """Result of comparing the structures with each other; None if they have not been compared."""
 
     @property
     def rows(self) -> int:
-        """Materials in all."""
+        """Number of materials."""
         return sum(shard.rows for shard in self.shards)
 
     @property
     def files(self) -> frozenset[str]:
-        """Paths of every file it names."""
+        """Paths of all files that the manifest names."""
         beside = [entry for shard in self.shards for entry in (*shard.siblings.values(), shard.groups) if entry]
         return frozenset(entry.path for entry in (*self.shards, *self.quarantine, *beside))
 
     @property
     def licences(self) -> tuple[str, ...]:
-        """Every licence of its rows."""
+        """All licences of the rows."""
         return tuple(sorted({source.licence for source in self.sources}))
 
     @property
     def language_model(self) -> LanguageModelEntry | None:
-        """Who made the text embeddings, the same for all rows; None where there are none or it is not recorded."""
+        """Language model of the text embeddings, the same for all rows; None if there are none or it is unknown."""
         return next((shard.language_model for shard in self.shards if shard.language_model is not None), None)
 
     def uncompared(self, uri: str) -> str | None:
-        """What to tell whoever trains on this dataset or evaluates on it, if nobody has compared its structures."""
+        """A warning for training and evaluation if the structures have not been compared; None otherwise."""
         if self.structures is not None:
             return None
         return (
-            f"the structures of {uri} have not been compared, so that copies count as different materials: "
+            f"the structures of {uri} have not been compared, so copies count as different materials: "
             f"`crystalign duplicates {uri}` finds them"
         )
 
     @property
     def sha256(self) -> str:
-        """Identity of the data: of everything but the time of writing."""
+        """SHA-256 of the manifest without the time of writing; identifies the data."""
         content = self.model_dump(mode="json", exclude={"created"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def write(self, uri: str, *, expected: str | None = None) -> None:
-        """Put it in place, verified; from now on the dataset exists.
+        """Write the manifest and verify it; from then on the dataset exists.
 
         Args:
-            uri: of the dataset.
+            uri: URI of the dataset.
             expected: `version` of the manifest that it replaces; None for a new dataset.
 
         Raises:
-            ConflictError: another job wrote a manifest in the meantime; that one is kept.
+            ConflictError: another job wrote a manifest meanwhile, which is kept.
         """
         data = (self.model_dump_json(indent=1) + "\n").encode()
         try:
@@ -155,15 +155,15 @@ class Manifest(Config):
 
     @staticmethod
     def version(uri: str) -> str | None:
-        """SHA-256 of the manifest's bytes, which `write` takes to replace it; None where there is no dataset."""
+        """SHA-256 of the manifest file, which `write` needs to replace it; None if there is no dataset."""
         return storage.sha256_of(storage.join(uri, MANIFEST))
 
     @classmethod
     def refuse_changed(cls, uri: str, expected: str | None) -> None:
-        """Find out early what `write` would refuse: files that another job's manifest does not name may be gone.
+        """Check before `write` that no other job wrote a manifest, whose job may have deleted the files of this one.
 
         Raises:
-            ConflictError: another job wrote a manifest since.
+            ConflictError: another job wrote a manifest meanwhile.
         """
         if cls.version(uri) != expected:
             raise _overtaken(uri, expected)
@@ -173,18 +173,18 @@ class Manifest(Config):
         """The manifest of the dataset at `uri`.
 
         Raises:
-            DatasetError: there is none, it is no manifest, too large, or of a version that is not known.
+            DatasetError: there is none, or it is invalid, too large or of an unknown version.
             StorageError: the store does not answer.
         """
         path = storage.join(uri, MANIFEST)
         if not storage.exists(path):
-            raise DatasetError(f"no dataset at {uri}: it has no {MANIFEST}. `crystalign ingest` makes one")
+            raise DatasetError(f"no dataset at {uri}: it has no {MANIFEST}; `crystalign ingest` makes one")
         try:
             values = json.loads(storage.read_bytes(path, limit=LIMIT))
         except StorageError as error:
             raise DatasetError(f"the dataset at {uri} cannot be opened: {error}") from error
         except ValueError as error:
-            raise DatasetError(f"{uri}/{MANIFEST} is not JSON: {error}; the dataset must be made again") from error
+            raise DatasetError(f"{uri}/{MANIFEST} is not JSON: {error}; ingest the source again") from error
         version = values.get("schema_version") if isinstance(values, dict) else None
         if version not in READABLE:
             raise DatasetError(
@@ -198,8 +198,8 @@ class Manifest(Config):
 
 
 def _overtaken(uri: str, expected: str | None) -> ConflictError:
-    what = "made a dataset there" if expected is None else "changed or deleted the dataset"
+    action = "made a dataset there" if expected is None else "changed or deleted the dataset"
     return ConflictError(
-        f"{uri} is left as it is: another job {what} while this one worked. Run the command again to build upon what "
-        "is there now"
+        f"{uri} is left as it is: another job {action} while this one worked. Run the command again to continue from "
+        "its result"
     )

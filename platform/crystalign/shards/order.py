@@ -1,8 +1,8 @@
-"""Which row is the k-th sample of epoch e: a pure function of (seed, epoch, selection), whatever the world size.
+"""The order of samples: a pure function of (seed, epoch, selection), independent of the world size.
 
-Row groups are pooled into buckets that fit into memory, each bucket one of every few neighbours, and
-the rows of a bucket are shuffled together. Sample k belongs to step ⌊k/B⌋, so an epoch has ⌈N/B⌉ steps,
-the last one short.
+Row groups are distributed over buckets that fit into memory, so that neighbouring row groups go to different
+buckets. The rows of a bucket are shuffled together. Sample k belongs to step ⌊k/B⌋, so an epoch has ⌈N/B⌉ steps,
+of which the last may be short.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from crystalign.shards.selection import Selection
 
 
 class Window(NamedTuple):
-    """Consecutive steps whose samples come from one bucket (the last step may reach into the next)."""
+    """Consecutive steps whose samples come from one bucket (the last step may reach into the next bucket)."""
 
     first_step: int
-    """Counted within the epoch."""
+    """First step, counted within the epoch."""
     last_step: int
-    """One past the last."""
+    """One past the last step."""
 
 
 class EpochOrder:
@@ -32,28 +32,28 @@ class EpochOrder:
     def __init__(
         self, selection: Selection, *, seed: int, epoch: int, batch_size: int, window_rows: int = 16384
     ) -> None:
-        """Fix the order.
+        """Define the order of one epoch.
 
         Args:
             selection: the rows.
-            seed: of the run.
-            epoch: counted from 0.
-            batch_size: global, B.
-            window_rows: about how many rows are shuffled together, hence held in memory together.
+            seed: random seed of the run.
+            epoch: number of the epoch, from 0.
+            batch_size: global batch size B.
+            window_rows: approximate number of rows that are shuffled together and held in memory together.
         """
         self.selection, self.batch_size, self.window_rows = selection, batch_size, window_rows
         self._seed = [seed, epoch, int(selection.sha256[:16], 16)]
 
     @property
     def steps(self) -> int:
-        """⌈N/B⌉."""
+        """Number of steps, ⌈N/B⌉."""
         return -(-self.selection.n // self.batch_size)
 
     @cached_property
     def _buckets(self) -> list[NDArray[np.int64]]:
-        """Places of row groups, pooled: of each k neighbours, one for each of the k buckets.
+        """Indices of the row groups of each bucket: of every k consecutive row groups, one goes to each of k buckets.
 
-        Each bucket is so spread over the whole dataset, whose parts may differ from each other.
+        Each bucket is therefore spread over the whole dataset, whose parts may differ from each other.
         """
         rng = np.random.default_rng(self._seed)
         filled = np.flatnonzero(self.selection.counts)
@@ -64,12 +64,12 @@ class EpochOrder:
 
     @cached_property
     def _bounds(self) -> NDArray[np.int64]:
-        """(buckets + 1,) position of the first sample of each bucket."""
+        """(buckets + 1,) position of the first sample of each bucket, and the number of samples."""
         sizes = [int(self.selection.counts[places].sum()) for places in self._buckets]
         return np.cumsum([0, *sizes])
 
     def windows(self) -> list[Window]:
-        """The steps of the epoch, cut where buckets end."""
+        """The steps of the epoch, divided where buckets end."""
         edges = -(-self._bounds // self.batch_size)
         return [Window(int(a), int(b)) for a, b in pairwise(edges) if b > a]
 
@@ -77,7 +77,7 @@ class EpochOrder:
         """(≤ B, 3) shard, row group and row of the samples of a step, in order.
 
         Raises:
-            IndexError: the epoch has no such step.
+            IndexError: there is no such step in the epoch.
         """
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of an epoch of {self.steps} steps")
@@ -91,12 +91,12 @@ class EpochOrder:
         return np.concatenate(pieces)
 
     def _shuffled(self, bucket: int) -> NDArray[np.int64]:
-        """(rows, 3) the rows of a bucket in order; the latest two are kept."""
-        kept: dict[int, NDArray[np.int64]] = self.__dict__.setdefault("_kept", {})
-        if bucket not in kept:
+        """(rows, 3) the rows of a bucket in shuffled order; the last two buckets are cached."""
+        cache: dict[int, NDArray[np.int64]] = self.__dict__.setdefault("_kept", {})
+        if bucket not in cache:
             rng = np.random.default_rng([*self._seed, bucket])
-            rows = np.concatenate([self.selection.rows(int(place)) for place in self._buckets[bucket]])
-            while len(kept) > 1:
-                kept.pop(next(iter(kept)))
-            kept[bucket] = rows[rng.permutation(len(rows))]
-        return kept[bucket]
+            rows = np.concatenate([self.selection.rows(int(group)) for group in self._buckets[bucket]])
+            while len(cache) > 1:
+                cache.pop(next(iter(cache)))
+            cache[bucket] = rows[rng.permutation(len(rows))]
+        return cache[bucket]

@@ -1,4 +1,4 @@
-"""What a shard holds: one row per material, one nullable column per modality and per property."""
+"""The schema of a shard: one row per material, one nullable column per modality and per property."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ import pyarrow as pa
 
 from crystalign.crystal import SYMBOLS
 from crystalign.material import Material, Provenance
-from crystalign.modalities import NAMES, modality_class
+from crystalign.modalities import MODALITIES, modality_class
 from crystalign.properties import PropertySpec
 from crystalign.shards.splits import GROUP as GROUP  # noqa: PLC0414 (schema is where readers look for it)
 from crystalign.shards.splits import fraction
 
 SCHEMA_VERSION = 3
-"""2: a column of remarks, and one formula for disordered crystals whatever their cell.
-3: structure groups in files of their own, instead of a column `structure_key`, which nothing read; charge densities and
-pictures in settings that do not depend on how the crystal was described."""
+"""Changes by version:
+
+2: column `remarks`; formulas of disordered crystals do not depend on the choice of cell.
+3: structure groups in separate files instead of the unused column `structure_key`; charge densities and pictures in a
+unique setting of the crystal.
+"""
 ONE_FORMULA = 2
 """The first version in which the formula of a disordered crystal does not depend on its cell."""
 READABLE = (1, 2, 3)
 """Versions that this release opens."""
 REMARK_SEPARATOR = " | "
 ADDED_LATER = frozenset({"remarks"})
-"""Columns that older datasets lack: they are read as unknown."""
+"""Columns that older datasets lack; they are read as null."""
 
 DESCRIPTION = pa.schema(
     [
@@ -46,17 +49,17 @@ DESCRIPTION = pa.schema(
         pa.field("split_prototype", pa.float64()),
     ]
 )
-"""The columns that describe a material, light enough to read for a whole dataset."""
+"""The columns that describe a material; small enough to read for a whole dataset."""
 
 
 def sibling_modalities() -> tuple[str, ...]:
-    """Modalities whose columns live in files of their own."""
-    return tuple(name for name in NAMES if modality_class(name).sibling)
+    """Large modalities, which are stored in separate files."""
+    return tuple(name for name in MODALITIES if modality_class(name).sibling)
 
 
 def main_modalities() -> tuple[str, ...]:
-    """Modalities whose columns live in the shard itself, the crystal first."""
-    return tuple(name for name in NAMES if not modality_class(name).sibling)
+    """Modalities that are stored in the shard itself, the crystal first."""
+    return tuple(name for name in MODALITIES if not modality_class(name).sibling)
 
 
 def shard_schema(properties: Sequence[PropertySpec] = ()) -> pa.Schema:
@@ -66,12 +69,12 @@ def shard_schema(properties: Sequence[PropertySpec] = ()) -> pa.Schema:
 
 
 def sibling_schema(modality: str) -> pa.Schema:
-    """The schema of the file beside a shard that holds one heavy modality: the same rows in the same order."""
+    """The schema of a file with one large modality; it has the same rows as its shard, in the same order."""
     return pa.schema([pa.field("id", pa.string(), nullable=False), (modality, modality_class(modality).column_type())])
 
 
 def materials_to_table(materials: Sequence[Material], properties: Sequence[PropertySpec] = ()) -> pa.Table:
-    """A table of `shard_schema(properties)`; heavy modalities are not in it (`sibling_table`)."""
+    """A table with `shard_schema(properties)`, without large modalities; see `sibling_table` for those."""
     rows = [_describe(m) for m in materials]
     columns: dict[str, Any] = {
         field.name: pa.array([row[field.name] for row in rows], field.type) for field in DESCRIPTION
@@ -84,7 +87,7 @@ def materials_to_table(materials: Sequence[Material], properties: Sequence[Prope
 
 
 def sibling_table(materials: Sequence[Material], modality: str) -> pa.Table:
-    """A table of `sibling_schema(modality)`."""
+    """A table with `sibling_schema(modality)`."""
     ids = pa.array([m.id for m in materials], pa.string())
     return pa.table({"id": ids, modality: _modality_column(modality, materials)}, schema=sibling_schema(modality))
 
@@ -95,15 +98,17 @@ def table_to_materials(
     """The materials of a table's rows.
 
     Args:
-        table: description columns and `crystal`, and whatever modalities and properties it holds.
-        properties: those to read; a column that is not in the table is skipped.
-        modalities: those to read; None reads every one in the table.
+        table: description columns and `crystal`, and any modalities and properties.
+        properties: properties to read; those not in the table are skipped.
+        modalities: modalities to read; None reads all that are in the table.
     """
-    wanted = [m for m in (NAMES if modalities is None else modalities) if m in table.column_names and m != "crystal"]
+    requested = [
+        m for m in (MODALITIES if modalities is None else modalities) if m in table.column_names and m != "crystal"
+    ]
     described_by = [*(f.name for f in DESCRIPTION if f.name != "elements"), GROUP]
     light = [name for name in described_by if name in table.column_names]
     described = table.select(light).to_pylist()
-    cells = {name: _cells(table, name) for name in ("crystal", *wanted)}
+    cells = {name: _cells(table, name) for name in ("crystal", *requested)}
     values = {p: table.column(p.column).to_pylist() for p in properties if p.column in table.column_names}
     materials = []
     for i, row in enumerate(described):
@@ -114,7 +119,7 @@ def table_to_materials(
                 provenance=Provenance(
                     row["source"], row["licence"], row.get("vintage") or "", row.get("reference") or ""
                 ),
-                modalities={name: cells[name][i] for name in wanted if cells[name][i] is not None},
+                modalities={name: cells[name][i] for name in requested if cells[name][i] is not None},
                 properties={p: column[i] for p, column in values.items() if column[i] is not None},
                 spacegroup_number=row.get("spacegroup_number"),
                 prototype=row.get("prototype"),
@@ -159,5 +164,5 @@ def _describe(material: Material) -> dict[str, Any]:
 
 
 def count_present(column: pa.ChunkedArray[Any]) -> int:
-    """How many cells hold a value."""
+    """The number of values that are not null."""
     return int(len(column) - column.null_count)

@@ -1,4 +1,4 @@
-"""Which rows a run trains on: split ∧ required modalities, worked out once and kept as bitmaps."""
+"""The rows that a run trains on: part of a split and required modalities, computed once and stored as bitmaps."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ LIMIT = 256 * 2**20
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen rows of every row group of a dataset."""
+    """The selected rows of every row group of a dataset."""
 
     dataset_sha256: str
-    """Of the manifest it was made for."""
+    """SHA-256 of the dataset's manifest."""
     shards: NDArray[np.int64]
     """(G,) shard of each row group."""
     groups: NDArray[np.int64]
-    """(G,) its number within the shard."""
+    """(G,) index of each row group within its shard."""
     masks: tuple[NDArray[np.bool_], ...]
-    """G arrays: which rows of the group are chosen."""
+    """G arrays: which rows of each row group are selected."""
 
     @classmethod
     def build(
@@ -46,17 +46,17 @@ class Selection:
         *,
         fits: Sequence[Modality[Any]] = (),
     ) -> Selection:
-        """Choose the rows of one part of a split that have every required modality and fit a model.
+        """Select the rows of one part of a split that have every required modality and fit a model.
 
         Args:
-            dataset: only its split columns are read, and where a modality is present.
+            dataset: the dataset; only its split columns and the presence of modalities are read.
             rule: the split.
-            which: its part.
-            require: modality names; the crystal is always there.
-            fits: modalities with the settings of a model; rows that they cannot take are left out.
+            which: part of the split.
+            require: names of required modalities; the crystal is always present.
+            fits: modalities with the settings of a model; rows that they cannot represent are left out.
 
         Raises:
-            DatasetError: not one row is left.
+            DatasetError: no row is left.
         """
         shards, groups, masks = [], [], []
         keys = list(dict.fromkeys([*rule.columns, "n_sites"]))
@@ -72,38 +72,38 @@ class Selection:
                 shards.append(number)
                 groups.append(group)
                 masks.append(mask[edges[group] : edges[group + 1]])
-        found = cls(dataset.manifest.sha256, np.array(shards, np.int64), np.array(groups, np.int64), tuple(masks))
-        if found.n == 0:
-            wanted = f" with {', '.join(require)}" if require else ""
-            raise DatasetError(f"the {which} part of {dataset.uri} has no material{wanted}; choose another split")
-        return found
+        selection = cls(dataset.manifest.sha256, np.array(shards, np.int64), np.array(groups, np.int64), tuple(masks))
+        if selection.n == 0:
+            required = f" with {', '.join(require)}" if require else ""
+            raise DatasetError(f"the {which} part of {dataset.uri} has no material{required}; choose another split")
+        return selection
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """(G,) chosen rows of each row group."""
+        """(G,) number of selected rows of each row group."""
         return np.array([int(mask.sum()) for mask in self.masks], dtype=np.int64)
 
     @property
     def n(self) -> int:
-        """Chosen rows in all."""
+        """Number of selected rows."""
         return int(self.counts.sum())
 
     @cached_property
     def sha256(self) -> str:
-        """Identity: of the dataset and of every bit."""
+        """SHA-256 of the dataset's identity and of all bits; identifies the selection."""
         digest = hashlib.sha256(self.dataset_sha256.encode())
         for shard, group, mask in zip(self.shards, self.groups, self.masks, strict=True):
             digest.update(f"{shard}/{group}/{len(mask)}:".encode() + np.packbits(mask).tobytes())
         return digest.hexdigest()
 
     def rows(self, place: int) -> NDArray[np.int64]:
-        """(c, 3) shard, row group and row of the chosen rows of the row group at `place`."""
+        """(c, 3) shard, row group and row of the selected rows of the row group with index `place` (0 to G − 1)."""
         chosen = np.flatnonzero(self.masks[place])
         where = np.tile([self.shards[place], self.groups[place]], (len(chosen), 1))
         return np.column_stack([where, chosen])
 
     def save(self, uri: str) -> str:
-        """Write it under the dataset (or any folder) at `uri`, named by its content.
+        """Write the selection below the dataset (or any folder) at `uri`, under a name that contains its SHA-256.
 
         Returns:
             The URI of the file.
@@ -127,7 +127,7 @@ class Selection:
         """Read a selection back.
 
         Raises:
-            DatasetError: the file is broken, or is not the one its name says.
+            DatasetError: the file is damaged, or its content does not fit its name.
         """
         try:
             table = pq.read_table(pa.BufferReader(storage.read_bytes(uri, limit=LIMIT)))
@@ -139,7 +139,7 @@ class Selection:
             for bits, rows in zip(packed, table.column("rows").to_pylist(), strict=True)
         )
         sha256 = (table.schema.metadata or {}).get(b"dataset_sha256", b"").decode()
-        found = cls(sha256, table.column("shard").to_numpy(), table.column("group").to_numpy(), masks)
-        if found.sha256 not in uri:
-            raise DatasetError(f"{uri} holds the selection {found.sha256[:16]}…, not the one it is named after")
-        return found
+        selection = cls(sha256, table.column("shard").to_numpy(), table.column("group").to_numpy(), masks)
+        if selection.sha256 not in uri:
+            raise DatasetError(f"{uri} holds the selection {selection.sha256[:16]}…, not the one it is named after")
+        return selection

@@ -1,4 +1,4 @@
-"""Which materials train and which are kept unseen: a pure function of a key and a salt, never a saved shuffle."""
+"""Splits into training, validation and test part: a pure function of a key and a salt, not a stored shuffle."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from crystalign.errors import ConfigError
 
 SplitName = Literal["train", "validation", "test"]
 GROUP = "structure_group"
-"""Column of the id of the material that stands for all with the same structure."""
+"""Column with the id of the material that represents all materials with the same structure."""
 SALT = "crystalign"
-"""One salt spans all sources and stages, so duplicates across sources fall into one fold."""
+"""Default salt, the same for all sources and stages, so that duplicates across sources fall into the same part."""
 
 
 def fraction(key: str, salt: str = SALT) -> float:
-    """Where a key falls in [0, 1): the top 53 bits of BLAKE2b(salt, key), the same on any machine."""
+    """Map a key to a number in [0, 1): the top 53 bits of BLAKE2b(salt, key), the same on every machine."""
     digest = hashlib.blake2b(f"{salt}\0{key}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
 
 
 class SplitRule(Config):
-    """A split: what must not straddle it, and how large its parts are."""
+    """A split: the key whose materials stay in one part, and the sizes of the parts."""
 
     by: Literal["formula", "material", "chemsys", "prototype"] = "formula"
-    """What stays together. `formula`: polymorphs, and the same compound in two databases. `material`: all materials of
-    one structure, where the structures have been compared."""
+    """Materials with the same key are in the same part. `formula` keeps polymorphs together, and one compound in two
+    databases. `material` keeps materials of one structure together if the structures have been compared."""
     salt: str = SALT
-    """Another salt is another split."""
+    """Salt of the hash; another salt gives another split."""
     train: float = Field(default=0.8, ge=0, le=1)
-    """Share of the keys that train."""
+    """Fraction of the keys in the training part."""
     validation: float = Field(default=0.1, ge=0, le=1)
-    """Share of the keys that select; the rest is the test."""
+    """Fraction of the keys in the validation part; the rest is the test part."""
 
     @model_validator(mode="after")
     def _sums(self) -> SplitRule:
@@ -47,12 +47,12 @@ class SplitRule(Config):
 
     @property
     def column(self) -> str:
-        """The column of a shard that holds the fraction (at the default salt) of this rule's key."""
+        """The column of a shard with the fraction of this rule's key at the default salt."""
         return f"split_{self.by}"
 
     @property
     def key(self) -> str:
-        """The column of a shard that holds the key itself."""
+        """The column of a shard with the key itself."""
         return "id" if self.by == "material" else self.by
 
     @property
@@ -61,7 +61,7 @@ class SplitRule(Config):
         return (self.column, self.key, GROUP) if self.by == "material" else (self.column, self.key)
 
     def name_of(self, value: float) -> SplitName:
-        """The part into which a fraction falls."""
+        """The part to which a fraction in [0, 1) belongs."""
         if value < self.train:
             return "train"
         return "validation" if value < self.train + self.validation else "test"
@@ -70,11 +70,11 @@ class SplitRule(Config):
         """(rows,) which rows of a table belong to a part.
 
         Args:
-            table: holds `columns`.
+            table: a table with the columns `columns`.
             which: the part.
 
         Raises:
-            ConfigError: the table holds a key that is null, such as an undetermined prototype.
+            ConfigError: a key is null, such as an undetermined prototype.
         """
         numbers = self._fractions(table)
         low, high = {
@@ -85,7 +85,7 @@ class SplitRule(Config):
         return np.asarray((numbers >= low) & (numbers < high))
 
     def _fractions(self, table: pa.Table) -> NDArray[np.float64]:
-        """(rows,) where the key of each row falls in [0, 1)."""
+        """(rows,) the fraction in [0, 1) of each row's key."""
         if self.by == "material":
             groups, ids = (table.column(name).to_pylist() for name in (GROUP, "id"))
             keys = [name if group is None else group for name, group in zip(ids, groups, strict=True)]

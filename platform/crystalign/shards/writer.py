@@ -1,4 +1,4 @@
-"""Writing a dataset: shards in parallel, verified one by one; the manifest last, by one hand."""
+"""Write a dataset: shards in parallel, each verified, and then the manifest by a single process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +15,7 @@ from crystalign import storage
 from crystalign.errors import DatasetError
 from crystalign.material import Material
 from crystalign.properties import PropertySpec
+from crystalign.rejects import Reject
 from crystalign.shards.manifest import Manifest, ShardEntry, SourceEntry, StructureGroups
 from crystalign.shards.schema import (
     GROUP,
@@ -29,24 +29,9 @@ from crystalign.shards.schema import (
 from crystalign.storage import FileEntry
 
 ROWS_PER_GROUP = 512
-"""Small enough to read one, large enough to compress."""
+"""Rows of a Parquet row group: small enough to read a single one, large enough to compress well."""
 DIGITS = 12
-"""Of the SHA-256 in a file's name."""
-
-
-class Reject(NamedTuple):
-    """Something that could not become a row, and why."""
-
-    id: str
-    """Of the material, or of the file that held it."""
-    stage: str
-    """Where it failed: `read`, `check`, `derive`, …"""
-    reason: str
-    """A short, stable word to group by."""
-    message: str
-    """For people."""
-    origin: str
-    """The file or archive member."""
+"""Digits of the SHA-256 in a file's name."""
 
 
 def write_shard(
@@ -57,17 +42,18 @@ def write_shard(
     *,
     rows_per_group: int = ROWS_PER_GROUP,
 ) -> ShardEntry:
-    """Write `shards/<name>.<sha256>.parquet`, and its siblings where a material has a heavy modality.
+    """Write `shards/<name>.<sha256>.parquet`, and one file for each large modality that a material has.
 
     Args:
-        uri: of the dataset.
-        name: the file's name begins with it and ends with a part of its SHA-256: no write replaces other content.
-        materials: at least one.
-        properties: the dataset's property columns.
-        rows_per_group: rows of a Parquet row group, the unit of reading.
+        uri: URI of the dataset.
+        name: first part of the file's name. A part of its SHA-256 follows, so that no file of other content is
+            replaced.
+        materials: at least one material.
+        properties: property columns of the dataset.
+        rows_per_group: rows of a Parquet row group, the smallest unit of reading.
 
     Raises:
-        VerificationError: the store does not return what was written.
+        VerificationError: the data read back differ from what was written.
     """
     assert materials, "a shard holds at least one material"
     table = materials_to_table(materials, properties)
@@ -101,10 +87,10 @@ def write_quarantine(uri: str, name: str, rejects: Sequence[Reject]) -> FileEntr
 
 
 def write_groups(uri: str, shard: ShardEntry, groups: Sequence[str]) -> ShardEntry:
-    """Write `groups/<name>.<sha256>.parquet`, the structure group of every row of a shard.
+    """Write `groups/<name>.<sha256>.parquet` with the structure group of every row of a shard.
 
     Returns:
-        The shard's entry, which names the file.
+        The entry of the shard with the new file.
     """
     assert len(groups) == shard.rows, f"{len(groups)} groups for {shard.rows} rows"
     name = shard.path.rpartition("/")[2].partition(".")[0]
@@ -113,7 +99,7 @@ def write_groups(uri: str, shard: ShardEntry, groups: Sequence[str]) -> ShardEnt
 
 
 def _storable(text: str) -> str:
-    """Text without halves of surrogate pairs, which strangers' JSON may hold and no file can."""
+    """Text with lone surrogates replaced: JSON from outside may contain them, but UTF-8 files cannot."""
     return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
@@ -129,22 +115,22 @@ def commit_manifest(
     schema_version: int = SCHEMA_VERSION,
     expected: str | None = None,
 ) -> Manifest:
-    """Make the dataset exist: check that ids are unique, sum up, write the manifest.
+    """Check that ids are unique, sum up the counts and write the manifest, which completes the dataset.
 
     Args:
-        uri: of the dataset.
-        shards: in order.
-        properties: the dataset's property columns.
-        quarantine: files that list what was refused.
-        quarantined: how much was refused.
+        uri: URI of the dataset.
+        shards: the shards, in order.
+        properties: property columns of the dataset.
+        quarantine: files that list refused entries.
+        quarantined: number of refused entries.
         derived: modalities that were computed from the crystals.
-        schema_version: of the oldest shard.
-        structures: what was found when the structures were compared, for shards that name their groups.
-        expected: `Manifest.version` of the manifest that is replaced; None for a new dataset.
+        schema_version: schema version of the oldest shard.
+        structures: result of comparing the structures, for shards with structure groups.
+        expected: `Manifest.version` of the manifest to replace; None for a new dataset.
 
     Raises:
-        ConflictError: another job wrote the manifest in the meantime; its dataset is kept.
-        DatasetError: no row at all, or an id that stands twice.
+        ConflictError: another job wrote a manifest meanwhile, which is kept.
+        DatasetError: there is no row, an id occurs twice, or two properties have the same column.
     """
     if not shards:
         raise DatasetError(f"nothing to write to {uri}: no crystal could be used, {quarantined} were quarantined")
@@ -176,7 +162,7 @@ def commit_manifest(
 
 
 def _write_table(uri: str, folder: str, name: str, table: pa.Table, rows_per_group: int) -> FileEntry:
-    """Write a file whose name contains the hash of its content, so that concurrent jobs never overwrite each other."""
+    """Write a file whose name contains the hash of its content, so that concurrent jobs do not overwrite each other."""
     with tempfile.TemporaryDirectory() as temporary:
         local = Path(temporary) / "table.parquet"
         pq.write_table(table, local, compression="zstd", row_group_size=rows_per_group)
@@ -192,22 +178,22 @@ def _sources(provenance: Counter[tuple[str, str, str]]) -> tuple[SourceEntry, ..
 
 
 def check_columns(properties: Sequence[PropertySpec]) -> None:
-    """Refuse properties that would share a column.
+    """Check that every property has a column of its own.
 
     Raises:
-        DatasetError: two different ones have the same column name.
+        DatasetError: two different properties have the same column name.
     """
     names: dict[str, PropertySpec] = {}
     for spec in properties:
         other = names.setdefault(spec.column, spec)
         if other != spec:
             raise DatasetError(
-                f"two properties would share the column {spec.column}: {_told(other)} and {_told(spec)}; spell method, "
-                "source and vintage alike if they are the same, or rename one"
+                f"two properties would share the column {spec.column}: {_described(other)} and {_described(spec)}; "
+                "spell method, source and vintage alike if they are the same, or rename one"
             )
 
 
-def _told(spec: PropertySpec) -> str:
+def _described(spec: PropertySpec) -> str:
     return f"{spec.quantity.value} by {spec.method!r} of {spec.source!r} {spec.vintage!r}"
 
 
@@ -218,5 +204,5 @@ def _check_unique(uri: str, shards: Sequence[ShardEntry]) -> None:
             ids = [str(i) for i in pq.read_table(source, columns=["id"]).column("id").to_pylist()]
         repeated = seen.intersection(ids) or {i for i, n in Counter(ids).items() if n > 1}
         if repeated:
-            raise DatasetError(f"id {min(repeated)!r} stands twice in {uri}; ids must be unique in a dataset")
+            raise DatasetError(f"id {min(repeated)!r} occurs twice in {uri}; ids must be unique in a dataset")
         seen.update(ids)

@@ -1,13 +1,36 @@
-"""One file = one kind of source. `open_source` says which one a path means."""
+"""Sources of crystals: one file per kind, and `open_source`, which says which kind a location is.
+
+A kind is one file that ends in `KIND = SourceKind(recognises, opens)` and one line in `SOURCES`. Another package adds
+its own by an entry point in the group `crystalign.sources`, a notebook by `SOURCES.register`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from crystalign.sources.limits import Limits
-from crystalign.sources.source import Item, Source, time_limit
+from crystalign.errors import ConfigError
+from crystalign.limits import Limits
+from crystalign.material import Provenance
+from crystalign.registry import Registry
+from crystalign.sources.source import Item, Source, SourceKind, SourceRequest
 
-__all__ = ["Item", "Limits", "Source", "open_source", "time_limit"]
+__all__ = ["SOURCES", "Item", "Source", "SourceKind", "SourceRequest", "open_source"]
+
+SOURCES = Registry[SourceKind](
+    "source",
+    "crystalign.sources",
+    {
+        "demo": "crystalign.sources.demo:KIND",
+        "prototypes": "crystalign.sources.prototypes:KIND",
+        "table": "crystalign.sources.table:KIND",
+        "json": "crystalign.sources.pymatgen_json:KIND",
+        "files": "crystalign.sources.files:KIND",
+    },
+    accepts=lambda found: isinstance(found, SourceKind),
+)
+"""Every kind of source by name."""
+DEFAULT = "files"
+"""The kind of a location that no other kind recognises."""
 
 
 def open_source(
@@ -21,49 +44,47 @@ def open_source(
     limits: Limits | None = None,
     accept: Collection[str] = (),
 ) -> Source:
-    """The source that `location` means.
+    """The source at a location.
 
     Args:
         location: `demo`, `prototypes`, a Parquet table, JSON (`.json`, `.jsonl`), a zip or tar, or a folder of CIF,
-            POSCAR, JSON and VASP output; a path or a URI.
+            POSCAR, JSON and VASP output; a path or a URI; or what a registered kind recognises.
         mapping: for a Parquet table, the YAML that says what its columns are, or the name of a shipped one.
         licence: SPDX identifier of what is read; the mapping of a table, `demo` and `prototypes` bring their own.
         name: what `Provenance.source` says; the last part of `location` without one.
         vintage: the release of the source.
         seed: of the substitutions of `demo` and `prototypes`.
         limits: bounds on what a stranger's file may cost.
-        accept: reasons of `crystalign.sources.reading.OBJECTIONS`: structures that contradict their file in these
-            ways are taken, with a remark.
+        accept: reasons of `crystalign.readers.structures.reading.OBJECTIONS`: structures that contradict their file
+            in these ways are taken, with a remark.
 
     Raises:
-        ConfigError: no such file, a table without a mapping, a mapping for something else, or an unknown reason.
+        ConfigError: no such file, a table without a mapping, a mapping for something else, an unknown reason, or a
+            location that two kinds recognise.
     """
-    from crystalign.errors import ConfigError
-    from crystalign.material import Provenance
-    from crystalign.sources.compression import without_suffix
-    from crystalign.sources.files import FilesSource
-    from crystalign.sources.pymatgen_json import PymatgenJsonSource
-    from crystalign.sources.reading import OBJECTIONS
-    from crystalign.sources.table import TableSource, load_mapping
+    from crystalign.readers.structures.reading import OBJECTIONS
 
-    limits = limits or Limits()
     unknown = sorted(set(accept) - set(OBJECTIONS))
     if unknown:
         known = "".join(f"\n  {reason}: {meaning}" for reason, meaning in OBJECTIONS.items())
         raise ConfigError(f"no reason {unknown[0]!r} to accept; there are{known}")
-    if location in {"demo", "prototypes"}:
-        from crystalign.sources.demo import DemoSource
-        from crystalign.sources.prototypes import PrototypeSource
-
-        return DemoSource(limits, seed=seed) if location == "demo" else PrototypeSource(limits, seed=seed)
-    is_table = location.endswith(".parquet")
-    if is_table != (mapping is not None):
-        problem = "needs --mapping, the YAML that says what its columns are" if is_table else "takes no --mapping"
+    kind = SOURCES[_kind_of(location)]
+    if kind.needs_mapping != (mapping is not None):
+        needs, takes = "needs --mapping, the YAML that says what its columns are", "takes no --mapping"
+        problem = needs if kind.needs_mapping else takes
         raise ConfigError(f"{location} {problem}; a mapping belongs to a Parquet table")
-    if mapping is not None:
-        return TableSource(location, load_mapping(mapping), limits)
     stem = location.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
     provenance = Provenance(source=name or stem, licence=licence or "unknown", vintage=vintage)
-    if without_suffix(location.lower()).endswith((".json", ".jsonl", ".ndjson")):
-        return PymatgenJsonSource(location, provenance, limits, accept)
-    return FilesSource(location, provenance, limits, accept)
+    return kind.opens(SourceRequest(location, mapping, provenance, seed, limits or Limits(), frozenset(accept)))
+
+
+def _kind_of(location: str) -> str:
+    """The name of the one kind that recognises a location.
+
+    Raises:
+        ConfigError: more than one does.
+    """
+    names = [name for name, kind in SOURCES.items() if kind.recognises(location)]
+    if len(names) > 1:
+        raise ConfigError(f"{location} is recognised by the sources {' and '.join(names)}: uninstall one of them")
+    return names[0] if names else DEFAULT

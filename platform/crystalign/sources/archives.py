@@ -21,7 +21,7 @@ from pyarrow.fs import FileType
 
 from crystalign import storage
 from crystalign.errors import FileFormatError, StorageError
-from crystalign.sources.limits import MIB, Limits
+from crystalign.limits import MIB, Limits
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar")
 Rejection = tuple[str, str]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import resources
 
+from crystalign.limits import Limits
 from crystalign.material import Material
 from crystalign.properties import PropertySpec
-from crystalign.shards.writer import Reject
-from crystalign.sources.limits import Limits
+from crystalign.rejects import Reject
 from crystalign.sources.mapping import load_mapping
 from crystalign.sources.prototypes import PrototypeSource
-from crystalign.sources.source import Item, Source
+from crystalign.sources.source import Item, Source, SourceKind
 from crystalign.sources.table import TableSource
 
 N_PROTOTYPES = 1000
@@ -43,3 +43,7 @@ class DemoSource(Source):
         """Made anew in each process: the library lies elsewhere on another machine."""
         table = resources.files("crystalign.sources") / "dft_demo" / "crystals.parquet"
         return TableSource(str(table), load_mapping("dft_demo"), self.limits)
+
+
+KIND = SourceKind(lambda location: location == "demo", lambda request: DemoSource(request.limits, seed=request.seed))
+"""The word `demo`."""

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from crystalign.errors import FileFormatError, InputError
+from crystalign.limits import Limits
 from crystalign.material import Material, Provenance
-from crystalign.shards.writer import Reject
+from crystalign.readers.compression import decompress, without_suffix
+from crystalign.readers.structures.structure_file import GRIDS, file_kind, read_structures
+from crystalign.rejects import Reject, reject_of
 from crystalign.sources.archives import Entry, open_tree
-from crystalign.sources.compression import decompress, without_suffix
-from crystalign.sources.limits import Limits
-from crystalign.sources.source import Item, Source, file_id, reject_of
-from crystalign.sources.structures import GRIDS, file_kind, read_structures
+from crystalign.sources.source import Item, Source, SourceKind, file_id
 
 _PARTS_OF_A_RUN = re.compile(r"(poscar|contcar|xdatcar)$")
 """Structure files that every VASP calculation leaves beside its vasprun.xml; other names are crystals of their own."""
@@ -58,7 +58,7 @@ class FilesSource(Source):
     def load(self, item: Item) -> Iterator[Material | Reject]:
         """The structures of one file, or the material of one calculation."""
         if item.files:
-            from crystalign.sources.vasp import read_calculation
+            from crystalign.sources.calculations import read_calculation
 
             where = replace(self.provenance, reference=item.key)
             yield from read_calculation(item.id, item.files, self._bytes, where)
@@ -148,3 +148,10 @@ def _unique_ids(items: Sequence[Item]) -> list[Item]:
             taken.add(identifier)
         result.append(item if identifier == item.id else item.model_copy(update={"id": identifier}))
     return result
+
+
+KIND = SourceKind(
+    lambda _: False,
+    lambda request: FilesSource(request.location, request.provenance, request.limits, request.accept),
+)
+"""A folder, a zip, a tar or one file: what `open_source` takes for whatever no other kind recognises."""

@@ -10,7 +10,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from crystalign.config import Config
 from crystalign.errors import ConfigError
-from crystalign.modalities import NAMES, modality_class
+from crystalign.modalities import MODALITIES
 from crystalign.modalities.modality import TableColumns
 from crystalign.properties import PropertySpec, Quantity
 
@@ -92,7 +92,7 @@ class TableMapping(Config):
         """`dos: {…}` at the top is `modalities: {dos: {…}}`; each is checked by its modality's own class."""
         if not isinstance(values, dict):
             return values
-        readable = {name: columns for name in NAMES if (columns := modality_class(name).columns) is not None}
+        readable = {name: cls.columns for name, cls in MODALITIES.items() if cls.columns is not None}
         found = dict(values.get("modalities") or {})
         for name in [name for name in readable if values.get(name) is not None]:
             if name in found:

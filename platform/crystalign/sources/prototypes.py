@@ -21,11 +21,11 @@ import yaml
 from numpy.typing import NDArray
 
 from crystalign.crystal import SYMBOLS, Crystal, reduced_formula
+from crystalign.limits import Limits
 from crystalign.material import Material, Provenance
-from crystalign.shards.writer import Reject
-from crystalign.sources.documents import crystal_of_dict
-from crystalign.sources.limits import Limits
-from crystalign.sources.source import Item, Source
+from crystalign.readers.structures.documents import crystal_of_dict
+from crystalign.rejects import Reject
+from crystalign.sources.source import Item, Source, SourceKind
 
 NAME, LICENCE, VINTAGE = "crystalign-prototypes", "Apache-2.0", "1"
 FAMILIES = (
@@ -192,3 +192,9 @@ def _bond_parameters() -> dict[str, dict[str, float]]:
     table = resources.files("pymatgen.core") / "structure_prediction" / "DLS_bond_params.yaml"
     found: dict[str, dict[str, float]] = yaml.safe_load(table.read_text(encoding="utf-8"))
     return found
+
+
+KIND = SourceKind(
+    lambda location: location == "prototypes", lambda request: PrototypeSource(request.limits, seed=request.seed)
+)
+"""The word `prototypes`."""

@@ -12,14 +12,14 @@ from typing import Any
 
 from crystalign import storage
 from crystalign.errors import FileFormatError, InputError
+from crystalign.limits import Limits
 from crystalign.material import Material, Provenance
-from crystalign.shards.writer import Reject
-from crystalign.sources.compression import decompress
-from crystalign.sources.documents import read_document
-from crystalign.sources.json_entries import Entry, layout_of, scan
-from crystalign.sources.limits import Limits
-from crystalign.sources.source import Item, Source, reject_of, unforeseen
-from crystalign.sources.structures import decode
+from crystalign.readers.compression import decompress, without_suffix
+from crystalign.readers.structures.decoding import decode
+from crystalign.readers.structures.documents import read_document
+from crystalign.readers.structures.json_entries import Entry, layout_of, scan
+from crystalign.rejects import Reject, reject_of, unforeseen
+from crystalign.sources.source import Item, Source, SourceKind
 
 ENTRIES_PER_ITEM = 256
 
@@ -119,3 +119,10 @@ class PymatgenJsonSource(Source):
                 message = f"{self.location} is not JSON: it begins with {self._text.lstrip()[:20]!r}"
                 raise FileFormatError(message, reason="unreadable-json")
         return self._text
+
+
+KIND = SourceKind(
+    lambda location: without_suffix(location.lower()).endswith((".json", ".jsonl", ".ndjson")),
+    lambda request: PymatgenJsonSource(request.location, request.provenance, request.limits, request.accept),
+)
+"""A JSON file by its name, perhaps compressed."""

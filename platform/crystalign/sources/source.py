@@ -7,23 +7,18 @@ The driver lists, tasks read. An item that cannot be used is still an item: it c
 from __future__ import annotations
 
 import re
-import signal
-import threading
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from types import FrameType
-from typing import Self
+from typing import NamedTuple, Self
 
 from crystalign.config import Config
-from crystalign.errors import Error, FileFormatError, InputError, StorageError
-from crystalign.material import Material
+from crystalign.errors import InputError, StorageError
+from crystalign.limits import Limits, time_limit
+from crystalign.material import Material, Provenance
 from crystalign.properties import PropertySpec
-from crystalign.shards.writer import Reject
-from crystalign.sources.compression import without_suffix
-from crystalign.sources.limits import Limits
+from crystalign.readers.compression import without_suffix
+from crystalign.rejects import Reject, unforeseen
 
 MAX_ID_LENGTH = 200
 
@@ -133,11 +128,32 @@ class Source(ABC):
         return replace(material, spacegroup_number=known.number, prototype=known.prototype)
 
 
-def unforeseen(error: Exception) -> tuple[str, str]:
-    """(reason, message) of an exception that no rule names: still a reject, never a silent loss."""
-    kind = type(error).__name__
-    reason = "too-nested" if isinstance(error, RecursionError) else f"unforeseen-{kind}"
-    return reason, f"{kind}: {str(error)[:300]}"
+class SourceRequest(NamedTuple):
+    """What the user of `open_source` asked for."""
+
+    location: str
+    """A path, a URI, or a word such as `demo`."""
+    mapping: str | None
+    """Of a table: the YAML that says what its columns are, or the name of a shipped one."""
+    provenance: Provenance
+    """Of the materials, where the source itself states none: source, licence and release."""
+    seed: int
+    """Of whatever the source draws at random."""
+    limits: Limits
+    """Bounds on what a stranger's file may cost."""
+    accept: frozenset[str]
+    """Reasons of `crystalign.readers.structures.reading.OBJECTIONS` that do not matter."""
+
+
+class SourceKind(NamedTuple):
+    """One kind of source, as the registry `crystalign.sources.SOURCES` holds it."""
+
+    recognises: Callable[[str], bool]
+    """Whether a location is one of this kind; decided by its spelling, without opening it."""
+    opens: Callable[[SourceRequest], Source]
+    """The source at a location that it recognises."""
+    needs_mapping: bool = False
+    """Whether a mapping must be given; otherwise none may be."""
 
 
 def check_id(identifier: str) -> None:
@@ -151,41 +167,6 @@ def check_id(identifier: str) -> None:
     if not identifier or len(identifier) > MAX_ID_LENGTH or not identifier.isprintable():
         message = f"id {identifier[:80]!r} is empty, longer than {MAX_ID_LENGTH} characters or not printable"
         raise InputError(message, reason="bad-id")
-
-
-class _Overtime(BaseException):
-    """Not an `Exception`, so that no parser's broad `except` swallows it."""
-
-
-@contextmanager
-def time_limit(seconds: float, what: str) -> Iterator[None]:
-    """Stop pure-Python work after `seconds`; compiled code is stopped when it returns.
-
-    Works on the main thread, where Ray runs its tasks; elsewhere signals do not exist and there is no limit.
-
-    Raises:
-        FileFormatError: the time is up.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise _Overtime
-
-    began = time.monotonic()
-    previous = signal.signal(signal.SIGALRM, stop)
-    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    except _Overtime:
-        message = f"{what} was not read within {seconds:g} s; it is malformed, or too large for this limit"
-        raise FileFormatError(message, reason="too-slow") from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-        if outer:  # somebody else's clock, which goes on; at once if it has run out meanwhile
-            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - began), 1e-3))
 
 
 def sample(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
@@ -216,23 +197,3 @@ def file_id(name: str) -> str:
     endings = r"\.(cif|mcif|cif\.txt|vasp|poscar|contcar|xyz|extxyz|json|jsonl)$"
     stem = re.sub(endings, "", without_suffix(name), flags=re.IGNORECASE)
     return stem.replace("#", "_") or name
-
-
-def without_duplicates(items: Sequence[Item]) -> list[Item]:
-    """Items whose id another one had before become rejects."""
-    seen: set[str] = set()
-    result = []
-    for item in items:
-        if item.id and item.id in seen and not item.rejected:
-            reason = ("duplicate-id", f"the id {item.id!r} stands for an earlier entry of this source")
-            result.append(item.model_copy(update={"rejected": reason}))
-        else:
-            result.append(item)
-        seen.add(item.id)
-    return result
-
-
-def reject_of(error: Error, identifier: str, origin: str) -> Reject:
-    """The reject that an error of ours means, for one entry among many."""
-    reason = error.reason if isinstance(error, InputError) else type(error).__name__
-    return Reject(identifier, "read", reason, str(error), origin)

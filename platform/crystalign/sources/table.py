@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from crystalign import storage
 from crystalign.crystal import Crystal
 from crystalign.errors import ConfigError, CrystalError, FileFormatError, InputError
+from crystalign.limits import Limits
 from crystalign.material import Material, Provenance
 from crystalign.properties import PropertySpec
-from crystalign.shards.writer import Reject
-from crystalign.sources.limits import Limits
+from crystalign.rejects import Reject, reject_of
 from crystalign.sources.mapping import TableMapping, load_mapping
-from crystalign.sources.source import Item, Source, reject_of
+from crystalign.sources.source import Item, Source, SourceKind, SourceRequest
 
 ROWS_PER_ITEM = 512
 
-__all__ = ["TableSource", "cell_matrix", "load_mapping"]
+__all__ = ["KIND", "TableSource", "cell_matrix", "load_mapping"]
 
 
 class TableSource(Source):
@@ -287,3 +287,12 @@ def _beside(location: str, other: str) -> str:
     while other.startswith("../"):
         folder, other = folder.rpartition("/")[0], other[3:]
     return storage.join(folder, other)
+
+
+def _open(request: SourceRequest) -> TableSource:
+    assert request.mapping is not None
+    return TableSource(request.location, load_mapping(request.mapping), request.limits)
+
+
+KIND = SourceKind(lambda location: location.endswith(".parquet"), _open, needs_mapping=True)
+"""A Parquet table; its mapping states provenance and licence."""

@@ -1,1 +1,1 @@
-"""Texts about crystals: their typography, the formulas and symbols in them, and how those are masked."""
+"""Texts about crystals: typography, recognition of formulas and symbols, and masking."""

@@ -1,9 +1,9 @@
-"""Formulas and symbols of elements in running text.
+"""Recognise chemical formulas and element symbols in running text.
 
-A formula is a run of symbols with amounts and brackets, as authors write them: `Li1-xFePO4`, `(Bi,Sb)2Te3`,
-`0.7Pb(Mg1/3Nb2/3)O3`, `CuSO4·5H2O`, `RNi2B2C`. `crystalign.formula` reads one formula and refuses what has two
-readings; here a stretch need only be recognised, so variables and letters that stand for elements are welcome.
-What may as well be something else (`BCS`, `In`, `K`) is decided by the elements of the crystal and by its neighbours.
+A formula is a sequence of symbols with amounts and brackets, as authors write them: `Li1-xFePO4`, `(Bi,Sb)2Te3`,
+`0.7Pb(Mg1/3Nb2/3)O3`, `CuSO4·5H2O`, `RNi2B2C`. `crystalign.formula` reads a single formula and refuses ambiguous
+ones; here a formula must only be recognised, so variables and letters that stand for elements are allowed.
+Ambiguous letters (`BCS`, `In`, `K`) are decided by the elements of the crystal and by the neighbouring words.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from crystalign.crystal import SYMBOLS
 
 MARK = "\ue000"
-"""Stands for what has been masked already."""
+"""Replaces characters that are already masked."""
 
 _GENERIC = (
     *("BEDT-TTF", "TMTSF", "TMTTF", "BETS", "RE", "AE", "Ae", "Ln", "TM", "Me", "MA", "FA"),
@@ -23,13 +23,13 @@ _GENERIC = (
 )
 """Letters that stand for an element or an ion in a formula."""
 _WORDLIKE = frozenset(["In", "As", "At", "No", "He", "Be", "Am", "Os", "I"])
-"""Symbols that are English words as well."""
+"""Symbols that are also English words."""
 _UNCOMMON = frozenset(["Tc", "Pa", "Ac", "Pm", *SYMBOLS[96:]])
-"""Symbols that mean something else more often: the critical temperature, the pascal, actuators."""
+"""Symbols that usually mean something else, such as the critical temperature, the pascal or alternating current."""
 _WORDS = frozenset(["Six", "Lax", "Tex", "Sex", "Cox", "Rex"])
-"""Words that read like a symbol with an unknown amount."""
+"""Words that look like a symbol with a variable amount."""
 _COMPOUNDS = frozenset(["BN", "WC", "UC", "UN", "VN", "KF", "KI"])
-"""Compounds whose formulas are capitals alone and mean nothing else."""
+"""Formulas that consist of capitals only and are unambiguous."""
 _ABBREVIATION = re.compile(
     r"[IVX]+|[A-Z]?DOS|[CS]DW|BCS|BEC|UHV|SNS|SIS|NIS|SOC|PBC|OBC|CNO|NV"
     r"|ON|OF|SO|IF|IS|IN|BY|US|DO|CON|NON|SON|HOW|WHO|NOW"
@@ -54,15 +54,15 @@ _PREFIX = re.compile(
     r"assign|consider|evaluat|construct|emerg|fram|order)",
     re.IGNORECASE,
 )
-"""What follows `Bi`, `Co` and `Re` where they are prefixes."""
+"""Text after `Bi`, `Co` and `Re` that shows that they are prefixes of a word."""
 _PREPOSITION = re.compile(
     r"-(?:grown|deposited|prepared|cast|received|synthesi\w+|quenched|cleaved|spun|made|built|situ|planes?|house|vitro|vivo|"
     r"depth|lines?|gap|between|plane\w*)\b",
     re.IGNORECASE,
 )
-"""What follows `In` and `As` where they are words."""
+"""Text after `In` and `As` that shows that they are words."""
 _ARGUMENT = re.compile(r"_|\((?:\d{1,2}|[A-Zn])\)")
-"""What follows a letter that stands for a quantity or a group: `H_c2`, `U(1)`, `O(N)`."""
+"""Text after a letter that shows that it stands for a quantity or a group: `H_c2`, `U(1)`, `O(N)`."""
 _ROMAN = re.compile(r"(?<![A-Za-z])(?:I{1,3}|I?V|VI{1,3})[-/ ]$")
 _CLASSIFIED = re.compile(r"\b(?:type|phase|class|part|group|stage|region|paper|comment)s?[- ]$", re.IGNORECASE)
 _ISOTOPES = frozenset(
@@ -76,7 +76,7 @@ def _symbol() -> str:
 
 @functools.cache
 def _formula() -> re.Pattern[str]:
-    """A stretch that may be a formula: one coefficient, then symbols and brackets with amounts."""
+    """Pattern of a possible formula: an optional coefficient, then symbols and brackets with amounts."""
     number = r"(?:\d+(?:\.\d+)?(?:\s?/\s?\d+)?|\.\d+)"
     variable = r"(?:delta|δ|[xyznmεd](?![a-z]))"
     term = rf"(?:{number}{variable}?|{variable})"
@@ -99,7 +99,7 @@ def _formula() -> re.Pattern[str]:
 
 @functools.cache
 def _single() -> re.Pattern[str]:
-    """One symbol with what belongs to it: the mass number, an amount, a charge."""
+    """Pattern of one symbol with its mass number, amount and charge."""
     return re.compile(
         rf"(?<![A-Za-z])(?P<mass>\^?\d{{1,3}}(?=[A-Z]))?(?P<symbol>{_symbol()})"
         r"(?P<amount>\d+(?:\.\d+)?(?:-?[xyδ](?![a-z]))?|[xδ](?![A-Za-z]))?"
@@ -108,11 +108,14 @@ def _single() -> re.Pattern[str]:
 
 
 def find_formulas(text: str, elements: frozenset[str]) -> Iterator[tuple[int, int]]:
-    """Stretches of plain text that are formulas of at least two elements, whether or not of this crystal.
+    """Find formulas of at least two elements, of this crystal or any other.
 
     Args:
-        text: plain characters, see `crystalign.text.typography`.
-        elements: symbols of the crystal; they decide where letters may be an abbreviation.
+        text: plain characters; see `crystalign.text.typography`.
+        elements: symbols of the elements of the crystal; they decide whether capitals are a formula or an abbreviation.
+
+    Yields:
+        (start, end) of each formula.
     """
     for match in _formula().finditer(text):
         body = match["body"]
@@ -141,7 +144,18 @@ def _is_formula(body: str, elements: frozenset[str]) -> bool:
 
 
 def find_symbols(text: str, elements: frozenset[str]) -> Iterator[tuple[int, int]]:
-    """Symbols of single elements: all that mean nothing else, and of the crystal's own wherever they are not words."""
+    """Find symbols of single elements.
+
+    Unambiguous symbols of all elements are found; ambiguous ones only for elements of the crystal, where they are not
+    words.
+
+    Args:
+        text: plain characters; see `crystalign.text.typography`.
+        elements: symbols of the elements of the crystal.
+
+    Yields:
+        (start, end) of each symbol.
+    """
     titled = _title_case(text)
     for match in _single().finditer(text):
         if _is_element(text, match, elements, titled=titled):
@@ -163,32 +177,32 @@ def _is_element(text: str, match: re.Match[str], elements: frozenset[str], *, ti
 
 
 def _is_subject(symbol: str, before: str, after: str) -> bool:
-    """`Tc is a form of technetium`; and `O-O`, the bond."""
+    """Whether the symbol is the subject of a caption (`Tc is a form of technetium`) or in a bond (`O-O`)."""
     subject = re.match(rf"\s(?:is (?:an?|the)|crystalli[sz]es)\b|-{symbol}\b", after)
     return subject is not None or before.endswith(f" {symbol}-")
 
 
 def _is_number(match: re.Match[str], before: str, *, own: bool) -> bool:
-    """`2D`, `300 K`, and `H2` in a crystal without hydrogen."""
+    """Whether it is a number with a unit or label: `2D`, `300 K`, or `H2` in a crystal without hydrogen."""
     if match["amount"]:
         return not own
     return bool(match["mass"]) or _is_unit(match["symbol"], before)
 
 
 def _fits(symbol: str, before: str, after: str, *, own: bool, titled: bool) -> bool:
-    """Whether the neighbours are chemical, or nothing speaks against a symbol of the crystal."""
+    """Whether the neighbouring words are chemical, or the symbol belongs to the crystal and is no word or quantity."""
     if _chemical(before, after, tied=symbol in _WORDLIKE and (titled or not own)):
         return own or symbol not in _UNCOMMON | {"I"}
     return own and symbol not in _UNCOMMON and _is_free(symbol, before, after, titled=titled)
 
 
 def _is_other(symbol: str, after: str) -> bool:
-    """Whether what follows makes a letter a quantity, and `In` and `As` words."""
+    """Whether the text that follows shows that a letter is a quantity, or that `In` or `As` is a word."""
     return bool((len(symbol) == 1 and _ARGUMENT.match(after)) or (symbol in {"In", "As"} and _PREPOSITION.match(after)))
 
 
 def _is_free(symbol: str, before: str, after: str, *, titled: bool) -> bool:
-    """Whether a symbol of the crystal that stands alone is the element: no word, quantity or numeral."""
+    """Whether a symbol of the crystal without chemical neighbours is the element, not a word, quantity or numeral."""
     if _CLASSIFIED.search(before):
         return False
     if symbol in _WORDLIKE:
@@ -207,9 +221,10 @@ def _is_isotope(match: re.Match[str]) -> bool:
 
 
 def _chemical(before: str, after: str, *, tied: bool) -> bool:
-    """Whether a neighbour is chemical: a dopant's noun, another element, a coordination.
+    """Whether a neighbouring word is chemical, such as `doped`, another element or `coordinated by`.
 
-    Where a symbol may be a word, a noun behind it has to be tied by a hyphen: `In NMR spectra` but `In-doped`.
+    With `tied`, because the symbol may be a word, a following noun must be joined by a hyphen: `In-doped` is an
+    element, `In NMR spectra` is not.
     """
     return bool(
         (re.match(_CHEMICAL, after) and not (tied and after.startswith(" ")))
@@ -220,7 +235,7 @@ def _chemical(before: str, after: str, *, tied: bool) -> bool:
 
 
 def _is_unit(symbol: str, before: str) -> bool:
-    """`300 K`, `5V`, `25 °C`; or a numeral, as in `III-V`."""
+    """Whether the symbol is a unit (`300 K`, `5V`, `25 °C`) or a Roman numeral (`III-V`)."""
     unit = re.search(r"(?:\d\s?|°\s?|\bdeg\.?\s|\b[mkMGμun])$", before)
     return len(symbol) == 1 and bool(unit or _ROMAN.search(before))
 
@@ -230,7 +245,7 @@ def _inside_sentence(before: str) -> bool:
 
 
 def _title_case(text: str) -> bool:
-    """Whether most of the longer words begin with a capital."""
+    """Whether most words of at least four letters begin with a capital."""
     words = re.findall(r"(?<![A-Za-z])[A-Za-z][a-z]{3,}(?![A-Za-z])", text)
     capitals: int = sum(word[0].isupper() for word in words)
     return 2 * capitals > len(words)

@@ -1,4 +1,4 @@
-"""Texts about a crystal without what they say of its composition and symmetry."""
+"""Mask the composition and symmetry in texts about a crystal."""
 
 from __future__ import annotations
 
@@ -28,16 +28,19 @@ _RUN = re.compile(rf"{_COMPOSITION}(?:(?:\s*[,/:;&+·–-]?\s*(?:and |or |of )?)
 
 
 def mask_text(text: str, crystal: Crystal) -> str:
-    """The text without formulas, elements, structure types, space groups, crystal systems and classes of compounds.
+    """Mask formulas, elements, structure types, space groups, crystal systems and compound classes in a text.
 
-    What remains are coordination numbers, lengths, shapes and everything that is no chemistry: retrieval
-    with masked texts shows what is learned beyond reading the formula off. Names, formulas and symbols are
-    masked whosever they are; where letters may be a word, a unit or a quantity (`In`, `K`, `BCS`) the
-    elements of the crystal and the neighbours decide. A run of marks becomes one, for its length counts elements.
+    Coordination numbers, bond lengths, shapes and all other words remain. Retrieval with masked texts shows what a
+    model learns beyond the formula. Names, formulas and symbols of all compounds are masked. If letters can also be a
+    word, a unit or a quantity (`In`, `K`, `BCS`), the elements of the crystal and the neighbouring words decide.
+    Consecutive marks become one, because their number would reveal the number of elements.
 
     Args:
         text: any description, in plain characters, Unicode, TeX or HTML.
-        crystal: whose text it is.
+        crystal: the crystal that the text describes.
+
+    Returns:
+        The text with marks such as `[formula]`, `[element]` and `[type]`.
     """
     elements = frozenset(SYMBOLS[z] for z in crystal.composition)
     read = plain(text)
@@ -55,17 +58,17 @@ def mask_text(text: str, crystal: Crystal) -> str:
         ("element", lambda left: find_words(element_words, left)),
         ("type", lambda left: find_words(mineral_like_words, left)),
         ("element", lambda left: find_symbols(left, elements)),
-        ("element", lambda left: find_symbols(left, elements)),  # neighbours of what was found are found now
+        ("element", lambda left: find_symbols(left, elements)),  # again: symbols next to those of the first pass
         ("element", lambda left: _lead(left, own="Pb" in elements)),
         ("class", _numeral),
     ]
-    left, found = read.text, []
+    left, spans = read.text, []
     for mark, find in passes:
         for start, end in find(left):
             if MARK not in left[start:end]:
-                found.append((start, end, mark))
+                spans.append((start, end, mark))
                 left = left[:start] + MARK * (end - start) + left[end:]
-    return _merge(_replace(text, read, sorted(found))) if found else text
+    return _merge(_replace(text, read, sorted(spans))) if spans else text
 
 
 def _spans(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
@@ -73,7 +76,7 @@ def _spans(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
 
 
 def _own_formula(text: str, crystal: Crystal) -> Iterator[tuple[int, int]]:
-    """The formula of the crystal in small letters, or in a text of capitals alone, as old titles are printed."""
+    """The crystal's own formula in lower case, or in a text in upper case, as in old titles."""
     blocks = re.findall(r"[A-Z][a-z]?\d*", crystal.formula)
     if len(blocks) == 1:  # `Cu is a form of copper`
         symbol = SYMBOLS[next(iter(crystal.composition))]
@@ -87,14 +90,14 @@ def _own_formula(text: str, crystal: Crystal) -> Iterator[tuple[int, int]]:
 
 
 def _compound_names(text: str) -> Iterator[tuple[int, int]]:
-    """`YBCO`, `PZT`."""
+    """Abbreviations of compounds, such as `YBCO` and `PZT`."""
     for match in re.finditer(r"(?<![A-Za-z])[A-Z][A-Z-]{2,8}(?![A-Za-z])", text):
         if match[0] in COMPOUND_NAMES:
             yield match.span()
 
 
 def _lead(text: str, *, own: bool) -> Iterator[tuple[int, int]]:
-    """Mask `lead` as a metal: next to chemical words, or, if the crystal contains lead, wherever it is not a verb."""
+    """The metal `lead`: next to chemical words or, if the crystal contains lead, anywhere but as a verb."""
     tied = rf"\blead(?=[- ](?:free|based|halide|glass|salt|ions?|atoms?|films?|metal\w*)\b|[ -]?{MARK})"
     metal = rf"{tied}|(?<={MARK}[ -])lead\b(?! to)"
     if own:
@@ -104,17 +107,17 @@ def _lead(text: str, *, own: bool) -> Iterator[tuple[int, int]]:
 
 
 def _numeral(text: str) -> Iterator[tuple[int, int]]:
-    """How many elements there are: `ternary` and so on beside a class, and `a form` of an element."""
+    """Words for the number of elements: `ternary` and the like before a class, and `form` in `a form of [element]`."""
     words = "unary|binary|pseudobinary|ternary|pseudoternary|quaternary|quinary|multicomponent"
     nouns = "(?:compound|alloy|phase|system|semiconductor|material|metal|oxide)s?"
     counted = rf"\b(?:{words})(?:[ -]{nouns}\b|(?=[ -]{MARK}))"
     return _spans(re.compile(rf"{counted}|\bform(?= of {MARK})", re.IGNORECASE), text)
 
 
-def _replace(text: str, read: Plain, found: list[tuple[int, int, str]]) -> str:
-    """The original with marks for the stretches found, and for the markup that hangs on them."""
+def _replace(text: str, read: Plain, spans: list[tuple[int, int, str]]) -> str:
+    """The original text with a mark in place of each span and of the markup attached to it."""
     out, at = [], 0
-    for start, end, mark in found:
+    for start, end, mark in spans:
         begin = read.ends[start - 1] if start else 0
         close = read.starts[end] if end < len(read.starts) else len(text)
         out += [text[at:begin], f"[{mark}]"]
@@ -123,9 +126,9 @@ def _replace(text: str, read: Plain, found: list[tuple[int, int, str]]) -> str:
 
 
 def _merge(text: str) -> str:
-    """One mark for a run of them: `[element], [element] and [element]` → `[element]`.
+    """Merge consecutive marks: `[element], [element] and [element]` → `[element]`.
 
-    The clause of a caption that names the structure type goes, for it tells which crystals have one.
+    The clause of a caption that names the structure type is removed, because its presence alone is informative.
     """
 
     def single(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Symbols of symmetry in running text: Hermann-Mauguin in any spelling, Schoenflies, Pearson, Strukturbericht."""
+"""Recognise symmetry symbols in running text: Hermann–Mauguin, Schoenflies, Pearson and Strukturbericht."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _STRUKTURBERICHT = re.compile(
 
 
 _WORDS = frozenset(["An", "Am", "Im", "Ia", "Pa", "Aa", "Ca", "Fd", "Fm", "Ic", "Cn"])
-"""Symbols of unusual settings that are words or elements."""
+"""Symbols of unusual settings that are also words or elements."""
 
 
 def _squeezed(symbol: str) -> str:
@@ -45,7 +45,7 @@ def _squeezed(symbol: str) -> str:
 
 @functools.cache
 def _known() -> frozenset[str]:
-    """All Hermann-Mauguin symbols of gemmi's table of settings, short and full, cubic ones also as `Fm3m`."""
+    """All Hermann–Mauguin symbols in gemmi's table of settings, short and full; cubic ones also written as `Fm3m`."""
     import gemmi
 
     symbols = set()
@@ -57,7 +57,11 @@ def _known() -> frozenset[str]:
 
 
 def find_space_groups(text: str) -> Iterator[tuple[int, int]]:
-    """Stretches of plain text that name a space group: symbols, and numbers behind the words."""
+    """Find space groups in plain text: symbols, and numbers after words such as `space group`.
+
+    Yields:
+        (start, end) of each symbol or number.
+    """
     for match in _CANDIDATE.finditer(text):
         end = _longest(text, match)
         if end and (_certain(match.group()[: end - match.start()]) or _in_context(text, match.start(), end)):
@@ -72,7 +76,7 @@ def find_space_groups(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _longest(text: str, match: re.Match[str]) -> int:
-    """Where the longest symbol of the table ends that begins here, 0 if none does."""
+    """The end of the longest symbol of the table that begins here; 0 if there is none."""
     for end in range(match.end(), match.start() + 1, -1):
         whole = not text[end : end + 1].isalnum() and text[end - 1] != " "
         symbol = _squeezed(text[match.start() : end])
@@ -82,7 +86,7 @@ def _longest(text: str, match: re.Match[str]) -> int:
 
 
 def _certain(symbol: str) -> bool:
-    """Whether it can be nothing else, as `Pnma` and `P21/c`; `P1`, `Cc` and `C2` need a context."""
+    """Whether a symbol is unambiguous, such as `Pnma` and `P21/c`; `P1`, `Cc` and `C2` need a context."""
     squeezed = _squeezed(symbol)
     return len(squeezed) > 3 or ("/" in squeezed) or squeezed in {"P-1", "R-3", "R3c", "R3m", "P31", "P63", "P61"}
 
@@ -97,7 +101,11 @@ def _with_number(text: str, end: int) -> int:
 
 
 def find_structure_symbols(text: str) -> Iterator[tuple[int, int]]:
-    """Stretches of plain text that are Strukturbericht or Pearson symbols."""
+    """Find Strukturbericht and Pearson symbols in plain text.
+
+    Yields:
+        (start, end) of each symbol.
+    """
     for pattern in (_PEARSON, _STRUKTURBERICHT):
         for match in pattern.finditer(text):
             yield match.span()

@@ -1,7 +1,7 @@
-"""Running text as plain characters: TeX, HTML and Unicode typography resolved, each character with its origin.
+"""Convert TeX, HTML and Unicode typography to plain characters, and keep track of their positions in the original.
 
-`Li$_{1-x}$FePO$_4$`, `Li<sub>1-x</sub>FePO<sub>4</sub>` and `Li₁₋ₓFePO₄` all become `Li1-xFePO4`, and every
-plain character knows which stretch of the text it stands for, so that a stretch can be cut out of the original.
+`Li$_{1-x}$FePO$_4$`, `Li<sub>1-x</sub>FePO<sub>4</sub>` and `Li₁₋ₓFePO₄` all become `Li1-xFePO4`. For every plain
+character, the corresponding part of the original is known, so that a match can be cut out of the original.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ _AMOUNT_FOLLOWS = (
 
 
 _CIF = re.compile(r"(?<=[A-Za-z)\]])(~)(?:<i>)?[\d.xyz+/-]{1,10}(?:</i>)?(~)")
-"""A subscript in a CIF: `Y~2~O~3~`; elsewhere `~` is the space of TeX."""
+"""A subscript in a CIF, as in `Y~2~O~3~`; elsewhere `~` is a space, as in TeX."""
 _CIF_GREEK = dict(zip("abgdehklmstwz", "αβγδεηκλμστωζ", strict=True))
 
 
 class Plain(NamedTuple):
-    """A text in plain characters."""
+    """A text in plain characters, with the position of each character in the original."""
 
     text: str
-    """What is matched against."""
+    """The plain characters."""
     starts: list[int]
-    """Where in the original the stretch begins that each character stands for."""
+    """For each character, where the corresponding part of the original begins."""
     ends: list[int]
-    """Where it ends."""
+    """For each character, where the corresponding part of the original ends."""
 
 
 @functools.cache
@@ -82,9 +82,10 @@ def _pattern() -> re.Pattern[str]:
 
 
 def plain(text: str) -> Plain:
-    """The text with its typography resolved; `^` stands before what is raised, nothing before what is lowered.
+    """The text in plain characters; superscripts are preceded by `^`, subscripts by nothing.
 
-    A subscript that is no amount keeps its `_`, as in `T_c`: it belongs to a quantity, not to a formula.
+    A subscript that is not an amount keeps its `_`, as in `T_c`, because it belongs to a quantity and not to a
+    formula.
     """
     out: list[str] = []
     starts: list[int] = []
@@ -105,7 +106,7 @@ def plain(text: str) -> Plain:
 
 
 def _resolve(match: re.Match[str]) -> str:
-    """The plain characters of one piece."""
+    """The plain characters of one match."""
     kind, piece = match.lastgroup or "", match[0]
     if kind in _FIXED:
         return _FIXED[kind]

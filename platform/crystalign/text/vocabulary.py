@@ -1,6 +1,6 @@
-"""The words that name elements, classes of compounds, structure types and crystal systems, built from their stems.
+"""Patterns of words for elements, compound classes, structure types and crystal systems, built from word stems.
 
-In the lists a space stands for a space, a hyphen or nothing: `zinc blende` is also `zinc-blende` and `zincblende`.
+In the lists, a space matches a space, a hyphen or nothing: `zinc blende` is also `zinc-blende` and `zincblende`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ SPELLINGS = {
     "Bi": "bismuthic bismuthous bismuthian",
     "U": "uranic uranous uraniferous",
 }
-"""Other spellings and adjectives of the elements, beside their names."""
+"""Symbol → other spellings of the element's name, and adjectives."""
 
 _IDES = """bor carb carbonitr silic german stann plumb nitr phosph arsen antimon bismuth bism ox sulf sulph selen tellur
 polon fluor chlor brom iod astat hydr deuter hydrox perox superox subox hal pnict chalcogen alumin gall ind thall zinc
@@ -100,7 +100,7 @@ microcrystallite spherulite cite unite reunite invite requisite prerequisite ign
 favourite polite granite meteorite bite kite mite rite trite respite smite sprite hermite parasite appetite
 dynamite termite erudite expedite recite incite contrite exquisite stalactite stalagmite plebiscite socialite
 neurite metabolite lite byte hypocrite austenite martensite premartensite pearlite bainite"""
-"""English words and microstructures that end like minerals."""
+"""English words and microstructures that end in `-ite` like minerals."""
 
 _SYSTEMS = "cubic tetragonal orthorhombic hexagonal trigonal rhombohedral monoclinic triclinic"
 
@@ -112,12 +112,12 @@ COMPOUND_NAMES = frozenset(
 
 
 def _any(words: list[str]) -> str:
-    """An alternation, longest first, so that no word hides a longer one."""
+    """An alternation with the longest word first, so that no word matches before a longer one."""
     return "|".join(sorted(set(words), key=len, reverse=True))
 
 
 def _phrases(listed: str) -> list[str]:
-    """The phrases of a list with commas; a space is a space, a hyphen or nothing."""
+    """Patterns of the phrases in a comma-separated list; a space matches a space, a hyphen or nothing."""
     return [re.sub(r"\s+", "[ -]?", phrase.strip()) for phrase in listed.split(",")]
 
 
@@ -127,7 +127,7 @@ def _prefixes(most: int) -> str:
 
 @functools.cache
 def element_words() -> re.Pattern[str]:
-    """Names and adjectives of the elements but `lead`, which is left to the context."""
+    """Names and adjectives of the elements except `lead`, which is ambiguous and needs the context."""
     from crystalign.physics.caption import ELEMENTS
 
     names = [name for name in ELEMENTS if name not in {"lead", "radon"}] + ["radon(?! transform)"]
@@ -137,7 +137,7 @@ def element_words() -> re.Pattern[str]:
 
 @functools.cache
 def class_words() -> re.Pattern[str]:
-    """What a compound is called after its anions: oxides, dihydrogenphosphates, oxypnictides, cuprates."""
+    """Compound classes named after their anions: oxides, dihydrogenphosphates, oxypnictides, cuprates."""
     endings = [(_IDES, "ide"), (_ATES, "ate"), (_ITES, "ite"), (_YLS, "yl")]
     stems = [f"(?:{_any(words.split())}){ending}" for words, ending in endings] + _OXIDES.split()
     listed = _any([name for name in _classes() if " " not in name])
@@ -145,20 +145,20 @@ def class_words() -> re.Pattern[str]:
 
 
 def _classes() -> list[str]:
-    """Classes that no stem covers, those of our captions among them, as patterns."""
+    """Patterns of compound classes that no stem covers, including those of our captions."""
     from crystalign.physics.compound_classes import CLASS_NAMES
 
     return _phrases(_CLASSES) + [re.sub("[ -]", "[ -]?", name) for name in CLASS_NAMES]
 
 
 def _types() -> list[str]:
-    """Structure types, those of our captions among them, and minerals, as patterns."""
+    """Patterns of structure types, including those of our captions, and of minerals."""
     from crystalign.minerals import minerals
     from crystalign.physics.structure_types import TYPE_NAMES
 
-    ours = [re.sub(r"\\?[ -]", "[ -]?", re.escape(name)).replace("center", "cent(?:er|re)") for name in TYPE_NAMES]
+    captioned = [re.sub(r"\\?[ -]", "[ -]?", re.escape(name)).replace("center", "cent(?:er|re)") for name in TYPE_NAMES]
     named = [mineral.name for mineral in minerals() if mineral.name != "lime"]  # a fruit as well
-    return ours + _phrases(_TYPES) + [name for name in named if not class_words().fullmatch(name)]
+    return captioned + _phrases(_TYPES) + [name for name in named if not class_words().fullmatch(name)]
 
 
 @functools.cache
@@ -169,7 +169,7 @@ def type_words() -> re.Pattern[str]:
 
 @functools.cache
 def phrases() -> dict[str, re.Pattern[str]]:
-    """By their mark, what is more than one word: `zinc blende`, `rare earth`."""
+    """Mark → pattern of terms with more than one word, such as `zinc blende` and `rare earth`."""
     classes = _any([name for name in _classes() if " " in name])
     types = _type_pattern([name for name in _types() if " " in name])
     return {"type": types, "class": re.compile(rf"\b(?:{classes})s?\b", re.IGNORECASE)}
@@ -181,13 +181,13 @@ def _type_pattern(names: list[str]) -> re.Pattern[str]:
 
 @functools.cache
 def mineral_like_words() -> re.Pattern[str]:
-    """Any other word of at least six letters that ends like a mineral, and is no English word."""
+    """Any other word of at least six letters that ends in `-ite` and is not an ordinary English word."""
     return re.compile(rf"\b(?!(?:{_any(_ORDINARY_ITES.split())})s?\b)[a-z]{{3,}}ites?\b", re.IGNORECASE)
 
 
 @functools.cache
 def system_words() -> re.Pattern[str]:
-    """Crystal systems and lattices; `trigonal planar` and its like are shapes of a coordination and stay."""
+    """Crystal systems and lattices; coordination shapes such as `trigonal planar` are not matched."""
     systems = f"(?:{_any(_SYSTEMS.split())})(?:ly|ity)?"
     shapes = r"(?![ -]?(?:planar|prism|bipyramid|pyramid|antiprism))"
     centred = r"(?:face|body|base|side|[abc])[- ]cent(?:er|re)d(?:[ -](?:cubic|tetragonal|orthorhombic|monoclinic))?"
@@ -202,11 +202,14 @@ _WORD = re.compile(r"(?<!\w)\w[\w-]*")
 
 
 def find_words(kind: Callable[[], re.Pattern[str]], text: str) -> Iterator[tuple[int, int]]:
-    """Stretches of a text that match a pattern which reaches over letters and hyphens alone.
+    """Find matches of a pattern that consists only of letters and hyphens.
 
     Args:
-        kind: one of the functions above.
+        kind: one of the functions above that return a pattern.
         text: plain characters.
+
+    Yields:
+        (start, end) of each match.
     """
     for word in _WORD.finditer(text):
         for start, end in _within_word(kind, word[0]):
@@ -215,5 +218,5 @@ def find_words(kind: Callable[[], re.Pattern[str]], text: str) -> Iterator[tuple
 
 @functools.lru_cache(maxsize=1 << 16)
 def _within_word(kind: Callable[[], re.Pattern[str]], word: str) -> tuple[tuple[int, int], ...]:
-    """Words recur, and the patterns are long."""
+    """Matches within one word; cached because words recur and the patterns are long."""
     return tuple(match.span() for match in kind().finditer(word))

@@ -1,1 +1,1 @@
-"""The training loop, schedule, checkpoints and metrics: plain torch under any launcher."""
+"""The training loop, schedule, checkpoints and metrics in plain PyTorch, for any launcher."""

@@ -1,19 +1,17 @@
-"""Checkpoints: a model directory, the optimiser and the cursor, in the object store, verified.
+"""Checkpoints: a model directory, the optimiser state and the data cursor, verified in the object store.
 
     <run>/checkpoints/step-00001000/
-    ├── config.json, model.safetensors, README.md, …   a model: `crystalign.load` reads it
+    ├── config.json, model.safetensors, README.md, …   the model, as `crystalign.load` reads it
     ├── optimiser.safetensors                          moments of AdamW by parameter
-    ├── state.json                                     step, samples, seconds and the data's cursor
+    ├── state.json                                     step, samples, seconds and the data cursor
     └── manifest.json                                  every file with size and sha256; written last
 
-The newest checkpoint whose files are what its manifest says is the truth about a run. A manifest
-is the last thing that is written and the first that is deleted, so a crash between any two writes
-leaves either a whole checkpoint or none.
+A run resumes from its newest checkpoint whose files agree with its manifest. The manifest is written last and
+deleted first, so a crash at any time leaves either a complete checkpoint or none.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -24,7 +22,7 @@ from pathlib import Path
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import ConfigError, ModelError, StorageError, VerificationError
+from crystalign.errors import ConfigError, ModelError, VerificationError
 from crystalign.model import Model
 from crystalign.model_config import ModelCard
 from crystalign.storage import FileEntry
@@ -44,17 +42,18 @@ class CheckpointManifest(Config):
     format: int
     """Version of the layout."""
     step: int
-    """Optimiser steps done."""
+    """Number of optimiser steps done."""
     files: tuple[FileEntry, ...]
-    """Every other file."""
+    """Every file of the checkpoint except the manifest."""
     metrics: dict[str, float] = {}
-    """What was measured at this step: `loss`, `retrieval` where it was, and their parts."""
+    """Metrics of this step: `loss`, `retrieval` if it was measured, and their parts."""
 
     @property
     def score(self) -> tuple[bool, float]:
-        """What checkpoints are compared by, higher is better: the held-out retrieval, and the loss where it is unknown.
+        """The score by which checkpoints are compared; higher is better.
 
-        A checkpoint whose retrieval was measured is preferred to one of which only the loss is known.
+        It is the held-out retrieval if that was measured, and minus the loss otherwise. A checkpoint with a measured
+        retrieval ranks above one without.
         """
         if "retrieval" in self.metrics:
             return True, self.metrics["retrieval"]
@@ -62,7 +61,7 @@ class CheckpointManifest(Config):
 
 
 def checkpoint_uri(run_uri: str, step: int) -> str:
-    """Where the checkpoint of a step lies."""
+    """The URI of the checkpoint of a step."""
     return storage.join(run_uri, FOLDER, f"step-{step:08d}")
 
 
@@ -79,27 +78,26 @@ def save_checkpoint(
     """Write the checkpoint of `state.step` and read it back.
 
     Args:
-        run_uri: of the run; the checkpoint lies under it.
-        model: its weights as they are.
-        state: with the optimiser's tensors, as `train` hands it to `on_checkpoint`.
-        card: what the model was trained on; by default the model's own.
-        metrics: what was measured at this step; `prune_checkpoints` goes by it.
+        run_uri: URI of the run; the checkpoint is written below it.
+        model: the model with its current weights.
+        state: the training state with the optimiser's tensors, as `train` passes it to `on_checkpoint`.
+        card: the model card to store; by default the model's own.
+        metrics: metrics of this step, by which `prune_checkpoints` ranks checkpoints.
 
     Returns:
-        The checkpoint's URI, a model directory.
+        The checkpoint's URI, which is also a model directory.
 
     Raises:
-        StorageError: the store refuses or does not answer.
-        VerificationError: what the store holds is not what was written.
+        StorageError: the store refuses the write or does not answer.
+        VerificationError: the data read back differ from what was written.
     """
     uri = checkpoint_uri(run_uri, state.step)
     files = _files(model, state, card)
-    entries = tuple(
-        FileEntry(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in files.items()
-    )
+    entries = tuple(storage.entry_of(path, data) for path, data in files.items())
     manifest = CheckpointManifest(format=FORMAT, step=state.step, files=entries, metrics=dict(metrics or {}))
     files[MANIFEST] = manifest.model_dump_json(indent=2).encode()
-    # One that is there did not verify, or the run would not be at this step again: it must not seem whole meanwhile.
+    # An existing checkpoint of this step was not valid, or the run would not have repeated the step. Delete its
+    # manifest first, so that it does not look complete while its files are replaced.
     storage.delete(storage.join(uri, MANIFEST))
     with tempfile.TemporaryDirectory(prefix="crystalign-checkpoint-") as folder:
         for path, data in files.items():
@@ -111,37 +109,37 @@ def save_checkpoint(
 
 
 def prune_checkpoints(run_uri: str, keep: int, newest: int | None = None) -> list[str]:
-    """Delete all but the best `keep` checkpoints and the newest, each manifest first.
+    """Delete all checkpoints but the best `keep` and the newest, each manifest first.
 
-    What an upload that broke off left behind goes too. Nothing may be writing to the run meanwhile.
+    Remains of interrupted uploads are deleted as well. No other process may write to the run at the same time.
 
     Args:
-        run_uri: of the run.
-        keep: how many of the best stay, by `CheckpointManifest.score`; of equals the newer.
-        newest: the step that was just stored. Those of later steps did not verify, or the run would be beyond them:
-            they go.
+        run_uri: URI of the run.
+        keep: number of best checkpoints to keep, by `CheckpointManifest.score`; of equals the newer.
+        newest: the step that was just stored. Checkpoints of later steps were not valid, or the run would have
+            resumed from them; they are deleted.
 
     Returns:
-        URIs of the checkpoints that were deleted.
+        URIs of the deleted checkpoints.
     """
     assert keep >= 1
     steps = _steps(run_uri)
-    whole = sorted((step for step, complete in steps.items() if complete), reverse=True)
-    able = [step for step in whole if newest is None or step <= newest]
-    kept = set(able)
-    if len(able) > keep:
-        best = sorted(able, key=lambda step: (_score(checkpoint_uri(run_uri, step)), step), reverse=True)
-        kept = {able[0], *best[:keep]}
+    complete = sorted((step for step, has_manifest in steps.items() if has_manifest), reverse=True)
+    candidates = [step for step in complete if newest is None or step <= newest]
+    retained = set(candidates)
+    if len(candidates) > keep:
+        best = sorted(candidates, key=lambda step: (_score(checkpoint_uri(run_uri, step)), step), reverse=True)
+        retained = {candidates[0], *best[:keep]}
     for step in steps:
         uri = checkpoint_uri(run_uri, step)
-        if step not in kept:
+        if step not in retained:
             storage.delete(storage.join(uri, MANIFEST))
             storage.delete(uri)
-    return [checkpoint_uri(run_uri, step) for step in whole if step not in kept]
+    return [checkpoint_uri(run_uri, step) for step in complete if step not in retained]
 
 
 def _files(model: Model, state: TrainState, card: ModelCard | None) -> dict[str, bytes]:
-    """Everything but the manifest."""
+    """Path → content of every file except the manifest."""
     from safetensors.torch import save
 
     fields = {"step": state.step, "samples": state.samples, "seconds": state.seconds, "cursor": state.cursor}
@@ -155,7 +153,7 @@ def _score(uri: str) -> tuple[bool, float]:
     try:
         return read_manifest(uri).score
     except VerificationError:
-        return False, -math.inf  # not readable as a manifest: the first to go
+        return False, -math.inf  # the manifest is not readable: delete this one first
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -163,16 +161,16 @@ def _score(uri: str) -> tuple[bool, float]:
 
 def checkpoints(run_uri: str) -> list[tuple[int, str]]:
     """(step, URI) of every checkpoint that has a manifest, newest first; not verified."""
-    whole = sorted((step for step, complete in _steps(run_uri).items() if complete), reverse=True)
-    return [(step, checkpoint_uri(run_uri, step)) for step in whole]
+    complete = sorted((step for step, has_manifest in _steps(run_uri).items() if has_manifest), reverse=True)
+    return [(step, checkpoint_uri(run_uri, step)) for step in complete]
 
 
 def read_manifest(uri: str) -> CheckpointManifest:
     """The manifest of a checkpoint.
 
     Raises:
-        StorageError: there is none.
-        VerificationError: it is not readable, or of another version.
+        StorageError: there is no manifest, or the store does not answer.
+        VerificationError: the manifest is not readable or has another format version.
     """
     data = storage.read_bytes(storage.join(uri, MANIFEST))
     try:
@@ -189,27 +187,27 @@ def verify_checkpoint(uri: str) -> CheckpointManifest:
 
     Raises:
         StorageError: the store does not answer.
-        VerificationError: a file is missing or is not what the manifest says, or the manifest is not one.
+        VerificationError: a file is missing or differs from the manifest, or the manifest is not readable.
     """
     manifest = read_manifest(uri)
     for entry in manifest.files:
-        _read_verified(uri, entry)
+        storage.read_verified(uri, entry)
     return manifest
 
 
 def latest_checkpoint(run_uri: str) -> str | None:
-    """The newest checkpoint of a run that verifies; one that does not is named in a warning and passed over.
+    """The newest valid checkpoint of a run. A warning names each damaged checkpoint that is skipped.
 
     Returns:
-        Its URI; None where the run has not written one yet.
+        Its URI; None if the run has not written a checkpoint yet.
 
     Raises:
-        StorageError: the store does not answer. A run that cannot see its checkpoints must not start again at zero.
-        VerificationError: there are checkpoints, and none is whole.
+        StorageError: the store does not answer; the run must then not start again from zero.
+        VerificationError: there are checkpoints, but all are damaged.
     """
-    found = checkpoints(run_uri)
+    available = checkpoints(run_uri)
     reasons = []
-    for _, uri in found:
+    for _, uri in available:
         try:
             verify_checkpoint(uri)
         except VerificationError as error:
@@ -217,9 +215,9 @@ def latest_checkpoint(run_uri: str) -> str | None:
             reasons.append(str(error))
             continue
         return uri
-    if found:
+    if available:
         raise VerificationError(
-            f"none of the {len(found)} checkpoints of {run_uri} is whole ({reasons[0]}); restore one, or delete "
+            f"none of the {len(available)} checkpoints of {run_uri} is valid ({reasons[0]}); restore one, or delete "
             f"{storage.join(run_uri, FOLDER)} to start again"
         )
     return None
@@ -229,15 +227,15 @@ def load_checkpoint(uri: str) -> tuple[Model, TrainState]:
     """The model and the state of a checkpoint.
 
     Raises:
-        ModelError: the model or the state cannot be used.
+        ModelError: the model or the state does not fit this version of Crystalign.
         StorageError: the store does not answer.
-        VerificationError: a file is missing or is not what the manifest says, or the manifest is not one.
+        VerificationError: a file is missing or differs from the manifest, or the manifest is not readable.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     manifest = read_manifest(uri)
-    files = {entry.path: _read_verified(uri, entry) for entry in manifest.files}
+    files = {entry.path: storage.read_verified(uri, entry) for entry in manifest.files}
     model = Model.from_files(files, origin=uri)
     try:
         fields = json.loads(files[STATE])
@@ -255,16 +253,3 @@ def _steps(run_uri: str) -> dict[int, bool]:
             step = int(match[1])
             steps[step] = steps.get(step, False) or match[2] == MANIFEST
     return steps
-
-
-def _read_verified(uri: str, entry: FileEntry) -> bytes:
-    place = storage.join(uri, *entry.path.split("/"))
-    try:
-        data = storage.read_bytes(place)
-    except StorageError as error:
-        if storage.exists(place):  # or the store does not answer this either
-            raise
-        raise VerificationError(f"{entry.path} of checkpoint {uri} is missing") from error
-    if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise VerificationError(f"{entry.path} of checkpoint {uri} is not what its manifest says")
-    return data

@@ -1,4 +1,4 @@
-"""Checkpoints beside the training: a step is copied at once, written while the next ones run."""
+"""Checkpoints in the background: the weights are copied at once and written while training continues."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from crystalign.training.loop import TrainState
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run in a thread of its own, one at a time.
+    """Writes the checkpoints of a run in a background thread, one at a time.
 
-    Training waits for a copy in memory, and for the checkpoint before where that is not stored yet.
-    What goes wrong in the thread is raised by the next call of any method here, so that a run ends
-    with the error and never goes on without its checkpoints.
+    Training waits for the copy in memory, and for the previous checkpoint if that is not stored yet. An error in the
+    thread is raised by the next call of any method of this class, so a run stops if its checkpoints cannot be stored.
 
     Example:
         with CheckpointWriter(run, model, keep=3) as writer:
@@ -31,14 +30,14 @@ class CheckpointWriter:
     """
 
     def __init__(self, run_uri: str, model: Model, *, keep: int, publish: Callable[[], None] | None = None) -> None:
-        """Make room for one copy of the model in main memory.
+        """Reserve main memory for one copy of the model.
 
         Args:
-            run_uri: of the run.
-            model: of which checkpoints will be taken.
-            keep: how many of the best checkpoints stay beside the newest.
-            publish: called in the thread before each checkpoint is written; what it stores is there when the run goes
-                on from the checkpoint.
+            run_uri: URI of the run.
+            model: the model that will be saved.
+            keep: number of best checkpoints to keep besides the newest.
+            publish: called in the thread before each checkpoint is written, for data such as metrics that must be
+                stored when a run resumes from the checkpoint.
         """
         self._run, self._keep, self._publish = run_uri, keep, publish
         self._copy = copy.deepcopy(model).cpu()
@@ -56,7 +55,7 @@ class CheckpointWriter:
         except StorageError as error:
             if value is None:
                 raise
-            value.add_note(str(error))  # what ended the training comes first
+            value.add_note(str(error))  # the error that ended the training is the one to raise
         finally:
             self._pool.shutdown()
 
@@ -67,13 +66,13 @@ class CheckpointWriter:
         card: ModelCard | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Copy the weights and begin to write the checkpoint of `state.step`.
+        """Copy the weights and start writing the checkpoint of `state.step`.
 
         Args:
             model: its weights are copied before this returns.
-            state: `state.optimiser` holds copies already, as `train` hands it to `on_checkpoint`.
-            card: what the model was trained on.
-            metrics: what was measured at this step.
+            state: `state.optimiser` must hold copies, as `train` passes it to `on_checkpoint`.
+            card: the model card to store; by default the model's own.
+            metrics: metrics of this step.
 
         Raises:
             StorageError: an earlier checkpoint could not be stored.
@@ -84,7 +83,7 @@ class CheckpointWriter:
         self._flight = self._pool.submit(self._write, frozen, card or model.card, dict(metrics or {}))
 
     def check(self) -> None:
-        """Raise what the writing has failed with, if it has; costs nothing, so call it before each step.
+        """Raise the error of a failed write, if there is one. The call is cheap; call it before each step.
 
         Raises:
             StorageError: a checkpoint could not be stored.
@@ -96,7 +95,7 @@ class CheckpointWriter:
         """Wait until the last checkpoint is stored.
 
         Raises:
-            StorageError: it could not be.
+            StorageError: it could not be stored.
         """
         flight, self._flight = self._flight, None
         if flight is not None:

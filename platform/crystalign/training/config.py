@@ -1,4 +1,4 @@
-"""`PretrainConfig`: everything that decides a pre-training run."""
+"""`PretrainConfig`: all settings of a pre-training run."""
 
 from __future__ import annotations
 
@@ -16,63 +16,63 @@ Logger = Literal["csv", "tensorboard", "mlflow", "wandb"]
 
 
 class OptimiserConfig(Config):
-    """AdamW, linear warm-up, and a cosine to zero or no decay."""
+    """AdamW with linear warm-up, then cosine decay to zero or a constant learning rate."""
 
     lr: float = Field(default=1e-3, gt=0)
-    """Learning rate at the top of the schedule."""
+    """Peak learning rate."""
     weight_decay: float = Field(default=0.05, ge=0)
-    """Decoupled decay of matrices; norms, biases, embeddings of positions and temperatures have none."""
+    """Decoupled weight decay of matrices; not applied to norms, biases, embeddings and temperatures."""
     betas: tuple[float, float] = (0.9, 0.98)
-    """Decay of the first and second moments."""
+    """Decay rates of the first and second moments."""
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the run in which the learning rate rises from zero."""
+    """Fraction of the run over which the learning rate rises from zero."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """What the learning rate does after the warm-up: half a cosine to zero, or nothing."""
+    """Learning rate after the warm-up: half a cosine to zero, or constant."""
     clip: float = Field(default=1.0, gt=0)
-    """Largest global norm of the gradient."""
+    """Largest global norm of the gradient; larger gradients are scaled down."""
 
 
 class PretrainConfig(Config):
-    """One pre-training run: data, model, optimiser, and what it writes where."""
+    """Settings of a pre-training run: data, model, optimiser and output."""
 
     data: Uri
     """URI of the dataset."""
     out: Uri
-    """URI under which the run writes its checkpoints, metrics and final model."""
+    """URI below which the run writes its checkpoints, metrics and final model."""
     name: str = "pretrain"
-    """Name of the run, a folder under `out`."""
+    """Name of the run; its folder below `out`."""
     model: ModelConfig = Field(default_factory=default_model)
     """Encoders, pairs and objective."""
     split: SplitRule = Field(default_factory=SplitRule)
-    """Which rows are trained on; the model carries it."""
+    """Split of the dataset; its training part is used, and the model stores the rule."""
     batch_size: int = Field(default=256, ge=2)
-    """Global batch B, whatever the number of workers."""
+    """Global batch size B, summed over all workers."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Rows of one worker that pass the encoders together, where B needs more memory than there is; by default all.
-    The gradient is the same (gradient caching), for one more forward pass."""
+    """Rows of one worker that pass the encoders together; by default all. Set it if a batch needs too much memory.
+    The gradient is the same (gradient caching), at the cost of one more forward pass."""
     epochs: int = Field(default=20, ge=1)
     """Passes over the training rows."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Stop after this many steps, which the schedule then spans, if the epochs have not ended before."""
+    """Stop after this many steps, if the epochs have not ended before; the schedule then spans these steps."""
     max_minutes: float | None = Field(default=None, gt=0)
-    """Stop after this many minutes of training; the schedule then runs on time, so that it ends at zero."""
+    """Stop after this many minutes of training; the schedule then follows the time, so that it ends at zero."""
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
-    """Learning rate and its schedule."""
+    """Optimiser, learning rate and schedule."""
     seed: int = 0
-    """Decides the weights, the order of samples, their augmentation and dropout."""
+    """Random seed of the initial weights, the order of samples, augmentation and dropout."""
     augment: bool = True
-    """Whether modalities draw augmented features."""
+    """Whether features are augmented."""
     num_workers: int = Field(default=2, ge=1)
-    """Training processes W."""
+    """Number of training processes W."""
     use_gpu: bool = False
-    """One GPU per training process, bfloat16 where it has it."""
+    """Use one GPU per training process."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto`: bfloat16 autocast on a GPU that has it, float32 elsewhere."""
+    """Precision of the forward pass; `auto` is bfloat16 on a GPU that supports it, float32 elsewhere."""
     checkpoint_every_steps: int = Field(default=500, ge=1)
-    """Steps between checkpoints; there is always one at the end."""
+    """Steps between checkpoints; the last step always has one."""
     log_every_steps: int = Field(default=10, ge=1)
-    """Steps between lines of metrics."""
+    """Steps between logged metrics."""
     rows_per_window: int = Field(default=16384, ge=1)
-    """Rows that are shuffled together."""
+    """Number of rows that are shuffled together."""
     loggers: tuple[Logger, ...] = ("csv", "tensorboard")
-    """Where metrics go; `mlflow` and `wandb` need their extra installed."""
+    """Where metrics are logged; `mlflow` and `wandb` need their package, e.g. `pip install 'crystalign[mlflow]'`."""

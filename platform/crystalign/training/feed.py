@@ -1,15 +1,15 @@
 """From a dataset on disk to the batch of each (step, rank), as plain functions.
 
-The work is cut in two so that any scheduler can run it in parallel and in order:
+The work has two stages, which a scheduler can run in parallel and in order:
 
 1. `read_window` reads the row groups of one window of steps once and cuts them into *portions*:
-   the undecoded rows of one (step, rank), or of one of its micro-batches. Reading is cheap and
+   the undecoded rows of one (step, rank), or of one of its micro-batches. This is cheap and
    needs memory for one window.
 2. `featurise` turns one portion into a `Batch`: decoding, augmentation, neighbour search,
-   collation. It is the expensive half and needs memory for one portion.
+   collation. This is expensive and needs memory for one portion.
 
-Both are pure functions of the plan, so that a killed run, or one that continues with a different
-number of ranks, sees exactly the batches it would have seen. `join` puts micro-batches together again.
+Both are pure functions of the plan. A run that was killed, or that resumes with a different number of
+ranks, therefore sees the same batches as an uninterrupted one. `join` combines micro-batches again.
 """
 
 from __future__ import annotations
@@ -32,83 +32,83 @@ from crystalign.shards.schema import table_to_materials
 from crystalign.shards.selection import Selection
 
 if TYPE_CHECKING:
-    from crystalign.training.batch import Batch, MicroBatches
+    from crystalign.batch import Batch, MicroBatches
 
 
 class FeedPlan(Config):
-    """Everything on which the content of a batch depends, and nothing else."""
+    """Exactly the settings on which the content of a batch depends."""
 
     data: str
     """URI of the dataset."""
     data_sha256: str
-    """Of its manifest: a dataset that changed under a run would change the order of its samples."""
+    """SHA-256 of its manifest; a changed dataset would change the order of samples."""
     selection: str
     """URI of the saved selection."""
     modalities: dict[str, dict[str, Any]]
-    """Modality → the settings by which values become tensors."""
+    """Modality → the settings of its features."""
     seed: int
-    """Of the order and of the augmentation."""
+    """Random seed of the order and of the augmentation."""
     augment: bool = True
     """Whether the features are augmented."""
     batch_size: int
-    """Global, over all ranks."""
+    """Global batch size, summed over all ranks."""
     micro_batch_size: int | None = None
-    """Most rows of a rank that are made into tensors together; None makes no parts."""
+    """Largest number of rows in a micro-batch; None makes a single one per rank."""
     window_rows: int
-    """Rows that are shuffled together, hence held together."""
+    """Number of rows that are shuffled together and held in memory together."""
     world_size: int
-    """Number of ranks a step is cut into."""
+    """Number of ranks over which a step is divided."""
     epochs: int
-    """Length of the feed."""
+    """Number of epochs."""
 
     @property
     def rows_per_rank(self) -> int:
-        """⌈B / W⌉, the same on every rank; surplus rows are masked."""
+        """⌈B / W⌉, the same on every rank; rows beyond the batch are masked."""
         return -(-self.batch_size // self.world_size)
 
     @property
     def part_edges(self) -> list[tuple[int, int]]:
-        """Where a rank's rows are cut into micro-batches, the same on every rank: first row, one past the last."""
+        """(first row, one past the last row) of each micro-batch of a rank, the same on every rank."""
         rows = self.rows_per_rank
         size = self.micro_batch_size or rows
         return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 class StepRange(Config):
-    """Consecutive steps of one epoch that share their row groups."""
+    """Consecutive steps of one epoch that share row groups."""
 
     epoch: int
-    """Counted from 0."""
+    """Epoch, counted from 0."""
     first: int
     """First step, counted within the epoch."""
     last: int
     """One past the last step."""
 
 
-class Portion(NamedTuple):
+class MicroBatchRows(NamedTuple):
     """The undecoded rows of one micro-batch of one rank at one step."""
 
     step: int
-    """Counted over all epochs."""
+    """Step, counted over all epochs."""
     rank: int
-    """Which rank trains on them."""
+    """The rank that trains on these rows."""
     part: int
-    """Which of `FeedPlan.part_edges`."""
+    """Index of the micro-batch in `FeedPlan.part_edges`."""
     rows: bytes
-    """An Arrow IPC stream; row order is sample order."""
+    """The rows as an Arrow IPC stream, in sample order."""
 
 
-class Fed(NamedTuple):
-    """What a rank trains on at one step, or one micro-batch of it."""
+class RankBatch(NamedTuple):
+    """The batch of one rank at one step, or one micro-batch of it."""
 
     step: int
-    """Counted over all epochs."""
+    """Step, counted over all epochs."""
     rank: int
-    """Which rank."""
+    """The rank that trains on the batch."""
     ids: list[str]
-    """Of the real rows, in order."""
+    """Ids of the materials, in order, without the masked rows."""
     batch: Batch | MicroBatches
-    """`FeedPlan.rows_per_rank` rows, or those of one part."""
+    """`FeedPlan.rows_per_rank` rows, or those of one micro-batch."""
 
 
 def steps_per_epoch(plan: FeedPlan) -> int:
@@ -117,23 +117,23 @@ def steps_per_epoch(plan: FeedPlan) -> int:
 
 
 def ranges(plan: FeedPlan, start_step: int = 0) -> list[StepRange]:
-    """The windows of all epochs in order, from the step `start_step` (counted over all epochs) on."""
+    """The windows of all epochs in order, starting at step `start_step` (counted over all epochs)."""
     per_epoch = steps_per_epoch(plan)
-    found: list[StepRange] = []
+    windows: list[StepRange] = []
     for epoch in range(start_step // per_epoch, plan.epochs):
         begin = max(0, start_step - epoch * per_epoch)
-        found += [
+        windows += [
             StepRange(epoch=epoch, first=max(begin, window.first_step), last=window.last_step)
             for window in _order(plan, epoch).windows()
             if window.last_step > begin
         ]
-    return found
+    return windows
 
 
-def read_window(plan: FeedPlan, window: StepRange) -> Iterator[Portion]:
+def read_window(plan: FeedPlan, window: StepRange) -> Iterator[MicroBatchRows]:
     """Read the row groups of a window once and yield its portions, by step, part and rank.
 
-    The ranks take turns, part by part: a scheduler that hands them rows in order serves all at the same pace.
+    Within a micro-batch, portions are ordered by rank, so that all ranks are served at the same pace.
 
     Raises:
         DatasetError: the dataset is not the one the plan was made for.
@@ -148,17 +148,17 @@ def read_window(plan: FeedPlan, window: StepRange) -> Iterator[Portion]:
             for rank, (low, high) in enumerate(shares):
                 begins, ends = min(low + start, high), min(low + stop, high)
                 piece = table.slice(begin + begins, ends - begins)  # empty where all rows are surplus
-                yield Portion(first + number, rank, part, _to_ipc(piece))
+                yield MicroBatchRows(first + number, rank, part, _to_ipc(piece))
         begin += len(rows)
 
 
-def featurise(plan: FeedPlan, portion: Portion) -> Fed:
+def featurise(plan: FeedPlan, portion: MicroBatchRows) -> RankBatch:
     """The batch of one portion.
 
-    The randomness of a row is a function of (seed, step, rank, its place in the rank) alone:
-    micro-batches can be made apart, and hold the same features wherever they are cut.
+    The random numbers of a row depend only on (seed, step, rank, position in the rank). Micro-batches can
+    therefore be computed separately, and features do not depend on the size of the micro-batches.
     """
-    from crystalign.training.batch import make_batch  # torch, which tasks that read do without
+    from crystalign.batch import make_batch  # torch, which tasks that read do without
 
     table = pa.ipc.open_stream(portion.rows).read_all()
     properties = _dataset(plan.data, plan.data_sha256).manifest.properties
@@ -167,22 +167,22 @@ def featurise(plan: FeedPlan, portion: Portion) -> Fed:
     surplus = [None] * (len(rows) - len(materials))
     rngs = [np.random.default_rng([plan.seed, portion.step, portion.rank, row]) for row in rows]
     batch = make_batch([*materials, *surplus], _modalities(plan), rngs if plan.augment else None)
-    return Fed(portion.step, portion.rank, [str(name) for name in table.column("id").to_pylist()], batch)
+    return RankBatch(portion.step, portion.rank, [str(name) for name in table.column("id").to_pylist()], batch)
 
 
-def join(parts: Sequence[Fed]) -> Fed:
-    """The micro-batches of one step and rank, in order, as what the rank trains on."""
-    from crystalign.training.batch import MicroBatches
+def join(parts: Sequence[RankBatch]) -> RankBatch:
+    """Combine the micro-batches of one step and rank, given in order."""
+    from crystalign.batch import MicroBatches
 
     if len(parts) == 1:
         return parts[0]
     batch = MicroBatches(tuple(itertools.chain.from_iterable(part.batch.parts for part in parts)))
-    return Fed(parts[0].step, parts[0].rank, [name for part in parts for name in part.ids], batch)
+    return RankBatch(parts[0].step, parts[0].rank, [name for part in parts for name in part.ids], batch)
 
 
-def feed(plan: FeedPlan, *, rank: int = 0, start_step: int = 0) -> Iterator[Fed]:
-    """The same batches in this process alone: for a notebook, a test, or a rank under `torchrun`."""
-    parts: list[Fed] = []
+def feed(plan: FeedPlan, *, rank: int = 0, start_step: int = 0) -> Iterator[RankBatch]:
+    """The batches of one rank, computed in this process: for a notebook, a test, or a rank under `torchrun`."""
+    parts: list[RankBatch] = []
     for window in ranges(plan, start_step):
         for portion in read_window(plan, window):
             if portion.rank == rank:
@@ -190,28 +190,28 @@ def feed(plan: FeedPlan, *, rank: int = 0, start_step: int = 0) -> Iterator[Fed]
             if len(parts) == len(plan.part_edges):
                 whole, parts = join(parts), []
                 yield whole
-                del whole  # its features make room for the next
+                del whole  # free its memory before the next one is computed
 
 
 def _cuts(n: int, parts: int) -> list[tuple[int, int]]:
-    """Contiguous shares of n rows whose lengths differ by at most one, the longer first."""
+    """Contiguous shares of n rows; their lengths differ by at most one, the longer ones come first."""
     edges = np.cumsum([0] + [n // parts + (part < n % parts) for part in range(parts)])
     return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
 
 def _read_rows(plan: FeedPlan, rows: NDArray[np.int64]) -> pa.Table:
-    """The rows (n, 3: shard, row group, row) in the order asked for, each row group read once."""
+    """The given rows (n, 3: shard, row group, row) in order; each row group is read once."""
     dataset = _dataset(plan.data, plan.data_sha256)
     groups, member = np.unique(rows[:, :2], axis=0, return_inverse=True)
-    place = np.empty(len(rows), np.int64)
+    position = np.empty(len(rows), np.int64)
     pieces, filled = [], 0
     for number, (shard, group) in enumerate(groups.tolist()):
-        mine = np.flatnonzero(member == number)
+        members = np.flatnonzero(member == number)
         table = dataset.read(shard, row_group=group, modalities=tuple(plan.modalities))
-        pieces.append(table.take(pa.array(rows[mine, 2], pa.int64())))
-        place[mine] = np.arange(filled, filled + len(mine))
-        filled += len(mine)
-    return pa.concat_tables(pieces).combine_chunks().take(pa.array(place, pa.int64()))
+        pieces.append(table.take(pa.array(rows[members, 2], pa.int64())))
+        position[members] = np.arange(filled, filled + len(members))
+        filled += len(members)
+    return pa.concat_tables(pieces).combine_chunks().take(pa.array(position, pa.int64()))
 
 
 def _to_ipc(table: pa.Table) -> bytes:

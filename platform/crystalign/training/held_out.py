@@ -1,4 +1,4 @@
-"""Retrieval on a slice of the validation rows while a model trains: cheap enough to be asked often."""
+"""Retrieval on a small part of the validation rows during training, cheap enough to be measured often."""
 
 from __future__ import annotations
 
@@ -10,68 +10,71 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from crystalign.batch import Batch, make_batch
 from crystalign.evaluation.retrieval import retrieve, score_by_embedding
 from crystalign.modalities import Modality, stable_hash
 from crystalign.model import Model
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.schema import table_to_materials
 from crystalign.shards.selection import Selection
-from crystalign.training.batch import Batch, make_batch
 
 ROWS = 512
-"""Rows of the slice."""
+"""Number of validation rows used."""
 SHARE = 0.02
-"""Largest share of the time that is spent on it."""
+"""Largest fraction of the training time spent on it."""
 _ROWS_PER_GROUP = 64
 _ROWS_PER_BATCH = 64
 
 
 class Place(NamedTuple):
-    """Rows of one row group."""
+    """Selected rows of one row group."""
 
     shard: int
-    """Number of the shard in the manifest."""
+    """Index of the shard in the manifest."""
     group: int
-    """Row group of the shard."""
+    """Index of the row group in the shard."""
     rows: tuple[int, ...]
-    """Rows of the group."""
+    """Indices of the rows in the row group."""
 
 
 def choose_places(selection: Selection, limit: int = ROWS) -> tuple[Place, ...]:
-    """Rows of a selection, the same at every call, from few enough row groups to be read in a moment.
+    """Choose rows of a selection, the same at every call, from few row groups, so that reading is fast.
 
-    Row groups come in the order of a hash and give at most 64 rows each, more only where there are
-    not enough groups.
+    Row groups are taken in the order of a hash, with at most 64 rows from each, or more if there are too few groups.
+
+    Args:
+        selection: the rows to choose from.
+        limit: largest number of rows.
     """
     order = sorted(
         np.flatnonzero(selection.counts).tolist(),
-        key=lambda place: stable_hash(f"held out/{selection.shards[place]}/{selection.groups[place]}"),
+        key=lambda index: stable_hash(f"held out/{selection.shards[index]}/{selection.groups[index]}"),
     )
     most = max(_ROWS_PER_GROUP, -(-limit // max(1, len(order))))
-    found: list[Place] = []
+    places: list[Place] = []
     left = limit
-    for place in order:
-        rows = selection.rows(place)[: min(most, left), 2].tolist()
+    for index in order:
+        rows = selection.rows(index)[: min(most, left), 2].tolist()
         left -= len(rows)
         if rows:
-            found.append(Place(int(selection.shards[place]), int(selection.groups[place]), tuple(rows)))
-    return tuple(found)
+            places.append(Place(int(selection.shards[index]), int(selection.groups[index]), tuple(rows)))
+    return tuple(places)
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A slice of unseen materials, ready for the encoders."""
+    """Features of materials that are not trained on, for measuring retrieval."""
 
     batches: tuple[Batch, ...]
-    """Their features, not augmented."""
+    """The features, not augmented."""
 
     @classmethod
     def read(cls, dataset: Dataset, places: Sequence[Place], modalities: Mapping[str, Modality[Any]]) -> HeldOut:
-        """Read and featurise the rows, once.
+        """Read the rows and compute their features.
 
         Raises:
             DatasetError: a file of the dataset cannot be read.
-            InputError: a value that cannot be featurised.
+            InputError: a value cannot be converted to features.
         """
         batches = []
         for place in places:
@@ -84,20 +87,20 @@ class HeldOut:
         return cls(tuple(batches))
 
     def __len__(self) -> int:
-        """Its rows."""
+        """The number of rows."""
         return sum(len(batch) for batch in self.batches)
 
     def recall(self, model: Model) -> dict[str, float]:
         """Recall at 1 of every aligned pair, in both directions.
 
-        The pool of a query is the rows of the slice that have both modalities; what cannot be told
-        apart from the query leaves it, as in `evaluation.retrieval`. Draws no random number.
+        The pool of a query is the rows that have both modalities, without those equivalent to the query, as in
+        `evaluation.retrieval`. No random numbers are drawn.
 
         Returns:
-            `retrieval/<query>-<target>` → R@1, and `retrieval`, their mean; empty where no pair has two rows.
+            `retrieval/<query>-<target>` → R@1, and `retrieval` → their mean; empty if no pair has two rows.
         """
         vectors, present, keys = self._embed(model)
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for first, second in model.config.aligned:
             rows = present[first] & present[second]
             both = [keys[first][rows], keys[second][rows]]
@@ -105,10 +108,10 @@ class HeldOut:
                 scores = score_by_embedding(vectors[query][rows], vectors[target][rows])
                 outcome = retrieve(scores, both, np.arange(int(rows.sum())))
                 if len(outcome.pool):
-                    found[f"retrieval/{query}-{target}"] = float(outcome.hits(1).mean())
-        if found:
-            found["retrieval"] = float(np.mean(list(found.values())))
-        return found
+                    metrics[f"retrieval/{query}-{target}"] = float(outcome.hits(1).mean())
+        if metrics:
+            metrics["retrieval"] = float(np.mean(list(metrics.values())))
+        return metrics
 
     @torch.no_grad()
     def _embed(self, model: Model) -> tuple[dict[str, NDArray[Any]], ...]:
@@ -126,8 +129,8 @@ class HeldOut:
         return vectors, present, keys
 
 
-class Ration:
-    """Decides when something that costs time may be done again: never more than a share of the time."""
+class TimeBudget:
+    """Limits the time spent on a repeated task to a fraction of the total time."""
 
     def __init__(self, share: float = SHARE) -> None:
         self.share = share
@@ -136,10 +139,10 @@ class Ration:
         self._last = 0.0
 
     def allows(self, elapsed: float) -> bool:
-        """Whether doing it once more, at the cost of the last time, stays within the share of `elapsed` seconds."""
+        """Whether repeating the task at the cost of the last time keeps within the fraction of `elapsed` seconds."""
         return self.spent == 0.0 or self.spent + self._last <= self.share * elapsed
 
     def took(self, seconds: float) -> None:
-        """Count what it cost."""
+        """Record how many seconds the task took."""
         self._last = seconds
         self.spent += seconds

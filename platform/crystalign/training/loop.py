@@ -1,4 +1,4 @@
-"""The training loop: plain torch, one process or any number of them under any launcher."""
+"""The training loop in plain PyTorch, for one process or several under any launcher."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from crystalign.batch import Batch, MicroBatches
 from crystalign.errors import ConfigError
 from crystalign.modalities import stable_hash
 from crystalign.model import Model
 from crystalign.objectives import Loss
-from crystalign.training.batch import Batch, MicroBatches
 from crystalign.training.config import PretrainConfig
 from crystalign.training.gradient_cache import CachedGradients, cached_backward, refuse_batch_statistics
-from crystalign.training.objective import objective
 from crystalign.training.schedule import (
     learning_rate,
     make_optimiser,
@@ -32,18 +31,18 @@ from crystalign.training.schedule import (
 
 @dataclass
 class TrainState:
-    """All that a run needs besides its weights to go on where it was."""
+    """The state that a run needs in addition to its weights to resume."""
 
     step: int = 0
     """Optimiser steps done; the next batch is that of this step."""
     samples: int = 0
     """Samples seen by all ranks."""
     seconds: float = 0.0
-    """Time spent in steps, restarts not counted."""
+    """Time spent in steps, without restarts."""
     cursor: dict[str, Any] = field(default_factory=dict)
-    """Where the data stands, in the words of whoever feeds it."""
+    """Position in the data; its content is defined by the data feed."""
     optimiser: dict[str, Tensor] = field(default_factory=dict)
-    """Named tensors of the optimiser; filled when a checkpoint is taken."""
+    """Named tensors of the optimiser; set when a checkpoint is taken."""
 
 
 OnLog = Callable[[dict[str, float]], None]
@@ -51,17 +50,17 @@ OnCheckpoint = Callable[[Model, TrainState], None]
 
 
 class Step(nn.Module):
-    """Batch in, loss out: one module, so that DDP sees the temperatures beside the encoders."""
+    """Maps a batch to its loss. It is one module so that DDP sees the temperatures as well as the encoders."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Batch, cached: CachedGradients | None = None) -> tuple[Tensor, Loss]:
-        """The differentiable loss, and its parts for the log; of a micro-batch, the surrogate of its share."""
+        """The differentiable loss, and its parts for logging. With `cached`, the surrogate loss of a micro-batch."""
         embeddings = self.model(batch)  # modality → (b, D)
         if cached is None:
-            loss = objective(self.model, embeddings, batch.present, batch.keys)
+            loss = self.model.loss(embeddings, batch.present, batch.keys)
         else:
             loss = cached.surrogate(self.model, embeddings)
         return loss.total, Loss(loss.total.detach(), loss.pairs, loss.counts)
@@ -81,18 +80,19 @@ def train(
     on_log: OnLog | None = None,
     on_checkpoint: OnCheckpoint | None = None,
 ) -> TrainState:
-    """Train until the batches, the steps or the minutes end.
+    """Train until there are no more batches, or the limit of steps or minutes is reached.
 
     Args:
         config: optimiser, objective, intervals.
         model: trained in place.
-        batches: of this rank, from `start_step` on, as many on every rank, cut as `config.micro_batch_size` says.
-        total_steps: length of the whole run, which the schedule spans.
-        start_step: the step of the first batch; `state.step` where a state is given.
-        rank: of this process.
-        world_size: W.
-        device: where to compute.
-        state: of the checkpoint from which the run goes on; changed in place.
+        batches: batches of this rank, beginning with that of `start_step`; the number must be the same on every rank,
+            and the micro-batches must have the size `config.micro_batch_size`.
+        total_steps: length of the whole run, over which the schedule extends.
+        start_step: the step of the first batch; must equal `state.step` if a state is given.
+        rank: rank of this process.
+        world_size: number of ranks W.
+        device: device of the computation.
+        state: state of the checkpoint from which the run resumes; changed in place.
         on_log: called on rank 0 with flat metrics every `log_every_steps`, and after the last step.
         on_checkpoint: called on *every* rank every `checkpoint_every_steps`, and after the last step.
 
@@ -100,7 +100,8 @@ def train(
         The state after the last step, with the optimiser's tensors.
 
     Raises:
-        ConfigError: the state is of another step than `start_step`; batches are cut otherwise, or where they must not.
+        ConfigError: the state is not that of `start_step`, the micro-batches do not fit `config`, or the model uses
+            batch statistics with micro-batches.
         FloatingPointError: the gradient is not finite.
     """
     state = TrainState(step=start_step) if state is None else state
@@ -115,7 +116,7 @@ def train(
     finished = False
     for batch in batches:
         record = runner.step(batch)
-        del batch  # its features make room for the next
+        del batch  # free its memory before the next one is fetched
         finished = runner.finished()
         last = finished or state.step >= total_steps
         if record is not None and rank == 0 and on_log is not None:
@@ -130,7 +131,7 @@ def train(
 
 
 class _Runner:
-    """One step after the other."""
+    """Runs the steps of a training."""
 
     def __init__(
         self,
@@ -148,8 +149,8 @@ class _Runner:
         self.module: nn.Module = Step(model)
         if world_size > 1:
             ids = [device.index or 0] if device.type == "cuda" else None
-            # Unused parameters are looked for so that the gradient buckets, and with them the order of
-            # floating-point sums, are the same before and after a restart.
+            # With find_unused_parameters, the gradient buckets, and with them the order of floating-point sums, are
+            # the same before and after a restart.
             self.module = nn.parallel.DistributedDataParallel(self.module, device_ids=ids, find_unused_parameters=True)
         self.dtype = autocast_dtype(config, device)
         self.mark = time.perf_counter()
@@ -157,18 +158,18 @@ class _Runner:
         self.logged = (self.mark, state.samples)
 
     def step(self, batch: Batch | MicroBatches) -> dict[str, float] | None:
-        """One optimiser step; the metrics where they are due."""
+        """Do one optimiser step; returns metrics if they are due at this step."""
         state, config = self.state, self.config
-        torch.manual_seed(stable_hash(f"{config.seed}/{state.step}/{self.rank}"))  # dropout survives a restart
+        torch.manual_seed(stable_hash(f"{config.seed}/{state.step}/{self.rank}"))  # same dropout after a restart
         lr = learning_rate(config.optimiser, self.progress)
         set_learning_rate(self.optimiser, lr)
         self.optimiser.zero_grad(set_to_none=True)
         parts = self._backward(batch)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip))
-        if not math.isfinite(norm):  # of the averaged gradient: all ranks see the same
+        if not math.isfinite(norm):  # the averaged gradient is the same on all ranks
             raise FloatingPointError(f"the gradient is not finite at step {state.step}: lower the learning rate {lr:g}")
         self.optimiser.step()
-        self.model.clamp_scales()
+        self.model.constrain()
         state.step += 1
         state.samples += int(_total(batch.real.sum().double()[None].to(self.device), self.world_size)[0])
         now = time.perf_counter()
@@ -180,7 +181,7 @@ class _Runner:
         return self._record(parts, norm, lr)
 
     def _backward(self, batch: Batch | MicroBatches) -> Loss:
-        """Fill the gradients; the loss without them."""
+        """Compute the gradients; returns the loss without a graph."""
         size, limit = max(len(part) for part in batch.parts), self.config.micro_batch_size
         if size > (limit or size) or (limit is None and len(batch.parts) > 1):
             raise ConfigError(
@@ -199,11 +200,11 @@ class _Runner:
         return torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
     def finished(self) -> bool:
-        """Whether the minutes are over; all ranks agree."""
+        """Whether the time limit is reached; the answer is the same on all ranks."""
         return self.config.max_minutes is not None and self.progress >= 1.0
 
     def _progress(self) -> float:
-        """Share of the run that is done: of the steps, or of the minutes of rank 0 if they end sooner."""
+        """Fraction of the run that is done: of the steps, or of rank 0's minutes if that is larger."""
         done = self.state.step / max(1, self.total_steps)
         if self.config.max_minutes is None:
             return done
@@ -213,7 +214,7 @@ class _Runner:
         return max(done, float(share[0]))
 
     def _record(self, parts: Loss, norm: float, lr: float) -> dict[str, float]:
-        """Flat metrics of this step, of the whole batch; the same call on all ranks."""
+        """Flat metrics of this step over the global batch; must be called on all ranks."""
         local = torch.stack([parts.total, *parts.pairs.values()]).double()  # the same pairs on all ranks
         means = (_total(local, self.world_size) / self.world_size).tolist()
         before, samples = self.logged
@@ -236,7 +237,7 @@ class _Runner:
 
 
 def autocast_dtype(config: PretrainConfig, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where it is asked for, or where a GPU has it; None computes in the weights' own precision."""
+    """bfloat16 if configured, or with `auto` on a GPU that supports it; None means the precision of the weights."""
     if config.compute_dtype == "auto":
         fits = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if fits else None

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: CSV, TensorBoard, MLflow, Weights & Biases. Rank 0 alone writes."""
+"""Loggers of metrics: CSV, TensorBoard, MLflow, Weights & Biases. Only rank 0 writes."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from crystalign.errors import ConfigError
 from crystalign.training.config import PretrainConfig
 
 Record = dict[str, float]
-"""Flat metrics of one step, `step` among them."""
+"""Flat metrics of one step, including `step`."""
 
 
 class Writer(Protocol):
-    """One place that metrics go to."""
+    """A destination of metrics."""
 
     def write(self, record: Record) -> None:
-        """Take the metrics of a step."""
+        """Add the metrics of a step."""
 
     def publish(self) -> None:
-        """Make what was taken visible under the run's URI."""
+        """Store all metrics so far under the run's URI."""
 
     def close(self) -> None:
-        """Publish and let go."""
+        """Publish and release resources."""
 
 
 class MetricLog:
-    """All writers of a run, in one."""
+    """Writes metrics to all writers of a run."""
 
     def __init__(self, config: PretrainConfig, run_uri: str, *, start_step: int = 0) -> None:
         """Open the writers that `config.loggers` names.
 
         Args:
-            config: names the loggers and is recorded by those that record settings.
-            run_uri: of the run; `metrics.csv` and `tensorboard/` lie under it.
-            start_step: rows of later steps, of a run that was cut short, are dropped from the CSV, and
-                TensorBoard is told to hide them.
+            config: names the loggers; trackers record it.
+            run_uri: URI of the run; `metrics.csv` and `tensorboard/` are below it.
+            start_step: the step from which the run resumes; metrics of later steps, logged before an interruption,
+                are removed from the CSV and hidden in TensorBoard.
 
         Raises:
-            ConfigError: a logger whose package is not installed.
+            ConfigError: the package of a logger is not installed.
         """
         check_loggers(config)
         self.writers: list[Writer] = []
@@ -56,23 +56,23 @@ class MetricLog:
                 self.writers.append(TrackerWriter(name, config))
 
     def write(self, record: Record) -> None:
-        """To every writer; what is measured later at the same step is added to it."""
+        """Write to every writer; later metrics of the same step are added to the earlier ones."""
         for writer in self.writers:
             writer.write(record)
 
     def publish(self) -> None:
-        """Make what was written visible; call it with each checkpoint, from any thread."""
+        """Store all metrics so far; call it with each checkpoint, from any thread."""
         for writer in self.writers:
             writer.publish()
 
     def close(self) -> None:
-        """Publish and let go."""
+        """Publish and release resources."""
         for writer in self.writers:
             writer.close()
 
 
 class CsvWriter:
-    """One row per logged step; a column appears when its metric first does."""
+    """A CSV file with one row per logged step; columns are added when a metric first appears."""
 
     def __init__(self, uri: str, start_step: int) -> None:
         self.uri = uri
@@ -82,7 +82,7 @@ class CsvWriter:
             self.rows = [row for row in old if float(row["step"]) <= start_step]
 
     def write(self, record: Record) -> None:
-        """One row per step."""
+        """Add a row, or add to the row of the same step."""
         row = {key: f"{value:.8g}" for key, value in record.items()}
         if self.rows and self.rows[-1]["step"] == row["step"]:
             self.rows[-1] = self.rows[-1] | row
@@ -90,8 +90,8 @@ class CsvWriter:
             self.rows.append(row)
 
     def publish(self) -> None:
-        """The whole table, small as it is."""
-        rows = list(self.rows)  # the training goes on adding to it
+        """Write the whole table, which is small."""
+        rows = list(self.rows)  # training may add rows meanwhile
         columns = list(dict.fromkeys(key for row in rows for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -115,7 +115,7 @@ class TensorBoardWriter:
         self.events: Any = SummaryWriter(self.folder.name, purge_step=start_step + 1 if start_step else None)
 
     def write(self, record: Record) -> None:
-        """One point per metric."""
+        """Add one point per metric."""
         for key, value in record.items():
             if key != "step":
                 self.events.add_scalar(key, value, int(record["step"]))
@@ -151,9 +151,9 @@ class TrackerWriter:
             self.tracker = wandb.init(project="crystalign", name=config.name, config=settings)
 
     def write(self, record: Record) -> None:
-        """All metrics of the step."""
+        """Log all metrics of the step."""
         if self.name == "mlflow":
-            # names become paths there, and `loss` cannot be both a file and the folder of `loss/…`
+            # MLflow stores names as paths, and `loss` cannot be both a file and the folder of `loss/…`
             named = {key.replace("/", "."): value for key, value in record.items() if key != "step"}
             self.tracker.log_metrics(named, step=int(record["step"]))
         else:
@@ -163,7 +163,7 @@ class TrackerWriter:
         """Trackers publish by themselves."""
 
     def close(self) -> None:
-        """End the run there."""
+        """End the tracker's run."""
         if self.name == "mlflow":
             self.tracker.end_run()
         else:
@@ -171,19 +171,19 @@ class TrackerWriter:
 
 
 def check_loggers(config: PretrainConfig) -> None:
-    """See to it that the packages of all loggers are there; nothing is imported.
+    """Check that the packages of all loggers are installed, without importing them.
 
     Raises:
-        ConfigError: one is not installed.
+        ConfigError: a package is not installed.
     """
     for name in config.loggers:
         if name == "csv":
             continue
         try:
-            found = find_spec(name) is not None
-        except ValueError:  # of a module that was put away
-            found = False
-        if not found:
+            installed = find_spec(name) is not None
+        except ValueError:  # the module was replaced by one without a spec
+            installed = False
+        if not installed:
             raise ConfigError(
                 f"loggers: {name!r} is not installed: pip install 'crystalign[{name}]', or leave it out of `loggers`"
             )

@@ -1,4 +1,4 @@
-"""Named settings of a pre-training run, as functions: a variant is a call and a changed value."""
+"""Named settings of a pre-training run, as functions that return them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 
 from crystalign.errors import ConfigError
 from crystalign.model_config import ModalitySpec, ModelConfig
+from crystalign.objectives.clip import Clip
+from crystalign.objectives.cosface import CosFace
 
 UNKNOWN_ENDS = {"beyond": "unknown"}
-"""Features of a density of states whose window a calculation may not cover."""
+"""Feature settings for a density of states: bins outside the calculated energy range are marked as unknown."""
 
 
 def tiny_model() -> ModelConfig:
-    """The six modalities of the demo, small enough for about 1,200 crystals in two minutes on two cores."""
+    """A model of six modalities for the demo: trains on about 1,200 crystals in two minutes on two cores."""
     return ModelConfig(
         embedding_dim=96,
         modalities={
@@ -32,7 +34,7 @@ def tiny_model() -> ModelConfig:
 
 
 def default_model() -> ModelConfig:
-    """Crystal, powder pattern, text and composition: what 20,000 to 150,000 real crystals train in an hour."""
+    """A model of crystal, powder pattern, text and composition: trains on 20,000 to 150,000 crystals in an hour."""
     return ModelConfig(
         embedding_dim=192,
         modalities={
@@ -45,7 +47,7 @@ def default_model() -> ModelConfig:
 
 
 def tiny() -> dict[str, Any]:
-    """The demo: every modality, two minutes."""
+    """The demo: six modalities, two minutes."""
     return {
         "model": tiny_model(),
         "batch_size": 128,
@@ -70,11 +72,11 @@ def default() -> dict[str, Any]:
 
 
 def multimat_paper() -> dict[str, Any]:
-    """MultiMat (Moro et al., Newton 1, 100016 (2025)): AnchoredCLIP at a fixed temperature, as its paper trains it.
+    """MultiMat (Moro et al., Newton 1, 100016 (2025)): AnchoredCLIP at a fixed temperature, as in the paper.
 
-    Text is the frozen language model's vector: `crystalign derive --modalities text_embedding
-    --language-model FOLDER`, with MatBERT there. Two things are not the paper's: gradients are clipped,
-    and a projection to the shared space follows each encoder.
+    Text is embedded by a frozen language model: `crystalign derive --modalities text_embedding
+    --language-model FOLDER`, with a folder of MatBERT. There are two differences from the paper: gradients are
+    clipped, and each encoder is followed by a projection to the shared space.
     """
     encoders = {
         "crystal": "potnet",
@@ -86,8 +88,7 @@ def multimat_paper() -> dict[str, Any]:
         "model": ModelConfig(
             modalities=_specs(encoders),
             embedding_dim=128,
-            initial_temperature=0.2,
-            learn_temperature=False,
+            objective=Clip(initial_temperature=0.2, learn_temperature=False),
         ),
         "batch_size": 360,
         "epochs": 500,
@@ -96,10 +97,10 @@ def multimat_paper() -> dict[str, Any]:
 
 
 def matbind_paper() -> dict[str, Any]:
-    """MatBind (ICLR workshop, 2025): the crystal as hub of DOS, powder pattern and text, at a fixed temperature.
+    """MatBind (ICLR workshop, 2025): DOS, powder pattern and text aligned with the crystal at a fixed temperature.
 
-    Its text network is MatBERT, tuned at a hundredth of the learning rate: give its folder as
-    `pretrained` in the options of `text`, or a small one is trained from scratch.
+    The text encoder of the paper is MatBERT, tuned at a hundredth of the learning rate. Give its folder as
+    `pretrained` in the options of `text`; otherwise a small text encoder is trained from scratch.
     """
     encoders = {
         "crystal": "matbind-gcn",
@@ -111,8 +112,7 @@ def matbind_paper() -> dict[str, Any]:
         "model": ModelConfig(
             modalities=_specs(encoders),
             embedding_dim=128,
-            initial_temperature=0.07,
-            learn_temperature=False,
+            objective=Clip(initial_temperature=0.07, learn_temperature=False),
         ),
         "batch_size": 250,
         "epochs": 250,
@@ -121,7 +121,7 @@ def matbind_paper() -> dict[str, Any]:
 
 
 def _specs(encoders: dict[str, str]) -> dict[str, ModalitySpec]:
-    """Published encoders by modality. Energies outside a calculation are marked unknown, like the papers' masks."""
+    """Modality specs of published encoders; energies outside the calculated range are unknown, as in the papers."""
     return {
         name: ModalitySpec(encoder=encoder, features=dict(UNKNOWN_ENDS) if name == "dos" else {})
         for name, encoder in encoders.items()
@@ -131,7 +131,7 @@ def _specs(encoders: dict[str, str]) -> dict[str, ModalitySpec]:
 def clasp_paper() -> dict[str, Any]:
     """CLaSP (Suzuki et al., Mach. Learn.: Sci. Technol. 6, 035006 (2025)): crystal and title, CosFace, batch 16,384.
 
-    Text is the frozen language model's vector, as in `multimat_paper`, with SciBERT there. Rows pass
+    Text is embedded by a frozen language model, SciBERT, as described in `multimat_paper`. Rows pass
     the encoders 256 at a time.
     """
     return {
@@ -141,9 +141,7 @@ def clasp_paper() -> dict[str, Any]:
                 "text_embedding": ModalitySpec(encoder="text-embedding-clasp"),
             },
             embedding_dim=768,
-            objective="cosface",
-            cosface_scale=3.0,
-            cosface_margin=0.5,
+            objective=CosFace(scale=3.0, margin=0.5),
         ),
         "batch_size": 16384,
         "micro_batch_size": 256,
@@ -162,12 +160,11 @@ PRESETS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The settings of a preset, to be completed with `data` and `out` into a `PretrainConfig`.
+    """The settings of a preset; with `data` and `out` they make a `PretrainConfig`.
 
     Raises:
-        ConfigError: no such preset.
+        ConfigError: there is no such preset.
     """
     if name not in PRESETS:
-        message = f"no preset {name!r}; there are {', '.join(PRESETS)}"
-        raise ConfigError(message)
+        raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]()

@@ -1,4 +1,4 @@
-"""The optimiser and its schedule."""
+"""The optimiser and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ UNDECAYED = ("log_scales", "logit_biases", "positions", "summary", "embeddings")
 
 
 def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, arXiv:1711.05101) with decay on matrices alone.
+    """AdamW (Loshchilov & Hutter, arXiv:1711.05101) with weight decay on matrices only.
 
-    Norms, biases, embeddings and temperatures have none: decay would pull them to values that mean
-    something. What an encoder names in `lr_scales` is in groups of its own.
+    Norms, biases, embeddings and temperatures have no decay, because zero is not a neutral value for them.
+    Parameters that an encoder names in `lr_scales` are in separate groups.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     scales = lr_scales(model)
@@ -28,8 +28,8 @@ def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Ada
         exempt = parameter.ndim < 2 or id(parameter) in embeddings or any(part in UNDECAYED for part in name.split("."))
         groups.setdefault((scales.get(name, 1.0), not exempt), []).append(parameter)
     described = [
-        {"params": found, "weight_decay": config.weight_decay if decayed else 0.0, "lr_scale": scale}
-        for (scale, decayed), found in groups.items()
+        {"params": parameters, "weight_decay": config.weight_decay if decayed else 0.0, "lr_scale": scale}
+        for (scale, decayed), parameters in groups.items()
     ]
     optimiser = torch.optim.AdamW(described, lr=config.lr, betas=config.betas, eps=1e-8)
     set_learning_rate(optimiser, config.lr)
@@ -37,9 +37,9 @@ def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Ada
 
 
 def lr_scales(model: nn.Module) -> dict[str, float]:
-    """Parameter → its learning rate in units of the run's, where an encoder asks for another.
+    """Parameter → factor of its learning rate, for parameters whose encoder sets one.
 
-    Published weights are often tuned at a hundredth of it.
+    Published weights are often tuned at a hundredth of the learning rate of the run.
     """
     return {
         f"{path}.{part}.{name}".lstrip("."): scale
@@ -51,17 +51,17 @@ def lr_scales(model: nn.Module) -> dict[str, float]:
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """The run's learning rate, scaled for each group."""
+    """Set the learning rate of each group: that of the run times the factor of the group."""
     for group in optimiser.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
 
 def learning_rate(config: OptimiserConfig, progress: float) -> float:
-    """Linear warm-up, then half a cosine to zero, or the top of the schedule to the end.
+    """The learning rate: linear warm-up, then half a cosine to zero, or constant.
 
     Args:
-        config: the top of the schedule and the share of the warm-up.
-        progress: share of the run that is done, 0 to 1.
+        config: peak learning rate, fraction of the warm-up, and schedule.
+        progress: fraction of the run that is done, 0 to 1.
     """
     if progress < config.warmup_fraction:
         return config.lr * progress / config.warmup_fraction
@@ -82,7 +82,7 @@ def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dic
 
 
 def restore_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what `optimiser_tensors` took."""
+    """Restore the state that `optimiser_tensors` returned."""
     parameters = dict(model.named_parameters())
     optimiser.state.clear()
     for path, value in tensors.items():

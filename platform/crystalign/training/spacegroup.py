@@ -1,10 +1,10 @@
-"""Space groups from powder patterns: a task on which an XRD encoder can learn to read before it is aligned.
+"""Classify powder patterns by space group: a supervised task to pre-train an XRD encoder before alignment.
 
     encoder, result = pretrain_space_groups("matbind-xrd", labelled_patterns(dataset.materials(["xrd"])))
     crystalign.storage.write_bytes("file:///weights/spacegroup.safetensors", save_weights(encoder))
 
-and then, in a model's configuration, `xrd: {encoder: matbind-xrd, options: {pretrained: "file:///weights/…"}}`.
-Plain torch in one process.
+A model uses the weights with `xrd: {encoder: matbind-xrd, options: {pretrained: "file:///weights/…"}}` in its
+configuration. Training runs in plain PyTorch in one process.
 """
 
 from __future__ import annotations
@@ -32,46 +32,46 @@ SPACE_GROUPS = 230
 
 
 class LabelledPattern(NamedTuple):
-    """One crystal's peaks and its space group."""
+    """The powder pattern of a crystal with its space group."""
 
     pattern: PowderPattern
-    """What is read."""
+    """The peaks."""
     number: int
-    """What is asked, 1 to 230."""
+    """The space group, 1 to 230."""
     formula: str
-    """What must not straddle the split."""
+    """The formula, by which patterns are split."""
 
 
 class SpaceGroupConfig(Config):
-    """How long and how fast to learn."""
+    """Settings of the training."""
 
     epochs: int = Field(default=20, ge=1)
-    """Passes over the training patterns, each time drawn as another instrument would see them."""
+    """Passes over the training patterns, each with a new random instrument if `augment` is set."""
     batch_size: int = Field(default=64, ge=1)
     """Patterns per step."""
     lr: float = Field(default=1e-3, gt=0)
-    """Highest learning rate of AdamW; warm-up over a tenth of the steps, then a cosine to zero."""
+    """Peak learning rate of AdamW; warm-up over a tenth of the steps, then a cosine to zero."""
     split: SplitRule = SplitRule()
-    """The split of the alignment that follows: trained on its training part, measured on its validation part."""
+    """The split; use that of the alignment that follows. Its training and validation parts are used."""
     augment: bool = True
-    """Whether strain, widths, texture, background and noise are drawn."""
+    """Whether strain, peak widths, texture, background and noise are random."""
     seed: int = 0
-    """Decides the weights, the order and the augmentation."""
+    """Random seed of the weights, the order and the augmentation."""
 
 
 class SpaceGroupResult(NamedTuple):
-    """What was learned."""
+    """The losses and the accuracy of a trained classifier."""
 
     losses: list[float]
     """Mean cross-entropy (nats) of each epoch."""
     accuracy: float
-    """Share of validation patterns whose space group is named first; NaN where there are none."""
+    """Fraction of validation patterns whose most probable space group is correct; NaN if there are none."""
     baseline: float
-    """What naming the most frequent space group of the training part would score there."""
+    """Accuracy of always predicting the most frequent space group of the training part."""
 
 
 def labelled_patterns(materials: Iterable[Material]) -> list[LabelledPattern]:
-    """Those of the materials that have a powder pattern, with the space group of their row or of their crystal."""
+    """The patterns of all materials that have one, with their stored space group, or else that of the crystal."""
     return [
         LabelledPattern(
             pattern, material.spacegroup_number or symmetry(material.crystal).number, material.crystal.formula
@@ -89,25 +89,28 @@ def pretrain_space_groups(
     options: dict[str, Any] | None = None,
     features: dict[str, Any] | None = None,
 ) -> tuple[Encoder, SpaceGroupResult]:
-    """Train an encoder of powder patterns and a linear classifier over it; print the loss of each epoch.
+    """Train an encoder of powder patterns with a linear classifier on top; print the loss of each epoch.
 
     Args:
-        encoder: name of one that reads `xrd`.
-        patterns: what to learn from; the split takes its training and validation part of them.
-        config: how long and how fast.
-        options: settings of the encoder, the same as in the model to be.
-        features: settings of the modality, the same as in the model to be.
+        encoder: name of an encoder that reads `xrd`.
+        patterns: patterns with labels; the split divides them into training and validation part.
+        config: settings of the training.
+        options: settings of the encoder, the same as in the later model.
+        features: settings of the modality, the same as in the later model.
+
+    Returns:
+        The trained encoder without the classifier, and the result.
 
     Raises:
-        ConfigError: the encoder reads something else.
-        DatasetError: no pattern in the training part.
+        ConfigError: the encoder does not read `xrd`, or the split is not by formula.
+        DatasetError: there is no pattern in the training part.
     """
     config = config or SpaceGroupConfig()
     entry = encoder_entry(encoder)
     if entry.modality != "xrd":
         raise ConfigError(f"encoder {encoder!r} reads {entry.modality!r}; space groups are learned from 'xrd'")
     if config.split.by != "formula":
-        raise ConfigError(f"the split is by {config.split.by}; patterns know their formula alone: split by formula")
+        raise ConfigError(f"the split is by {config.split.by}, but patterns only have a formula: split by formula")
     parts = [config.split.name_of(fraction(p.formula, config.split.salt)) for p in patterns]
     train = [p for p, part in zip(patterns, parts, strict=True) if part == "train"]
     unseen = [p for p, part in zip(patterns, parts, strict=True) if part == "validation"]
@@ -169,7 +172,7 @@ def _logits(
     batch: Sequence[LabelledPattern],
     rng: np.random.Generator | None = None,
 ) -> Tensor:
-    """(n, 230) from n patterns."""
+    """(n, 230) logits of n patterns."""
     inputs: Inputs = modality.collate([modality.featurise(p.pattern, rng=rng) for p in batch])
     logits: Tensor = classifier(network(inputs))
     return logits
@@ -183,9 +186,9 @@ def _named(
     patterns: Sequence[LabelledPattern],
     batch_size: int,
 ) -> Any:
-    """(n,) the space group named first for each pattern."""
-    found = [
+    """(n,) the most probable space group of each pattern."""
+    numbers = [
         _logits(network, classifier, modality, patterns[start : start + batch_size]).argmax(dim=1).numpy() + 1
         for start in range(0, len(patterns), batch_size)
     ]
-    return np.concatenate([np.empty(0, np.int64), *found])
+    return np.concatenate([np.empty(0, np.int64), *numbers])

@@ -10,7 +10,7 @@ from typing import Any
 
 from crystalign.errors import FileFormatError, InputError, QueryError
 from crystalign.modalities import Modality
-from crystalign.sources.reading import Reading
+from crystalign.readers.structures.reading import Reading
 from crystalign_serve.errors import UnavailableError
 from crystalign_serve.files import Upload, check_kind
 from crystalign_serve.queries import Part
@@ -80,16 +80,16 @@ class Sandbox:
     async def _ask(self, name: str, request: Message) -> Message:
         """Wait for a process, and for its answer; who goes away meanwhile ends it."""
         if self._waiting >= self.limits.waiting:
-            message = f"{self._waiting} files wait to be read; try again in a moment"
-            raise UnavailableError(message)
+            raise UnavailableError(f"{self._waiting} files wait to be read; try again in a moment")
         self._waiting += 1
         try:
             async with asyncio.timeout(self.limits.queue_seconds):
                 await self._free.acquire()
         except TimeoutError:
             seconds = self.limits.queue_seconds
-            message = f"too many files wait to be read, this one for more than {seconds:g} s; try again in a moment"
-            raise UnavailableError(message) from None
+            raise UnavailableError(
+                f"too many files wait to be read, this one for more than {seconds:g} s; try again in a moment"
+            ) from None
         finally:
             self._waiting -= 1
         job = _Job(self._servers, request, self.limits.seconds)

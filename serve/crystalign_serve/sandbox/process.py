@@ -28,8 +28,9 @@ START_SECONDS = 120.0
 """For the imports of the fork server, on a slow disk."""
 STATUS_SECONDS = 2.0
 END_SECONDS = 5.0
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
-"""Variables of the environment that children get: none that may hold a secret."""
+_KEPT = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+"""Variables of the environment that children get: none that may hold a secret. Other packages' modalities may lie on
+PYTHONPATH."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -251,8 +252,7 @@ class Servers:
                 self._server, self._owner = None, os.getpid()
             if self._server is None or not self._server.alive:
                 if self._server is not None and time.monotonic() - self._started < self.RESTART_SECONDS:
-                    message = "the process that reads files does not start; the server's log says why"
-                    raise UnavailableError(message)
+                    raise UnavailableError("the process that reads files does not start; the server's log says why")
                 if self._server is not None:
                     _LOG.warning("the process that reads files ended; another is started")
                 self._started = time.monotonic()

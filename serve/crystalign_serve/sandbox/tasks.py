@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +12,9 @@ import numpy as np
 
 from crystalign.errors import InputError
 from crystalign.modalities import Features, Modality, make_modality
-from crystalign.modalities.xrd import MeasuredPattern
 from crystalign_serve.curves import curve_of
-from crystalign_serve.files import SPECTRA, Upload, content_of, read_crystal, read_file, require
+from crystalign_serve.files import Upload, content_of, read_crystal, read_file, require
+from crystalign_serve.query_fields import spec_of, tables
 from crystalign_serve.sandbox.wire import Message
 
 MAX_NAME = 500
@@ -110,10 +112,11 @@ def _part(upload: Upload, settings: Mapping[str, dict[str, Any]]) -> Message:
     if curve is not None:
         more["curve"] = {key: getattr(curve, key) for key in ("kind", "x_label", "y_label")}
         arrays |= {CURVE + axis: np.array(getattr(curve, axis), np.float64) for axis in ("x", "y")}
-    if modality == "xrd":
-        pattern: MeasuredPattern = content.value
-        more["wavelength"] = float(pattern.wavelength)
-        arrays |= {VALUE + "two_theta": pattern.two_theta, VALUE + "intensities": pattern.intensities}
+    spec = spec_of(modality)
+    if spec is not None and spec.carried is not None:
+        held = {field.name: getattr(content.value, field.name) for field in dataclasses.fields(spec.carried)}
+        arrays |= {VALUE + name: item for name, item in held.items() if isinstance(item, np.ndarray)}
+        more["numbers"] = {name: float(item) for name, item in held.items() if isinstance(item, int | float)}
     return Message({**fields, **more}, arrays)
 
 
@@ -122,12 +125,15 @@ def warm_up() -> None:
     from pymatgen.io.vasp import outputs  # a vasprun.xml may come
 
     assert outputs
+    spectrum = "".join(f"{number / 10 - 12} {number % 97 + 1}\n" for number in range(240))
     pattern = "".join(f"{10 + number / 10} {number % 97 + 1}\n" for number in range(800))
-    spectrum = "".join(f"{number / 10 - 12} 1.0\n" for number in range(240))
     poscar = "CsCl\n1.0\n4 0 0\n0 4 0\n0 0 4\nCs Cl\n1 1\nDirect\n0 0 0\n.5 .5 .5\n"
     rehearse()
-    for name, kind, text in (("POSCAR", "crystal", poscar), ("a.xy", "xrd", pattern), ("a.dat", "dos", spectrum)):
-        _part(Upload(name, text.encode(), kind if kind in SPECTRA else "auto", "CuKa"), {kind: {}})
+    _part(Upload("POSCAR", poscar.encode(), "auto", None), {"crystal": {}})
+    for kind, (modality, _, files) in tables().items():
+        text = spectrum if files.negative_x else pattern
+        with contextlib.suppress(InputError):  # not every table that another package reads has two columns
+            _part(Upload("a.dat", text.encode(), kind, "CuKa"), {modality: {}})
 
 
 def rehearse() -> None:

@@ -10,10 +10,12 @@ import torch
 
 from crystalign.crystal import MAX_ATOMIC_NUMBER, Crystal
 from crystalign.encoders import ENCODERS, make_encoder
+from crystalign.encoders.pyg import MODELS
 from crystalign.errors import CrystalError
 from crystalign.modalities import make_modality
 
-CRYSTAL_ENCODERS = [name for name, entry in ENCODERS.items() if entry.modality == "crystal"]
+CRYSTAL_ENCODERS = [name for name, entry in ENCODERS.items() if entry.modality == "crystal" and name != "pyg"]
+CRYSTAL_ENCODERS += [f"pyg {model}" for model in MODELS]
 ROCK_SALT = 2.82 * (np.ones((3, 3)) - np.eye(3))
 TWO_SITES = np.array([[0, 0, 0], [0.5, 0.5, 0.5]])
 HALF = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
@@ -55,7 +57,9 @@ CRYSTALS = {
 
 def embed(name, crystals):
     torch.manual_seed(0)
-    encoder, modality = make_encoder(name).eval(), make_modality("crystal", ENCODERS[name].features)
+    name, _, model = name.partition(" ")
+    encoder = make_encoder(name, {"model": model} if model else None).eval()
+    modality = make_modality("crystal", ENCODERS[name].features)
     inputs = modality.collate([modality.featurise(crystal) for crystal in crystals])
     vectors = encoder(inputs)
     return encoder, vectors

@@ -8,9 +8,11 @@ import torch
 
 from crystalign.crystal import Crystal
 from crystalign.encoders import ENCODERS, make_encoder
+from crystalign.encoders.pyg import MODELS
 from crystalign.modalities import make_modality
 
-CRYSTAL_ENCODERS = [name for name, entry in ENCODERS.items() if entry.modality == "crystal"]
+CRYSTAL_ENCODERS = [name for name, entry in ENCODERS.items() if entry.modality == "crystal" and name != "pyg"]
+CRYSTAL_ENCODERS += [f"pyg {model}" for model in MODELS]
 
 
 @pytest.fixture
@@ -50,8 +52,10 @@ def supercell(crystal):
 
 def vectors(name, crystals, dtype=torch.float32):
     torch.manual_seed(0)
+    name, _, model = name.partition(" ")
     features = ENCODERS[name].features | {"dtype": str(dtype).removeprefix("torch.")}
-    encoder, modality = make_encoder(name).to(dtype).eval(), make_modality("crystal", features)
+    encoder = make_encoder(name, {"model": model} if model else None).to(dtype).eval()
+    modality = make_modality("crystal", features)
     inputs = modality.collate([modality.featurise(c) for c in crystals])
     assert {t.dtype for t in inputs.values() if t.is_floating_point()} == {dtype}
     with torch.no_grad():

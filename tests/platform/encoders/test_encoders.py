@@ -9,6 +9,7 @@ from torch import nn
 
 from crystalign.encoders import ENCODERS, encoder_class, encoder_settings, make_encoder
 from crystalign.encoders.bert import Bert
+from crystalign.encoders.pyg import MODELS
 from crystalign.errors import ConfigError
 from crystalign.modalities import make_modality
 
@@ -27,20 +28,24 @@ PUBLISHED_PARAMETERS = {
 """Name → the count, and half a unit of the last digit that was published."""
 
 
+NAMES = [name for name in ENCODERS if name != "pyg"] + [f"pyg {model}" for model in MODELS]
+"""Every network: those of one entry by their option `model`."""
 POINTS = {"dos-transformer-multimat": 101, "dos-transformer-matbind": 101}
 """Shorter spectra for networks whose cost grows with the square of their length."""
 
 
 def build(name, seed=0, *, whole=False):
     torch.manual_seed(seed)
-    options = {"bins": POINTS[name]} if name in POINTS and not whole else {}
+    name, _, model = name.partition(" ")
+    options = {"bins": POINTS[name]} if name in POINTS and not whole else {"model": model} if model else {}
     files = encoder_class(name).prepare(encoder_settings(name, options), WORDS)
     return make_encoder(name, options, files).eval()
 
 
 def modality_of(name):
     shorter = {"points": POINTS[name]} if name in POINTS else {}
-    return make_modality(ENCODERS[name].modality, ENCODERS[name].features | shorter)
+    entry = ENCODERS[name.partition(" ")[0]]
+    return make_modality(entry.modality, entry.features | shorter)
 
 
 def features(name, synthetic_materials, n):
@@ -49,7 +54,7 @@ def features(name, synthetic_materials, n):
     return modality, [modality.featurise(m.value(modality.name)) for m in synthetic_materials(n)]
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_one_vector_per_sample_whose_gradient_reaches_every_weight(name, synthetic_materials):
     modality, samples = features(name, synthetic_materials, 4)
     encoder = build(name)
@@ -62,7 +67,7 @@ def test_one_vector_per_sample_whose_gradient_reaches_every_weight(name, synthet
     assert [n for n in silent if not n.endswith("key.bias")] == []
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_sample_has_the_same_vector_in_any_batch(name, synthetic_materials):
     modality, samples = features(name, synthetic_materials, 5)
     encoder = build(name)
@@ -75,7 +80,7 @@ def test_a_sample_has_the_same_vector_in_any_batch(name, synthetic_materials):
     torch.testing.assert_close(turned, together, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_half_precision_forward_and_backward_are_finite(name, synthetic_materials):
     modality, samples = features(name, synthetic_materials, 4)
     encoder = build(name)
@@ -90,7 +95,7 @@ def test_half_precision_forward_and_backward_are_finite(name, synthetic_material
     assert (vectors.float() - exact).norm() < 0.1 * exact.norm()
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_weights_written_to_safetensors_give_the_same_vectors(name, synthetic_materials, tmp_path):
     modality, samples = features(name, synthetic_materials, 3)
     inputs = modality.collate(samples)
@@ -109,15 +114,15 @@ def test_a_network_has_as_many_weights_as_the_published_one(name):
     assert abs(sum(p.numel() for p in build(name, whole=True).parameters()) - published) < tolerance
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_no_statistics_across_samples(name):
     assert not [m for m in build(name).modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_stand_in_is_harmless(name):
     modality = modality_of(name)
-    assert torch.isfinite(build(name)(modality.collate([modality.stand_in()]))).all()
+    assert torch.isfinite(build(name)(modality.collate([modality.empty_sample()]))).all()
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -11,6 +11,7 @@ from crystalign.encoders.dos_transformer import sinusoids
 from crystalign.encoders.pretrained import WEIGHTS, save_weights
 from crystalign.errors import ConfigError
 from crystalign.model import ModalitySpec, Model, ModelConfig, prepare
+from crystalign.objectives.clip import Clip
 
 SMALL_GRID = {"blocks": (1, 1, 1, 1), "channels": 32, "cardinality": 8}
 
@@ -97,7 +98,7 @@ def test_weights_learned_elsewhere_are_read_once_and_enter_a_model(name, tmp_pat
             "xrd": ModalitySpec(encoder=name, options=options),
             "composition": ModalitySpec(encoder="composition-transformer", options={"hidden": 16, "layers": 1}),
         },
-        pairs=(("xrd", "composition"),),
+        objective=Clip(pairs=(("xrd", "composition"),)),
     )
     files = prepare(config, {})
     path.unlink()  # ranks read the prepared file

@@ -141,3 +141,10 @@ def test_report_names_trained_and_emergent_links_and_skips_missing_modalities() 
     assert (
         "| xrd → crystal | trained | 25 | 25 | 100.0 [86.3, 100.0] |" in table
     )  # 0.025^(1/25): 25 of 25 is not certainty
+
+
+@pytest.mark.parametrize("keys", [np.zeros(0, np.int64), np.zeros((0, 2), np.int64)])
+def test_no_rows_are_no_queries(keys):
+    found = retrieve(score_by_embedding(np.zeros((0, 8)), np.zeros((0, 8))), [keys], np.zeros(0, np.int64))
+    assert len(found.pool) == 0
+    assert recalls(found) == []

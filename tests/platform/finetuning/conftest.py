@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from crystalign.crystal import Crystal
-from crystalign.finetuning.task import Labels, Task, read_labels
-from crystalign.finetuning.trial_config import TrialConfig
+from crystalign.finetuning.data.task import Labels, Task, read_labels
+from crystalign.finetuning.trials.config import TrialConfig
 from crystalign.material import Material, Provenance
 from crystalign.modalities.composition import Composition
 from crystalign.modalities.vector import Vector

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from crystalign.errors import ConfigError
-from crystalign.finetuning.comparison import paired_difference, spread
-from crystalign.finetuning.metrics import classification_metrics, regression_metrics, roc_auc
+from crystalign.finetuning.results.comparison import paired_difference, spread
+from crystalign.finetuning.results.metrics import classification_metrics, regression_metrics, roc_auc
 
 
 def test_the_spread_is_that_of_a_run():

@@ -10,7 +10,9 @@ from scipy.spatial.transform import Rotation
 
 from crystalign.crystal import Crystal
 from crystalign.errors import ConfigError
-from crystalign.finetuning.elastic import (
+from crystalign.finetuning.data.scaling import TargetScaler
+from crystalign.finetuning.network.elastic_head import ElasticHead
+from crystalign.finetuning.network.elastic_tensors import (
     COMPONENTS,
     components,
     ieee_rotation,
@@ -21,8 +23,6 @@ from crystalign.finetuning.elastic import (
     vector_to_mandel,
     voigt_to_mandel,
 )
-from crystalign.finetuning.elastic_head import ElasticHead
-from crystalign.finetuning.scaling import TargetScaler
 from crystalign.modalities import make_modality
 from crystalign.properties import PropertySpec, Quantity
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from crystalign.errors import ConfigError
-from crystalign.finetuning.features import FeatureStore
-from crystalign.finetuning.fit import fit, prediction_loss
-from crystalign.finetuning.fit_state import load_state
-from crystalign.finetuning.network import PropertyModel
-from crystalign.finetuning.optimiser import fitting_optimiser
-from crystalign.finetuning.plan import plan
-from crystalign.finetuning.recipe import Recipe
-from crystalign.finetuning.rows import LabelledRows
-from crystalign.finetuning.trial import build_model
+from crystalign.finetuning.data.features import FeatureStore
+from crystalign.finetuning.fitting.fit import fit, prediction_loss
+from crystalign.finetuning.fitting.fit_state import load_state
+from crystalign.finetuning.fitting.optimiser import fitting_optimiser
+from crystalign.finetuning.fitting.recipe import Recipe
+from crystalign.finetuning.fitting.rows import LabelledRows
+from crystalign.finetuning.model.property_model import PropertyModel
+from crystalign.finetuning.trials.plan import plan
+from crystalign.finetuning.trials.trial import build_model
 from crystalign.training.schedule import lr_scales
 
 SHORT = {"max_epochs": 12, "warmup_epochs": 2, "batch_size": 32, "min_steps": 4, "save_seconds": 0.0}
@@ -144,9 +144,9 @@ def test_it_ends_when_it_is_told_to_or_time_or_patience_ends(planned, store):
         "epoch", "step", "seconds", "lr", "loss", "grad_norm", "score", "kept_score",
         "mae/formation_energy_per_atom_pbe_synthetic_2026",
     }  # fmt: skip
-    _, timed = run(planned, store, max_epochs=10_000, max_seconds=0.3)
+    _, timed = run(planned, store, max_epochs=10_000, max_seconds=1.0)
     assert timed.ended == "seconds"
-    assert 0.3 <= timed.seconds < 1.5
+    assert 1.0 <= timed.seconds < 2.2
     assert timed.history[-1]["lr"] < 0.3 * max(record["lr"] for record in timed.history)
     labels = planned.labels.permuted(0)
     shuffled = dataclasses.replace(planned, labels=labels, split=_again(planned, labels))
@@ -156,7 +156,7 @@ def test_it_ends_when_it_is_told_to_or_time_or_patience_ends(planned, store):
 
 
 def _again(planned, labels):
-    from crystalign.finetuning.splits import make_split
+    from crystalign.finetuning.data.splits import make_split
 
     return make_split(labels, planned.config.split)
 

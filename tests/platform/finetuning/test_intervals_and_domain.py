@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from crystalign.errors import ConfigError
-from crystalign.finetuning.domain import Domain
-from crystalign.finetuning.intervals import calibrate, coverage, interval
-from crystalign.finetuning.network_config import LEVELS
-from crystalign.finetuning.splits import make_split
+from crystalign.finetuning.data.splits import make_split
+from crystalign.finetuning.network.config import LEVELS
+from crystalign.finetuning.prediction.domain import Domain
+from crystalign.finetuning.prediction.intervals import calibrate, coverage, interval
 from crystalign.shards.splits import SplitRule
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crystalign.errors import FileFormatError
-from crystalign.finetuning.matbench import Fold, fold_of, fold_scores, read_record, record, write_record
+from crystalign.finetuning.results.matbench import Fold, fold_of, fold_scores, read_record, record, write_record
 
 
 def folds(n: int = 5) -> list[Fold]:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from crystalign.errors import ConfigError
-from crystalign.finetuning.fusion import Fusion, Views, stacking_weights, weighted
-from crystalign.finetuning.network_config import JOINT, FusionConfig
+from crystalign.finetuning.network.config import JOINT, FusionConfig
+from crystalign.finetuning.network.fusion import Fusion, Views, stacking_weights, weighted
 
 WIDTHS = {"crystal": 6, "text": 4, "xrd": 5}
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from crystalign.errors import ConfigError, InputError, ModelError
-from crystalign.finetuning.domain import Domain
-from crystalign.finetuning.ensemble import Ensemble, load_predictor
-from crystalign.finetuning.features import FeatureStore, batch_of
-from crystalign.finetuning.intervals import calibrate
-from crystalign.finetuning.network import PropertyModel, fresh_encoders, fresh_projection, taken_from
-from crystalign.finetuning.network_config import Calibration, NetworkConfig
-from crystalign.finetuning.network_files import model_sha256, write_model
-from crystalign.finetuning.prediction import PredictorGroup, predict_together
-from crystalign.finetuning.scaling import TargetScaler
+from crystalign.finetuning.data.features import FeatureStore, batch_of
+from crystalign.finetuning.data.scaling import TargetScaler
+from crystalign.finetuning.model.building import fresh_encoders, fresh_projection, taken_from
+from crystalign.finetuning.model.property_model import PropertyModel
+from crystalign.finetuning.network.config import Calibration, NetworkConfig
+from crystalign.finetuning.prediction.domain import Domain
+from crystalign.finetuning.prediction.intervals import calibrate
+from crystalign.finetuning.prediction.predictor import PredictorGroup, predict_together
+from crystalign.finetuning.trials.ensemble import Ensemble, load_predictor
 from crystalign.model import Model, ModelConfig
 from crystalign.properties import PropertySpec, Quantity
 
@@ -71,9 +71,10 @@ def test_a_saved_model_predicts_the_same(tmp_path, binaries, changes):
         assert np.array_equal(getattr(before, name), getattr(after, name)), name
     assert before.ids == tuple(m.id for m in binaries[:9])
     assert (before.upper > before.mean).all()
-    assert model_sha256(again) == model_sha256(model)
+    assert again.sha256 == model.sha256
     assert not [path for path in (tmp_path / "model").rglob("*") if path.suffix in {".pkl", ".pt", ".bin"}]
-    assert "Formation energy" in (tmp_path / "model" / "README.md").read_text() or len(model.targets) > 1
+    described = (tmp_path / "model" / "README.md").read_text()
+    assert [spec.label for spec in model.config.targets if spec.label not in described] == []
 
 
 def _width(model: PropertyModel, materials) -> int:
@@ -206,7 +207,7 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, binaries):
     ensemble.save_pretrained(str(tmp_path / "ensemble"))
     again = load_predictor(str(tmp_path / "ensemble"))
     assert np.array_equal(again.predict(binaries[:6]).lower, found.lower)
-    write_model(made(seed=9), str(tmp_path / "ensemble" / "1"))
+    made(seed=9).write(str(tmp_path / "ensemble" / "1"))
     with pytest.raises(ModelError, match="member 1"):
         load_predictor(str(tmp_path / "ensemble"))
     with pytest.raises(ModelError, match="same targets"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from crystalign.errors import ConfigError
-from crystalign.finetuning.spectra import SpectrumTarget, part_of
+from crystalign.finetuning.prediction.spectra import SpectrumTarget, part_of
 from crystalign.modalities.dos import GRID, DensityOfStates
 from crystalign.model import Model, ModelCard, ModelConfig
 from crystalign.shards.dataset import Dataset

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from crystalign.errors import ConfigError
-from crystalign.finetuning.metrics import constants
-from crystalign.finetuning.scaling import TargetScaler
-from crystalign.finetuning.splits import Split, TrainSet, make_split, sixty_twenty_twenty
-from crystalign.finetuning.task import Task, read_labels
+from crystalign.finetuning.data.scaling import TargetScaler
+from crystalign.finetuning.data.splits import Split, TrainSet, make_split, sixty_twenty_twenty
+from crystalign.finetuning.data.task import Task, read_labels
+from crystalign.finetuning.results.metrics import constants
 
 
 @pytest.fixture

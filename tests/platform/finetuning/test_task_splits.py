@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from crystalign.errors import ConfigError
-from crystalign.finetuning.published import PublishedSplit
-from crystalign.finetuning.splits import (
+from crystalign.finetuning.data.published import PublishedSplit
+from crystalign.finetuning.data.splits import (
     CalibrationSet,
     Split,
     TestSet,
@@ -22,7 +22,7 @@ from crystalign.finetuning.splits import (
     refuse_seen,
     sixty_twenty_twenty,
 )
-from crystalign.finetuning.task import Task, read_labels
+from crystalign.finetuning.data.task import Task, read_labels
 from crystalign.model_config import ModelCard
 from crystalign.shards.splits import SplitRule, fraction
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crystalign.errors import ConfigError
-from crystalign.finetuning.task import Task, read_labels
+from crystalign.finetuning.data.task import Task, read_labels
 
 
 def test_a_quantity_with_one_column_names_it(labelled, binaries):

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from crystalign.errors import ConfigError, FileFormatError, ModelError
-from crystalign.finetuning.ensemble import Ensemble
-from crystalign.finetuning.features import FeatureStore
-from crystalign.finetuning.matbench import fold_of
-from crystalign.finetuning.network import PropertyModel
-from crystalign.finetuning.plan import plan
-from crystalign.finetuning.trial import build_model, finished, run_trial
-from crystalign.finetuning.trial_config import TrialConfig, TrialResult
+from crystalign.finetuning.data.features import FeatureStore
+from crystalign.finetuning.model.property_model import PropertyModel
+from crystalign.finetuning.results.matbench import fold_of
+from crystalign.finetuning.trials.config import TrialConfig, TrialResult
+from crystalign.finetuning.trials.ensemble import Ensemble
+from crystalign.finetuning.trials.plan import plan
+from crystalign.finetuning.trials.trial import build_model, finished, run_trial
 from crystalign.modalities import NAMES, modality_class
 from crystalign.model import Model, ModelConfig
 from crystalign.model_config import ModelCard
@@ -275,7 +275,7 @@ def test_a_trial_that_cannot_start_names_the_field(trial, changes, said):
 
 
 def test_the_volume_is_predicted_from_what_does_not_tell_it():
-    assert {name for name in NAMES if not modality_class(name).tells_volume} == {"composition", "dos", "phonon_dos"}
+    assert {name for name in NAMES if not modality_class(name).encodes_volume} == {"composition", "dos", "phonon_dos"}
 
 
 def test_a_part_without_a_label_of_a_target_is_refused(trial):
@@ -305,8 +305,9 @@ def test_the_id_is_that_of_every_setting(trial, labelled):
 
 def test_checking_a_trial_needs_no_torch(trial):
     code = (
-        "import sys; from crystalign.finetuning.plan import plan; from crystalign.finetuning.trial_config import "
-        f"TrialConfig; plan(TrialConfig.model_validate_json({trial().model_dump_json()!r})); "
+        "import sys; from crystalign.finetuning.trials.plan import plan; "
+        "from crystalign.finetuning.trials.config import TrialConfig; "
+        f"plan(TrialConfig.model_validate_json({trial().model_dump_json()!r})); "
         "assert 'torch' not in sys.modules, 'torch was imported'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

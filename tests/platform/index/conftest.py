@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from crystalign.crystal import SYMBOLS
+from crystalign.index.embeddings import EmbeddingManifest, EmbeddingProvenance, embedding_table, write_embeddings
 from crystalign.index.filters import element_bits
 from crystalign.index.search import DECIMALS, Segment
 from crystalign.properties import PropertySpec, Quantity
@@ -81,3 +82,34 @@ def make() -> Callable[..., Rows]:
 @pytest.fixture(scope="session")
 def rows() -> Rows:
     return make_rows(3000)
+
+
+def write_embedding_dataset(uri: str, rows: Rows, *, model: str = "a" * 64, vectors: Any = None) -> str:
+    """Embeddings of `rows` in three files, as `crystalign embed` writes them."""
+    making = EmbeddingProvenance(model_sha256=model, dataset_sha256="d" * 64, modality="crystal")
+    vectors = rows.vectors.astype(np.float32) if vectors is None else vectors
+    table = rows.table.append_column("split_formula", pa.array(np.linspace(0, 0.999, len(rows.ids))))
+    files = []
+    for number, part in enumerate(np.array_split(np.arange(len(rows.ids)), 3)):
+        kept = table.take(pa.array(part))
+        written = embedding_table(kept, vectors[part], shard=number, positions=part, properties=rows.properties)
+        files.append(write_embeddings(uri, f"part-{number}", written, making))
+    manifest = EmbeddingManifest(
+        model_uri="runs/first/model",
+        model_sha256=model,
+        modality="crystal",
+        dimension=vectors.shape[1],
+        dataset_uri="data",
+        dataset_sha256="d" * 64,
+        rows=len(rows.ids),
+        properties=rows.properties,
+        licences=("CC-BY-4.0",),
+        files=tuple(files),
+    )
+    manifest.write(uri)
+    return uri
+
+
+@pytest.fixture(scope="session")
+def write() -> Callable[..., str]:
+    return write_embedding_dataset

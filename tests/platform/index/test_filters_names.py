@@ -123,7 +123,7 @@ def test_our_own_unknown_names_are_refused_with_near_ones(text, near):
         ('chemical_formula_anonymous>"A"', "= and !="),
         ("nsites=nelements", "not to the field nelements"),
         ("id CONTAINS id", "not to the field id"),
-        ("nsites=TRUE", "truth value"),
+        ("nsites=TRUE", "TRUE is a boolean"),
         ("elements HAS ALL", "ends too early"),
         ('elements HAS ONLY < "O"', "not supported"),
         ('elements HAS ANY STARTS WITH "O"', "not supported"),
@@ -215,9 +215,9 @@ def test_filters_that_cost_too_much_are_refused(leaf):
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.text(max_size=200) | st.text('()" ANDORT<=>nsites1"\\', max_size=200))
 def test_any_text_is_a_filter_or_a_query_error_at_once(text):
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         parse_filter(text, FIELDS)
     except QueryError as error:
         str(error).encode()
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5

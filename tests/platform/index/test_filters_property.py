@@ -306,8 +306,8 @@ def test_a_filter_that_lost_a_token_is_refused_or_means_what_it_says(text, data)
     tokens = TOKEN.findall(text)
     lost = data.draw(st.integers(0, len(tokens) - 1))
     left = " ".join(tokens[:lost] + tokens[lost + 1 :])
-    found = ours(left)
-    assert found is None or found == expected(left)
+    if (found := ours(left)) is not None:
+        assert found == expected(left)
 
 
 @QUICK
@@ -316,8 +316,9 @@ def test_tokens_that_change_places_are_refused_or_mean_what_they_say(text, data)
     tokens = TOKEN.findall(text)
     order = data.draw(st.tuples(*[st.integers(0, len(tokens) - 1)] * 2))
     tokens[order[0]], tokens[order[1]] = tokens[order[1]], tokens[order[0]]
-    found = ours(" ".join(tokens))
-    assert found is None or found == expected(" ".join(tokens))
+    changed = " ".join(tokens)
+    if (found := ours(changed)) is not None:
+        assert found == expected(changed)
 
 
 def test_the_oracle_tells_rows_apart():

@@ -10,41 +10,13 @@ from crystalign import storage
 from crystalign.errors import ConfigError, ConflictError, DatasetError, VerificationError
 from crystalign.index import build
 from crystalign.index.build import build_index
-from crystalign.index.embeddings import EmbeddingManifest, Making, embedding_table, write_embeddings
+from crystalign.index.embeddings import EmbeddingManifest, EmbeddingProvenance, embedding_table, write_embeddings
 from crystalign.index.manifest import IndexManifest
 from crystalign.index.search import Segment, merge
 
-FILES = 3
-
-
-def write(uri, rows, *, model="a" * 64, vectors=None):
-    """Embeddings of `rows` in three files, as `crystalign embed` writes them."""
-    making = Making(model_sha256=model, dataset_sha256="d" * 64, modality="crystal")
-    vectors = rows.vectors.astype(np.float32) if vectors is None else vectors
-    table = rows.table.append_column("split_formula", pa.array(np.linspace(0, 0.999, len(rows.ids))))
-    files = []
-    for number, part in enumerate(np.array_split(np.arange(len(rows.ids)), FILES)):
-        kept = table.take(pa.array(part))
-        written = embedding_table(kept, vectors[part], shard=number, positions=part, properties=rows.properties)
-        files.append(write_embeddings(uri, f"part-{number}", written, making))
-    manifest = EmbeddingManifest(
-        model_uri="runs/first/model",
-        model_sha256=model,
-        modality="crystal",
-        dimension=vectors.shape[1],
-        dataset_uri="data",
-        dataset_sha256="d" * 64,
-        rows=len(rows.ids),
-        properties=rows.properties,
-        licences=("CC-BY-4.0",),
-        files=tuple(files),
-    )
-    manifest.write(uri)
-    return uri
-
 
 @pytest.fixture
-def embeddings(rows, tmp_path):
+def embeddings(rows, tmp_path, write):
     return write(str(tmp_path / "embeddings"), rows)
 
 
@@ -54,7 +26,7 @@ def test_an_index_holds_every_row_once_and_finds_it(rows, embeddings, tmp_path):
     manifest = build_index(embeddings, out, rows_per_segment=700, on_rows=seen.append)
     assert [entry.rows for entry in manifest.segments] == seen == [700, 700, 700, 700, 200]
     assert manifest == IndexManifest.read(out)
-    segments = [Segment.load(out, [entry], manifest.properties) for entry in manifest.segments]
+    segments = [Segment.load(out, manifest, [entry]) for entry in manifest.segments]
     assert sorted(i for s in segments for i in s.table["id"].to_pylist()) == sorted(rows.ids)
     query = rows.vectors[11].astype(np.float32)
     answers = [segment.search(query[None], 10, 'elements HAS "O"')[0] for segment in segments]
@@ -65,11 +37,11 @@ def test_an_index_holds_every_row_once_and_finds_it(rows, embeddings, tmp_path):
 
 def test_a_row_points_back_at_its_place_in_the_dataset(rows, embeddings, tmp_path):
     manifest = build_index(embeddings, str(tmp_path / "index"), rows_per_segment=1000)
-    segment = Segment.load(str(tmp_path / "index"), manifest.segments, manifest.properties)
+    segment = Segment.load(str(tmp_path / "index"), manifest)
     place = rows.ids.index("m-1234")
     record = segment.records(np.array([segment.row_of("m-1234")]))[0]
     assert record["row"] == place
-    assert record["shard"] == place // (len(rows.ids) // FILES)
+    assert record["shard"] == place // (len(rows.ids) // 3)
 
 
 def test_equal_embeddings_make_an_equal_version(embeddings, tmp_path):
@@ -79,7 +51,7 @@ def test_equal_embeddings_make_an_equal_version(embeddings, tmp_path):
     assert build_index(embeddings, str(tmp_path / "one")).created == first.created  # and again: nothing happens
 
 
-def test_an_index_is_never_overwritten(rows, embeddings, tmp_path):
+def test_an_index_is_never_overwritten(rows, embeddings, tmp_path, write):
     out = str(tmp_path / "index")
     build_index(embeddings, out)
     before = {path: storage.read_bytes(path) for path in storage.list_files(out)}
@@ -96,7 +68,7 @@ def test_a_changed_segment_is_not_searched(embeddings, tmp_path):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(VerificationError, match="manifest says"):
-        Segment.load(str(tmp_path / "index"), manifest.segments, manifest.properties)
+        Segment.load(str(tmp_path / "index"), manifest)
 
 
 def test_an_index_without_a_manifest_does_not_exist(embeddings, tmp_path):
@@ -107,7 +79,7 @@ def test_an_index_without_a_manifest_does_not_exist(embeddings, tmp_path):
 
 
 @pytest.mark.parametrize(("what", "says"), [("nan", "not finite"), ("long", "length")])
-def test_vectors_that_are_none_are_refused(rows, tmp_path, what, says):
+def test_vectors_that_are_none_are_refused(rows, tmp_path, what, says, write):
     vectors = rows.vectors.astype(np.float32)
     vectors[7] = np.nan if what == "nan" else 3 * vectors[7]
     broken = write(str(tmp_path / "embeddings"), rows, vectors=vectors)
@@ -116,19 +88,19 @@ def test_vectors_that_are_none_are_refused(rows, tmp_path, what, says):
     assert not storage.exists(str(tmp_path / "index" / "manifest.json"))
 
 
-def test_an_id_names_one_material(rows, tmp_path):
+def test_an_id_names_one_material(rows, tmp_path, write):
     twice = rows._replace(table=rows.table.set_column(0, "id", pa.array(["same"] * len(rows.ids))))
     with pytest.raises(DatasetError, match="twice"):
         build_index(write(str(tmp_path / "embeddings"), twice), str(tmp_path / "index"))
 
 
-def test_unknown_numbers_are_not_compared(rows, tmp_path):
+def test_unknown_numbers_are_not_compared(rows, tmp_path, write):
     column = rows.properties[1].column
     values = [float("nan")] * 10 + rows.table[column].to_pylist()[10:]
     place = rows.table.column_names.index(column)
     holed = rows._replace(table=rows.table.set_column(place, column, pa.array(values)))
     manifest = build_index(write(str(tmp_path / "embeddings"), holed), str(tmp_path / "index"))
-    segment = Segment.load(str(tmp_path / "index"), manifest.segments, manifest.properties)
+    segment = Segment.load(str(tmp_path / "index"), manifest)
     assert segment.allowed("_crystalign_band_gap_pbe IS UNKNOWN").n == 10
     assert segment.allowed("NOT _crystalign_band_gap_pbe<0").n == len(rows.ids) - 10
 
@@ -151,7 +123,7 @@ def overtaken(monkeypatch, moment, act):
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_of_two_indices_that_are_built_in_one_place_the_first_stays_whole(
-    rows, embeddings, tmp_path, monkeypatch, moment
+    rows, embeddings, tmp_path, monkeypatch, moment, write
 ):
     out = str(tmp_path / "index")
     other = write(str(tmp_path / "other"), rows, vectors=-rows.vectors.astype(np.float32))
@@ -160,7 +132,7 @@ def test_of_two_indices_that_are_built_in_one_place_the_first_stays_whole(
     with pytest.raises(ConfigError, match=r"already holds index .* choose another --out"):
         build_index(embeddings, out)
     assert IndexManifest.read(out) == built[0]
-    segment = Segment.load(out, built[0].segments, built[0].properties)  # checks every file against the manifest
+    segment = Segment.load(out, built[0])  # checks every file against the manifest
     assert segment.search(-rows.vectors[:1].astype(np.float32), 1)[0].ids == [rows.ids[0]]
 
 
@@ -184,9 +156,9 @@ def test_an_index_whose_segments_have_other_names_is_recognised(embeddings, tmp_
     assert build_index(embeddings, out) == old
 
 
-def test_embeddings_of_two_models_never_share_a_file_and_those_of_one_are_written_once(rows, tmp_path):
+def test_two_models_never_share_an_embedding_file_and_one_writes_it_once(rows, tmp_path):
     uri = str(tmp_path / "embeddings")
-    making = Making(model_sha256="a" * 64, dataset_sha256="d" * 64, modality="crystal")
+    making = EmbeddingProvenance(model_sha256="a" * 64, dataset_sha256="d" * 64, modality="crystal")
     table = rows.table.append_column("split_formula", pa.array(np.linspace(0, 0.999, len(rows.ids))))
     place = {"shard": 0, "positions": range(len(rows.ids)), "properties": rows.properties}
     one, other = (embedding_table(table, s * rows.vectors.astype(np.float32), **place) for s in (1, -1))
@@ -201,7 +173,7 @@ def test_embeddings_of_two_models_never_share_a_file_and_those_of_one_are_writte
     assert write_embeddings(uri, "part", one, making) == first
 
 
-def test_embeddings_are_never_overwritten(rows, embeddings):
+def test_embeddings_are_never_overwritten(rows, embeddings, write):
     with pytest.raises(ConflictError, match="exists"):
         write(embeddings, rows, model="b" * 64)
     assert EmbeddingManifest.read(embeddings).model_sha256 == "a" * 64

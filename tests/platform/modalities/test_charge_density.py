@@ -42,7 +42,7 @@ def test_huge_densities_survive_half_precision():
 def test_features_do_not_depend_on_the_number_of_electrons_and_stack():
     one, ten = (CHARGE.featurise(ChargeDensity(RHO * f, LATTICE)) for f in (1, 10))
     np.testing.assert_allclose(one["rho"], ten["rho"], rtol=1e-5)
-    batch = CHARGE.collate([one, CHARGE.stand_in()])
+    batch = CHARGE.collate([one, CHARGE.empty_sample()])
     assert batch["rho"].shape == (2, 1, 32, 32, 32)
     assert batch["lattice"].shape == (2, 3, 3)
     moved = CHARGE.featurise(ChargeDensity(RHO, LATTICE), rng=np.random.default_rng(1))

@@ -17,8 +17,8 @@ PAIRS = CrystalModality(CrystalModality.Settings(lattice_sums_up_to=5))
 def test_pairs_are_there_only_where_they_are_asked_for(textbook):
     plain = CrystalModality()
     assert "pair_sums" not in plain.featurise(textbook["NaCl"])
-    assert "pair_index" not in plain.collate([plain.stand_in()])
-    assert PAIRS.collate([PAIRS.stand_in()])["pair_sums"].shape == (1, 3)
+    assert "pair_index" not in plain.collate([plain.empty_sample()])
+    assert PAIRS.collate([PAIRS.empty_sample()])["pair_sums"].shape == (1, 3)
 
 
 def test_a_batch_holds_the_pairs_of_its_crystals_side_by_side(textbook):

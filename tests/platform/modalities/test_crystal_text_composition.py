@@ -19,7 +19,7 @@ SOURCE = Provenance("test", "CC0-1.0")
 def test_every_modality_batches_its_stand_in():
     for name in NAMES:
         modality = make_modality(name)
-        batch = modality.collate([modality.stand_in(), modality.stand_in()])
+        batch = modality.collate([modality.empty_sample(), modality.empty_sample()])
         assert batch
         assert pa.types.is_struct(modality.column_type())
         assert pa.array([None], modality.column_type()).null_count == 1

@@ -80,7 +80,7 @@ def test_published_numbers_of_points_hold_the_same_states(points):
     edges = np.linspace(-10, 10, points + 1)
     middle = 0.5 * (1.0 + np.sin(0.5 * (edges[1:] + edges[:-1])) ** 2)
     np.testing.assert_allclose(made[10:-10], middle[10:-10], atol=2e-3)
-    assert finer.collate([finer.stand_in()])["dos"].shape == (1, points)
+    assert finer.collate([finer.empty_sample()])["dos"].shape == (1, points)
 
 
 def test_moving_the_zero_loses_no_states_inside():
@@ -96,7 +96,7 @@ def test_augmentation_needs_chance_and_keeps_the_states():
     moved = DOS.featurise(_insulator(), rng=np.random.default_rng(0))["dos"]
     assert np.abs(moved - plain).max() > 0.01
     assert np.expm1(moved).sum() == pytest.approx(np.expm1(plain).sum(), rel=0.03)
-    assert DOS.collate([{"dos": plain}, DOS.stand_in()])["dos"].shape == (2, 400)
+    assert DOS.collate([{"dos": plain}, DOS.empty_sample()])["dos"].shape == (2, 400)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_complete_spectrum_is_shown_whole_and_the_shortest_in_part():
     assert GRID[least][-1] == pytest.approx(1.475)
 
 
-def test_the_column_keeps_where_the_spectrum_is_known_and_older_datasets_are_read_as_known():
+def test_the_column_keeps_where_a_spectrum_is_known_and_an_older_one_is_all_known():
     value = _metal(-8.3, 7.1).standardised()
     cell = pa.array([DOS.to_column(value)], DOS.column_type())
     assert DOS.from_column(cell[0]).covered == value.covered == (pytest.approx(-8.3), pytest.approx(7.08))

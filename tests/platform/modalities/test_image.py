@@ -21,7 +21,7 @@ def test_a_picture_survives_its_column():
 
 
 def test_colours_become_channels_and_are_normalised():
-    pixels = SMALL.collate([SMALL.featurise(Picture(noise())), SMALL.stand_in()])["pixels"]
+    pixels = SMALL.collate([SMALL.featurise(Picture(noise())), SMALL.empty_sample()])["pixels"]
     assert pixels.shape == (2, 3, 16, 16)
     np.testing.assert_allclose(pixels[0].numpy(), noise().transpose(2, 0, 1) / 255, rtol=1e-6)
     assert (pixels[1] == 1.0).all()

@@ -4,16 +4,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from crystalign.batch import make_batch
 from crystalign.encoders import ENCODERS, make_encoder
 from crystalign.errors import ConfigError, SpectrumError
 from crystalign.modalities import make_modality
 from crystalign.modalities.phonon_dos import EDGES, GRID, PhononDensityOfStates, PhononDosColumns, PhononDosModality
+from crystalign.rejects import Reject
 from crystalign.shards.dataset import Dataset
-from crystalign.shards.writer import Reject, commit_manifest, write_shard
+from crystalign.shards.writer import commit_manifest, write_shard
 from crystalign.sources import open_source
 from crystalign.sources.mapping import load_mapping
 from crystalign.sources.source import sample
-from crystalign.training.batch import make_batch
 
 PHONON = PhononDosModality()
 F = np.linspace(-50, 1100, 2301)

@@ -22,7 +22,7 @@ def test_a_vector_survives_its_column_with_what_is_missing():
 
 def test_what_is_missing_is_zero_and_masked_and_large_numbers_are_bent():
     modality = make_modality("tabular", {"width": 3})
-    batch = modality.collate([modality.featurise(Vector(VALUES)), modality.stand_in()])
+    batch = modality.collate([modality.featurise(Vector(VALUES)), modality.empty_sample()])
     np.testing.assert_allclose(batch["values"][0].numpy(), np.arcsinh([0.5, 0.0, -300.0]), rtol=1e-6)
     assert batch["mask"].tolist() == [[1, 0, 1], [1, 1, 1]]
     plain = make_modality("text_embedding", {"width": 3}).featurise(Vector(VALUES))

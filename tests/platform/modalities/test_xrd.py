@@ -10,6 +10,7 @@ from crystalign.material import Material, Provenance
 from crystalign.modalities.xrd import MeasuredPattern, PowderPattern, XrdModality, parse_xrd
 from crystalign.physics.diffraction import WAVELENGTHS, draw, lorentz_polarisation, powder_peaks
 from crystalign.physics.rendering import Instrument, render
+from crystalign.readers.structures.structure_file import crystal_from_cif
 
 XRD = XrdModality()
 SOURCE = Provenance("test", "CC0-1.0")
@@ -52,7 +53,7 @@ def test_real_measurements_resemble_their_own_structure_most(real_data):
     measured, simulated = [], []
     for name in names:
         measured.append(XRD.featurise(parse_xrd(folder / f"{name}.xy", wavelength="CuKa1"))["pattern"])
-        peaks = powder_peaks(Crystal.from_cif((folder / f"{name}.cif").read_text()))
+        peaks = powder_peaks(crystal_from_cif((folder / f"{name}.cif").read_text()))
         strained = [Instrument(strain=s, caglioti=(0.0, 0.0, 0.04)) for s in np.linspace(-0.01, 0.01, 9)]
         simulated.append([XRD._finish(render(peaks, XRD.grid, i), slice(0, 1024))["pattern"] for i in strained])
     queries, pool = np.array(measured), np.array(simulated)
@@ -75,7 +76,7 @@ def test_the_column_gives_the_peaks_back(textbook):
 def test_features_are_bounded_and_stack(textbook):
     rng = np.random.default_rng(0)
     samples = [XRD.featurise(powder_peaks(c), rng=rng) for c in textbook.values() for _ in range(10)]
-    batch = XRD.collate([*samples, XRD.stand_in()])
+    batch = XRD.collate([*samples, XRD.empty_sample()])
     assert batch["pattern"].shape == batch["mask"].shape == (71, 1024)
     assert float(batch["pattern"].min()) == 0.0
     assert float(batch["pattern"].max()) <= 1.0 + 1e-6

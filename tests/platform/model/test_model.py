@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from crystalign.batch import Batch, make_batch
 from crystalign.errors import ConfigError, ModelError
 from crystalign.model import Model, ModelCard, load, prepare
 from crystalign.model_config import ModelConfig
-from crystalign.training.batch import Batch, make_batch
 from crystalign.training.presets import default_model, tiny_model
 
 SMALL = {
@@ -23,6 +23,8 @@ SMALL = {
     "text": {"encoder": "bert", "options": {"hidden": 16, "layers": 1, "vocabulary": 300}},
     "composition": {"encoder": "composition-transformer", "options": {"hidden": 16, "layers": 1}},
 }
+
+LISTED = {"kind": "clip", "pairs": [("crystal", "xrd")]}
 
 
 def config(*names, **fields):
@@ -88,7 +90,7 @@ def test_an_altered_or_missing_file_is_refused(model, tmp_path, path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c | {"format": 3}, "format 3"),
+        (lambda c: c | {"format": 4}, "format 4"),
         (lambda c: c | {"secret": 1}, "secret"),
         (lambda c: {"hello": 1}, "not a model directory"),
         (lambda c: c | {"files": c["files"] | {"../elsewhere": "0"}}, "outside its directory"),
@@ -166,11 +168,11 @@ def test_a_batch_travels_as_bytes(model, synthetic_materials):
         ({"modalities": {"crystal": SMALL["crystal"]}}, "at least two"),
         ({"modalities": {"crystal": SMALL["crystal"], "dos": SMALL["xrd"]}}, "reads 'xrd'"),
         ({"modalities": {"dos": SMALL["dos"], "xrd": SMALL["xrd"]}}, "no anchor"),
-        ({"modalities": {n: SMALL[n] for n in ("crystal", "dos")}, "pairs": [("crystal", "xrd")]}, "must name two"),
+        ({"modalities": {n: SMALL[n] for n in ("crystal", "dos")}, "objective": LISTED}, "must name two"),
         (
             {
                 "modalities": {n: SMALL[n] for n in ("crystal", "dos")},
-                "pairs": [("dos", "crystal"), ("crystal", "dos")],
+                "objective": {"kind": "clip", "pairs": [("dos", "crystal"), ("crystal", "dos")]},
             },
             "twice",
         ),

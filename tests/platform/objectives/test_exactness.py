@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-HERE = Path(__file__).parent
+import exactness_mutations as mutations
+import exactness_problem as problem
+import exactness_rank
+import plain_formulas as plain
+from forked_ranks import run_ranks
+
+pytestmark = pytest.mark.timeout(900)  # several processes, one after the other: minutes on a busy machine
+WORLD_SIZES = (1, 2, 3, 4)
 TOLERANCE = 1e-12
 TRAJECTORY_TOLERANCE = 1e-11
 """Adam divides by the gradient's size, and so magnifies the rounding of small gradients."""
-
-
-def beside(name: str) -> ModuleType:
-    """A module of this folder, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-problem, plain, mutations = beside("exactness_problem"), beside("plain_formulas"), beside("exactness_mutations")
 
 
 @functools.cache
@@ -63,19 +52,19 @@ def reference_trajectory(objective: str) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in step.net.named_parameters()}
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3, 4])
-def distributed(request, tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
-    """Case → tensors, of W processes; one start per W for all cases."""
-    world_size = request.param
-    folder = tmp_path_factory.mktemp(f"world-{world_size}")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    worker = str(HERE / "exactness_worker.py")
-    ranks = [
-        subprocess.Popen([sys.executable, worker, str(rank), str(world_size), str(folder)], env=environment)
-        for rank in range(world_size)
-    ]
-    assert [rank.wait(timeout=250) for rank in ranks] == [0] * world_size
-    return {"W": world_size} | {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What each number of processes found; one start for all of them and all cases."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_ranks(exactness_rank, folder, WORLD_SIZES)
+    return folder
+
+
+@pytest.fixture(scope="module", params=WORLD_SIZES)
+def distributed(request, folder) -> dict[str, dict[str, torch.Tensor]]:
+    """Case → tensors, of W processes."""
+    places = (folder / str(request.param)).glob("*.safetensors")
+    return {"W": request.param} | {path.stem: load_file(path) for path in places}
 
 
 def worst(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

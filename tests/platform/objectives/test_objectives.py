@@ -10,18 +10,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crystalign.errors import ConfigError
-from crystalign.objectives import (
-    barlow_twins_loss,
-    chunks,
-    contrastive_loss,
-    cosface_loss,
-    sigmoid_loss,
-    tensor_loss,
-)
-from crystalign.objectives.barlow import _chunk_loss, _coefficients
-from crystalign.objectives.clip import scaled_cross_entropy
+from crystalign.objectives import chunks
+from crystalign.objectives.barlow import _chunk_loss, _coefficients, barlow_twins_loss
+from crystalign.objectives.clip import contrastive_loss, scaled_cross_entropy
+from crystalign.objectives.cosface import cosface_loss
 from crystalign.objectives.gather import Gathered
 from crystalign.objectives.pairwise import pairwise_loss
+from crystalign.objectives.siglip import sigmoid_loss
+from crystalign.objectives.tensorclip import tensor_loss
 
 PAIR = ("crystal", "dos")
 THREE = ("crystal", "dos", "text")

@@ -11,7 +11,7 @@ import pytest
 from crystalign.crystal import SYMBOLS, Crystal, pretty_formula
 from crystalign.physics.structure_types import PROTOTYPES, TYPE_NAMES, structure_type
 from crystalign.physics.symmetry import symmetry
-from crystalign.sources.documents import crystal_of_dict
+from crystalign.readers.structures.documents import crystal_of_dict
 
 AFLOW = {
     ("ABC2_hP8_194_d_a_f", "AlCr2C"): "211 MAX phase",

@@ -113,7 +113,7 @@ def dataset(uri: str) -> Dataset:
     return Dataset.open(uri)
 
 
-def test_a_selection_holds_the_split_and_the_required_modalities_and_survives_its_file(tmp_path: Path) -> None:
+def test_a_selection_holds_split_and_required_modalities_and_survives_its_file(tmp_path: Path) -> None:
     data = dataset(str(tmp_path))
     chosen = Selection.build(data, SplitRule(), "train", require=["text"])
     rows = np.concatenate([chosen.rows(place) for place in range(len(chosen.masks))])

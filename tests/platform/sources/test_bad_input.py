@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from crystalign.crystal import Crystal
 from crystalign.errors import FileFormatError
+from crystalign.limits import Limits, time_limit
 from crystalign.material import Material, Provenance
-from crystalign.shards.writer import Reject
-from crystalign.sources import Item, Limits, Source, open_source, time_limit
+from crystalign.readers.structures.structure_file import crystal_from_cif
+from crystalign.rejects import Reject
+from crystalign.sources import Item, Source, open_source
 
 NACL = """data_NaCl
 _cell_length_a 5.64
@@ -73,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
     root = tmp_path / "crystals"
     (root / "deeper").mkdir(parents=True)
     (root / "good.cif").write_text(GOOD)
-    (root / "deeper" / "POSCAR").write_text(Crystal.from_cif(GOOD).to_poscar())
+    (root / "deeper" / "POSCAR").write_text(crystal_from_cif(GOOD).to_poscar())
     for name, (text, _) in BAD.items():
         (root / name).write_text(text)
     return root
@@ -212,7 +213,7 @@ def test_a_gzip_bomb_is_unpacked_no_further_than_the_limit(tmp_path: Path) -> No
 
 def test_files_of_one_stem_are_materials_of_different_ids(tmp_path: Path) -> None:
     (tmp_path / "a.cif").write_text(GOOD)
-    (tmp_path / "a.vasp").write_text(Crystal.from_cif(GOOD).to_poscar())
+    (tmp_path / "a.vasp").write_text(crystal_from_cif(GOOD).to_poscar())
     materials, rejects = read_all(open_source(str(tmp_path)))
     assert set(materials) == {"a", "a.vasp"}
     assert not rejects
@@ -239,7 +240,7 @@ class Slow(Source):
         return [Item(key="slow")]
 
     def load(self, item: Item) -> Iterator[Material | Reject]:
-        yield Material("quick", Crystal.from_cif(GOOD), Provenance("test", "CC0-1.0"))
+        yield Material("quick", crystal_from_cif(GOOD), Provenance("test", "CC0-1.0"))
         while True:
             try:
                 time.sleep(0.01)

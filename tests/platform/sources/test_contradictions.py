@@ -14,9 +14,10 @@ import pytest
 from crystalign.crystal import Crystal
 from crystalign.errors import InputError
 from crystalign.material import Material
-from crystalign.shards.writer import Reject, write_quarantine
+from crystalign.readers.structures.structure_file import crystal_from_cif, crystal_from_poscar, read_structure
+from crystalign.rejects import Reject
+from crystalign.shards.writer import write_quarantine
 from crystalign.sources import open_source
-from crystalign.sources.structures import read_structure
 
 COLUMNS = ("label", "type_symbol", "fract_x", "fract_y", "fract_z")
 
@@ -47,7 +48,7 @@ def cif(
 
 def refusal(text: str) -> InputError:
     with pytest.raises(InputError) as refused:
-        Crystal.from_cif(text)
+        crystal_from_cif(text)
     return refused.value
 
 
@@ -72,7 +73,7 @@ MONOCLINIC = (5.1, 6.2, 7.3, 90, 103, 90)
         cif("C1 C 0.125 0.125 0.125", name="F d -3 m :1", operations="F d -3 m:2"),
     ],
 )
-def test_statements_of_the_symmetry_that_differ_are_refused_even_where_the_formula_agrees(text: str) -> None:
+def test_differing_symmetries_are_refused_even_where_the_formula_agrees(text: str) -> None:
     assert refusal(text).reason == "symmetry-disagrees"
 
 
@@ -86,13 +87,13 @@ def test_partly_occupied_sites_must_have_the_named_symmetry_too() -> None:
 def test_a_number_alone_whose_other_settings_fit_too_is_refused_unless_accepted() -> None:
     text = cif(OXIDE, number=14, cell=MONOCLINIC, stated=FEO)
     assert refusal(text).reason == "setting-assumed"
-    assert len(Crystal.from_cif(text, accept=["setting-assumed"])) == 8
+    assert len(crystal_from_cif(text, accept=["setting-assumed"])) == 8
 
 
 def test_half_a_cell_does_not_pass_by_the_divisor_of_its_formula() -> None:
     stated = "_chemical_formula_sum 'Hg2 Cl2'\n_cell_formula_units_Z 2"
     rows, cell = "Hg1 Hg 0 0 0.12\nCl1 Cl 0 0 0.33", (4.4, 4.4, 10.9, 90, 90, 90)
-    assert len(Crystal.from_cif(cif(rows, cell=cell, name="I 4/m m m", stated=stated))) == 8
+    assert len(crystal_from_cif(cif(rows, cell=cell, name="I 4/m m m", stated=stated))) == 8
     assert refusal(cif(rows, cell=cell, name="P 4/m m m", stated=stated)).reason == "z-disagrees"
     half = cif("Al1 Al 0 0 0\nCl1 Cl 0.3 0 0\nCl2 Cl 0 0.3 0\nCl3 Cl 0 0 0.3", name="P 1")
     assert (
@@ -124,7 +125,7 @@ def test_a_formula_that_is_not_understood_is_no_agreement(formula: str) -> None:
 
 @pytest.mark.parametrize("formula", ["NaCl", "(Na Cl)", "(Cl Na)", "NA CL", "Cl1 Na1", "Na Cl1.00"])
 def test_spellings_of_a_formula_are_understood(formula: str) -> None:
-    assert Crystal.from_cif(cif(SALT, name="F m -3 m", stated=f"_chemical_formula_sum '{formula}'")).formula == "ClNa"
+    assert crystal_from_cif(cif(SALT, name="F m -3 m", stated=f"_chemical_formula_sum '{formula}'")).formula == "ClNa"
 
 
 def test_occupancies_and_elements_of_another_table_are_not_zipped_by_row() -> None:
@@ -142,7 +143,7 @@ def test_multiplicities_that_are_stated_are_compared() -> None:
     for count, right in ((4, True), (8, False)):
         text = cif(f"Na1 Na 0 0 0 {count}\nCl1 Cl 0.5 0.5 0.5 4", name="F m -3 m", columns=columns)
         if right:
-            assert len(Crystal.from_cif(text)) == 8
+            assert len(crystal_from_cif(text)) == 8
         else:
             assert refusal(text).reason == "multiplicity-disagrees"
 
@@ -154,22 +155,22 @@ def test_deuterium_and_densities_without_hydrogen_agree() -> None:
         cell=(4.07, 4.07, 4.07, 90, 90, 90),
         stated="_chemical_formula_sum 'D Li'\n_cell_formula_units_Z 4\n_exptl_crystal_density_diffrn 0.881",
     )
-    assert len(Crystal.from_cif(deuteride)) == 8
+    assert len(crystal_from_cif(deuteride)) == 8
     bare = "_chemical_formula_sum 'Mg O2 H2'\n_cell_formula_units_Z 1\n_exptl_crystal_density_diffrn 0.521"
     text = cif("Mg1 Mg 0 0 0\nO1 O 0.5 0.5 0.5\nO2 O 0.25 0.25 0.25", name="P 1", stated=bare)
-    assert Crystal.from_cif(text).formula == "MgO2"
+    assert crystal_from_cif(text).formula == "MgO2"
 
 
 def test_two_digits_of_a_third_are_a_third_in_a_large_cell() -> None:
     text = cif("Ga1 Ga 0.33 0.67 0.25", name="P 63/m m c", cell=(12.0, 12.0, 8.0, 90, 90, 120))
-    assert len(Crystal.from_cif(text)) == 2
+    assert len(crystal_from_cif(text)) == 2
     general = cif("Ga1 Ga 0.33 0.11 0.21", name="P 63/m m c", cell=(12.0, 12.0, 8.0, 90, 90, 120))
-    assert len(Crystal.from_cif(general)) == 24
+    assert len(crystal_from_cif(general)) == 24
 
 
 @pytest.mark.parametrize("name", ["Fm\u22123m", "Fm3\u0305m", "F m \u20133 m"])
 def test_typographic_minus_and_bar_are_read(name: str) -> None:
-    assert len(Crystal.from_cif(cif(SALT, name=name))) == 8
+    assert len(crystal_from_cif(cif(SALT, name=name))) == 8
 
 
 def test_operations_with_rounded_thirds_repeated_and_without_identity_are_a_group() -> None:
@@ -181,7 +182,7 @@ def test_operations_with_rounded_thirds_repeated_and_without_identity_are_a_grou
     ]
     listed = "\n".join(f"'{word}'" for word in [*rounded[1:], rounded[5]])
     text = text.replace("_symmetry_space_group_name_H-M 'P 1'", f"loop_\n_symmetry_equiv_pos_as_xyz\n{listed}")
-    assert len(Crystal.from_cif(text)) == 6
+    assert len(crystal_from_cif(text)) == 6
 
 
 @pytest.mark.parametrize("label", ["T1", "Cg1", "Uiso", "Oct1", "Ph1", "Cm1", "Wa1"])
@@ -198,16 +199,16 @@ def poscar(lines: list[str], symbols: str = "") -> str:
 def test_flags_of_selective_dynamics_are_never_elements() -> None:
     for flags in ("F F F", "T T T", "T F T"):
         with pytest.raises(InputError) as refused:
-            Crystal.from_poscar(poscar([f"0 0 0 {flags}", f"0.5 0.5 0.5 {flags}"]))
+            crystal_from_poscar(poscar([f"0 0 0 {flags}", f"0.5 0.5 0.5 {flags}"]))
         assert refused.value.reason == "elements-missing"
-        assert Crystal.from_poscar(poscar([f"0 0 0 {flags}", f"0.5 0.5 0.5 {flags}"], "Fe")).formula == "Fe"
-        assert Crystal.from_poscar(poscar([f"0 0 0 C {flags}", f"0.5 0.5 0.5 C {flags}"])).formula == "C"
+        assert crystal_from_poscar(poscar([f"0 0 0 {flags}", f"0.5 0.5 0.5 {flags}"], "Fe")).formula == "Fe"
+        assert crystal_from_poscar(poscar([f"0 0 0 C {flags}", f"0.5 0.5 0.5 C {flags}"])).formula == "C"
 
 
 @pytest.mark.parametrize("counts", ["4 \u00b2", "\u00b2", "\u0664"])
 def test_digits_that_are_not_ascii_are_no_counts(counts: str) -> None:
     with pytest.raises(InputError):
-        Crystal.from_poscar(poscar(["0 0 0", "0.5 0.5 0.5"], "Fe").replace("\n2\n", f"\n{counts}\n"))
+        crystal_from_poscar(poscar(["0 0 0", "0.5 0.5 0.5"], "Fe").replace("\n2\n", f"\n{counts}\n"))
 
 
 GOOD = {
@@ -247,7 +248,7 @@ def test_a_vacancy_alone_is_no_site_and_assemblies_are_refused(tmp_path: Path) -
         "species_at_sites": ["Na", "gap"],
         "species": species,
     }
-    from crystalign.sources.documents import read_document
+    from crystalign.readers.structures.documents import read_document
 
     assert len(read_document({"attributes": entry}, max_sites=10).crystal) == 1
     with pytest.raises(InputError, match="assemblies"):
@@ -260,7 +261,7 @@ def test_halves_of_surrogate_pairs_end_in_quarantine(tmp_path: Path) -> None:
     (reject,) = (one for item in source.items() for one in source.read(item))
     assert write_quarantine(str(tmp_path / "data"), "a", [reject]).bytes > 0
     with pytest.raises(InputError):
-        Crystal.from_cif("data_\ud800")
+        crystal_from_cif("data_\ud800")
 
 
 @pytest.mark.parametrize(
@@ -296,9 +297,8 @@ def test_a_damaged_xz_archive_names_what_is_lost(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "a.tar.xz").read_bytes())
     data[len(data) // 2 : len(data) // 2 + 50] = bytes(50)
     (tmp_path / "a.tar.xz").write_bytes(data)
-    try:
-        items = open_source(str(tmp_path / "a.tar.xz")).items()
-    except InputError as error:
-        items, message = [], str(error)
-        assert "tar" in message
-    assert not items or items[-1].rejected
+    *whole, last = open_source(str(tmp_path / "a.tar.xz")).items()
+    assert [item.key for item in whole] == [f"{n}.cif" for n in range(len(whole))]
+    assert len(whole) < 5
+    assert last.rejected is not None
+    assert last.rejected[0] == "truncated"

@@ -11,9 +11,9 @@ import pytest
 from crystalign.crystal import Crystal
 from crystalign.errors import InputError
 from crystalign.material import Material
-from crystalign.shards.writer import Reject
+from crystalign.readers.structures.documents import read_document
+from crystalign.rejects import Reject
 from crystalign.sources import open_source
-from crystalign.sources.documents import read_document
 
 CUBE = [[5.0, 0, 0], [0, 5.0, 0], [0, 0, 5.0]]
 

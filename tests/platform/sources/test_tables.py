@@ -16,7 +16,7 @@ from crystalign.crystal import Crystal
 from crystalign.errors import ConfigError, CrystalError
 from crystalign.material import Material
 from crystalign.properties import Quantity
-from crystalign.shards.writer import Reject
+from crystalign.rejects import Reject
 from crystalign.sources import Source, open_source
 from crystalign.sources.mapping import TableMapping, load_mapping, shipped_mappings
 from crystalign.sources.prototypes import PrototypeSource, library, substitute, volume_scale

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
+import storage_race
 from crystalign import storage, storage_local, storage_s3
 from crystalign.errors import ConflictError, StorageError, VerificationError
 
 ROUNDS = 20
-WORKER = Path(__file__).with_name("race_worker.py")
 
 
 def sha256(data: bytes) -> str:
@@ -89,7 +89,7 @@ def test_nothing_is_lost_when_everyone_repeats_what_was_refused(base: str) -> No
 def test_of_two_processes_one_wins_each_round_and_its_content_stays(base: str, tmp_path: Path) -> None:
     meeting = tmp_path / "meet"
     meeting.mkdir()
-    command = [sys.executable, str(WORKER), base, str(meeting)]
+    command = [sys.executable, storage_race.__file__, base, str(meeting)]
     players = [
         subprocess.Popen([*command, name, str(ROUNDS)], stdout=subprocess.PIPE, text=True)
         for name in ("first", "other")
@@ -324,7 +324,7 @@ def test_a_server_is_tried_once_per_bucket(server: type[Server], monkeypatch: py
     assert set(server.objects) == {"/bucket/a/x", "/bucket/b/y", "/bucket/z"}
 
 
-def test_a_winner_is_not_told_that_its_write_was_lost_because_a_later_one_replaced_it(
+def test_a_winner_is_not_told_it_lost_because_a_later_write_replaced_its_own(
     server: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = storage_s3.s3_client(storage_s3.environment())

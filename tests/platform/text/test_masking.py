@@ -122,7 +122,7 @@ def test_a_formula_of_small_letters_or_of_capitals_is_masked_in_its_own_crystal(
     assert mask_text("the gap of sic", of_formula("SiC")) == "the gap of sic"
 
 
-def test_capitals_that_may_be_an_abbreviation_are_a_formula_in_their_own_crystal_alone():
+def test_ambiguous_capitals_are_a_formula_in_their_own_crystal_alone():
     assert mask_text("the CO molecule", made_of("C", "O")) == "the [formula] molecule"
     assert mask_text("charge order (CO)", made_of("Ni", "S")) == "charge order (CO)"
     numerals = "BCS theory and type-II, III-V"

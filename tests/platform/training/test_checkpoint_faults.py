@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import faulty_s3
 from crystalign import storage, storage_s3
 from crystalign.errors import StorageError, VerificationError
 from crystalign.model import Model, ModelConfig
@@ -23,12 +23,6 @@ from crystalign.training.checkpoint import (
 )
 from crystalign.training.checkpoint_writer import CheckpointWriter
 from crystalign.training.loop import TrainState
-
-spec = importlib.util.spec_from_file_location("faulty_s3", Path(__file__).with_name("faulty_s3.py"))
-assert spec is not None
-assert spec.loader is not None
-faulty_s3 = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(faulty_s3)
 
 SECONDS = 30.0
 """No fault may hold a run for longer, at the time-outs set here."""
@@ -140,7 +134,7 @@ FAR = {"503": "503", "hang": "hang", "truncated": "truncate answer"}
 
 
 @pytest.mark.parametrize("fault", FAR.values(), ids=FAR)
-def test_a_run_that_cannot_read_its_checkpoints_does_not_start_again_at_an_earlier_step(proxy, run, model, fault):
+def test_a_run_that_cannot_read_its_checkpoint_does_not_go_back_to_an_earlier_one(proxy, run, model, fault):
     save_checkpoint(run, model, state(20, model))
     proxy.plan = of_step(20, fault, method="GET", name="model.safetensors")
     began = time.monotonic()

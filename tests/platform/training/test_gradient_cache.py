@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import gradient_cache_rank as worker
+from crystalign.batch import MicroBatches, make_batch
 from crystalign.errors import ConfigError
 from crystalign.model import Model, ModelConfig
-from crystalign.training.batch import MicroBatches, make_batch
 from crystalign.training.config import PretrainConfig
 from crystalign.training.gradient_cache import RandomState, refuse_batch_statistics
 from crystalign.training.loop import TrainState, train
+from forked_ranks import run_ranks
 
-WORKER = Path(__file__).with_name("gradient_cache_worker.py")
-spec = importlib.util.spec_from_file_location("gradient_cache_worker", WORKER)
-assert spec is not None
-assert spec.loader is not None
-worker = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(worker)
+pytestmark = pytest.mark.timeout(900)  # several processes, one after the other: minutes on a busy machine
+WORLD_SIZES = (2, 3)
 
 MODEL = ModelConfig(
     modalities={
@@ -40,21 +31,10 @@ MODEL = ModelConfig(
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """World size → what each of its ranks found, computed when it is first asked for."""
-
-    @functools.cache
-    def found(world_size):
-        folder = tmp_path_factory.mktemp(f"world-{world_size}")
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-        arguments = [str(world_size), str(folder)]
-        ranks = [
-            subprocess.Popen([sys.executable, str(WORKER), str(rank), *arguments], env=environment)
-            for rank in range(world_size)
-        ]
-        assert [rank.wait(timeout=250) for rank in ranks] == [0] * world_size
-        return [load_file(folder / f"{rank}.safetensors") for rank in range(world_size)]
-
-    return found
+    """World size → what each of its ranks found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_ranks(worker, folder, WORLD_SIZES)
+    return {w: [load_file(folder / f"{rank}-of-{w}.safetensors") for rank in range(w)] for w in WORLD_SIZES}
 
 
 def of(found, case):
@@ -82,38 +62,38 @@ def test_every_gradient_is_that_of_one_graph_over_the_same_parts(results, world_
         found_loss, alone = worker.trained(0, 1, parts, kind)
         found = [alone]
     else:
-        found = [of(rank, f"{kind}/{parts}") for rank in results(world_size)]
+        found = [of(rank, f"{kind}/{parts}") for rank in results[world_size]]
         found_loss = float(found[0]["loss"])
     assert found_loss == pytest.approx(loss, rel=1e-12)
     assert all(largest_difference(rank, expected) < 1e-12 for rank in found)
 
 
 @pytest.mark.parametrize("mutation", worker.MUTATIONS)
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_a_mistake_in_the_caching_is_found(results, world_size, mutation):
     _, expected = worker.retained(world_size, 4)
-    found = [of(rank, f"{mutation}/4") for rank in results(world_size)]
+    found = [of(rank, f"{mutation}/4") for rank in results[world_size]]
     assert all(largest_difference(rank, expected) > 0.1 for rank in found)
 
 
 def test_a_temperature_that_enters_with_every_part_is_too_large_by_their_number(results):
     _, expected = worker.retained(2, 4)
-    found = of(results(2)[0], "temperature in every part/4")
+    found = of(results[2][0], "temperature in every part/4")
     assert float(found["log_scales.crystal__dos"] / expected["log_scales.crystal__dos"]) == pytest.approx(4.0)
     name = "encoders.dos.norm.weight"
     torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_gradients_cross_the_network_once_whatever_the_number_of_parts(results, world_size):
-    for rank in results(world_size):
+    for rank in results[world_size]:
         assert int(rank["reductions/4"]) == int(rank["reductions/1"]) > 0
         assert int(rank["reductions/mutated"]) == 4 * int(rank["reductions/1"])
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_several_workers_that_restart_go_on_bit_for_bit(results, world_size):
-    assert all(bool(rank["restarted"]) for rank in results(world_size))
+    assert all(bool(rank["restarted"]) for rank in results[world_size])
 
 
 # --- in one process ---------------------------------------------------------------------------------------------------

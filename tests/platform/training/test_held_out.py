@@ -14,7 +14,7 @@ from crystalign.shards.dataset import Dataset
 from crystalign.shards.selection import Selection
 from crystalign.shards.splits import SplitRule
 from crystalign.shards.writer import commit_manifest, write_shard
-from crystalign.training.held_out import HeldOut, Ration, choose_places
+from crystalign.training.held_out import HeldOut, TimeBudget, choose_places
 
 CONFIG = ModelConfig(
     modalities={
@@ -22,7 +22,7 @@ CONFIG = ModelConfig(
         "composition": {"encoder": "composition-transformer", "options": {"hidden": 8, "layers": 1}},
         "xrd": {"encoder": "xrd-resnet", "options": {"channels": (4, 8), "positions": 8, "reduced": 8, "hidden": 16}},
     },
-    pairs=(("crystal", "composition"), ("crystal", "xrd")),
+    objective={"kind": "clip", "pairs": (("crystal", "composition"), ("crystal", "xrd"))},
     embedding_dim=8,
 )
 
@@ -100,7 +100,7 @@ def test_a_slice_too_small_to_rank_says_nothing(dataset, validation, model):
 
 
 def test_a_ration_is_its_share_of_the_time():
-    ration = Ration(0.02)
+    ration = TimeBudget(0.02)
     assert ration.allows(0.0), "the first time tells what it costs"
     ration.took(1.0)
     assert not ration.allows(99.0)

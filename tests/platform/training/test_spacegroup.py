@@ -12,7 +12,7 @@ from crystalign.encoders.pretrained import save_weights
 from crystalign.errors import ConfigError, DatasetError
 from crystalign.material import Material
 from crystalign.physics.diffraction import powder_peaks
-from crystalign.shards.writer import Reject
+from crystalign.rejects import Reject
 from crystalign.sources.prototypes import PrototypeSource
 from crystalign.training.spacegroup import SpaceGroupConfig, labelled_patterns, pretrain_space_groups
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from crystalign import storage
+from crystalign.batch import make_batch
 from crystalign.errors import VerificationError
 from crystalign.model import Model, ModelConfig, load
 from crystalign.training import checkpoint
-from crystalign.training.batch import make_batch
 from crystalign.training.checkpoint import (
     checkpoint_uri,
     checkpoints,

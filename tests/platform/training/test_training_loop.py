@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import training_rank as worker
+from crystalign.batch import make_batch
 from crystalign.errors import ConfigError
 from crystalign.model import Model, ModelConfig, prepare
-from crystalign.training.batch import make_batch
 from crystalign.training.config import OptimiserConfig, PretrainConfig
 from crystalign.training.loop import TrainState, train
 from crystalign.training.metrics import MetricLog
 from crystalign.training.presets import PRESETS, preset
 from crystalign.training.schedule import learning_rate, make_optimiser
+from forked_ranks import run_ranks
 
-WORKER = Path(__file__).with_name("training_worker.py")
-spec = importlib.util.spec_from_file_location("training_worker", WORKER)
-assert spec is not None
-assert spec.loader is not None
-worker = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(worker)
+pytestmark = pytest.mark.timeout(900)  # several processes, one after the other: minutes on a busy machine
+WORLD_SIZES = (2, 3)
 
 MODEL = ModelConfig(
     modalities={
@@ -118,17 +112,17 @@ def test_training_stops_when_the_minutes_are_over(synthetic_materials):
     assert records[-1]["progress"] >= 1.0
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_any_number_of_workers_trains_the_same_weights(tmp_path, world_size):
-    worker.save_weights(tmp_path / "single.safetensors", worker.run(0, 1))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    arguments = [str(world_size), str(tmp_path)]
-    ranks = [
-        subprocess.Popen([sys.executable, str(WORKER), str(rank), *arguments], env=environment)
-        for rank in range(world_size)
-    ]
-    assert [rank.wait(timeout=200) for rank in ranks] == [0] * world_size
-    single, several = load_file(tmp_path / "single.safetensors"), load_file(tmp_path / "several.safetensors")
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> dict[int, dict[str, torch.Tensor]]:
+    """World size → the weights that it trained."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_ranks(worker, folder, WORLD_SIZES)
+    return {1: worker.run(0, 1)} | {w: load_file(folder / f"of-{w}.safetensors") for w in WORLD_SIZES}
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_any_number_of_workers_trains_the_same_weights(weights, world_size):
+    single, several = weights[1], weights[world_size]
     assert single.keys() == several.keys()
     for name, expected in single.items():
         torch.testing.assert_close(several[name], expected, rtol=1e-7, atol=1e-9, msg=name)

@@ -71,8 +71,7 @@ export async function downloadWithKey(event, id, name) {
 }
 
 export function curve(id, kind, wavelength, signal) {
-  const query = kind === "xrd" ? `?wavelength=${encodeURIComponent(wavelength || "CuKa")}` : "";
-  return json(`${material(id)}/curve/${kind}${query}`, { signal });
+  return json(`${material(id)}/curve/${encodeURIComponent(kind)}?wavelength=${encodeURIComponent(wavelength || "CuKa")}`, { signal });
 }
 
 /** Run a search: `{ body }` as JSON, or `{ form }` as an upload. */

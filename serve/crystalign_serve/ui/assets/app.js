@@ -3,9 +3,9 @@
 import * as api from "./api.js";
 import { showDetail } from "./detail.js";
 import { $, el } from "./dom.js";
-import { makeForm, showExamples, showFields } from "./form.js";
+import { makeForm, showExamples, showFields, showKinds } from "./form.js";
 import { decode, encode } from "./link.js";
-import { isBinary, toRequest } from "./query.js";
+import { isBinary, learn, takesWavelength, toRequest } from "./query.js";
 import { question } from "./reading.js";
 import { arrowKeys, markOpen, showLoading, showResults } from "./results.js";
 
@@ -180,7 +180,7 @@ function showError(title, detail) {
   $("results").replaceChildren();
   const [told, ...places] = String(detail).split("\n"); // lines below the first point at a place, and need one width
   const meant = state.parts.filter((part) => part.kind === "formula").map((part) => [part, question(part.value, state.filter)]).find(([, asked]) => asked);
-  const asks = /wavelength/i.test(`${title} ${detail}`) && state.parts.some((part) => part.kind === "xrd" || part.kind === "auto");
+  const asks = /wavelength/i.test(`${title} ${detail}`) && state.parts.some(takesWavelength);
   $("status").replaceChildren(el("div", { class: "message error", role: "alert" },
     el("h2", null, title), el("p", null, told), places.length ? el("pre", null, places.join("\n")) : null, asks ? askWavelength() : null, meant ? el("p", { class: "actions" }, readings(...meant)) : null));
 }
@@ -225,9 +225,9 @@ function showIndex(now) {
   $("index").replaceChildren(...entries.map(([name, value]) => el("div", { class: name === "Shards" && low ? "warning" : null }, el("dt", null, name), el("dd", null, String(value)))));
 }
 
-async function showInfo() {
+async function showInfo(asked) {
   try {
-    const [info, health] = await Promise.all([api.info(), api.health().catch(() => ({}))]);
+    const [info, health] = await Promise.all([asked, api.health().catch(() => ({}))]);
     $("notice").hidden = !info.notice;
     $("notice").replaceChildren(info.notice ?? "");
     showFields(info.fields ?? []);
@@ -265,4 +265,7 @@ function listen() {
 }
 
 listen();
-await Promise.all([showInfo(), arrive()]);
+const told = api.info();
+await told.then(({ modalities }) => learn(modalities), () => learn()); // a link names kinds, which the service declares
+showKinds();
+await Promise.all([showInfo(told), arrive()]);

@@ -3,10 +3,9 @@
 import * as api from "./api.js";
 import { el, formula, quantity, spaceGroup } from "./dom.js";
 import { plot } from "./plot.js";
+import { PLOTS } from "./query.js";
 import { properties, remarks } from "./results.js";
 import { showStructure } from "./structure.js";
-
-const DRAWN = { dos: "Density of states", xrd: "Powder diffraction" };
 
 function lattice(cell, sites) {
   const length = (value) => [`${Number(value).toFixed(3)}`, el("small", null, "\u202fÅ")];
@@ -53,13 +52,14 @@ const measuredAt = (curve) => /λ = ([\d.]+)/.exec(curve?.x_label ?? "")?.[1];
 /** Both curves in one figure, or in two where their axes mean different things. */
 function overlay(mine, asked) {
   if (mine.x_label === asked.x_label) return [[mine, asked]];
-  if (mine.kind !== "dos") return [[mine], [asked]];
-  const fromZero = (curve) => ({ ...curve, name: `${curve.name}, from ${/E_\w+/.exec(curve.x_label)?.[0] ?? "its zero"}`, x_label: "Energy (eV)" });
+  const axis = PLOTS[mine.kind]?.zero_axis;
+  if (!axis) return [[mine], [asked]];
+  const fromZero = (curve) => ({ ...curve, name: `${curve.name}, from ${/E_\w+/.exec(curve.x_label)?.[0] ?? "its zero"}`, x_label: axis });
   return [[fromZero(mine), fromZero(asked)]];
 }
 
 async function drawCurve(host, id, kind, { query, wavelength }, signal) {
-  const title = DRAWN[kind];
+  const { title } = PLOTS[kind];
   try {
     const mine = { ...(await api.curve(id, kind, measuredAt(query) ?? wavelength, signal)), kind, name: id, role: "match" };
     const asked = query?.kind === kind ? { ...query, name: "query", role: "asked" } : null;
@@ -71,16 +71,16 @@ async function drawCurve(host, id, kind, { query, wavelength }, signal) {
 }
 
 function curves(data, context, signal) {
-  const kinds = Object.keys(DRAWN).filter((kind) => data.modalities?.includes(kind));
+  const kinds = Object.keys(PLOTS).filter((kind) => data.modalities?.includes(kind));
   kinds.sort((a, b) => (b === context.query?.kind) - (a === context.query?.kind));
   const missing = context.query && !kinds.includes(context.query.kind)
-    ? section(DRAWN[context.query.kind] ?? "Query", plot([{ ...context.query, name: "query", role: "asked" }], { title: "The query" }),
+    ? section(PLOTS[context.query.kind]?.title ?? "Query", plot([{ ...context.query, name: "query", role: "asked" }], { title: "The query" }),
       el("p", { class: "muted" }, "This material has no such curve to lay over the query."))
     : null;
   return [missing, ...kinds.map((kind) => {
     const host = el("div", { class: "plots" }, el("p", { class: "muted" }, "Loading…"));
     drawCurve(host, data.id, kind, context, signal);
-    return section(DRAWN[kind], host);
+    return section(PLOTS[kind].title, host);
   })];
 }
 

@@ -1,7 +1,7 @@
 // The query form: the box and its guess, the parts with their weights, the filter and its help, the examples.
 
 import { $, el } from "./dom.js";
-import { fromRequest, guessFile, isFile, isSent, KINDS, mayRepeat, WAVELENGTHS } from "./query.js";
+import { fromRequest, guessFile, isFile, isSent, KINDS, mayRepeat, measuredKind, takesWavelength, typedKinds, WAVELENGTHS } from "./query.js";
 import { guess, question } from "./reading.js";
 import { DEFAULT_K } from "./link.js";
 
@@ -110,7 +110,7 @@ export function makeForm({ search, fail, ask }) {
     $("parts").replaceChildren(...parts.map((part) => el("li", { class: "part" },
       kindControl(part),
       el("span", { class: "value", title: part.name ?? part.value }, part.name ?? part.value),
-      isSent(part) && (part.kind === "xrd" || part.kind === "auto") ? wavelengthControl(part) : null,
+      isSent(part) && takesWavelength(part) ? wavelengthControl(part) : null,
       parts.length > 1 && parts.every((other) => other.kind !== "auto") ? weightControl(part) : null,
       el("button", { type: "button", class: "remove", "aria-label": `Remove ${part.name ?? part.value}`, onclick: () => {
         parts = parts.filter((other) => other !== part);
@@ -212,10 +212,20 @@ export function makeForm({ search, fail, ask }) {
     },
     /** Set the wavelength of the pattern in the query and search again. */
     setWavelength(wavelength) {
-      const part = parts.find((other) => other.kind === "xrd" || other.kind === "auto");
-      if (part) changed(part, { wavelength, kind: "xrd" });
+      const part = parts.find(takesWavelength);
+      if (part) changed(part, { wavelength, kind: measuredKind(part) });
     },
   };
+}
+
+/** What may be typed and which files are taken, once the service has said so. */
+export function showKinds() {
+  $("kind").replaceChildren(...typedKinds().map(([value, { label }]) => el("option", { value }, label)));
+  const files = Object.values(KINDS).map((kind) => kind.files).filter(Boolean);
+  const hints = files.flatMap(({ hint }) => hint.split(/, (?![^(]*\))/));
+  if (hints.length) $("taken").replaceChildren(hints.length > 1 ? `${hints.slice(0, -1).join(", ")} or ${hints.at(-1)}` : hints[0]);
+  const offered = $("file").getAttribute("accept").split(",");
+  $("file").setAttribute("accept", [...new Set([...files.flatMap(({ suffixes }) => suffixes), ...offered])].join(","));
 }
 
 /** The filter's help: its fields, each a button that writes it into the filter. */

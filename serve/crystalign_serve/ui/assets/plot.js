@@ -1,6 +1,7 @@
 // A small line plot in SVG: axes with units, ticks, several curves, a readout under the pointer or the arrow keys.
 
 import { el, quantity, svg, withSubscripts } from "./dom.js";
+import { PLOTS } from "./query.js";
 
 const HEIGHT = 240;
 const MARGIN = { top: 10, right: 12, bottom: 38, left: 50 };
@@ -48,11 +49,11 @@ function toUnitMaximum(curve) {
 
 /**
  * A figure of curves { name, role, x, y, x_label, y_label, kind } over one another.
- * Curves whose y do not share a unit, and diffraction patterns, are each scaled to a maximum of one.
+ * Curves whose y do not share a unit, and curves that are relative anyway, are each scaled to a maximum of one.
  */
 export function plot(curves, { title }) {
   const [first] = curves;
-  const relative = first.kind === "xrd" || curves.some((curve) => curve.y_label !== first.y_label);
+  const relative = PLOTS[first.kind]?.relative || curves.some((curve) => curve.y_label !== first.y_label);
   const drawn = curves.map(tidy).filter((curve) => curve.x.length > 1).map((curve) => (relative ? toUnitMaximum(curve) : curve));
   const yLabel = relative ? "relative intensity" : first.y_label;
   const legend = drawn.map((curve) => el("span", { class: `key ${curve.role}` }, el("span", null, curve.name)));
@@ -95,7 +96,7 @@ function axes({ width, xs, ys, px, py, inner }, { x_label: xLabel, kind }, yLabe
     ...yTicks.map((y) => svg("text", { class: "tick y", x: inner.left - 7, y: py(y) + 4 }, text(y, yTicks))),
     ...xTicks.map((x) => svg("line", { class: "axis", x1: px(x), x2: px(x), y1: inner.bottom, y2: inner.bottom + 4 })),
     ...xTicks.map((x) => svg("text", { class: "tick x", x: px(x), y: inner.bottom + 16 }, text(x, xTicks))),
-    kind === "dos" && xs[0] < 0 && xs[1] > 0 && svg("line", { class: "zero", x1: px(0), x2: px(0), y1: inner.top, y2: inner.bottom }),
+    PLOTS[kind]?.zero_axis && xs[0] < 0 && xs[1] > 0 && svg("line", { class: "zero", x1: px(0), x2: px(0), y1: inner.top, y2: inner.bottom }),
     svg("line", { class: "axis", x1: inner.left, x2: inner.right, y1: inner.bottom, y2: inner.bottom }),
     svg("text", { class: "title", x: (inner.left + inner.right) / 2, y: HEIGHT - 6 }, withSubscripts(xLabel, small)),
     svg("text", { class: "title", transform: `translate(11 ${(inner.top + inner.bottom) / 2}) rotate(-90)` }, withSubscripts(yLabel, small)),

@@ -4,15 +4,49 @@
 // bytes of a file that is no UTF-8 text (with a stamp that tells it from others of its name), or (from an example) the
 // arrays themselves.
 
-export const KINDS = {
-  formula: { label: "formula", modality: "composition" },
-  text: { label: "text", modality: "text" },
-  id: { label: "id", modality: "id" },
-  structure: { label: "structure", modality: "crystal", file: true },
-  dos: { label: "DOS", modality: "dos", file: "dos" },
-  xrd: { label: "XRD", modality: "xrd", file: "xrd" },
-  auto: { label: "file", file: "auto" },
-};
+export const KINDS = {}; // what a part may be; `learn` fills it
+export const PLOTS = {}; // how curves are drawn, by modality; `learn` fills it
+
+/** A regular expression of the service's, or one that matches nothing where this browser cannot read it. */
+function expression(pattern) {
+  try {
+    return new RegExp(pattern || "(?!)");
+  } catch {
+    return /(?!)/;
+  }
+}
+
+function kindOf({ name, query: { label, structure, fields, files } }) {
+  const names = fields.map((field) => field.name);
+  const kind = { label, modality: name, names, structure };
+  if (!files) return [names[0], kind];
+  const clues = files.clues.map(({ pattern, strength }) => ({ pattern: expression(pattern), strength }));
+  const known = { ...files, clues, name_pattern: expression(files.name_pattern) };
+  return structure ? ["structure", { ...kind, file: true, files: known }] : [names[0], { ...kind, file: names[0], files: known }];
+}
+
+/** Take in what `/api/info` says of the modalities, in the order in which the page offers them. */
+export function learn(modalities = []) {
+  const kinds = modalities.filter(({ query }) => query).map(kindOf);
+  const words = kinds.filter(([, { files }]) => !files).sort(([, a], [, b]) => a.label.localeCompare(b.label));
+  const id = ["id", { label: "id", modality: "id", names: ["id"] }];
+  const auto = ["auto", { label: "file", file: "auto", names: [] }];
+  Object.assign(KINDS, Object.fromEntries([...words, id, ...kinds.filter(([, { files }]) => files), auto]));
+  for (const { name, query } of modalities) if (query?.plot) PLOTS[name] = query.plot;
+}
+
+/** Kinds that are typed, and kinds of tables of numbers, as [name, kind]. */
+export const typedKinds = () => Object.entries(KINDS).filter(([, { file }]) => !file);
+const tables = () => Object.entries(KINDS).filter(([, { files, structure }]) => files && !structure);
+
+const takers = () => tables().filter(([, { files }]) => files.takes_wavelength).map(([kind]) => kind);
+
+/** Whether a part may need the wavelength that it was measured with. */
+export const takesWavelength = ({ kind }) => takers().includes(kind) || (kind === "auto" && takers().length > 0);
+
+/** The kind of a part whose wavelength was just given: one that takes it, where a single kind does. */
+export const measuredKind = ({ kind }) => (kind === "auto" && takers().length === 1 ? takers()[0] : kind);
+
 export const WAVELENGTHS = [["", "λ from file"], ["CuKa", "Cu Kα"], ["CoKa", "Co Kα"], ["MoKa", "Mo Kα"]];
 
 export const isFile = (part) => Boolean(KINDS[part.kind]?.file);
@@ -43,8 +77,6 @@ function isPoscar(text) {
 
 const CIF = /\.m?cif$/i;
 const POSCAR = /\.(vasp|poscar|contcar)$|^(poscar|contcar)/i;
-const PATTERN = /\.(xy|xye|xrdml|ras|chi|fxye?|brml|raw|uxd|udf|gsas?)$/i;
-const SPECTRUM = /\.t?dos$|vasprun.*\.xml(\.\w+)?$/i;
 const OTHER = /\.(jsonl?|xyz|extxyz)$|^(xdatcar|chgcar)/i;
 const unpacked = (name) => name.replace(/\.(gz|bz2|xz)$/i, "");
 
@@ -59,18 +91,21 @@ function fileKind(part) {
 export function guessFile(name, content) {
   const leaf = unpacked(name);
   const text = typeof content === "string" ? content : "";
-  const head = text.slice(0, 2000);
+  const head = text.slice(0, 4000).toLowerCase();
+  const pick = (test) => tables().find(([, { files }]) => test(files))?.[0];
   if (CIF.test(leaf) || POSCAR.test(leaf)) return "structure";
-  if (PATTERN.test(leaf) || /<xrdMeasurement/.test(text)) return "xrd";
-  if (SPECTRUM.test(leaf) || (text && /\.xml$/i.test(leaf))) return "dos";
+  const told = pick(({ suffixes }) => suffixes.some((end) => leaf.toLowerCase().endsWith(end))) ?? pick(({ marks }) => marks.some((word) => head.includes(word)));
+  if (told) return told;
   if (OTHER.test(leaf) || /^\s*[{[]/.test(head)) return "auto";
+  const named = pick(({ name_pattern: pattern }) => pattern.test(leaf.toLowerCase()));
+  if (named) return named;
   if (isCif(text) || isPoscar(text)) return "structure";
-  if (/theta|(?<![a-z])angles?(?![a-z])/i.test(head)) return "xrd";
-  if (/(?<![a-z])[lpt]?dos(?![a-z])|states *\/ *ev/i.test(head)) return "dos";
+  const clues = tables().flatMap(([kind, { files }]) => files.clues.map((clue) => ({ ...clue, kind })));
+  const clue = clues.sort((a, b) => b.strength - a.strength).find(({ pattern }) => pattern.test(head));
+  if (clue) return clue.kind;
   const x = rows(text).map((row) => row[0]);
-  if (x.length > 10 && x.some((value) => value < 0)) return "dos";
-  if (x.length > 10 && x.at(-1) > 30) return "xrd";
-  return "auto";
+  const signed = x.length > 10 && x.some((value) => value < 0) && pick((files) => files.negative_x);
+  return signed || (x.length > 10 && pick((files) => files.x_above !== null && x.at(-1) > files.x_above)) || "auto";
 }
 
 const withWavelength = ({ value, wavelength }) => (wavelength ? { ...value, wavelength } : value);
@@ -102,9 +137,8 @@ export function toRequest({ parts, filter, k }) {
 
 /** The parts of an API request, e.g. of an example. */
 export function fromRequest({ query = {}, weights = {} }, name = "example") {
-  const kinds = { cif: "structure", poscar: "structure", composition: "formula" };
   return Object.entries(query).filter(([, value]) => value !== null && value !== undefined).map(([key, value]) => {
-    const kind = kinds[key] ?? key;
+    const kind = Object.keys(KINDS).find((name) => KINDS[name].names.includes(key)) ?? key;
     const part = { kind, value, weight: weights[key] ?? weights[KINDS[kind].modality] ?? 1 };
     return isFile(part) ? { ...part, name } : part;
   });

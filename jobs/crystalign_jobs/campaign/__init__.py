@@ -1,0 +1,1 @@
+"""Fine-tuning campaigns: many trials through Ray Tune, one table."""

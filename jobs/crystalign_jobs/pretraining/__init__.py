@@ -1,0 +1,1 @@
+"""Contrastive pre-training on Ray Train: settings, driver, workers and their feed."""

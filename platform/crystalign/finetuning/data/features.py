@@ -1,0 +1,123 @@
+"""Features of a dataset's materials, made once and kept in memory up to a limit.
+
+Without augmentation they are the same in every epoch and in every trial, and making them (neighbours, spectra) costs
+more than a step of a small network: one `FeatureStore` serves all trials of a process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from crystalign.batch import Batch
+from crystalign.errors import InputError
+from crystalign.material import Material
+from crystalign.modalities import Features, Modality
+from crystalign.shards.dataset import Dataset
+
+CHUNK = 512
+"""Materials that are read together."""
+LIMIT = 2 * 2**30
+"""Bytes."""
+
+Places = NDArray[np.int64]
+
+
+class FeatureStore:
+    """Arrays by place in the dataset, modality and the settings of the modality."""
+
+    def __init__(self, dataset: Dataset, limit: int = LIMIT) -> None:
+        """An empty store.
+
+        Args:
+            dataset: where values are read.
+            limit: bytes that are kept; what is beyond is read and made again each time.
+        """
+        self.dataset, self.limit = dataset, limit
+        self.bytes = 0
+        """Kept now."""
+        self._kept: dict[str, dict[tuple[int, int], Features | None]] = {}
+
+    def prepare(self, places: Places, modalities: Mapping[str, Modality[Any]]) -> None:
+        """Make what is missing, before the clock of a fit runs.
+
+        Args:
+            places: (n, 2) shard and row.
+            modalities: by name, with the settings of the network.
+
+        Raises:
+            InputError: a value that cannot be featurised; a note names its place.
+        """
+        for name, modality in modalities.items():
+            kept = self._kept.setdefault(_key(modality), {})
+            missing = sorted({(int(s), int(r)) for s, r in places} - set(kept))
+            for start in range(0, len(missing), CHUNK):
+                if self.bytes >= self.limit:
+                    return
+                chunk = missing[start : start + CHUNK]
+                for place, features in zip(chunk, self._make(chunk, name, modality), strict=True):
+                    kept[place] = features
+                    self.bytes += sum(array.nbytes for array in (features or {}).values())
+
+    def batch(self, places: Places, modalities: Mapping[str, Modality[Any]]) -> Batch:
+        """The materials at these places, in order, as tensors; their keys are left out."""
+        rows = [(int(shard), int(row)) for shard, row in places]
+        samples: dict[str, list[Features | None]] = {}
+        for name, modality in modalities.items():
+            kept = self._kept.get(_key(modality), {})
+            absent = [place for place in rows if place not in kept]
+            made = dict(zip(absent, self._make(absent, name, modality), strict=True)) if absent else {}
+            samples[name] = [made[place] if place in made else kept[place] for place in rows]
+        return collated(samples, modalities)
+
+    def _make(self, places: Sequence[tuple[int, int]], name: str, modality: Modality[Any]) -> list[Features | None]:
+        values = self.dataset.gather(places, name)
+        found: list[Features | None] = []
+        for place, value in zip(places, values, strict=True):
+            try:
+                found.append(None if value is None else modality.featurise(value))
+            except InputError as error:
+                error.add_note(f"while making the {name!r} features of row {place[1]} of shard {place[0]}")
+                raise
+        return found
+
+
+def batch_of(materials: Sequence[Material], modalities: Mapping[str, Modality[Any]]) -> Batch:
+    """Materials that stand in no dataset, as tensors; their keys are left out.
+
+    Raises:
+        InputError: a value that cannot be featurised; a note names the material.
+    """
+    samples: dict[str, list[Features | None]] = {name: [] for name in modalities}
+    for material in materials:
+        for name, modality in modalities.items():
+            value = material.value(name)
+            try:
+                samples[name].append(None if value is None else modality.featurise(value))
+            except InputError as error:
+                error.add_note(f"while making the {name!r} features of material {material.id!r}")
+                raise
+    return collated(samples, modalities)
+
+
+def collated(samples: Mapping[str, Sequence[Features | None]], modalities: Mapping[str, Modality[Any]]) -> Batch:
+    """Features as a batch without equivalence keys, which regression has no use for."""
+    n = len(next(iter(samples.values())))
+    known = {name: [s for s in column if s is not None] for name, column in samples.items()}
+    return Batch(
+        real=torch.ones(n, dtype=torch.bool),
+        present={name: torch.tensor([s is not None for s in column]) for name, column in samples.items()},
+        inputs={
+            name: modality.collate(known[name] or [modality.empty_sample()]) for name, modality in modalities.items()
+        },
+        keys={},
+    )
+
+
+def _key(modality: Modality[Any]) -> str:
+    return f"{modality.name} {json.dumps(modality.settings.model_dump(mode='json'), sort_keys=True)}"

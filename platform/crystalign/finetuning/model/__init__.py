@@ -1,0 +1,1 @@
+"""`PropertyModel`, a network that predicts properties, and the directory that holds it."""

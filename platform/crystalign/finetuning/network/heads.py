@@ -1,0 +1,31 @@
+"""From a material's vector to the numbers that are asked for."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from crystalign.finetuning.network.config import HeadConfig
+from crystalign.modalities import Inputs
+
+
+class VectorHead(nn.Module):
+    """Linear layers with SiLU between them, none hidden where `hidden` is empty."""
+
+    def __init__(self, width: int, outputs: int, hidden: tuple[int, ...] = (), dropout: float = 0.0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for size in hidden:
+            layers += [nn.Linear(width, size), nn.SiLU(), nn.Dropout(dropout)]
+            width = size
+        self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
+
+    def forward(self, vectors: Tensor, crystals: Inputs | None = None) -> Tensor:  # noqa: ARG002 (as every head)
+        """(n, width) → (n, outputs); the crystals themselves are not looked at."""
+        found: Tensor = self.layers(vectors)
+        return found
+
+
+def vector_head(config: HeadConfig, width: int, outputs: int) -> VectorHead:
+    """A head that looks at vectors alone."""
+    hidden = config.hidden if config.kind == "mlp" else ()
+    return VectorHead(width, outputs, hidden, config.dropout)

@@ -1,0 +1,1 @@
+"""One trial: its settings, its plan, the fit and the files it leaves; and ensembles of trials."""

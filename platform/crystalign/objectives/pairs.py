@@ -1,0 +1,78 @@
+"""The pairing rule of objectives that align pairs: which pairs, and how much each weighs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Annotated
+
+from pydantic import Field
+
+from crystalign.objectives.objective import Names, Objective, Pair
+
+
+class Pairwise(Objective):
+    """An objective whose value is the weighted mean over pairs of modalities."""
+
+    pairs: tuple[Pair, ...] | Annotated[str, Field(pattern=r"^(all|anchored\([a-z_]+\))$")] = ()
+    """Aligned pairs: `anchored(crystal)`, or another modality, with every other one; `all`; or a list of pairs. An
+    empty list means `anchored(crystal)`."""
+    pair_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    """Weight of a pair in the mean over pairs, e.g. `{"crystal-xrd": 2.0}`; 1 where not given."""
+
+    def check(self, modalities: Names) -> None:
+        """Refuse pairs, anchors and weights that the model does not have.
+
+        Raises:
+            ValueError: which.
+        """
+        if isinstance(self.pairs, str) and self.pairs != "all" and self._anchor not in modalities:
+            raise ValueError(f"pairs: {self.pairs} names no modality of this model: {', '.join(modalities)}")
+        if not self.pairs and "crystal" not in modalities:
+            raise ValueError("without a crystal there is no anchor: list the pairs")
+        aligned = self.aligned(modalities)
+        for pair in aligned:
+            if pair[0] == pair[1] or not set(pair) <= set(modalities):
+                raise ValueError(f"pair {pair} must name two different modalities of {', '.join(modalities)}")
+        if len({frozenset(pair) for pair in aligned}) < len(aligned):
+            raise ValueError(f"a pair is listed twice in {self.pairs}")
+        names = ["-".join(pair) for pair in aligned]
+        for name in self.pair_weights:
+            if name not in names:
+                raise ValueError(f"pair_weights: {name!r} is not an aligned pair; there are {', '.join(names)}")
+
+    def aligned(self, modalities: Names) -> tuple[Pair, ...]:
+        """The pairs that are trained."""
+        if self.pairs == "all":
+            return tuple(combinations(modalities, 2))
+        if isinstance(self.pairs, str) or not self.pairs:
+            return tuple((self._anchor, name) for name in modalities if name != self._anchor)
+        return self.pairs
+
+    def weights(self, modalities: Names) -> Mapping[Pair, float]:
+        """Pair → its weight in the mean over pairs."""
+        return {pair: self.pair_weights.get("-".join(pair), 1.0) for pair in self.aligned(modalities)}
+
+    @property
+    def _anchor(self) -> str:
+        found = re.fullmatch(r"anchored\((\w+)\)", self.pairs) if isinstance(self.pairs, str) else None
+        return "crystal" if found is None else found[1]
+
+
+class AllAtOnce(Objective):
+    """An objective that aligns all modalities of a model with each other in one term."""
+
+    def check_number(self, modalities: Names, least: int, most: int) -> None:
+        """Refuse too few or too many modalities.
+
+        Raises:
+            ValueError: how many it aligns.
+        """
+        if not least <= len(modalities) <= most:
+            number = "exactly three" if least == most == 3 else f"{least} to {most}"
+            raise ValueError(f"{self.kind} aligns {number} modalities at once, not {len(modalities)}")
+
+    def aligned(self, modalities: Names) -> tuple[Pair, ...]:
+        """All pairs, as parts of the whole."""
+        return tuple(combinations(modalities, 2))

@@ -1,0 +1,1 @@
+"""Densities of states: columns of text, `DOSCAR` and `vasprun.xml`."""

@@ -1,0 +1,1 @@
+"""Numbers in files of text: columns, their names, decimal commas, thousands separators."""
