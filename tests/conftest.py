@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +18,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores; befor
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What pytest-xdist may run side by side: a file is run by one process, and what must be alone by a single one."""
-    for item in items:
-        folder, *rest = item.path.relative_to(Path(__file__).parent).parts
-        group = "one at a time" if folder in ONE_AT_A_TIME else "/".join([folder, *rest])
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n N` a file is run by one process, and what must be alone by a single one, which begins with it."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "one at a time" if path.split("/")[1] in ONE_AT_A_TIME else path
+
+    config.option.loadscopereorder = False  # in the order of collection: what must be alone takes longest
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`Batch`: what moves from the data workers to a training rank, and nothing else does."""
+"""`Batch`: the only object that data workers send to a training rank."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from crystalign.modalities import Inputs, Modality, key_columns
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """The share of one rank in one global step: b rows, some of them surplus, each with some modalities.
+    """Rows of one rank in one global step: b rows, each with some modalities.
 
-    All ranks hold the same number of rows b = ⌈B/W⌉. Surplus rows fill the last ranks of a step
-    and have no modality: they enter no statistic.
+    All ranks hold the same number of rows b = ⌈B/W⌉. Surplus (padding) rows fill the last ranks of a step. They have
+    no modality and do not count in any statistic.
+
     """
 
     real: Tensor
@@ -29,9 +30,9 @@ class Batch:
     present: dict[str, Tensor]
     """Modality → (b,) bool; which rows have it."""
     inputs: dict[str, Inputs]
-    """Modality → tensors of the rows that have it, in row order; of one stand-in where none has."""
+    """Modality → tensors of the rows that have it, in row order; of one empty sample if no row has it."""
     keys: dict[str, Tensor]
-    """Modality → (b, K) int64; rows with an equal key in any column cannot be told apart in it. 0 where absent."""
+    """Modality → (b, K) int64; two rows with an equal key in any column look alike in it. 0 where absent."""
 
     def __len__(self) -> int:
         """The number of rows b, surplus included."""
@@ -39,7 +40,7 @@ class Batch:
 
     @property
     def parts(self) -> tuple[Batch, ...]:
-        """Itself: all rows pass the encoders together."""
+        """The batch itself: all rows pass the encoders together."""
         return (self,)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -56,7 +57,7 @@ class Batch:
         )
 
     def to_bytes(self) -> bytes:
-        """As safetensors: one flat, checked, pickle-free block that Arrow carries as one cell."""
+        """Serialise as safetensors: one pickle-free block that fits into one Arrow cell."""
         from safetensors.torch import save
 
         tensors = {"real": self.real}
@@ -68,7 +69,7 @@ class Batch:
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> Self:
-        """The batch that `to_bytes` wrote."""
+        """Read a batch that `to_bytes` wrote."""
         from safetensors.torch import load
 
         present: dict[str, Tensor] = {}
@@ -89,13 +90,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class MicroBatches:
-    """The share of one rank in one global step as batches that pass the encoders one after the other.
+    """Rows of one rank in one global step as micro-batches that pass the encoders one after the other.
 
-    They are made apart and never joined, so that no graph needs to be cut; only embeddings are.
+    They are collated separately and never concatenated, so no graph has to be split; only embeddings are joined.
     """
 
     parts: tuple[Batch, ...]
-    """In row order; the last may be smaller. All ranks have as many, of the same sizes."""
+    """In row order; the last may be smaller. All ranks have the same number of parts, of the same sizes."""
 
     def __len__(self) -> int:
         """The number of rows b of all parts, surplus included."""
@@ -113,7 +114,7 @@ class MicroBatches:
 
     @cached_property
     def keys(self) -> dict[str, Tensor]:
-        """Modality → (b, K) int64; rows with an equal key in any column cannot be told apart in it."""
+        """Modality → (b, K) int64; two rows with an equal key in any column look alike in it."""
         return {name: torch.cat([part.keys[name] for part in self.parts]) for name in self.parts[0].keys}
 
 
@@ -122,15 +123,15 @@ def make_batch(
     modalities: Mapping[str, Modality[Any]],
     rng: np.random.Generator | Sequence[np.random.Generator] | None = None,
 ) -> Batch:
-    """Turn materials into tensors.
+    """Featurise and collate materials into a batch.
 
     Args:
         materials: the b rows of this rank; None is a surplus row.
-        modalities: by name, with the settings of the model that is trained.
-        rng: augments the samples, one for all rows or one for each; without it they are deterministic.
+        modalities: name → modality with the settings of the model.
+        rng: random generator for augmentation, one for all rows or one per row; without it there is no augmentation.
 
     Raises:
-        InputError: a value that cannot be featurised; a note names the material and the modality.
+        InputError: a value cannot be featurised; a note names the material and the modality.
     """
     real = [material is not None for material in materials]
     rngs = rng if isinstance(rng, Sequence) else [rng] * len(materials)

@@ -1,4 +1,4 @@
-"""`Crystal`: one immutable periodic structure, the type everything else speaks.
+"""`Crystal`: one immutable periodic structure, the common type of all modules.
 
 Convention, stated here once: the **rows** of `lattice` are the lattice vectors a, b, c in Å, so
 Cartesian positions are `frac_coords @ lattice`. Fractional coordinates are wrapped to [0, 1).
@@ -34,10 +34,10 @@ Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf E
 Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
 """
 SYMBOLS = tuple(_PERIODIC_TABLE.split())
-"""Element symbols by atomic number; index 0 is no element."""
+"""Element symbols by atomic number; index 0 is unused."""
 
 Occupancy = tuple[tuple[int, float], ...]
-"""What sits on one site: (atomic number, fraction) pairs whose fractions sum to at most 1."""
+"""Occupancy of one site: (atomic number, fraction) pairs whose fractions sum to at most 1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +45,7 @@ class Crystal:
     """A periodic structure.
 
     Raises:
-        CrystalError: an array has the wrong shape, holds NaN, spans no volume or names no element.
+        CrystalError: an array has the wrong shape or holds NaN, the cell has no volume, or an element is unknown.
     """
 
     lattice: NDArray[np.float64]
@@ -53,12 +53,12 @@ class Crystal:
     frac_coords: NDArray[np.float64]
     """(N, 3), in units of the lattice vectors, wrapped to [0, 1)."""
     atomic_numbers: NDArray[np.uint8]
-    """(N,), 1 to 118; on a site of mixed occupancy the most abundant species."""
+    """(N,) atomic numbers, 1 to 118; the most abundant species on a site of mixed occupancy."""
     occupancies: tuple[Occupancy, ...] | None = None
-    """Per site, where any site is mixed or partly empty; None for an ordered crystal."""
+    """Species of each site if any site is mixed or partly empty; None for an ordered crystal."""
 
     def __post_init__(self) -> None:
-        """Normalise types, wrap positions, freeze the arrays, refuse nonsense."""
+        """Convert types, wrap positions, freeze the arrays and check them."""
         lattice = np.array(self.lattice, dtype=np.float64)
         frac = np.array(self.frac_coords, dtype=np.float64)
         numbers = np.array(self.atomic_numbers)
@@ -137,15 +137,17 @@ class Crystal:
     def check(
         self, *, max_sites: int = 1000, min_distance: float = 0.5, max_volume: float = 100_000.0, max_skew: float = 30.0
     ) -> Crystal:
-        """Return the crystal itself if it is one that Crystalign works with.
+        """Check size, cell shape and interatomic distances; return the crystal itself.
 
         Args:
-            max_sites: more sites than this are refused.
-            min_distance: two sites closer than this (Å), images included, overlap, unless their occupancies
-                add up to at most one.
-            max_volume: Å³; a larger cell is mostly vacuum, and costs as if it were full.
-            max_skew: length of a lattice vector over the distance of the planes that it crosses; a longer one can be
-                replaced by a shorter one of the same lattice.
+            max_sites: largest number of sites.
+            min_distance: Å; two sites closer than this, periodic images included, overlap unless their occupancies sum
+                to
+            at most one.
+            max_volume: Å³; a larger cell is mostly vacuum, yet costs as much memory and time as a filled one.
+            max_skew: largest ratio of a lattice vector's length to the spacing of the planes that it crosses; a more
+                skewed
+            cell can be replaced by a reduced one.
 
         Raises:
             CrystalError: too many sites, too large a cell, or overlapping atoms.
@@ -168,9 +170,9 @@ class Crystal:
         return self
 
     def _closest_occupied(self, cutoff: float) -> float:
-        """The shortest distance between two sites that are occupied at the same time in some cell, Å.
+        """Shortest distance between two sites that can be occupied at the same time, Å.
 
-        Two sites whose occupancies add up to at most one are alternatives of one atom.
+        Two sites whose occupancies sum to at most one are alternative positions of one atom.
         """
         found = pairs_within(self.lattice, self.cart_coords, cutoff)
         if self.occupancies is None or not len(found.distances):
@@ -180,7 +182,7 @@ class Crystal:
         return float(found.distances[both].min()) if both.any() else math.inf
 
     def closest_distance(self, cutoff: float) -> float:
-        """The shortest distance between two sites, periodic images included, Å; infinity beyond `cutoff`."""
+        """Shortest distance between two sites, periodic images included, Å; infinity beyond `cutoff`."""
         distances = pairs_within(self.lattice, self.cart_coords, cutoff).distances
         return float(distances.min()) if len(distances) else math.inf
 
@@ -188,7 +190,7 @@ class Crystal:
 
     @classmethod
     def from_pymatgen(cls, structure: Structure) -> Crystal:
-        """From pymatgen; oxidation states are dropped, mixed occupancies kept."""
+        """Convert a pymatgen structure; oxidation states are dropped, mixed occupancies kept."""
         species = [[(_atomic_number(s), float(x)) for s, x in site.species.items()] for site in structure]
         mixed = any(len(site) != 1 or abs(site[0][1] - 1.0) > 1e-6 for site in species)
         numbers = [max(site, key=lambda pair: (pair[1], -pair[0]))[0] for site in species]
@@ -196,7 +198,7 @@ class Crystal:
         return cls(np.asarray(structure.lattice.matrix), structure.frac_coords, np.array(numbers, int), occupancies)
 
     def to_pymatgen(self) -> Structure:
-        """To pymatgen, mixed occupancies included."""
+        """Convert to a pymatgen structure, mixed occupancies included."""
         from pymatgen.core import Lattice, Structure
 
         species: list[Any] = [SYMBOLS[z] for z in self.atomic_numbers]
@@ -206,17 +208,17 @@ class Crystal:
 
     @classmethod
     def from_ase(cls, atoms: ase.Atoms) -> Crystal:
-        """From ASE; the three directions must be periodic."""
+        """Convert an ASE `Atoms` object; all three directions must be periodic."""
         if not all(atoms.pbc):
             message = f"atoms.pbc is {atoms.pbc.tolist()}; a crystal repeats along all three vectors"
             raise CrystalError(message, reason="not-periodic")
         return cls(atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers.astype(int))
 
     def to_ase(self) -> ase.Atoms:
-        """To ASE; an ordered crystal only.
+        """Convert to ASE `Atoms`; the crystal must be ordered.
 
         Raises:
-            CrystalError: a site is mixed, which ASE cannot hold.
+            CrystalError: a site has mixed occupancy, which ASE cannot represent.
         """
         import ase
 
@@ -226,7 +228,7 @@ class Crystal:
         return ase.Atoms(numbers=self.atomic_numbers, scaled_positions=self.frac_coords, cell=self.lattice, pbc=True)
 
     def to_pyg(self, cutoff: float | None = None, *, dtype: Literal["float32", "float64"] = "float32") -> Data:
-        """To a `Data` of PyTorch Geometric.
+        """Convert to a `torch_geometric.data.Data`.
 
         It holds, for N sites:
 
@@ -273,9 +275,9 @@ class Crystal:
 
     @classmethod
     def from_pyg(cls, data: Data) -> Crystal:
-        """From a `Data` of PyTorch Geometric with `z`, `pos` (Å) and `cell` (Å, rows are vectors), as in `to_pyg`.
+        """Convert a `torch_geometric.data.Data` with `z`, `pos` (Å) and `cell` (Å, rows are vectors), as in `to_pyg`.
 
-        Edges are not read: they follow from the crystal.
+        Edges are ignored because they follow from the crystal.
 
         Raises:
             CrystalError: no cell, or one that does not repeat along all three vectors (reason `not-periodic`); no
@@ -310,20 +312,20 @@ class Crystal:
         return cls(lattice, frac, z, tuple(tuple(site) for site in sites))
 
     def to_cif(self) -> str:
-        """A CIF in P 1."""
+        """Write as CIF in space group P 1."""
         return str(self.to_pymatgen().to(fmt="cif"))
 
     def to_poscar(self) -> str:
-        """A VASP POSCAR."""
+        """Write as VASP POSCAR."""
         return str(self.to_pymatgen().to(fmt="poscar"))
 
 
 def reduced_formula(composition: Mapping[int, float]) -> str:
     """`{26: 4, 8: 6}` → `Fe2O3`; alphabetical symbols, whole numbers without a common divisor.
 
-    One string per composition, whatever the cell: of mixed sites `{29: 0.75, 79: 0.25}` → `AuCu3`, as of
-    the ordered crystal, and `{26: 0.945, 8: 1.0}` → `Fe189O200`. How fractions become whole numbers, and
-    how closely, is said at `crystalign.ratios.whole_ratio`.
+    The formula depends on the composition only, not on the cell. Mixed sites give the same string as an ordered
+    crystal: `{29: 0.75, 79: 0.25}` → `AuCu3`, and `{26: 0.945, 8: 1.0}` → `Fe189O200`.
+    `crystalign.ratios.whole_ratio` converts fractions to whole numbers and documents the tolerance.
     """
     total = sum(composition.values())
     amounts = {SYMBOLS[z]: x for z, x in composition.items() if x > 1e-6 * total}
@@ -334,10 +336,10 @@ def reduced_formula(composition: Mapping[int, float]) -> str:
 
 @functools.lru_cache(maxsize=65_536)
 def pretty_formula(formula: str) -> str:
-    """A formula as chemists write it, for display alone: `ClNa` → `NaCl`, `La7Mn10O30Sr3` → `Sr0.3La0.7MnO3`.
+    """Format a formula as chemists write it, for display only: `ClNa` → `NaCl`, `La7Mn10O30Sr3` → `Sr0.3La0.7MnO3`.
 
-    Elements stand in order of electronegativity. Numbers become decimals where elements share a site in
-    tenths or finer; where this cannot be told from the formula they stay whole.
+    Elements are ordered by electronegativity. Amounts become decimals where the formula shows that elements share a
+    site in tenths or finer; otherwise they stay whole.
     """
     from pymatgen.core import Composition
 
@@ -350,7 +352,7 @@ def pretty_formula(formula: str) -> str:
 
 
 def _is_scale(scale: int, counts: list[int]) -> bool:
-    """Whether these counts are of a formula with mixed sites, written without decimals by multiplying with `scale`."""
+    """Whether these counts are those of a formula with mixed sites, multiplied by `scale` to remove decimals."""
     shared = [n for n in counts if n % scale]
     sites = [n for n in counts if n % scale == 0]
     if not shared or not sites:

@@ -1,6 +1,6 @@
-"""`Model`: encoders and projections into one space, and what the objective trains beside them.
+"""`Model`: one encoder and projection per modality, a shared embedding space, and the objective's own parameters.
 
-`crystalign.model_directory` says what the directory of a model holds.
+`crystalign.model_directory` describes the files of a model directory.
 """
 
 from __future__ import annotations
@@ -41,24 +41,25 @@ __all__ = ["ModalitySpec", "Model", "ModelCard", "ModelConfig", "load", "prepare
 class Model(nn.Module):
     """Maps each modality of a material to a unit vector in one space.
 
-    z_m = normalise(W_m · LayerNorm(encoder_m(x_m))) ∈ R^D. `from_pretrained` and `prepare` supply
-    the files of encoders that need any.
+    z_m = normalise(W_m · LayerNorm(encoder_m(x_m))) ∈ R^D. Some encoders need files, such as a tokenizer;
+    `from_pretrained` and `prepare` supply them.
     """
 
     def __init__(self, config: ModelConfig, files: Mapping[str, bytes] | None = None, *, restore: bool = False) -> None:
-        """Fresh weights.
+        """Make a model with fresh weights.
 
         Args:
             config: encoders, pairs, objective.
             files: `<modality>/<file>` → content, as `prepare` made them.
-            restore: the caller will load the weights, so published ones are not read.
+            restore: skip published weights because the caller loads the weights afterwards.
         """
         super().__init__()
         self.config = config
         self.format = FORMAT
-        """Of the directory it was read from: a model keeps its identity."""
+        """Format of the directory that the model was read from. It stays the same, so the model's identity does
+        too."""
         self.stored: ModelFile | None = None
-        """What that directory says of it."""
+        """Content of `config.json` in that directory."""
         self.card = ModelCard()
         self.encoders = nn.ModuleDict()
         self.projections = nn.ModuleDict()
@@ -101,28 +102,28 @@ class Model(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Data type of the weights."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     # --- its objective ----------------------------------------------------------------------------------------------
 
     @property
     def objective_parameters(self) -> dict[str, nn.Module]:
-        """What the objective trains besides the encoders, by name: temperatures, biases."""
+        """The objective's trained parameters by name, e.g. temperatures and biases."""
         return {group: self.get_submodule(group) for group in self._objective_groups}
 
     def loss(self, embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor], keys: Mapping[str, Tensor]) -> Loss:
-        """The objective on a batch of this model's embeddings.
+        """Compute the objective on a batch of embeddings.
 
         Args:
             embeddings: modality → (b, D), this rank's unit vectors; zero where absent.
             present: modality → (b,) bool.
-            keys: modality → (b, K) int64, equal in a column where the modality cannot tell two rows apart.
+            keys: modality → (b, K) int64; two rows with an equal key in any column look alike in the modality.
 
         Returns:
             This rank's share, whose mean over ranks is the global loss.
@@ -130,28 +131,28 @@ class Model(nn.Module):
         return self.config.objective.loss(self.objective_parameters, embeddings, present, keys)
 
     def logit_scales(self) -> dict[Names, Tensor]:
-        """Pair, or all modalities, → scalar 1/τ; empty where the objective has no temperature."""
+        """Pair (or tuple of all modalities) → scalar 1/τ; empty if the objective has no temperature."""
         return self.config.objective.logit_scales(self.objective_parameters)
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Put the parameters of the objective back into their bounds, after a step."""
+        """Clamp the objective's parameters to their bounds; called after each optimiser step."""
         self.config.objective.constrain(self.objective_parameters)
 
     # --- embeddings -------------------------------------------------------------------------------------------------
 
     def encode(self, name: str, inputs: Inputs) -> Tensor:
-        """(n, D) unit vectors of the n samples in `inputs`."""
+        """Return (n, D) unit vectors of the n samples in `inputs`."""
         cast = {key: t.to(self.dtype) if t.is_floating_point() else t for key, t in inputs.items()}
         hidden = self.encoders[name](cast)  # (n, width)
         projected = self.projections[name](hidden)  # (n, D)
         return F.normalize(projected.to(self.dtype), dim=-1)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Modality → (b, D); zero rows where a row does not have it.
+        """Embed a batch: modality → (b, D), with a zero row where a material lacks the modality.
 
-        A modality that no row has passes its stand-in through the encoder with weight zero, so that
-        every rank builds the same graph and joins the same collectives.
+        If no row has a modality, its empty sample passes the encoder with weight zero. Every rank then builds the
+        same graph and joins the same collectives.
         """
         embeddings: dict[str, Tensor] = {}
         for name in self.config.modalities:
@@ -163,10 +164,10 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def check_inputs(self) -> None:
-        """See to it that every encoder takes what its modality makes, by a stand-in for a value.
+        """Check that each encoder accepts the tensors of its modality, by encoding an empty sample.
 
         Raises:
-            ConfigError: the settings of the two do not agree; the message names the modality.
+            ConfigError: the settings of encoder and modality do not match; the message names the modality.
         """
         was_training = self.training
         self.eval()
@@ -185,14 +186,14 @@ class Model(nn.Module):
         Args:
             name: the modality.
             values: what the modality's parser returns, e.g. `Crystal` or `DensityOfStates`.
-            batch_size: values that pass the encoder together.
+            batch_size: values per forward pass.
 
         Returns:
             (n, D) unit vectors.
 
         Raises:
             ConfigError: the model has no such modality.
-            InputError: a value that cannot be featurised.
+            InputError: a value cannot be featurised.
         """
         modality = self.modality(name)
         was_training = self.training
@@ -210,7 +211,7 @@ class Model(nn.Module):
     # --- the directory ----------------------------------------------------------------------------------------------
 
     def to_files(self, card: ModelCard | None = None) -> Files:
-        """Every file of the model's directory, `config.json` last."""
+        """Return every file of the model directory, `config.json` last."""
         card = self.card if card is None else card
         own = {name: encoder.files() for name, encoder in self.encoders.items()}  # type: ignore[operator]
         files = described_files(self, own, {})
@@ -223,9 +224,9 @@ class Model(nn.Module):
         return files
 
     def _resolved(self) -> ModelConfig:
-        """The settings with every default written out: a later version's defaults do not change this model.
+        """Settings with all defaults written out, so that a later version's defaults do not change this model.
 
-        What was saved stays as it was: a model keeps its identity when a version adds a setting.
+        Saved settings are left unchanged, so a model keeps its identity when a later version adds a setting.
         """
         specs = {
             name: spec.model_copy(
@@ -240,18 +241,18 @@ class Model(nn.Module):
 
     @property
     def sha256(self) -> str:
-        """Identity of what the model computes: its settings, weights and files, without the card."""
+        """Identity of the model: sha256 of its settings, weights and files, without the card."""
         return ModelFile.model_validate_json(self.to_files()[CONFIG]).identity
 
     def save_pretrained(self, directory: str | Path, card: ModelCard | Mapping[str, Any] | None = None) -> None:
-        """Write the model's directory; it must not hold another model."""
+        """Write the model directory; the folder must not hold another model."""
         if card is not None:
             self.card = card if isinstance(card, ModelCard) else ModelCard.from_mapping(dict(card), origin="the card")
         save_files(self.to_files(), directory)
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], *, origin: str) -> Self:
-        """The model of a directory's files, verified.
+        """Load a model from the files of its directory and verify them.
 
         Raises:
             ModelError: a file is missing, altered, or of a version that is not known.
@@ -292,11 +293,11 @@ def load(uri: str | Path) -> Model:
 
 
 def prepare(config: ModelConfig, values: Mapping[str, Sequence[Any]]) -> Files:
-    """The files that the encoders need before the first step, e.g. a tokenizer trained on captions.
+    """Make the files that encoders need before the first step, e.g. a tokenizer trained on captions.
 
     Args:
-        config: the model to be.
-        values: modality → training values; only encoders with files look at theirs.
+        config: settings of the model.
+        values: modality → training values; only encoders that need files use them.
 
     Returns:
         `<modality>/<file>` → content, to be passed to `Model` on every rank.

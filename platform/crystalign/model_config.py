@@ -1,4 +1,4 @@
-"""What describes a model, without the model: importing this imports no torch."""
+"""Settings and card of a model. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from crystalign.objectives.flat_settings import PLACES, flat_layout, flat_settin
 from crystalign.objectives.objective import Objective, Pair
 
 FLAT = (1, 2)
-"""Formats of model directories that have the settings of the objective among those of the model."""
+"""Formats of model directories that store the objective's settings among the model's settings."""
 
 
 class ModalitySpec(Config):
-    """How one modality enters a model."""
+    """Encoder and settings of one modality in a model."""
 
     encoder: str
     """Name of an encoder, as `crystalign encoders` lists them."""
@@ -34,31 +34,31 @@ class ModalitySpec(Config):
     @model_validator(mode="before")
     @classmethod
     def _supply(cls, values: Any) -> Any:
-        """What the encoder needs from the modality is there unless it is set otherwise."""
+        """Fill in the modality settings that the encoder requires, unless the user has set them."""
         if not isinstance(values, dict) or not isinstance(values.get("encoder"), str):
             return values
         return values | {"features": encoder_entry(values["encoder"]).features | (values.get("features") or {})}
 
 
 class ModelConfig(Config):
-    """Which modalities a model has, by which networks, and what aligns them.
+    """Modalities of a model, their encoders, and the objective that aligns them.
 
-    Settings of the objective that stand among those of the model, as earlier releases wrote them, are read as well.
+    The flat layout of earlier releases, with the objective's settings among the model's, is read as well.
     """
 
     moved: ClassVar[Mapping[str, str]] = {name: f"objective.{place.name}" for name, place in PLACES.items()}
-    """Earlier releases had the settings of the objective here."""
+    """Describe the flat layout of earlier releases."""
 
     modalities: dict[str, ModalitySpec]
     """Modality → its encoder."""
     embedding_dim: int = Field(default=128, ge=2)
     """Dimension D of the shared space."""
     objective: SerializeAsAny[Objective] = Field(default_factory=Clip)
-    """What is trained: `{kind: NAME, …}`, or a name alone. `clip`: symmetric softmax cross-entropy of pairs. `siglip`:
-    sigmoid of pairs. `cosface`: `clip` with a margin on the positive and a fixed scale. `tensorclip`: all triples of
-    exactly three modalities. `barlow`: the cross-moments of two to four modalities; rows that lack one do not count in
-    these two. Installed packages may add others. On the command
-    line, `--set model.objective=NAME` chooses one."""
+    """Training objective: `{kind: NAME, …}`, or only the name. `clip`: symmetric softmax cross-entropy of pairs.
+    `siglip`: sigmoid loss of pairs. `cosface`: `clip` with a margin on the positive and a fixed scale. `tensorclip`:
+    triples of exactly three modalities. `barlow`: cross-moments of two to four modalities. These two ignore rows that
+    lack a modality. Installed packages may add others. On the command line, `--set model.objective=NAME` chooses
+    one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -67,7 +67,7 @@ class ModelConfig(Config):
 
     @classmethod
     def layer(cls, values: dict[str, Any], base: Config | None) -> tuple[type[Config], dict[str, Any], Config | None]:
-        """Settings of the objective that stand among those of the model are of the objective that it has."""
+        """Move the objective's settings from the flat layout into their own section."""
         kind = base.objective.kind if isinstance(base, ModelConfig) else "clip"
         try:
             return cls, without_flat_settings(values, kind), base
@@ -91,46 +91,46 @@ class ModelConfig(Config):
 
     @property
     def aligned(self) -> tuple[Pair, ...]:
-        """The pairs that are trained, directly or as part of all modalities."""
+        """Pairs that are trained, directly or as part of a joint loss over all modalities."""
         return self.objective.aligned(tuple(self.modalities))
 
     @property
     def unwritten(self) -> dict[str, Any]:
-        """Settings that nobody wrote down, in a saved model those that are younger than it; as pydantic excludes."""
+        """Settings that were not given, in pydantic's `exclude` form; in a saved model, those added later."""
         found: dict[str, Any] = dict.fromkeys(set(type(self).model_fields) - self.model_fields_set, True)
         objective = set(type(self.objective).model_fields) - self.objective.model_fields_set - {"kind"}
         return {"objective": objective} | found
 
     def written_out(self) -> Self:
-        """The same with every default written down."""
+        """Return the same settings with every default written out."""
         every = {name: getattr(self, name) for name in type(self).model_fields}
         objective = {name: getattr(self.objective, name) for name in type(self.objective).model_fields}
         return self.model_copy(update=every | {"objective": self.objective.model_copy(update=objective)})
 
 
 class ModelCard(Config):
-    """What a model was trained on: it travels in `config.json` and is printed in the model's README."""
+    """Provenance of a model: stored in `config.json` and printed in the model's README."""
 
     name: str = ""
-    """Of the run."""
+    """Name of the training run."""
     dataset_uri: str = ""
-    """Where the data was."""
+    """Location of the training data."""
     dataset_sha256: str = ""
-    """Of the dataset's manifest: which data it was, exactly."""
+    """sha256 of the dataset's manifest, which identifies the training data."""
     selection_sha256: str = ""
-    """Of the rows that were trained on."""
+    """Number of training rows."""
     split: dict[str, Any] = Field(default_factory=dict)
-    """The split rule (`crystalign.shards.splits.SplitRule`); evaluation queries its unseen part."""
+    """Split rule (`crystalign.shards.splits.SplitRule`); evaluation uses the part not trained on."""
     sources: tuple[str, ...] = ()
-    """Databases that the rows come from."""
+    """Source databases of the rows."""
     licences: tuple[str, ...] = ()
-    """SPDX identifiers of the rows; the model inherits them."""
+    """SPDX licences of the rows, which the model inherits."""
     steps: int = 0
     """Optimiser steps."""
     samples: int = 0
-    """Samples seen, repetitions included."""
+    """Samples seen during training, counting repetitions."""
     metrics: dict[str, float] = Field(default_factory=dict)
-    """Whatever was measured, by name."""
+    """Evaluation metrics by name."""
 
 
 class ModelFile(Config):
@@ -141,11 +141,11 @@ class ModelFile(Config):
     config: ModelConfig
     """Encoders, pairs, objective."""
     card: ModelCard
-    """What it was trained on."""
+    """Provenance of the model."""
     files: dict[str, str]
-    """Relative path → sha256 of every other file, README aside."""
+    """Relative path → sha256 of every other file except the README."""
     _flat: dict[str, Any] | None = PrivateAttr(default=None)
-    """What a file of an earlier format says of the objective, in its own words."""
+    """The objective's settings as stored by an earlier format."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -157,17 +157,16 @@ class ModelFile(Config):
 
     @property
     def identity(self) -> str:
-        """sha256 of what the model computes: its settings, weights and files, without the card.
+        """Identity of the model: sha256 of its settings, weights and files, without the card.
 
-        Only settings that were written down count, not those that a later version added: they have
-        their defaults, and the default of an added setting is what there was before it. A model of an
-        earlier format keeps that format, and with it the identity that indexes know it by.
+        Only settings stored in the file count. Settings added by a later version are left out: their defaults
+        reproduce the earlier behaviour. A model of an earlier format keeps that format, so indexes still recognise it.
         """
         content = {key: value for key, value in self._content().items() if key != "card"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The text of `config.json`, which has the same identity when it is read."""
+        """Return the text of `config.json`; reading it back gives the same identity."""
         return json.dumps(self._content(), indent=2, ensure_ascii=False) + "\n"
 
     def _content(self) -> dict[str, Any]:

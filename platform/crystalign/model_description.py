@@ -1,4 +1,4 @@
-"""What the directory of an aligned model says of it, without its weights; importing this imports no torch."""
+"""Read settings and card of an aligned model without its weights. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from crystalign.model_config import FLAT, ModelFile
 from crystalign.model_directory import CONFIG, check_format, check_paths, parse_config, read_config
 
 FORMAT = 3
-"""2: networks of charge densities and pictures see them in settings that do not depend on the crystal's description.
+"""2: charge densities and pictures are given in a setting that does not depend on how the crystal is described.
 3: the settings of the objective are in a section of their own."""
 READABLE = (*FLAT, FORMAT)
 KIND = "model"
-"""What it is called in messages."""
+"""Name used in messages."""
 
 
 def read_description(uri: str) -> ModelFile:
-    """The settings and the card of the model at a path or URI, without its weights.
+    """Read settings and card of the model at a path or URI, without its weights.
 
     Raises:
-        ModelError: there is no model, or it is of a version that is not known.
+        ModelError: there is no model, or its version is not supported.
     """
     return parse_description(read_config(uri, kind=KIND), uri)
 
 
 def parse_description(data: bytes, origin: str) -> ModelFile:
-    """The content of a model's `config.json`.
+    """Parse the content of a model's `config.json`.
 
     Raises:
-        ModelError: it is of no aligned model, or of a version that is not known.
+        ModelError: it does not describe an aligned model, or its version is not supported.
     """
     values = parse_config(data, origin)
     if values.get("kind") == "property":
@@ -48,14 +48,14 @@ def parse_description(data: bytes, origin: str) -> ModelFile:
 
 
 def refuse_older(modalities: Iterable[str], model_format: int, origin: str) -> None:
-    """Refuse a model whose networks were trained on something else than this release would show them.
+    """Refuse a model that was trained on other inputs than this release would give it.
 
     Raises:
-        ModelError: it reads such a modality.
+        ModelError: the model reads a modality whose inputs have changed since it was trained.
     """
     for name in modalities:
         if model_format < modality_class(name).seen_since:
             raise ModelError(
-                f"the model at {origin} has format {model_format}: an earlier release trained it on {name} in other "
-                "settings than this one makes, so that it would answer wrongly. Train it again"
+                f"the model at {origin} has format {model_format}: an earlier release trained it on {name} prepared "
+                "differently from this release, so its results would be wrong. Train it again"
             )

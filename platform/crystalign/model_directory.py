@@ -1,13 +1,13 @@
-"""Directories of models: written with a checksum of every file, verified when they are read.
+"""Read and write model directories, with a checksum of every file that is verified on reading.
 
 model/
 ├── config.json         settings, card, and the sha256 of every other file but the README; written last
 ├── model.safetensors   weights
-├── README.md           the card, for people
-└── text/tokenizer.json whatever files an encoder needs, in a folder named after its modality
+├── README.md           the card, for human readers
+└── text/tokenizer.json files of an encoder, in a folder named after its modality
 
-An aligned `Model` and a fine-tuned `PropertyModel` are such directories. A published language model, which is used as
-it is, is a folder without checksums: `local_folder` and `folder_sha256` read it and say which one it is.
+An aligned `Model` and a fine-tuned `PropertyModel` are such directories. A published language model is a folder
+without checksums: `local_folder` reads it and `folder_sha256` identifies it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 
 
 def described_files(model: nn.Module, encoder_files: Mapping[str, Files], more: Mapping[str, bytes]) -> Files:
-    """The files that a `config.json` lists: weights, those of the encoders, and others.
+    """Return the files that `config.json` lists: weights, encoder files, and others.
 
     Args:
-        model: of which `state_dict()` is stored.
+        model: its `state_dict()` is stored.
         encoder_files: modality → files of its encoder.
-        more: whatever else the model needs.
+        more: other files that the model needs.
     """
     from safetensors.torch import save
 
@@ -53,12 +53,12 @@ def described_files(model: nn.Module, encoder_files: Mapping[str, Files], more: 
 
 
 def digests(files: Mapping[str, bytes]) -> dict[str, str]:
-    """Path → sha256, in the order of the paths."""
+    """Path → sha256, sorted by path."""
     return {path: Fingerprint.of(data).sha256 for path, data in sorted(files.items())}
 
 
 def save_files(files: Mapping[str, bytes], directory: str | Path) -> None:
-    """Write a directory on this machine, in the order of the files."""
+    """Write a local directory, files in the given order."""
     for path, data in files.items():
         target = Path(directory) / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,13 +66,13 @@ def save_files(files: Mapping[str, bytes], directory: str | Path) -> None:
 
 
 def write_files(files: Mapping[str, bytes], uri: str) -> list[storage.FileEntry]:
-    """Write a directory to any URI, in the order of the files, every one read back.
+    """Write a directory to any URI, files in the given order, and read each file back to verify it.
 
     Returns:
         The files, with paths relative to `uri`.
 
     Raises:
-        StorageError: the store refuses, or does not return what was written.
+        StorageError: the store refuses a file, or returns other content than was written.
     """
     return [
         storage.write_bytes(storage.join(uri, *path.split("/")), data).model_copy(update={"path": path})
@@ -84,7 +84,7 @@ def write_files(files: Mapping[str, bytes], uri: str) -> list[storage.FileEntry]
 
 
 def read_config(uri: str, *, kind: str) -> bytes:
-    """`config.json` of the directory at a path or URI.
+    """Read `config.json` of the directory at a path or URI.
 
     Args:
         uri: of the directory.
@@ -102,7 +102,7 @@ def read_config(uri: str, *, kind: str) -> bytes:
 
 
 def read_files(uri: str, listed: Callable[[bytes], Collection[str]], *, kind: str) -> Files:
-    """`config.json` and every file that it lists; `check_files` verifies them.
+    """Read `config.json` and every file that it lists; `check_files` verifies them.
 
     Args:
         uri: of the directory.
@@ -124,10 +124,10 @@ def read_files(uri: str, listed: Callable[[bytes], Collection[str]], *, kind: st
 
 
 def parse_config(data: bytes, origin: str) -> dict[str, Any]:
-    """The content of `config.json`.
+    """Parse `config.json`.
 
     Raises:
-        ModelError: it is no JSON of a model.
+        ModelError: it is not the JSON of a model.
     """
     try:
         values = json.loads(data)
@@ -139,7 +139,7 @@ def parse_config(data: bytes, origin: str) -> dict[str, Any]:
 
 
 def check_format(values: Mapping[str, Any], readable: Collection[int], origin: str) -> int:
-    """The version of the layout of a directory.
+    """Return the format version of a model directory.
 
     Args:
         values: content of `config.json`.
@@ -147,22 +147,24 @@ def check_format(values: Mapping[str, Any], readable: Collection[int], origin: s
         origin: of the directory, for the message.
 
     Raises:
-        ModelError: there is none, or it is not readable.
+        ModelError: the version is missing or not supported.
     """
     if "format" not in values:
         raise ModelError(f"{origin} is not a model directory of Crystalign: its config.json has no format")
     version: int = values["format"]
     if version not in readable:
-        known = " and ".join(map(str, readable))
-        raise ModelError(f"the model at {origin} has format {version}, this version reads {known}. Update Crystalign")
+        supported = " and ".join(map(str, readable))
+        raise ModelError(
+            f"the model at {origin} has format {version}, this version reads {supported}. Update Crystalign"
+        )
     return version
 
 
 def check_paths(paths: Collection[str], origin: str) -> None:
-    """Refuse a `config.json` whose list of files cannot be that of a model.
+    """Refuse a `config.json` whose file list is not valid for a model.
 
     Raises:
-        ModelError: it names a file outside the directory, or no weights.
+        ModelError: the list names a file outside the directory, or does not name the weights.
     """
     for path in paths:
         if path.startswith("/") or ".." in path.split("/"):
@@ -172,7 +174,7 @@ def check_paths(paths: Collection[str], origin: str) -> None:
 
 
 def check_files(files: Mapping[str, bytes], expected: Mapping[str, str], origin: str) -> None:
-    """Check the files of a directory.
+    """Verify the files of a directory against their checksums.
 
     Args:
         files: path → content.
@@ -180,7 +182,7 @@ def check_files(files: Mapping[str, bytes], expected: Mapping[str, str], origin:
         origin: of the files, for the message.
 
     Raises:
-        ModelError: one is missing, or is not what `config.json` says.
+        ModelError: a file is missing, or its checksum differs from `config.json`.
     """
     for path, sha256 in expected.items():
         if path not in files:
@@ -191,16 +193,16 @@ def check_files(files: Mapping[str, bytes], expected: Mapping[str, str], origin:
             )
 
 
-# --- folders that others wrote ----------------------------------------------------------------------------------------
+# --- folders of published models -------------------------------------------------------------------------------------
 
 
 @contextmanager
 def local_folder(uri: str, endings: tuple[str, ...]) -> Iterator[str]:
-    """The folder itself, or a copy of what is read of a remote one for the length of the block.
+    """Yield a local path of the folder; a remote folder is copied for the duration of the block.
 
     Args:
         uri: the folder, any URI.
-        endings: of the names of the files that are read.
+        endings: file name endings to read.
     """
     system, path = storage.filesystem(uri)
     if system.type_name == "local":
@@ -213,11 +215,11 @@ def local_folder(uri: str, endings: tuple[str, ...]) -> Iterator[str]:
 
 
 def folder_files(uri: str, endings: tuple[str, ...]) -> list[str]:
-    """Names of the files right inside a folder that are read, sorted."""
+    """Sorted names of the files directly inside a folder that are read."""
     return [name for name in storage.list_names(uri) if "/" not in name and name.endswith(endings)]
 
 
 def folder_sha256(uri: str, endings: tuple[str, ...]) -> str:
-    """Identity of a folder: of the names and contents of the files that are read."""
+    """Identity of a folder: sha256 of the names and contents of the files that are read."""
     listed = [(name, storage.fingerprint(storage.join(uri, name)).sha256) for name in folder_files(uri, endings)]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()

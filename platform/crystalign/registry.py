@@ -1,4 +1,4 @@
-"""`Registry`: named implementations of one kind, ours and those of other packages."""
+"""`Registry`: implementations of one kind by name, built in or from other packages."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Name → implementation, imported when it is first asked for.
+    """Map names to implementations, which are imported on first use.
 
-    There are three ways in:
+    An implementation is added in one of three ways:
 
-    - a line in the table that the registry is made with;
-    - an entry point of an installed package, in the group of the registry. Every process of a cluster finds it where
-      the package is installed. In the package's `pyproject.toml`:
+    - a line in the built-in table of the registry;
+    - an entry point of an installed package, in the group of the registry. Every process on a machine with the package
+      finds it. In the package's `pyproject.toml`:
 
-          [project.entry-points."crystalign.objectives"]
-          triplet = "my_package.triplet:Triplet"
+          [project.entry-points."crystalign.objectives"] triplet = "my_package.triplet:Triplet"
 
-    - `register`, in this process alone: for notebooks and tests.
+    - `register`, for this process only, e.g. in notebooks and tests.
 
-    A name means one thing: a second implementation under it is an error, not a replacement. Configurations name
-    implementations and never modules, so that opening a file imports only what somebody installed.
+    Names are unique: registering a second implementation under a name is an error. Configurations contain names and
+    never module paths, so opening a file imports only installed packages.
     """
 
     def __init__(
@@ -39,14 +38,14 @@ class Registry(Generic[T]):
         *,
         accepts: Callable[[object], bool] = lambda _: True,
     ) -> None:
-        """Read nothing yet: neither modules nor entry points.
+        """Create a registry without importing modules or reading entry points.
 
         Args:
-            kind: what it holds, in one word for messages: "objective".
-            group: entry-point group in which other packages offer theirs: "crystalign.objectives".
-            builtin: name → `module:attribute`, or the implementation itself where it costs no import; in the order in
-                which tables print them.
-            accepts: whether what another package offers is of this kind.
+            kind: what it holds, one word for messages, e.g. "objective".
+            group: entry-point group for other packages, e.g. "crystalign.objectives".
+            builtin: name → `module:attribute`, or the implementation itself if it is cheap to import; in display
+                order.
+            accepts: whether an object is an implementation of this kind.
         """
         self.kind = kind
         self.group = group
@@ -57,15 +56,15 @@ class Registry(Generic[T]):
         self._accepts = accepts
 
     def register(self, name: str, implementation: str | T, *, replace: bool = False) -> None:
-        """Add an implementation in this process; other processes do not see it.
+        """Register an implementation in this process only.
 
         Args:
-            name: what configurations call it.
-            implementation: itself, or `module:attribute`.
-            replace: whether an earlier one that was registered may go, as when a notebook's cell runs again.
+            name: its name in configurations.
+            implementation: the object, or `module:attribute`.
+            replace: whether to replace an earlier registration, e.g. when a notebook cell runs again.
 
         Raises:
-            ConfigError: the name is taken, or this is not an implementation of the registry's kind.
+            ConfigError: the name is taken, or the object is not of the registry's kind.
         """
         if name in self and not (replace and name in self._entries and name not in self._builtin):
             raise ConfigError(f"there is a {self.kind} {name!r} already; choose another name")
@@ -75,7 +74,7 @@ class Registry(Generic[T]):
         self._entries[name] = implementation
 
     def unregister(self, name: str) -> None:
-        """Take out what `register` added.
+        """Remove an implementation that `register` added.
 
         Raises:
             ConfigError: nothing was registered under this name.
@@ -86,12 +85,12 @@ class Registry(Generic[T]):
         self._loaded.pop(name, None)
 
     def refresh(self) -> None:
-        """Forget what other packages offer: it is looked up again, since one was installed or removed."""
+        """Read the entry points again, after a package was installed or removed."""
         self._offered = None
         self._loaded = {name: found for name, found in self._loaded.items() if name in self._entries}
 
     def names(self) -> tuple[str, ...]:
-        """Every name: ours, those registered in this process, then those of other packages in alphabetical order."""
+        """All names: built-in ones, those registered in this process, then those of other packages, sorted."""
         return (*self._entries, *(name for name in self._entry_points() if name not in self._entries))
 
     def __iter__(self) -> Iterator[str]:
@@ -108,11 +107,11 @@ class Registry(Generic[T]):
         return ((name, self[name]) for name in self.names())
 
     def __getitem__(self, name: str) -> T:
-        """The implementation of a name; only its own module is imported.
+        """Return the implementation of a name; only its own module is imported.
 
         Raises:
-            ConfigError: there is none; the message names the nearest. Or another package's cannot be imported, or is
-                not of this kind.
+            ConfigError: the name is unknown (the message suggests the nearest one), or the implementation of another
+                package cannot be imported or is not of this kind.
         """
         if name not in self._loaded:
             self._loaded[name] = self._load(name)
@@ -124,8 +123,8 @@ class Registry(Generic[T]):
             if not isinstance(entry, str):
                 return entry
             module, _, attribute = entry.partition(":")
-            found: T = getattr(importlib.import_module(module), attribute)
-            return found
+            implementation: T = getattr(importlib.import_module(module), attribute)
+            return implementation
         if name not in self._entry_points():
             self.refresh()  # a package may have been installed since
         offered = self._entry_points().get(name)
@@ -136,34 +135,36 @@ class Registry(Generic[T]):
     def _load_offered(self, offered: importlib.metadata.EntryPoint) -> T:
         origin = f"{self.kind} {offered.name!r} of package {_package(offered)}"
         try:
-            found: T = offered.load()
+            implementation: T = offered.load()
         except Exception as error:
             raise ConfigError(
                 f"{origin} cannot be imported from {offered.value}: {type(error).__name__}: {error}. "
-                "Mend or uninstall that package"
+                "Fix or uninstall that package"
             ) from error
-        if not self._accepts(found):
-            raise ConfigError(f"{origin} is {found!r}, which is not a {self.kind}: mend or uninstall that package")
-        return found
+        if not self._accepts(implementation):
+            raise ConfigError(
+                f"{origin} is {implementation!r}, which is not a {self.kind}: fix or uninstall that package"
+            )
+        return implementation
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
-        """Those of other packages by name, looked up once.
+        """Return the entry points of other packages by name, cached.
 
         Raises:
-            ConfigError: a name is offered twice, or is one of ours.
+            ConfigError: two packages offer the same name, or it is a built-in name.
         """
         if self._offered is None:
-            found: dict[str, importlib.metadata.EntryPoint] = {}
+            entry_points: dict[str, importlib.metadata.EntryPoint] = {}
             for offered in sorted(importlib.metadata.entry_points(group=self.group), key=lambda e: (e.name, e.value)):
-                other = found.get(offered.name)
+                other = entry_points.get(offered.name)
                 if offered.name in self._builtin or (other is not None and other.value != offered.value):
                     owner = "crystalign" if other is None else _package(other)
                     raise ConfigError(
                         f"packages {owner} and {_package(offered)} both offer a {self.kind} {offered.name!r}: "
                         f"uninstall one, or rename its entry point in {self.group!r}"
                     )
-                found[offered.name] = offered
-            self._offered = found
+                entry_points[offered.name] = offered
+            self._offered = entry_points
         return self._offered
 
     def _unknown(self, name: str) -> str:

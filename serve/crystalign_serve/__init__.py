@@ -1,1 +1,1 @@
-"""The encoders and the index as a service: deployments, HTTP API, client and web page."""
+"""The search and prediction service: Ray Serve deployments, HTTP API, Python client and web page."""

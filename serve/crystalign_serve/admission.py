@@ -1,8 +1,8 @@
-"""Who comes in, and when: bodies are read whole before work begins, and work waits in short queues.
+"""Admission control: read the whole body of a request first, then queue it behind a concurrency limit.
 
-A request holds one of a few places only while it is worked on: not while its body arrives, and not
-while its answer leaves. Where a queue is full, or the wait too long, the answer is an immediate 503
-with `Retry-After`, so that what is accepted is answered in bounded time however many ask.
+A request occupies a slot only while it is processed, not while its body arrives or its response is sent.
+If the queue is full or the wait too long, the response is 503 with `Retry-After`. The response time of
+accepted requests is therefore bounded under any load.
 """
 
 from __future__ import annotations
@@ -22,65 +22,68 @@ from crystalign_serve.errors import MAX_BODY_BYTES, UnavailableError, discard, p
 from crystalign_serve.query_fields import file_kinds
 
 BODY_SECONDS = 20.0
-"""From the headers to the last byte of the body."""
+"""Time limit from the end of the headers to the last byte of the body."""
 HELD_BYTES = 256 * 2**20
-"""Of all bodies together."""
+"""Memory limit for the bodies of all open requests together."""
 MAX_KEYS = 2000
-"""Names in a body of JSON; a validator lists every one that it does not know."""
+"""Limit on the keys of a JSON body. The validator would list every unknown key in its error message."""
 MAX_ESCAPED_BYTES = 64 * 2**10
-"""A query with escapes above this size waits with the files, whatever it holds."""
+"""A JSON query with escape sequences above this size is queued with the files without being parsed."""
 
 
-class Room(NamedTuple):
-    """How many requests of a kind are worked on and may wait."""
+class QueueLimits(NamedTuple):
+    """Limits for one kind of request."""
 
-    places: int
-    """Worked on at the same time."""
+    concurrency: int
+    """Requests processed at the same time."""
     queue: int
-    """Waiting, at most."""
+    """Largest number of waiting requests."""
     wait: float
-    """Seconds, at most."""
+    """Longest wait in the queue (s)."""
     deadline: float
-    """Seconds of work."""
+    """Longest processing time (s)."""
 
 
 class Limits(NamedTuple):
-    """Of one front."""
+    """Limits of one HTTP server."""
 
-    queries: Room = Room(16, 32, 1.5, 30.0)
+    queries: QueueLimits = QueueLimits(16, 32, 1.5, 30.0)
     """Searches by text, formula and id."""
-    files: Room = Room(8, 16, 8.0, 90.0)
+    files: QueueLimits = QueueLimits(8, 16, 8.0, 90.0)
     """Searches by structures and spectra, and predictions."""
-    lookups: Room = Room(16, 64, 1.5, 20.0)
-    """Everything that is known of one material, or of the index."""
+    lookups: QueueLimits = QueueLimits(16, 64, 1.5, 20.0)
+    """Requests for one material or for information about the index."""
     body_bytes: int = MAX_BODY_BYTES
+    """Largest body of one request."""
     body_seconds: float = BODY_SECONDS
+    """Longest time for a body to arrive (s)."""
     held_bytes: int = HELD_BYTES
+    """Total size of the bodies in memory."""
 
 
 class Gate:
-    """Places for one kind of request."""
+    """A concurrency limit with a bounded queue for one kind of request."""
 
-    def __init__(self, name: str, room: Room) -> None:
-        self.name, self.room = name, room
-        self._free = asyncio.Semaphore(room.places)
+    def __init__(self, name: str, limits: QueueLimits) -> None:
+        self.name, self.limits = name, limits
+        self._free = asyncio.Semaphore(limits.concurrency)
         self._waiting = 0
 
     async def enter(self) -> None:
-        """Take a place.
+        """Acquire a slot.
 
         Raises:
-            UnavailableError: too many wait, or none became free in time.
+            UnavailableError: the queue is full, or no slot became free in time.
         """
         if self._free.locked():
-            if self._waiting >= self.room.queue:
-                raise UnavailableError(f"too many {self.name} wait already; try again in a moment")
+            if self._waiting >= self.limits.queue:
+                raise UnavailableError(f"too many {self.name} are waiting; try again in a moment")
             self._waiting += 1
             try:
-                await asyncio.wait_for(self._free.acquire(), self.room.wait)
+                await asyncio.wait_for(self._free.acquire(), self.limits.wait)
             except TimeoutError:
                 raise UnavailableError(
-                    f"too many {self.name} at once: none could begin within {self.room.wait:g} s; try again"
+                    f"too many {self.name}: this one waited {self.limits.wait:g} s in the queue; try again"
                 ) from None
             finally:
                 self._waiting -= 1
@@ -88,12 +91,12 @@ class Gate:
             await self._free.acquire()
 
     def leave(self) -> None:
-        """Give the place back."""
+        """Release the slot."""
         self._free.release()
 
 
 class Admission:
-    """Reads bodies within limits of size and time, and lets requests through the gate of their kind."""
+    """ASGI middleware: read bodies within limits of size and time, then queue requests at the gate of their kind."""
 
     def __init__(self, app: ASGIApp, limits: Limits | None = None) -> None:
         self.app = app
@@ -103,7 +106,7 @@ class Admission:
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on once its body is here and its turn has come."""
+        """Pass the request on once its body has arrived and a slot is free."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -118,7 +121,7 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def _body(self, scope: Scope, receive: Receive, send: Send) -> AsyncIterator[bytes | None]:
-        """The whole body; None where the request has been answered, or its sender has gone."""
+        """The whole body; None if the request was already refused or the client disconnected."""
         body = bytearray()
         try:
             refusal = self._declared(scope)
@@ -141,7 +144,7 @@ class Admission:
         return None
 
     async def _read(self, receive: Receive, body: bytearray) -> tuple[int, str] | None:
-        """Fill `body`; gives why the request is refused, with status 0 if its sender has gone."""
+        """Read into `body`. Returns status and reason of a refusal, or None; status 0 means the client disconnected."""
         limits = self.limits
         try:
             async with asyncio.timeout(limits.body_seconds):
@@ -166,38 +169,40 @@ class Admission:
         return f"the request has {size} bytes; the limit is {limit}. Send one file, without its volumetric data"
 
     async def _through(self, gate: Gate, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        """Wait for a place, work, and give the place back when the answer begins to leave."""
-        gone = asyncio.ensure_future(receive())  # nothing comes after the body but the news that the sender left
-        held = started = False
+        """Wait for a slot, process the request, and release the slot when the response starts."""
+        disconnect = asyncio.ensure_future(receive())  # after the body, the only possible message is the disconnect
+        has_slot = started = False
 
         async def sending(message: Message) -> None:
-            nonlocal held, started
+            nonlocal has_slot, started
             started = True
-            if held:  # who reads slowly holds no place
-                held = False
+            if has_slot:  # a slow client must not occupy a slot
+                has_slot = False
                 gate.leave()
             await send(message)
 
         async def work() -> None:
-            nonlocal held
+            nonlocal has_slot
             try:
                 await gate.enter()
             except UnavailableError as error:
                 await problem(503, str(error))(scope, receive, send)
                 return
-            held = True
+            has_slot = True
             try:
-                async with asyncio.timeout(gate.room.deadline) as limit:
-                    await self.app(scope, _replayed(body, receive, gone), sending)
+                async with asyncio.timeout(gate.limits.deadline) as limit:
+                    await self.app(scope, _replayed(body, receive, disconnect), sending)
                     limit.reschedule(None)
             except TimeoutError:
                 if started:
                     raise
-                await problem(503, f"no answer within {gate.room.deadline:g} s; try again")(scope, receive, send)
+                await problem(503, f"the request took more than {gate.limits.deadline:g} s; try again")(
+                    scope, receive, send
+                )
 
         task = asyncio.ensure_future(work())
         try:
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done() and not started:
                 task.cancel()
             await asyncio.wait({task})
@@ -205,13 +210,13 @@ class Admission:
                 task.result()
         finally:
             task.cancel()
-            gone.cancel()
-            if held:
+            disconnect.cancel()
+            if has_slot:
                 gate.leave()
 
 
 def kind_of(method: str, path: str, body: bytes) -> str | None:
-    """`queries`, `files` or `lookups`; None for what costs nothing and never waits."""
+    """`queries`, `files` or `lookups`; None for cheap requests, which are not queued."""
     if not path.startswith("/api/") or path == "/api/health":
         return None
     if path.startswith("/api/predict") or path == "/api/search/file":
@@ -224,7 +229,7 @@ def kind_of(method: str, path: str, body: bytes) -> str | None:
 
 
 def _holds_a_file(body: bytes) -> bool:
-    """Whether a JSON query has a part that the sandbox reads; keys may be written with escapes."""
+    """Whether a JSON query has a part that is read in the sandbox. Keys may contain JSON escapes."""
     if b"\\u" not in body:
         return bool(_names_in_json(MODALITIES.names()).search(body))
     if len(body) > MAX_ESCAPED_BYTES:
@@ -232,26 +237,26 @@ def _holds_a_file(body: bytes) -> bool:
     try:
         query = json.loads(body)["query"]
     except (ValueError, LookupError, TypeError, RecursionError):
-        return False  # nothing that the sandbox would ever see
+        return False  # validation refuses this request before the sandbox
     return isinstance(query, dict) and bool(file_kinds().keys() & query.keys())
 
 
 @functools.lru_cache(maxsize=1)
 def _names_in_json(modalities: tuple[str, ...]) -> re.Pattern[bytes]:  # noqa: ARG001 (the key of the cache)
-    """A key of JSON under which a file may stand."""
+    """Pattern of the JSON keys whose value is a file."""
     names = "|".join(re.escape(name) for name in file_kinds())
     return re.compile(rf'"(?:{names})"\s*:'.encode())
 
 
 def _unreadable(scope: Scope, body: bytearray) -> tuple[int, str] | None:
-    """Why a body of JSON is refused before it is parsed: not UTF-8, or more names than any request has."""
+    """Status and reason if a JSON body is refused before parsing: it is not UTF-8, or it has too many keys."""
     kind = next((v for k, v in scope["headers"] if k == b"content-type"), b"")
     if not body or kind.strip().lower().startswith((b"multipart/", b"application/x-www-form-urlencoded")):
         return None
     if b"\x00" in body[:64]:
         return 422, "the body is not UTF-8; send JSON in UTF-8"
     if body.count(b'":') > MAX_KEYS:
-        return 422, f"the body has more than {MAX_KEYS} names; a query has a few"
+        return 422, f"the body has more than {MAX_KEYS} keys; send one query per request"
     try:
         body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -259,15 +264,15 @@ def _unreadable(scope: Scope, body: bytearray) -> tuple[int, str] | None:
     return None
 
 
-def _replayed(body: bytes, receive: Receive, gone: asyncio.Future[Message] | None = None) -> Receive:
-    """A `receive` that gives the body once, then what the server says."""
-    given = False
+def _replayed(body: bytes, receive: Receive, disconnect: asyncio.Future[Message] | None = None) -> Receive:
+    """A `receive` that returns the body once, then the messages of the server."""
+    sent = False
 
     async def replay() -> Message:
-        nonlocal given
-        if not given:
-            given = True
+        nonlocal sent
+        if not sent:
+            sent = True
             return {"type": "http.request", "body": body, "more_body": False}
-        return await (receive() if gone is None else asyncio.shield(gone))
+        return await (receive() if disconnect is None else asyncio.shield(disconnect))
 
     return replay

@@ -1,4 +1,4 @@
-"""Memory that is given back: what a process keeps of the large blocks that requests needed for a moment."""
+"""glibc allocator settings that return the memory of large, short-lived blocks to the operating system."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import ctypes
 import sys
 
 MMAP_THRESHOLD = 256 * 1024
-"""Bytes; larger blocks are mapped one by one, and unmapped when they are freed."""
+"""Blocks above this size (bytes) are allocated with mmap and unmapped when they are freed."""
 ARENAS = 2
+"""Number of malloc arenas, shared by all threads."""
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
 
 def give_back_memory() -> bool:
-    """Have glibc give large blocks back to the machine when they are freed; whether it will.
+    """Make glibc return large blocks to the operating system when they are freed.
 
-    By itself it raises the threshold to the largest block that was freed, up to 32 MB, and each thread
-    keeps an arena of its own: bodies of 8 MB then stay in the process for good. Without glibc nothing
-    changes.
+    By default glibc raises the mmap threshold to the largest block freed so far (up to 32 MB) and gives
+    each thread its own arena, so request bodies of 8 MB stay in the process. Without glibc this does nothing.
+
+    Returns:
+        Whether both settings were accepted.
     """
     if sys.platform != "linux":
         return False

@@ -1,4 +1,4 @@
-"""The HTTP API over any `Backend`: routes, time limits and the page. No Ray in sight."""
+"""The HTTP API over any `Backend`: routes, time limits and the web page. It does not import Ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from crystalign.index.filters import compile_filter
 from crystalign.material import Material
 from crystalign_serve import queries
 from crystalign_serve.admission import MAX_KEYS, Limits
-from crystalign_serve.backend import Answer, Backend, Stored
+from crystalign_serve.backend import Backend, IndexAnswer, IndexRow
 from crystalign_serve.curves import Curve, material_curve
 from crystalign_serve.errors import NotFoundError, UnavailableError
 from crystalign_serve.files import Upload
@@ -27,25 +27,25 @@ from crystalign_serve.materials import describe, listed_result
 from crystalign_serve.predict_api import PredictApi, add_predictions, add_predictions_of_index, application
 from crystalign_serve.predictions import Predictors
 from crystalign_serve.probes import UI, add_probes
-from crystalign_serve.queries import Part
+from crystalign_serve.queries import QueryPart
 from crystalign_serve.query_fields import spec_of
 from crystalign_serve.readers import Readers
 from crystalign_serve.requests import MAX_K, SearchOptions, SearchQuery, SearchRequest, query_model, request_model
-from crystalign_serve.rerank import Reordered, by_match
+from crystalign_serve.rerank import Reranked, rerank_by_match
 from crystalign_serve.sandbox.limits import SandboxLimits
 from crystalign_serve.sandbox.pool import Sandbox
 from crystalign_serve.security import Access
 from crystalign_serve.service import Service, examples_for
 
 ENCODE_SECONDS = 30.0
-LOOK_SECONDS = 10.0
+DATASET_SECONDS = 10.0
 MAX_FILES = 4
 
 logger = logging.getLogger(__name__)
 
 
 class Api:
-    """The routes' work, in terms of a backend."""
+    """The logic behind the routes, independent of HTTP."""
 
     def __init__(self, service: Service, backend: Backend, sandbox: Sandbox | None = None) -> None:
         self.service = service
@@ -61,25 +61,25 @@ class Api:
     async def search_files(
         self, uploads: list[Upload], query: SearchQuery | None, options: SearchOptions
     ) -> dict[str, Any]:
-        """Answer a query made of files and, perhaps, of other parts."""
+        """Answer a query of uploaded files and optional JSON parts."""
         return await self.answer(
             lambda: self.parts(query, uploads), options, None if query is None else query.material_id
         )
 
-    async def parts(self, query: SearchQuery | None, uploads: list[Upload]) -> list[Part]:
-        """Every part of a query: files first, then those of the JSON, in its order.
+    async def parts(self, query: SearchQuery | None, uploads: list[Upload]) -> list[QueryPart]:
+        """All parts of a query: uploaded files first, then the JSON parts in their order.
 
-        Files and structures are read in processes of the sandbox, the rest in threads, which they cannot hold up.
+        Files and structures are read in sandbox processes, everything else in threads. A slow file therefore
+        does not block a thread.
         """
         service = self.service
         structures = {} if query is None else queries.structures_of(query)
         files = [*uploads, *structures.values()]
         reading = [asyncio.ensure_future(self.sandbox.part(upload, service.modalities)) for upload in files]
         try:
-            others: list[Part] = []
+            others: list[QueryPart] = []
             if query is not None and set(query.parts) - set(structures):
-                wanted = (query, service.modalities, service.manifest.modality)
-                others = await self.in_thread(queries.parts_of, *wanted)
+                others = await self.in_thread(queries.parts_of, query, service.modalities, service.manifest.modality)
             read = await asyncio.gather(*reading)
         finally:
             for task in reading:
@@ -88,9 +88,9 @@ class Api:
         return [*read[: len(uploads)], *sorted([*read[len(uploads) :], *others], key=lambda p: order.index(p.name))]
 
     async def answer(
-        self, read: Callable[[], Awaitable[list[Part]]], options: SearchOptions, material_id: str | None
+        self, read: Callable[[], Awaitable[list[QueryPart]]], options: SearchOptions, material_id: str | None
     ) -> dict[str, Any]:
-        """Read, encode, fuse, search, and write the answer down."""
+        """Read the parts, encode and fuse them, search the index, and build the response."""
         started = time.perf_counter()
         notices: list[str] = []
         if options.filter is not None:
@@ -99,21 +99,22 @@ class Api:
         weights = _weights(parts, options.weights)
         vectors = await asyncio.gather(*(self.vector(part, material_id) for part in parts))
         alone = parts[0] if len(parts) == 1 and _has_matcher(parts[0]) else None
-        wanted = options.k if alone is None else max(options.k, options.rerank)
-        found = await self.backend.search(queries.fuse(list(vectors), weights), wanted, options.filter)
-        if found.shards_ok == 0:
+        n_candidates = options.k if alone is None else max(options.k, options.rerank)
+        candidates = await self.backend.search(queries.fuse(list(vectors), weights), n_candidates, options.filter)
+        if candidates.shards_ok == 0:
             raise UnavailableError("no shard of the index answered in time; try again in a moment")
-        exhausted = len(found.scores) < options.k and found.shards_ok == found.shards_total
-        found, matches = await self.look_again(alone if options.rerank else None, found, options.k)
+        all_shards = candidates.shards_ok == candidates.shards_total
+        exhausted = len(candidates.scores) < options.k and all_shards
+        best, matches = await self.rerank(alone if options.rerank else None, candidates, options.k)
         curves = [part.curve for part in parts if part.curve is not None]
-        ranked = enumerate(zip(found.scores, found.records, matches, strict=True), start=1)
+        ranked = enumerate(zip(best.scores, best.records, matches, strict=True), start=1)
         properties = self.service.manifest.properties
         return {
             "results": [listed_result(rank, *result, properties) for rank, result in ranked],
-            "shards_ok": found.shards_ok,
-            "shards_total": found.shards_total,
+            "shards_ok": best.shards_ok,
+            "shards_total": best.shards_total,
             "index_version": self.service.manifest.version,
-            "allowed": found.allowed,
+            "allowed": best.allowed,
             "exhausted": exhausted,
             "elapsed_ms": round((time.perf_counter() - started) * 1e3, 2),
             "query": {
@@ -124,30 +125,36 @@ class Api:
             },
         }
 
-    async def look_again(self, asked: Part | None, found: Answer, k: int) -> Reordered:
-        """The best k candidates by their embeddings and by how the values stored with them match the one asked for.
+    async def rerank(self, part: QueryPart | None, candidates: IndexAnswer, k: int) -> Reranked:
+        """The best k candidates, ranked by embedding and by matching their stored values to the query.
 
-        Where nothing can be matched, or the look takes too long or cannot be had, the order of
-        the embedding stands; the answer says which it is.
+        Without a part, or if matching fails or takes too long, the embedding order is kept. The response
+        says which order was used.
+
+        Args:
+            part: the query to match; None keeps the embedding order.
+            candidates: of the embedding search, best first.
+            k: how many are returned.
         """
-        plain = Reordered(found._replace(scores=found.scores[:k], records=found.records[:k]), [None] * k)
-        plain = plain._replace(matches=plain.matches[: len(plain.answer.scores)])
-        if asked is None:
-            return plain
-        modality, value = asked.modality, asked.value
+        first_k = candidates._replace(scores=candidates.scores[:k], records=candidates.records[:k])
+        by_embedding = Reranked(first_k, [None] * len(first_k.scores))
+        if part is None:
+            return by_embedding
+        modality, value = part.modality, part.value
 
-        def look() -> Reordered:
-            places = [(record["shard"], record["row"]) for record in found.records]
-            return by_match(modality, value, found, self.service.materials.gather(places, modality), k)
+        def match_stored_values() -> Reranked:
+            rows = [(record["shard"], record["row"]) for record in candidates.records]
+            return rerank_by_match(modality, value, candidates, self.service.materials.gather(rows, modality), k)
 
         try:
-            return await self.in_dataset.within(LOOK_SECONDS, look)
+            return await self.in_dataset.within(DATASET_SECONDS, match_stored_values)
         except (TimeoutError, Error) as error:
-            logger.warning("the order of the embedding stands: %s", error or f"no match within {LOOK_SECONDS:g} s")
-            return plain
+            reason = error or f"no match within {DATASET_SECONDS:g} s"
+            logger.warning("reranking failed, the embedding order is kept: %s", reason)
+            return by_embedding
 
-    async def vector(self, part: Part, material_id: str | None) -> NDArray[np.float32]:
-        """(D,) of one part: encoded, or stored where the part is an id."""
+    async def vector(self, part: QueryPart, material_id: str | None) -> NDArray[np.float32]:
+        """(D,) vector of one part: encoded, or read from the index if the part is an id."""
         if part.features is None:
             assert material_id is not None
             return (await self.find(material_id)).vector
@@ -158,54 +165,55 @@ class Api:
                 f"the {part.modality} encoder did not answer within {ENCODE_SECONDS:g} s; try again in a moment"
             ) from None
 
-    async def find(self, material_id: str) -> Stored:
-        """The row of an id.
+    async def find(self, material_id: str) -> IndexRow:
+        """The index row of a material.
 
         Raises:
-            NotFoundError: it is not in the index.
+            NotFoundError: the index does not contain this id.
         """
         stored = await self.backend.find(material_id)
         if stored is None:
             raise NotFoundError(f"no material {material_id!r} in this index")
         return stored
 
-    async def material(self, material_id: str) -> tuple[Material, Stored]:
-        """A material of the dataset, and its row of the index."""
-        stored = await self.find(material_id)
-        place = (stored.record["shard"], stored.record["row"])
+    async def material(self, material_id: str) -> tuple[Material, IndexRow]:
+        """A material of the dataset, and its index row."""
+        row = await self.find(material_id)
+        pointer = (row.record["shard"], row.record["row"])
         try:
-            return await self.in_dataset.within(LOOK_SECONDS, self.service.materials.get, *place), stored
+            return await self.in_dataset.within(DATASET_SECONDS, self.service.materials.get, *pointer), row
         except TimeoutError:
             raise UnavailableError(
-                f"the dataset did not answer within {LOOK_SECONDS:g} s; try again in a moment"
+                f"the dataset did not answer within {DATASET_SECONDS:g} s; try again in a moment"
             ) from None
 
-    async def known(self, material_id: str) -> Material:
-        """A material of the dataset."""
+    async def material_only(self, material_id: str) -> Material:
+        """A material of the dataset, without its index row."""
         material, _ = await self.material(material_id)
         return material
 
     async def info(self) -> dict[str, Any]:
-        """What the service is, with queries that work."""
+        """The response of `/api/info`: a description of the service, with example queries."""
         origin = np.zeros(self.service.manifest.dimension, dtype=np.float32)
         first = await self.backend.search(origin, 1, None)
         examples = examples_for(self.service, first.records[0]) if first.records else []
         return self.service.info(examples)
 
 
-def _has_matcher(part: Part) -> bool:
-    """Whether candidates of this part can be looked at again; those of a stored vector cannot."""
+def _has_matcher(part: QueryPart) -> bool:
+    """Whether the candidates of this part can be reranked. An id has no measured value to match."""
     spec = spec_of(part.modality)
     return part.value is not None and spec is not None and spec.matcher is not None
 
 
-def _weights(parts: list[Part], given: dict[str, float]) -> list[float]:
+def _weights(parts: list[QueryPart], given: dict[str, float]) -> list[float]:
     """One weight per part, named by the part or by its modality."""
     names = {name for part in parts for name in (part.name, part.modality)}
     unknown = sorted(set(given) - names)
     if unknown:
         raise QueryError(
-            f"weights for {', '.join(unknown)}, but the query has {', '.join(sorted(names))}", reason="unknown-weight"
+            f"weights given for {', '.join(unknown)}, but the query has only {', '.join(sorted(names))}",
+            reason="unknown-weight",
         )
     return [given.get(part.name, given.get(part.modality, 1.0)) for part in parts]
 
@@ -218,21 +226,21 @@ def build_api(
     limits: Limits | None = None,
     sandbox: SandboxLimits | None = None,
 ) -> FastAPI:
-    """The application: JSON under `/api`, its description at `/docs`, the page at `/`.
+    """The FastAPI application: JSON under `/api`, its documentation at `/docs`, the web page at `/`.
 
     Args:
-        service: what is known before the first request.
+        service: index, model and dataset, opened once.
         backend: encoders and shards.
         predictors: the fine-tuned models that `service.models` describes.
-        access: who may ask; by default everybody.
-        limits: how much is worked on at a time.
-        sandbox: what reading one file may cost.
+        access: access rules; by default everybody may send requests.
+        limits: concurrency and queue limits.
+        sandbox: time and memory limits for reading one file.
     """
     app, files = application(access, limits), Sandbox(sandbox)
     api = Api(service, backend, files)
     _add_search(app, api)
     if predictors is not None:
-        predictions = PredictApi(service.models, predictors, api.known, files)
+        predictions = PredictApi(service.models, predictors, api.material_only, files)
         add_predictions(app, predictions)
         add_predictions_of_index(app, predictions)
     _add_materials(app, api)
@@ -240,7 +248,7 @@ def build_api(
 
     @app.get("/api/info")
     async def info() -> dict[str, Any]:
-        """What is served: index, model, modalities, fields to filter by."""
+        """What is served: index, model, modalities and filter fields."""
         return await api.info()
 
     @app.get("/", include_in_schema=False)
@@ -255,7 +263,7 @@ def _add_search(app: FastAPI, api: Api) -> None:
         """Search by any mixture of text, formula, id, structure, DOS and powder pattern."""
         return await api.search(request)
 
-    search.__annotations__["request"] = request_model()  # what the modalities declare is known at run time alone
+    search.__annotations__["request"] = request_model()  # its fields come from the registered modalities
     app.post("/api/search")(search)
     query_type = query_model()
 
@@ -274,7 +282,7 @@ def _add_search(app: FastAPI, api: Api) -> None:
         kinds = kind or ["auto"]
         if len(kinds) not in {1, len(file)}:
             raise QueryError(
-                f"{len(kinds)} kinds for {len(file)} files; give one, or one for each", reason="unknown-kind"
+                f"{len(kinds)} kinds for {len(file)} files; give one kind, or one per file", reason="unknown-kind"
             )
         kinds = kinds * len(file) if len(kinds) == 1 else kinds
         uploads = [Upload(f.filename or "", await f.read(), n, wavelength) for f, n in zip(file, kinds, strict=True)]
@@ -288,7 +296,7 @@ def _json(text: str | None, name: str) -> dict[str, Any]:
     if not text:
         return {}
     if text.count('":') > MAX_KEYS:
-        raise QueryError(f"{name} has more than {MAX_KEYS} names; a query has a few", reason="bad-json")
+        raise QueryError(f"{name} has more than {MAX_KEYS} keys; send one query per request", reason="bad-json")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -299,28 +307,28 @@ def _json(text: str | None, name: str) -> dict[str, Any]:
 
 
 def _without(answer: dict[str, Any], material_id: str, k: int) -> dict[str, Any]:
-    """An answer of k + 1 results without one material: the best k of the others."""
+    """The response of a search for k + 1 results, reduced to the best k that are not the material itself."""
     others = [result for result in answer["results"] if result["id"] != material_id]
-    itself = len(answer["results"]) - len(others)
+    n_removed = len(answer["results"]) - len(others)
     results = [{**result, "rank": rank} for rank, result in enumerate(others[:k], start=1)]
     complete = answer["shards_ok"] == answer["shards_total"]
-    counts = {"allowed": answer["allowed"] - itself, "exhausted": len(results) < k and complete}
+    counts = {"allowed": answer["allowed"] - n_removed, "exhausted": len(results) < k and complete}
     return {**answer, "results": results, **counts}
 
 
 def _add_materials(app: FastAPI, api: Api) -> None:
     query_type = query_model()
 
-    # Ids may hold slashes, so the longer paths come first.
+    # Ids may contain slashes, so the routes with longer paths must come first.
     @app.get("/api/materials/{material_id:path}/cif")
     async def cif(material_id: str) -> Response:
-        """The structure, as a CIF."""
+        """The structure as a CIF."""
         material, _ = await api.material(material_id)
         return PlainTextResponse(await api.in_dataset(material.crystal.to_cif), media_type="chemical/x-cif")
 
     @app.get("/api/materials/{material_id:path}/curve/{kind}")
     async def curve(material_id: str, kind: str, wavelength: str = "CuKa") -> Curve:
-        """Its density of states, or its powder pattern at a wavelength (a tube's name, or Å)."""
+        """The density of states, or the powder pattern at a wavelength (an X-ray line such as `CuKa`, or Å)."""
         material, _ = await api.material(material_id)
         return await api.in_dataset(material_curve, material, kind, wavelength)
 
@@ -330,15 +338,15 @@ def _add_materials(app: FastAPI, api: Api) -> None:
         k: Annotated[int, Query(ge=1, le=MAX_K)] = 10,
         filter: Annotated[str | None, Query()] = None,  # noqa: A002 (the name of the parameter)
     ) -> dict[str, Any]:
-        """The materials nearest to this one, itself left out."""
-        await api.find(material_id)  # one that is not there is not found, whatever its length
+        """The nearest neighbours of this material, without the material itself."""
+        await api.find(material_id)  # an unknown id is 404 even if it is longer than the request model allows
         query = query_type.model_construct(id=material_id)
         answer = await api.search(SearchRequest.model_construct(query=query, k=k + 1, filter=filter or None))
         return _without(answer, material_id, k)
 
     @app.get("/api/materials/{material_id:path}")
     async def material(material_id: str) -> dict[str, Any]:
-        """Everything known about a material but its curves."""
-        found, stored = await api.material(material_id)
-        known = describe(found, stored.record, api.service.manifest.properties)
-        return {**known, "predicted_by": [model["name"] for model in api.service.models]}
+        """All data of a material except its curves."""
+        material, row = await api.material(material_id)
+        description = describe(material, row.record, api.service.manifest.properties)
+        return {**description, "predicted_by": [model["name"] for model in api.service.models]}

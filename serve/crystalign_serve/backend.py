@@ -1,7 +1,7 @@
-"""What the HTTP API needs of the machinery behind it, and the machinery in one process.
+"""The interface between the HTTP API and the encoders and shards, and its implementation in one process.
 
-The API knows `Backend` only: in a service its calls go to Ray Serve deployments, in a test or a
-notebook `LocalBackend` answers them here.
+The API depends on the protocol `Backend` only. In a service the calls go to Ray Serve deployments; in a
+test or a notebook `LocalBackend` runs them in this process.
 """
 
 from __future__ import annotations
@@ -25,31 +25,35 @@ Record = dict[str, Any]
 
 
 class ShardAnswer(NamedTuple):
-    """What one shard found."""
+    """Search result of one shard."""
 
-    found: Found
+    hits: Found
+    """Scores and row numbers."""
     records: list[Record]
-    """Metadata of the rows of `found`, in its order."""
+    """Metadata of the rows in `hits`, in the same order."""
 
 
-class Answer(NamedTuple):
-    """What the whole index found."""
+class IndexAnswer(NamedTuple):
+    """Merged search result of all shards that answered."""
 
     scores: list[float]
+    """Cosine similarities, best first."""
     records: list[Record]
-    """Best first."""
+    """Metadata of the rows, best first."""
     allowed: int
-    """Rows that the filter lets through, in the shards that answered."""
+    """Number of rows that pass the filter, in the shards that answered."""
     shards_ok: int
+    """Shards that answered."""
     shards_total: int
+    """Shards of the index."""
 
 
-class Stored(NamedTuple):
+class IndexRow(NamedTuple):
     """One row of the index."""
 
     record: Record
     vector: NDArray[np.float32]
-    """(D,) as stored."""
+    """(D,) stored vector."""
 
 
 class Backend(Protocol):
@@ -58,14 +62,14 @@ class Backend(Protocol):
     async def encode(self, modality: str, features: Features) -> NDArray[np.float32]:
         """(D,) unit vector of one sample."""
 
-    async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> Answer:
-        """The k best rows of the index that the filter allows."""
+    async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> IndexAnswer:
+        """The k best rows of the index that pass the filter."""
 
-    async def find(self, material_id: str) -> Stored | None:
-        """The row of an id."""
+    async def find(self, material_id: str) -> IndexRow | None:
+        """The row of a material; None if the index does not contain it."""
 
     async def shards(self) -> tuple[int, int]:
-        """How many shards answer, of how many."""
+        """Number of shards that answer, and number of all shards."""
 
 
 class LocalBackend:
@@ -80,17 +84,18 @@ class LocalBackend:
         vector: NDArray[np.float32] = (await asyncio.to_thread(encode_batch, self._model, modality, [features]))[0]
         return vector
 
-    async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> Answer:
-        """The k best rows of the index that the filter allows."""
+    async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> IndexAnswer:
+        """The k best rows of the index that pass the filter."""
         calls = (asyncio.to_thread(search_shard, s, vector, k, filter_text) for s in self._segments)
         return merge_shards(await asyncio.gather(*calls), k, len(self._segments))
 
-    async def find(self, material_id: str) -> Stored | None:
-        """The row of an id."""
-        return next((s for s in (find_in_shard(x, material_id) for x in self._segments) if s is not None), None)
+    async def find(self, material_id: str) -> IndexRow | None:
+        """The row of a material; None if the index does not contain it."""
+        rows = (find_in_shard(segment, material_id) for segment in self._segments)
+        return next((row for row in rows if row is not None), None)
 
     async def shards(self) -> tuple[int, int]:
-        """All of them, always."""
+        """All shards answer, because they are in this process."""
         return len(self._segments), len(self._segments)
 
 
@@ -106,32 +111,33 @@ def encode_batch(model: Model, modality: str, samples: Sequence[Features]) -> ND
 
 
 def search_shard(segment: Segment, vector: NDArray[np.float32], k: int, filter_text: str | None) -> ShardAnswer:
-    """The answer of one shard, with the metadata of its rows."""
-    found = segment.search(vector[None], k, filter_text)[0]
-    return ShardAnswer(found, segment.records(found.rows))
+    """The k best rows of one shard that pass the filter, with their metadata."""
+    hits = segment.search(vector[None], k, filter_text)[0]
+    return ShardAnswer(hits, segment.records(hits.rows))
 
 
-def find_in_shard(segment: Segment, material_id: str) -> Stored | None:
-    """The row of an id, if it is in this shard."""
+def find_in_shard(segment: Segment, material_id: str) -> IndexRow | None:
+    """The row of a material; None if it is not in this shard."""
     row = segment.row_of(material_id)
     if row is None:
         return None
     rows = np.array([row])
-    return Stored(segment.records(rows)[0], segment.vectors(rows)[0].astype(np.float32))
+    return IndexRow(segment.records(rows)[0], segment.vectors(rows)[0].astype(np.float32))
 
 
-def merge_shards(answers: Sequence[ShardAnswer], k: int, total: int) -> Answer:
-    """One answer from those of the shards that gave one."""
-    best = merge([answer.found for answer in answers], k)
-    places = zip(best.source.tolist(), best.rows.tolist(), strict=True)
-    records = [answers[shard].records[position] for shard, position in places]
-    return Answer(best.scores.tolist(), records, best.allowed, len(answers), total)
+def merge_shards(answers: Sequence[ShardAnswer], k: int, total: int) -> IndexAnswer:
+    """Merge the answers of the shards that answered in time; `total` is the number of all shards."""
+    best = merge([answer.hits for answer in answers], k)
+    origins = zip(best.source.tolist(), best.rows.tolist(), strict=True)
+    records = [answers[shard].records[position] for shard, position in origins]
+    return IndexAnswer(best.scores.tolist(), records, best.allowed, len(answers), total)
 
 
 def spread(manifest: IndexManifest, shards: int) -> list[list[SegmentEntry]]:
-    """Which segments each shard holds: dealt out in turn, so that every shard has some.
+    """Assign the segments to shards round-robin.
 
-    There are never more shards than segments.
+    Returns:
+        The segments of each shard. There are never more shards than segments, so no shard is empty.
     """
     count = max(1, min(shards, len(manifest.segments)))
     return [list(manifest.segments[number::count]) for number in range(count)]

@@ -1,4 +1,4 @@
-"""The Python client.
+"""Python client of the search and prediction service.
 
     from crystalign_serve.client import Client
 
@@ -6,8 +6,7 @@
         for hit in client.search(dos="dos.csv", filter='elements HAS ALL "Li","O"', k=20):
             print(hit.id, hit.formula, hit.score)
 
-Structures are whatever you have: a path, the text of a CIF, a `Crystal`, a pymatgen `Structure`
-or ASE `Atoms`.
+A structure may be a path, the text of a CIF, a `Crystal`, a pymatgen `Structure` or ASE `Atoms`.
 """
 
 from __future__ import annotations
@@ -33,17 +32,18 @@ _MAX_PATH = 4096
 
 
 class ServiceError(Error):
-    """The service could not be reached, or answered with an error that is not the query's."""
+    """The service could not be reached, or failed with a server error."""
 
 
 class Hit(NamedTuple):
-    """One result."""
+    """One search result."""
 
     rank: int
-    """1 is the best."""
+    """Rank, starting at 1."""
     id: str
     score: float
-    """Cosine similarity of the embeddings; of a powder pattern asked alone, of the patterns at their best strain."""
+    """Cosine similarity of the embeddings. For a query by a powder pattern alone: cosine similarity of the patterns at
+    the best strain."""
     formula: str
     spacegroup_number: int | None
     n_sites: int
@@ -51,7 +51,7 @@ class Hit(NamedTuple):
     properties: dict[str, float]
     """Column → value."""
     raw: dict[str, Any]
-    """As the service sent it, with labels and units."""
+    """The JSON of the result, with labels and units."""
 
 
 class Answer(Sequence[Hit]):
@@ -65,25 +65,25 @@ class Answer(Sequence[Hit]):
         return self._hits[index]
 
     def __len__(self) -> int:
-        """How many results there are."""
+        """Number of results."""
         return len(self._hits)
 
     def __iter__(self) -> Iterator[Hit]:
-        """Best first."""
+        """The results, best first."""
         return iter(self._hits)
 
     def __repr__(self) -> str:
-        """How many, out of how many."""
+        """Number of results and of allowed rows, and the response time."""
         return f"Answer({len(self)} of {self.allowed} allowed rows, {self.raw['elapsed_ms']} ms)"
 
     @property
     def allowed(self) -> int:
-        """Rows that the filter lets through."""
+        """Number of rows that pass the filter."""
         return int(self.raw["allowed"])
 
     @property
     def exhausted(self) -> bool:
-        """Whether these are all that the filter allows, fewer than were asked for."""
+        """Whether fewer than k rows pass the filter, so that these are all of them."""
         return bool(self.raw["exhausted"])
 
     @property
@@ -96,13 +96,13 @@ class Client:
     """A connection to a Crystalign service.
 
     Args:
-        url: of the service; default: the environment variable CRYSTALIGN_URL, else port 8000 of this machine.
-        api_key: where the service asks for one; default: the environment variable CRYSTALIGN_API_KEY, or what the file
-            holds that CRYSTALIGN_API_KEY_FILE names.
-        transport: for tests and special networks, as in httpx.
+        url: URL of the service; default: the environment variable CRYSTALIGN_URL, or else http://127.0.0.1:8000.
+        api_key: API key, if the service requires one; default: the environment variable CRYSTALIGN_API_KEY, or the
+            content of the file named by CRYSTALIGN_API_KEY_FILE.
+        transport: httpx transport, for tests and special networks.
 
     Raises:
-        ConfigError: the file of the key cannot be read.
+        ConfigError: the key file cannot be read.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._http.close()
 
     def search(
@@ -136,9 +136,9 @@ class Client:
         rerank: int = 200,
         **parts: Any,
     ) -> Answer:
-        """Search by any mixture of parts; the fused score is the weighted sum of the single ones.
+        """Search by any combination of parts. Combined parts rank by the weighted sum of their scores.
 
-        The parts are what the modalities declare. Those of this package are
+        The parts are the query fields of the registered modalities. Those of this package are
 
         - `text`: a description; `formula`: a chemical formula
         - `cif`: a structure: path, CIF text, `Crystal`, pymatgen `Structure` or ASE `Atoms`
@@ -146,26 +146,26 @@ class Client:
         - `xrd`: path of a file, or a mapping with `two_theta` (degrees), `intensities` and `wavelength`
 
         Args:
-            id: a material of the index.
-            wavelength: of an XRD file that does not say: `CuKa`, …, or Å.
+            id: id of a material in the index.
+            wavelength: wavelength of an XRD file that does not state it: `CuKa`, …, or Å.
             filter: OPTIMADE filter, evaluated before the search.
-            k: results wanted, 1 to 1000.
-            weights: part → weight, 1 where none is given.
-            rerank: candidates of a powder pattern, asked alone, that are ordered by two ranks, of the embedding
-                and of how their patterns match at the best strain, at least k; 0 keeps the embedding's order.
-            parts: name → value; None is left out.
+            k: number of results, 1 to 1000.
+            weights: part → weight; default 1.
+            rerank: for a query by a powder pattern alone, number of candidates (at least k) to rerank by fusing the
+                embedding rank with the rank of the pattern match at the best strain; 0 keeps the embedding order.
+            parts: name → value; None is ignored.
 
         Raises:
             QueryError: the service cannot use the query; the message says why.
-            ServiceError: the service cannot be reached, or broke.
+            ServiceError: the service cannot be reached, or failed.
             TypeError: no modality declares a part of that name.
         """
-        known = flags()
-        if unknown := sorted(set(parts) - set(known)):
-            raise TypeError(f"search has no part {unknown[0]!r}; there are {', '.join([*known, 'id'])}")
+        fields = flags()
+        if unknown := sorted(set(parts) - set(fields)):
+            raise TypeError(f"search has no part {unknown[0]!r}; available: {', '.join([*fields, 'id'])}")
         query: dict[str, Any] = {} if id is None else {"id": id}
         files = []
-        for name, part in known.items():
+        for name, part in fields.items():
             value = parts.get(name)
             if value is None:
                 continue
@@ -180,17 +180,17 @@ class Client:
             return Answer(self._call("POST", "/api/search", json={"query": query, **options}))
         form = {"k": str(k), "rerank": str(rerank), "filter": filter or "", "weights": json.dumps(options["weights"])}
         form |= {"wavelength": str(wavelength or ""), "query": json.dumps(query) if query else ""}
-        sent = [("file", (path.name, _read(path))) for _, path in files]
+        uploads = [("file", (path.name, _read(path))) for _, path in files]
         data = {**form, "kind": [kind for kind, _ in files]}
-        return Answer(self._call("POST", "/api/search/file", data=data, files=sent))
+        return Answer(self._call("POST", "/api/search/file", data=data, files=uploads))
 
     def similar(self, material_id: str, *, k: int = 10, filter: str | None = None) -> Answer:  # noqa: A002
-        """The materials nearest to one of the index, itself left out."""
+        """The nearest neighbours of a material of the index, without the material itself."""
         parameters: dict[str, Any] = {"k": k} | ({"filter": filter} if filter else {})
         return Answer(self._call("GET", f"/api/materials/{_quoted(material_id)}/similar", params=parameters))
 
     def find_similar(self, structure_or_id: Any, top: int = 50, *, filter: str | None = None) -> Answer:  # noqa: A002
-        """The `top` nearest materials to a structure or to an id, in the manner of mp-api."""
+        """The `top` nearest neighbours of a structure or an id; same call as in mp-api."""
         if _is_id(structure_or_id):
             return self.similar(structure_or_id, k=top, filter=filter)
         return self.search(cif=structure_or_id, k=top, filter=filter)
@@ -198,27 +198,27 @@ class Client:
     def predict(
         self, structures: Sequence[Any], *, models: Sequence[str] = (), level: float = 0.9
     ) -> list[dict[str, Any]]:
-        """Properties by the service's fine-tuned models, with intervals and out-of-domain scores.
+        """Predict properties by the service's fine-tuned models, with intervals and out-of-domain scores.
 
         Args:
             structures: ids of the index, or paths, CIF text, `Crystal`, pymatgen `Structure` or ASE `Atoms`.
-            models: names, as `info` lists them; by default all.
-            level: of the intervals: 0.5, 0.8, 0.9 or 0.95.
+            models: names of models, as listed by `info`; default: all.
+            level: nominal coverage of the intervals: 0.5, 0.8, 0.9 or 0.95.
 
         Returns:
-            Of each structure its `formula`, its `predictions`, `problems`: what could not be predicted, and why, and
-            `remarks`: what to know of the structure, e.g. that hydrogen is missing.
+            For each structure `formula`, `predictions`, `problems` (what could not be predicted, and why) and
+            `remarks` (warnings about the structure, e.g. missing hydrogen).
 
         Raises:
-            QueryError: nothing can be predicted of any; the message says why.
-            ServiceError: the service cannot be reached, or broke.
+            QueryError: there is no prediction for any structure; the message says why.
+            ServiceError: the service cannot be reached, or failed.
         """
         body = {"structures": [_structure(one) for one in structures], "models": list(models), "level": level}
-        found: list[dict[str, Any]] = self._call("POST", "/api/predict", json=body)["results"]
-        return found
+        results: list[dict[str, Any]] = self._call("POST", "/api/predict", json=body)["results"]
+        return results
 
     def material(self, material_id: str) -> dict[str, Any]:
-        """Everything known about a material but its curves."""
+        """All data of a material except its curves."""
         return self._call("GET", f"/api/materials/{_quoted(material_id)}")
 
     def crystal(self, material_id: str) -> Crystal:
@@ -226,11 +226,11 @@ class Client:
         return crystal_from_cif(self._send("GET", f"/api/materials/{_quoted(material_id)}/cif").text)
 
     def info(self) -> dict[str, Any]:
-        """What is served: index, model, modalities, fields to filter by."""
+        """What is served: index, model, modalities and filter fields."""
         return self._call("GET", "/api/info")
 
     def health(self) -> dict[str, Any]:
-        """Whether every shard answers."""
+        """Status of the service and its shards."""
         return self._call("GET", "/api/health")
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
@@ -256,8 +256,8 @@ class Client:
 
 def _hit(raw: dict[str, Any]) -> Hit:
     properties = {entry["key"]: entry["value"] for entry in raw["properties"]}
-    known = {name: raw[name] for name in Hit._fields if name not in {"properties", "raw"}}
-    return Hit(**known, properties=properties, raw=raw)
+    fields = {name: raw[name] for name in Hit._fields if name not in {"properties", "raw"}}
+    return Hit(**fields, properties=properties, raw=raw)
 
 
 def _detail(response: httpx.Response) -> str:
@@ -268,9 +268,9 @@ def _detail(response: httpx.Response) -> str:
 
 
 def _key_of_environment() -> str | None:
-    given, file = os.environ.get("CRYSTALIGN_API_KEY"), os.environ.get("CRYSTALIGN_API_KEY_FILE")
-    if given or not file:
-        return given or None
+    key, file = os.environ.get("CRYSTALIGN_API_KEY"), os.environ.get("CRYSTALIGN_API_KEY_FILE")
+    if key or not file:
+        return key or None
     from crystalign_serve.security import read_key
 
     return read_key(file)
@@ -288,7 +288,7 @@ def _read(path: Path) -> bytes:
 
 
 def _is_id(value: Any) -> bool:
-    """A word that is no file is an id."""
+    """Whether a value is an id: a single-line string that is not the path of a file."""
     return isinstance(value, str) and "\n" not in value and not Path(value).is_file()
 
 
@@ -297,7 +297,7 @@ def _structure(value: Any) -> dict[str, str]:
 
 
 def _cif_text(structure: Any) -> str:
-    """CIF text of a path, a CIF, a `Crystal`, a pymatgen `Structure` or ASE `Atoms`."""
+    """CIF text of a structure: a path, CIF text, a `Crystal`, a pymatgen `Structure` or ASE `Atoms`."""
     if isinstance(structure, str) and ("\n" in structure or len(structure) > _MAX_PATH):
         return structure
     if isinstance(structure, str | Path):
@@ -309,7 +309,7 @@ def _cif_text(structure: Any) -> str:
 
 
 def _cif_of_file(path: Path) -> str:
-    """The text of a CIF, unpacked, which the service reads itself; any other structure as a CIF."""
+    """A CIF file as it is (decompressed), which the service parses; any other structure file converted to CIF."""
     from crystalign.limits import Limits
     from crystalign.readers.compression import decompress
     from crystalign.readers.structures.decoding import decode
@@ -322,7 +322,7 @@ def _cif_of_file(path: Path) -> str:
 
 
 def _plain(value: Any, part: RequestField, wavelength: str | float | None) -> Any:
-    """A value as JSON can carry it: words as they are, a spectrum by the fields of its request."""
+    """A value as JSON: text as it is, a spectrum as a mapping with the fields of its request model."""
     if part.spec.files is None:
         return value
     names = part.field.type.model_fields

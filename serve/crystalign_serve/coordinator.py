@@ -1,4 +1,4 @@
-"""The front of the service: takes HTTP requests, fans out to encoders and shards, merges their answers."""
+"""The coordinator: receives HTTP requests, fans them out to encoders and shards, and merges their answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from crystalign.modalities import Features
 from crystalign.model_config import ModelCard, ModelConfig
 from crystalign_serve.allocator import give_back_memory
 from crystalign_serve.api import ENCODE_SECONDS, build_api
-from crystalign_serve.backend import Answer, ShardAnswer, Stored, merge_shards
+from crystalign_serve.backend import IndexAnswer, IndexRow, ShardAnswer, merge_shards
 from crystalign_serve.errors import UnavailableError
 from crystalign_serve.front import Front
 from crystalign_serve.health import DownError, Replicas
@@ -39,7 +39,7 @@ _LOG = logging.getLogger(__name__)
 class RayBackend:
     """Encoders and shards as Ray Serve deployments.
 
-    One that is down is left out at once, and comes back by itself.
+    A deployment that is down is skipped at once and used again as soon as it answers.
     """
 
     def __init__(
@@ -50,28 +50,28 @@ class RayBackend:
         *,
         spares: bool = False,
     ) -> None:
-        """Nothing is asked yet.
+        """Store the handles; no deployment is called yet.
 
         Args:
-            encoders: modality → deployment that encodes it; several may be the same.
+            encoders: modality → deployment that encodes it; modalities may share a deployment.
             shards: the deployments that hold the index.
-            deadline: seconds that a shard may take.
+            deadline: longest time for a shard to answer (s).
             spares: whether each deployment has several replicas.
         """
-        kept: dict[int, Replicas] = {}
+        by_handle: dict[int, Replicas] = {}
         for name, handle in encoders.items():
-            kept.setdefault(id(handle), Replicas(f"the {name} encoder", handle, spares=spares))
-        self._encoders = {name: kept[id(handle)] for name, handle in encoders.items()}
+            by_handle.setdefault(id(handle), Replicas(f"the {name} encoder", handle, spares=spares))
+        self._encoders = {name: by_handle[id(handle)] for name, handle in encoders.items()}
         self._shards = [Replicas(f"shard {n}", shard, ("rows",), spares=spares) for n, shard in enumerate(shards)]
         self._deadline = deadline
 
     def watch(self) -> None:
-        """Learn of a death when it happens, not when somebody asks."""
+        """Monitor all replicas, so that a death is detected before the next request."""
         for replicas in {*self._shards, *self._encoders.values()}:
             replicas.watch()
 
     def stop(self) -> None:
-        """Watch nothing any more."""
+        """Stop monitoring."""
         for replicas in {*self._shards, *self._encoders.values()}:
             replicas.stop()
 
@@ -87,35 +87,39 @@ class RayBackend:
             )
         except DownError:
             raise UnavailableError(
-                f"the {modality} encoder does not answer; it is being started again, try again in a moment"
+                f"the {modality} encoder does not answer; it is being restarted, try again in a moment"
             ) from None
         return vector
 
-    async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> Answer:
-        """The k best rows of the shards that answer before the deadline."""
+    async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> IndexAnswer:
+        """The k best rows that pass the filter, from the shards that answer before the deadline."""
         answers: list[ShardAnswer] = await self._ask(self._deadline, "search", vector, k, filter_text)
         return merge_shards(answers, k, len(self._shards))
 
-    async def find(self, material_id: str) -> Stored | None:
-        """The row of an id.
+    async def find(self, material_id: str) -> IndexRow | None:
+        """The row of a material; None if the index does not contain it.
 
         Raises:
-            UnavailableError: the shards that answered do not have it, and others did not answer.
+            UnavailableError: it was not found, and not all shards answered.
         """
-        answers: list[Stored | None] = await self._ask(self._deadline, "find", material_id)
-        found = next((stored for stored in answers if stored is not None), None)
-        if found is None and len(answers) < len(self._shards):
+        answers: list[IndexRow | None] = await self._ask(self._deadline, "find", material_id)
+        row = next((answer for answer in answers if answer is not None), None)
+        if row is None and len(answers) < len(self._shards):
             raise UnavailableError(
                 f"{len(self._shards) - len(answers)} shards did not answer; {material_id!r} may be in one of them"
             )
-        return found
+        return row
 
     async def shards(self) -> tuple[int, int]:
-        """How many shards answer, of how many."""
+        """Number of shards that answer, and number of all shards."""
         return len(await self._ask(min(self._deadline, HEALTH_SECONDS), "rows")), len(self._shards)
 
     async def _ask(self, seconds: float, method: str, *args: Any) -> list[Any]:
-        """The answers of those shards that give one; a user's mistake is the same in all of them."""
+        """The answers of the shards that answer in time.
+
+        Raises:
+            Error: an error of ours, such as a wrong filter, which is the same in every shard.
+        """
         calls = [shard.call(seconds, method, *args) for shard in self._shards]
         answers = []
         for number, answer in enumerate(await asyncio.gather(*calls, return_exceptions=True)):
@@ -149,22 +153,22 @@ class RayPredictors:
 
 
 class Listening:
-    """A replica that listens itself, where it is told an address, instead of behind Ray's proxy."""
+    """A replica with its own HTTP server, used instead of Ray's proxy if an address is given."""
 
     _app: FastAPI
     _watched: Sequence[RayBackend | RayPredictors] = ()
     _front: Front | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Called by Ray Serve in the replica, once it has been constructed."""
+        """Called by Ray Serve in the replica after construction."""
         return self._app
 
     async def listening(self) -> tuple[str, int]:
-        """This replica, and the port that it listens on; 0 if Ray's proxy does."""
+        """Id of this replica and its port; 0 behind Ray's proxy."""
         return serve.get_replica_context().replica_id.unique_id, self._front.port if self._front is not None else 0
 
     async def drain(self) -> tuple[str, bool]:
-        """Refuse whoever comes now, and answer whoever came before; gives this replica, and whether that is done."""
+        """Refuse new requests and finish accepted ones. Returns the replica's id and whether it has finished."""
         name = serve.get_replica_context().replica_id.unique_id
         if self._front is not None and self._front.is_listening:
             self._front.begin_to_drain()
@@ -174,7 +178,7 @@ class Listening:
         return name, True
 
     async def check_health(self) -> None:
-        """Called by Ray Serve, which starts a replica again that raises."""
+        """Called by Ray Serve, which restarts the replica if this raises."""
         if self._front is not None and self._front.has_failed:
             raise RuntimeError("the HTTP server of this replica has ended")
 
@@ -190,7 +194,7 @@ class Listening:
 
 @serve.ingress()
 class Coordinator(Listening):
-    """The only deployment that speaks HTTP."""
+    """The deployment that serves HTTP for an index and, if given, for fine-tuned models."""
 
     async def __init__(  # type: ignore[misc] # Ray Serve awaits it
         self,
@@ -212,17 +216,17 @@ class Coordinator(Listening):
         files = servers(sandbox or SandboxLimits()).start()
         service = open_service(manifest, model, card, dataset_uri=dataset_uri, shards=len(shards), models=models)
         backend = RayBackend(encoders, shards, deadline, spares=spares)
-        predicting = None if predictors is None else RayPredictors(predictors, spares=spares)
+        ray_predictors = None if predictors is None else RayPredictors(predictors, spares=spares)
         warm_up(service.fields)
-        self._app = build_api(service, backend, predicting, access, sandbox=sandbox)
-        self._watched = [backend] if predicting is None else [backend, predicting]
-        await asyncio.to_thread(files.wait)  # the first file shall not pay for what is imported once
+        self._app = build_api(service, backend, ray_predictors, access, sandbox=sandbox)
+        self._watched = [backend] if ray_predictors is None else [backend, ray_predictors]
+        await asyncio.to_thread(files.wait)  # otherwise the first upload would wait for these imports
         await self._open(listen)
 
 
 @serve.ingress()
 class PredictCoordinator(Listening):
-    """The same where there is no index."""
+    """The deployment that serves HTTP for fine-tuned models alone, without an index."""
 
     async def __init__(  # type: ignore[misc] # Ray Serve awaits it
         self,
@@ -235,8 +239,8 @@ class PredictCoordinator(Listening):
         sandbox: SandboxLimits | None = None,
     ) -> None:
         files = servers(sandbox or SandboxLimits()).start()
-        predicting = RayPredictors(predictors, spares=spares)
-        self._app = build_predict_api(models, predicting, access, sandbox=sandbox)
-        self._watched = [predicting]
-        await asyncio.to_thread(files.wait)  # the first file shall not pay for what is imported once
+        ray_predictors = RayPredictors(predictors, spares=spares)
+        self._app = build_predict_api(models, ray_predictors, access, sandbox=sandbox)
+        self._watched = [ray_predictors]
+        await asyncio.to_thread(files.wait)  # otherwise the first upload would wait for these imports
         await self._open(listen)

@@ -1,4 +1,4 @@
-"""Curves to draw: a query's spectrum, and those of a material, in the same units."""
+"""Curves for plotting: the spectrum of a query and those of a material, in the same units."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from crystalign.material import Material
 
 MAX_DRAWN = 4000
-"""Points of a drawn curve; of a longer one the smallest and the largest value of each stretch are drawn."""
+"""Points of a plotted curve. Longer curves are reduced to the minimum and maximum of equal intervals."""
 
 
 class Curve(Config):
     """One line of a plot."""
 
     kind: str
-    """Name of its modality."""
+    """Name of the modality."""
     x: list[float]
     """Ascending."""
     y: list[float]
@@ -41,11 +41,11 @@ def material_curve(material: Material, kind: str, wavelength: str) -> Curve:
         NotFoundError: no such kind, or the material does not have it.
         SpectrumError: an unknown wavelength.
     """
-    from crystalign_serve.errors import NotFoundError  # a web framework, which processes of the sandbox do without
+    from crystalign_serve.errors import NotFoundError  # imports FastAPI, which the sandbox processes must not load
 
     kinds = [name for name, spec in query_specs() if spec.plot is not None]
     if kind not in kinds:
-        raise NotFoundError(f"no curve {kind!r}; there are {', '.join(kinds)}")
+        raise NotFoundError(f"no curve {kind!r}; available: {', '.join(kinds)}")
     value = material.value(kind)
     if value is None:
         raise NotFoundError(f"{material.id} has no {kind}")
@@ -55,12 +55,12 @@ def material_curve(material: Material, kind: str, wavelength: str) -> Curve:
 
 
 def curve_of(modality: str, value: Any, wavelength: str = "CuKa") -> Curve | None:
-    """What to draw of a value, six significant figures being more than a screen shows; None where nothing is drawn.
+    """The curve of a value, rounded to six significant figures; None if the modality has no plot.
 
     Args:
-        modality: its name.
-        value: of a query or of a material.
-        wavelength: at which peaks of a material are drawn: Å, or a tube's line.
+        modality: name of the modality.
+        value: value of a query or of a material.
+        wavelength: wavelength for the peaks of a material: Å, or an X-ray line such as `CuKa`.
     """
     spec = spec_of(modality)
     if spec is None or spec.plot is None:
@@ -71,10 +71,10 @@ def curve_of(modality: str, value: Any, wavelength: str = "CuKa") -> Curve | Non
 
 
 def _thinned(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """At most `MAX_DRAWN` points of a curve: no peak is lost, however narrow it is."""
+    """Reduce a curve to at most `MAX_DRAWN` points without losing narrow peaks."""
     if len(x) <= MAX_DRAWN:
         return x, y
     edges = np.linspace(0, len(x), MAX_DRAWN // 2 + 1).astype(int)
-    stretches = [slice(first, last) for first, last in itertools.pairwise(edges)]
-    kept = np.unique([part.start + pick(y[part]) for part in stretches for pick in (np.argmin, np.argmax)])
-    return x[kept], y[kept]
+    intervals = [slice(first, last) for first, last in itertools.pairwise(edges)]
+    extrema = np.unique([part.start + pick(y[part]) for part in intervals for pick in (np.argmin, np.argmax)])
+    return x[extrema], y[extrema]

@@ -1,4 +1,4 @@
-"""The parts of the service that hold something heavy: encoders hold weights, shards hold vectors."""
+"""Ray Serve deployments with large state: encoders, fine-tuned models and index shards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crystalign.errors import ModelError
 from crystalign.finetuning.network.config import LEVELS
 from crystalign.index.manifest import IndexManifest, SegmentEntry
 from crystalign.material import Material, Provenance
-from crystalign_serve.backend import ShardAnswer, Stored, encode_batch, find_in_shard, search_shard
+from crystalign_serve.backend import IndexRow, ShardAnswer, encode_batch, find_in_shard, search_shard
 from crystalign_serve.loopback import keep_to_loopback
 from crystalign_serve.predictions import CompleteJob, Predicted, PredictJob, complete, load_group, predict_jobs
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 16
 BATCH_WAIT_SECONDS = 0.005
-DERIVING = 2
-"""Requests whose structures are looked at at the same time."""
+DERIVE_THREADS = 2
+"""Threads that derive missing inputs of predictions."""
 
 EncodeRequest = tuple[str, "Features"]
 """Modality, and one sample of it."""
 
 
 class Watched:
-    """A deployment whose death is noticed at once."""
+    """A deployment whose death is detected at once."""
 
     async def lifeline(self, seconds: float) -> None:
-        """Answer after a while; a call that is open when the replica dies fails at that moment."""
+        """Return after some seconds. If the replica dies meanwhile, the open call fails at that moment."""
         await asyncio.sleep(seconds)
 
 
 class Encoders(Watched):
-    """Encoders of some modalities of a model, batching whatever arrives within a few milliseconds."""
+    """Encoders of some modalities of a model. Requests that arrive within a few milliseconds form a batch."""
 
     def __init__(self, model_uri: str, model_sha256: str, modalities: Sequence[str]) -> None:
         from crystalign.model import load
@@ -50,11 +50,11 @@ class Encoders(Watched):
         self._model = load(model_uri)
         if self._model.sha256 != model_sha256:
             raise ModelError(
-                f"the model at {model_uri} is not the one that made the index; give the model it was made with"
+                f"the model at {model_uri} is not the one that made the index; give that model with --model"
             )
         for name in set(self._model.modalities) - set(modalities):
-            del self._model.encoders[name], self._model.projections[name]  # another deployment holds them
-        for name in modalities:  # the first request shall not pay for what is made on first use
+            del self._model.encoders[name], self._model.projections[name]  # in another deployment
+        for name in modalities:  # warm up: some objects are built on first use
             encode_batch(self._model, name, [self._model.modality(name).empty_sample()])
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]
@@ -66,31 +66,30 @@ class Encoders(Watched):
         """One forward pass per modality in the batch."""
         vectors: list[Any] = [None] * len(requests)
         for modality in dict.fromkeys(name for name, _ in requests):
-            places = [i for i, (name, _) in enumerate(requests) if name == modality]
-            for place, vector in zip(
-                places, encode_batch(self._model, modality, [requests[i][1] for i in places]), strict=True
-            ):
-                vectors[place] = vector
+            positions = [i for i, (name, _) in enumerate(requests) if name == modality]
+            encoded = encode_batch(self._model, modality, [requests[i][1] for i in positions])
+            for position, vector in zip(positions, encoded, strict=True):
+                vectors[position] = vector
         return vectors
 
 
 class Models(Watched):
-    """Fine-tuned models, which batch whatever arrives within a few milliseconds and share the encoders they can."""
+    """Fine-tuned models, which share identical encoders. Requests within a few milliseconds form a batch."""
 
-    def __init__(self, places: Mapping[str, str]) -> None:
+    def __init__(self, uris: Mapping[str, str]) -> None:
         import torch
 
         keep_to_loopback()
-        self._group = load_group(places, "cuda" if torch.cuda.is_available() else "cpu")
+        self._group = load_group(uris, "cuda" if torch.cuda.is_available() else "cpu")
         salt = Crystal(np.eye(3) * 4.12, np.array([[0.0] * 3, [0.5] * 3]), np.array([55, 17]))
-        warm = Material("CsCl", salt, Provenance("", ""))  # the first request shall not pay for what is made once
-        predict_jobs(self._group, [complete(self._group, PredictJob((warm,), tuple(places), LEVELS[-1]))])
-        self._deriving = ThreadPoolExecutor(DERIVING, thread_name_prefix="derive")
+        warm = Material("CsCl", salt, Provenance("", ""))  # warm up: some objects are built on first use
+        predict_jobs(self._group, [complete(self._group, PredictJob((warm,), tuple(uris), LEVELS[-1]))])
+        self._derive_threads = ThreadPoolExecutor(DERIVE_THREADS, thread_name_prefix="derive")
 
     async def predict(self, job: PredictJob) -> list[Predicted]:
-        """One answer per material; who has much to derive does not keep those waiting that share a batch."""
-        # Who hangs up leaves a thread of these at work, not one of those that predict.
-        ready = await asyncio.get_running_loop().run_in_executor(self._deriving, complete, self._group, job)
+        """One result per material. Missing inputs are derived first, so a slow request does not delay its batch."""
+        # A cancelled request occupies a derive thread, not a predict thread.
+        ready = await asyncio.get_running_loop().run_in_executor(self._derive_threads, complete, self._group, job)
         return await self._predict(ready)  # type: ignore[no-any-return]
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]
@@ -99,7 +98,7 @@ class Models(Watched):
 
 
 class Shard(Watched):
-    """Some segments of an index."""
+    """A subset of the segments of an index."""
 
     def __init__(self, index_uri: str, version: str, entries: Sequence[SegmentEntry]) -> None:
         from crystalign.errors import DatasetError
@@ -109,20 +108,21 @@ class Shard(Watched):
         manifest = IndexManifest.read(index_uri)
         if manifest.version != version:
             raise DatasetError(
-                f"the index at {index_uri} is {manifest.version[:12]}, expected {version[:12]}: start again"
+                f"the index at {index_uri} has version {manifest.version[:12]}, expected {version[:12]}: it was "
+                "rebuilt; restart the service"
             )
         self._segment = Segment.load(index_uri, manifest, entries)
-        warm = np.zeros(manifest.dimension, dtype=np.float32)  # the first request shall not pay for what is made once
+        warm = np.zeros(manifest.dimension, dtype=np.float32)  # warm up: some objects are built on first use
         search_shard(self._segment, warm, 1, "nelements>=1")
 
     async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> ShardAnswer:
-        """The k best rows here."""
+        """The k best rows of this shard that pass the filter."""
         return await asyncio.to_thread(search_shard, self._segment, vector, k, filter_text)
 
-    async def find(self, material_id: str) -> Stored | None:
-        """The row of an id, if it is here."""
+    async def find(self, material_id: str) -> IndexRow | None:
+        """The row of a material; None if it is not in this shard."""
         return await asyncio.to_thread(find_in_shard, self._segment, material_id)
 
     async def rows(self) -> int:
-        """How many rows are here."""
+        """Number of rows in this shard."""
         return len(self._segment)

@@ -1,11 +1,11 @@
-"""What went wrong, as HTTP: one shape of answer, `{"errors": [{"status", "title", "detail"}]}`.
+"""HTTP errors. All have one format: `{"errors": [{"status", "title", "detail"}]}`.
 
 ApiError:
-    ├── NotFoundError      404  no such material, or it lacks what is asked for
+    ├── NotFoundError      404  no such material, or it lacks the requested data
     └── UnavailableError   503  no shard or encoder answered in time
 
-The library's `InputError` and `ConfigError` are the user's mistakes and become 422. Every 503 says with
-`Retry-After` when to ask again.
+The library's `InputError` and `ConfigError` are mistakes of the user and become 422. Every 503 carries
+`Retry-After`.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from crystalign.errors import ConfigError, DatasetError, Error, InputError, Stor
 
 MAX_BODY_BYTES = 8 * 2**20
 DISCARD_BYTES, DISCARD_SECONDS = 2 * MAX_BODY_BYTES, 2.0
-"""Of the body of a request that is refused."""
+"""How much of a refused request's body is read, and for how long."""
 RETRY_SECONDS = 2
-"""After which a refused request may be sent again."""
+"""Value of `Retry-After` (s)."""
 
 _TITLES = {
-    400: "Not a request that can be read",
-    401: "An API key is needed",
+    400: "Bad request",
+    401: "API key required",
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
-    408: "Took too long to arrive",
+    408: "The request arrived too slowly",
     413: "Too large",
     422: "The query cannot be used",
-    500: "Something broke on our side",
-    503: "Not available now",
-    504: "Took too long",
+    500: "Internal error",
+    503: "Temporarily unavailable",
+    504: "Timed out",
 }
 _LOG = logging.getLogger(__name__)
 
 
 class ApiError(Error):
-    """An answer other than success."""
+    """An error with an HTTP status."""
 
     status: ClassVar[int] = 500
 
 
 class NotFoundError(ApiError):
-    """No such material, or it lacks what is asked for."""
+    """No such material, or it lacks the requested data."""
 
     status = 404
 
@@ -63,15 +63,15 @@ class UnavailableError(ApiError):
 
 
 def problem(status: int, detail: str, title: str | None = None) -> JSONResponse:
-    """The one shape of every error."""
-    told = detail.encode("utf-8", "backslashreplace").decode()  # half a character cannot be sent
-    entry = {"status": str(status), "title": title or _TITLES.get(status, "Error"), "detail": told}
+    """An error response."""
+    encodable = detail.encode("utf-8", "backslashreplace").decode()  # lone surrogates cannot be encoded
+    entry = {"status": str(status), "title": title or _TITLES.get(status, "Error"), "detail": encodable}
     headers = {"retry-after": str(RETRY_SECONDS)} if status == 503 else None
     return JSONResponse({"errors": [entry]}, status_code=status, headers=headers)
 
 
 async def discard(receive: Receive) -> None:
-    """Take in the body of a request that is refused: a client that is still sending would miss the answer."""
+    """Read and drop the body of a refused request. A client that is still sending would miss the response."""
     size = 0
     try:
         async with asyncio.timeout(DISCARD_SECONDS):
@@ -94,10 +94,10 @@ def status_of(error: Exception) -> int:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception in the one shape."""
+    """Turn every exception into an error response."""
 
     @app.exception_handler(Error)
-    async def _ours(_request: Request, error: Error) -> JSONResponse:
+    async def _library_error(_request: Request, error: Error) -> JSONResponse:
         return problem(status_of(error), str(error))
 
     @app.exception_handler(RequestValidationError)
@@ -109,11 +109,11 @@ def install(app: FastAPI) -> None:
         return problem(error.status_code, str(error.detail))
 
     @app.exception_handler(Exception)
-    async def _broken(request: Request, error: Exception) -> JSONResponse:
+    async def _unexpected(request: Request, error: Exception) -> JSONResponse:
         _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return problem(500, f"{type(error).__name__}; the server's log has the details")
 
 
 def _line(entry: Any) -> str:
-    place = ".".join(str(part) for part in entry["loc"] if part != "body")
-    return f"{place}: {entry['msg']}" if place else str(entry["msg"])
+    field = ".".join(str(part) for part in entry["loc"] if part != "body")
+    return f"{field}: {entry['msg']}" if field else str(entry["msg"])

@@ -1,6 +1,6 @@
-"""A file that a user sent: what kind it is, and what is in it. Runs in a process of the sandbox, never in the service.
+"""Detect the kind of an uploaded file and parse it. This code runs in a sandbox process, never in the service.
 
-Nothing here needs PyTorch, Ray or a web framework, so that such a process is small and quick to make.
+It imports neither PyTorch nor Ray nor a web framework, which keeps sandbox processes small and fast to start.
 """
 
 from __future__ import annotations
@@ -18,52 +18,58 @@ if TYPE_CHECKING:
     from crystalign.readers.structures.reading import Reading
 
 MAX_SITES = 600
-"""Atom sites of a structure that is sent: more cannot be encoded in time."""
+"""Atom sites of an uploaded structure; larger structures cannot be encoded in time."""
 MAX_POSITIONS = 50_000
-"""Sites × symmetry operations of a structure that is sent."""
+"""Sites × symmetry operations of an uploaded structure."""
 MAX_BYTES = 64 * 2**20
-"""Of a file that is sent, unpacked."""
+"""Size of an uploaded file after decompression (bytes)."""
 _PACKED = (".gz", ".bz2", ".xz")
 
 
 def kinds() -> tuple[str, ...]:
-    """What a file may be said to be; `auto` to have it guessed."""
+    """Values of the request field `kind`; with `auto` the service detects the kind."""
     return ("auto", *file_kinds())
 
 
 class Upload(NamedTuple):
-    """A file that a user sent."""
+    """An uploaded file."""
 
     name: str
+    """File name."""
     data: bytes
+    """Content, possibly compressed."""
     kind: str
     """One of `kinds()`."""
     wavelength: str | None
+    """Wavelength of a powder pattern, if the user gave one: Å, or an X-ray line such as `CuKa`."""
 
 
 class Content(NamedTuple):
-    """What a file is, as part of a query."""
+    """A parsed file."""
 
     name: str
-    """One of `kinds()`; `crystal` where the structure is in another format."""
+    """One of `kinds()`; `crystal` for structures in other formats."""
     modality: str
-    """Which encoder reads it."""
+    """Modality whose encoder reads the value."""
     value: Any
     """A value of the modality."""
     notices: tuple[str, ...]
-    """What the reader took for granted, for the user to check."""
+    """Assumptions of the parser, for the user to check."""
 
 
 def guess_kind(name: str, data: bytes) -> str:
-    """One of `kinds()`, or another kind of structure file, by the name of a file, then by its content.
+    """Detect the kind of a file from its name, then from its content.
+
+    Returns:
+        One of `kinds()`, or another structure format that the readers know.
 
     Raises:
-        FileFormatError: neither tells.
+        FileFormatError: neither name nor content identifies the kind.
     """
     from crystalign.readers.structures.structure_file import file_kind
 
-    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    head = data[:4000].decode("utf-16" if wide else "utf-8", errors="replace")
+    is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    head = data[:4000].decode("utf-16" if is_utf16 else "utf-8", errors="replace")
     head = head.replace("\r\n", "\n").replace("\r", "\n").lower()
     kind = _named(name, file_kind(name)) or _marked(head) or _sniffed(name, head)
     if not kind:
@@ -74,19 +80,19 @@ def guess_kind(name: str, data: bytes) -> str:
 
 
 def _named(name: str, structure: str) -> str:
-    """What the name says; of some files of calculations, such as a `vasprun.xml`, a search wants the spectrum."""
+    """The kind by file name. For some calculation files, such as `vasprun.xml`, a search uses the spectrum."""
     leaf = name.lower()
     for ending in _PACKED:
         leaf = leaf.removesuffix(ending)
     spectra = tables()
-    wanted = {own: kind for kind, (_, _, files) in spectra.items() for own in files.structure_kinds}
-    return wanted.get(structure, structure) or next(
+    spectrum_kinds = {own: kind for kind, (_, _, files) in spectra.items() for own in files.structure_kinds}
+    return spectrum_kinds.get(structure, structure) or next(
         (kind for kind, (_, _, files) in spectra.items() if files.suffixes and leaf.endswith(files.suffixes)), ""
     )
 
 
 def _marked(head: str) -> str:
-    """What words in the content say that no other kind has: tables first, for their formats may quote a structure."""
+    """The kind by keywords that occur in no other kind. Tables come first, because they may embed a structure."""
     tables_first = sorted(file_kinds().items(), key=lambda item: item[1].spec.is_structure)
     for kind, part in tables_first:
         if part.spec.files is not None and any(word in head for word in part.spec.files.marks):
@@ -95,7 +101,7 @@ def _marked(head: str) -> str:
 
 
 def _sniffed(name: str, head: str) -> str:
-    """What the content of a file without a telling name looks like."""
+    """The kind by the shape of the content, for files whose name does not identify it."""
     from crystalign.readers.structures.poscar_shape import looks_like_poscar
 
     if head.lstrip("\ufeff \n\t").startswith(("{", "[")):
@@ -107,29 +113,29 @@ def _sniffed(name: str, head: str) -> str:
         if entry.name_pattern and re.search(entry.name_pattern, name.lower()):
             return kind
     clues = sorted(
-        ((clue, kind) for kind, entry in files.items() for clue in entry.clues), key=lambda found: -found[0].strength
+        ((clue, kind) for kind, entry in files.items() for clue in entry.clues), key=lambda pair: -pair[0].strength
     )
-    found = next((kind for clue, kind in clues if re.search(clue.pattern, head)), "")
+    by_clue = next((kind for clue, kind in clues if re.search(clue.pattern, head)), "")
     first = re.findall(r"^[ \t]*(-?\d+(?:\.\d*)?(?:e[-+]?\d+)?)[\s,;]", head, re.MULTILINE)
     signed = next((kind for kind, entry in files.items() if entry.negative_x), "")
-    return found or (signed if any(number.startswith("-") for number in first) else "")
+    return by_clue or (signed if any(number.startswith("-") for number in first) else "")
 
 
 def check_kind(upload: Upload) -> None:
-    """Refuse a kind that does not exist.
+    """Check that the requested kind exists.
 
     Raises:
-        QueryError: there is none of this name.
+        QueryError: there is no such kind.
     """
     if upload.kind not in kinds():
-        raise QueryError(f"no kind of file {upload.kind!r}; there are {', '.join(kinds())}", reason="unknown-kind")
+        raise QueryError(f"no kind of file {upload.kind!r}; available: {', '.join(kinds())}", reason="unknown-kind")
 
 
 def require(modality: str, modalities: Mapping[str, Any]) -> None:
-    """Refuse a modality that a model does not read.
+    """Check that the model reads a modality.
 
     Raises:
-        QueryError: it does not.
+        QueryError: the model does not read it.
     """
     if modality not in modalities:
         hints = [hint for name in modalities if (hint := modality_class(name).instead_of.get(modality))]
@@ -140,22 +146,22 @@ def require(modality: str, modalities: Mapping[str, Any]) -> None:
 
 
 def content_of(upload: Upload) -> tuple[str, str]:
-    """Name and modality of the part of a query that a file is, told without reading it whole.
+    """Kind and modality of a file, detected without parsing all of it.
 
     Raises:
-        InputError: what it is cannot be told.
+        InputError: the kind cannot be detected.
     """
     check_kind(upload)
     kind = guess_kind(upload.name, upload.data) if upload.kind == "auto" else upload.kind
-    known = file_kinds()
-    return (kind, known[kind].modality) if kind in known else ("crystal", "crystal")
+    fields = file_kinds()
+    return (kind, fields[kind].modality) if kind in fields else ("crystal", "crystal")
 
 
 def read_file(upload: Upload) -> Content:
-    """What a file holds.
+    """Parse a file.
 
     Raises:
-        InputError: it cannot be read as its kind.
+        InputError: it cannot be parsed as its kind.
     """
     name, modality = content_of(upload)
     if modality != "crystal":
@@ -166,21 +172,21 @@ def read_file(upload: Upload) -> Content:
 
 
 def read_crystal(upload: Upload) -> Reading:
-    """The crystal of a file that is, or is said to be, a structure, with remarks; of a calculation the last structure.
+    """Parse a file as a structure, with remarks. A calculation gives its last structure.
 
     Raises:
-        InputError: it is none, or cannot be read.
+        InputError: it is not a structure, or cannot be parsed.
     """
     from crystalign.readers.structures.structure_file import file_kind
 
     check_kind(upload)
-    if upload.kind == "auto":  # a vasprun.xml is asked for its spectrum in a search, for its structure here
+    if upload.kind == "auto":  # a search uses the spectrum of a vasprun.xml, a prediction its structure
         modality = "crystal" if file_kind(upload.name) else content_of(upload)[1]
     else:
         modality = content_of(upload)[1]
     if modality != "crystal":
         raise FileFormatError(
-            f"{upload.name!r} is not a structure but {modality}; send a CIF or a POSCAR", reason="unsupported-file"
+            f"{upload.name!r} holds {modality}, not a structure; send a CIF or a POSCAR", reason="unsupported-file"
         )
     return _read_crystal(upload)
 

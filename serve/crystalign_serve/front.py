@@ -1,9 +1,9 @@
-"""The HTTP server: uvicorn in a replica of the coordinator, with deadlines for whoever is slow.
+"""The HTTP server: uvicorn in each replica of the coordinator, with time limits for slow clients.
 
-One process less than Ray's proxy lies between a request and its answer, which saves two hops and a
-serialisation (`tests/benchmarks/README.md`), and every limit is set here: headers must be complete
-within ten seconds, an answer must be taken within thirty, connections and headers are bounded.
-Several replicas share the port (SO_REUSEPORT); the kernel spreads connections over them.
+It replaces Ray's proxy, which saves two hops and one serialisation per request (`tests/benchmarks/README.md`).
+All limits are set here: headers must arrive within 10 s, a response must be read within 30 s, and the number
+of connections and the size of headers are bounded. Replicas share the port (SO_REUSEPORT), and the kernel
+distributes connections among them.
 """
 
 from __future__ import annotations
@@ -24,52 +24,55 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from crystalign.errors import ConfigError
 
 DRAIN_SECONDS = 30.0
+"""Longest time to finish accepted requests at shutdown."""
 GRACE_SECONDS = 0.3
-"""Connections that have been answered may send one more request for so long after the service was told to stop."""
+"""How long idle keep-alive connections may send one more request after shutdown begins."""
 FRESH_SECONDS = 3.0
-"""A new connection may send its first request for so long, then, too."""
+"""How long a new connection may send its first request after shutdown begins."""
 
 
-class Patience(NamedTuple):
-    """How long, and how much, a connection may take."""
+class ConnectionLimits(NamedTuple):
+    """Time and size limits of connections."""
 
     header_seconds: float = 10.0
-    """From the connection, or from the first byte of a further request, to the end of the headers."""
+    """From the connection, or the first byte of a later request, to the end of the headers (s)."""
     idle_seconds: float = 15.0
-    """Between two requests."""
+    """Between two requests of a connection (s)."""
     write_seconds: float = 30.0
-    """To take an answer that does not fit into the buffers."""
+    """For the client to read a response that does not fit into the buffers (s)."""
     header_bytes: int = 64 * 2**10
+    """Size of all headers of a request."""
     connections: int = 512
+    """Open connections of one server."""
 
 
 class Connection(HttpToolsProtocol):
-    """One connection, which is closed if its other end is slow."""
+    """One connection. It is closed if the client is too slow."""
 
-    def __init__(self, *args: Any, patience: Patience, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, limits: ConnectionLimits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._patience = patience
+        self._limits = limits
         self._header_timer: TimerHandle | None = None
         self._write_timer: TimerHandle | None = None
         self._header_bytes = 0
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request of it is being worked on."""
+        """Whether no request of this connection is being processed."""
         return self.cycle is None or self.cycle.response_complete
 
     @property
     def expects_more(self) -> bool:
-        """Whether a request is on its way: its first, or one of which a part is here."""
+        """Whether a request may still arrive: the first one, or one whose headers have begun."""
         is_fresh = self.cycle is None and self.loop.time() - self.since < FRESH_SECONDS
         return is_fresh or (self.is_idle and self._header_bytes > 0)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection; where there are too many, the one that has waited longest for its request goes."""
+        """Accept the connection. If there are too many, close the one that has been idle longest."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self.since = self.loop.time()
-        self._header_timer = self.loop.call_later(self._patience.header_seconds, self._headers_late)
-        if len(self.connections) > self._patience.connections:
+        self._header_timer = self.loop.call_later(self._limits.header_seconds, self._headers_late)
+        if len(self.connections) > self._limits.connections:
             idle = [c for c in self.connections if c is not self and isinstance(c, Connection) and c.is_idle]
             if idle:
                 min(idle, key=lambda c: c.since).transport.abort()
@@ -77,62 +80,62 @@ class Connection(HttpToolsProtocol):
                 self._refuse(503, "too many connections; try again in a moment", "retry-after: 2\r\n")
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes before the end of the headers."""
+        """Count the header bytes."""
         if self.transport.is_closing():
             return
         if self.is_idle and self._header_timer is None:
-            self._header_timer = self.loop.call_later(self._patience.header_seconds, self._headers_late)
-        self._header_bytes += len(data)  # headers and bodies that are complete are taken off by the parser's events
+            self._header_timer = self.loop.call_later(self._limits.header_seconds, self._headers_late)
+        self._header_bytes += len(data)  # the parser's events reset this after complete headers and bodies
         super().data_received(data)
-        if self._header_bytes > self._patience.header_bytes and not self.transport.is_closing():
+        if self._header_bytes > self._limits.header_bytes and not self.transport.is_closing():
             if self.is_idle:
-                self._refuse(431, f"the headers have more than {self._patience.header_bytes} bytes")
-            else:  # an answer is on its way: another cannot be put into it
+                self._refuse(431, f"the headers have more than {self._limits.header_bytes} bytes")
+            else:  # a response is being sent, so no error response can be
                 self.transport.abort()
 
     def on_body(self, body: bytes) -> None:
-        """Bytes of a body are none of a header."""
+        """Reset the header count: these bytes belong to a body."""
         self._header_bytes = 0
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
-        """The request begins."""
+        """Stop the header timer; while draining, close the connection after this request."""
         self._set_header_timer(None)
         super().on_headers_complete()
         if getattr(self.server_state, "draining", False) and self.cycle is not None:
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
-        """Its body is here."""
+        """Stop the header timer."""
         self._set_header_timer(None)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Whoever leaves the end of an answer in the buffers is waited for only so long."""
+        """Start the write timer if the client has not yet read the whole response."""
         super().on_response_complete()
         self.since = self.loop.time()
         if self._write_timer is None and self.transport.get_write_buffer_size() > 0:
-            self._write_timer = self.loop.call_later(self._patience.write_seconds, self._written_or_gone)
+            self._write_timer = self.loop.call_later(self._limits.write_seconds, self._written_or_gone)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's words are not for users)
-        """In the one shape of every error."""
-        self._refuse(400, "this is not an HTTP request that can be read")
+        """Send the error in the format of all other errors."""
+        self._refuse(400, "the request is not valid HTTP")
 
     def pause_writing(self) -> None:
-        """The buffers are full."""
+        """The buffers are full: start the write timer."""
         super().pause_writing()
         if self._write_timer is None:
-            self._write_timer = self.loop.call_later(self._patience.write_seconds, self.transport.abort)
+            self._write_timer = self.loop.call_later(self._limits.write_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """They are not any more."""
+        """The buffers have space again: stop the write timer."""
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
+        """Stop all timers."""
         self._set_header_timer(None)
         if self._write_timer is not None:
             self._write_timer.cancel()
@@ -146,7 +149,7 @@ class Connection(HttpToolsProtocol):
     def _headers_late(self) -> None:
         self._header_timer = None
         if self._header_bytes and not self.transport.is_closing():
-            self._refuse(408, f"the headers did not arrive within {self._patience.header_seconds:g} s")
+            self._refuse(408, f"the headers did not arrive within {self._limits.header_seconds:g} s")
         elif not self.transport.is_closing():
             self.transport.close()
 
@@ -166,19 +169,19 @@ class Connection(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, with a shutdown that loses no request."""
+    """uvicorn without its signal handlers, and with a shutdown that loses no request."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals belong to the process, not to this server."""
+        """Leave the signal handlers of the process alone."""
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept nobody new, answer whoever has been accepted, and close."""
+        """Stop accepting connections, answer the accepted requests, and close."""
         loop, state = asyncio.get_running_loop(), self.server_state
         state.draining = True  # type: ignore[attr-defined]
         for listener in sockets or []:
-            with contextlib.suppress(OSError):  # whoever waits in the kernel's queue has been accepted, too
+            with contextlib.suppress(OSError):  # the kernel has already accepted the connections in its queue
                 while True:
                     waiting, _ = listener.accept()
                     await loop.connect_accepted_socket(self._connection, waiting)
@@ -197,31 +200,31 @@ class _Server(uvicorn.Server):
             connection.transport.abort()
 
     def _connection(self) -> asyncio.Protocol:
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+        connection: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state={}
         )
-        return made
+        return connection
 
 
 class Front:
-    """An application, listening."""
+    """An HTTP server for one ASGI application."""
 
-    def __init__(self, app: ASGIApp, listen: tuple[str, int], patience: Patience | None = None) -> None:
-        patience = patience or Patience()
-        http: Any = functools.partial(Connection, patience=patience)
+    def __init__(self, app: ASGIApp, listen: tuple[str, int], limits: ConnectionLimits | None = None) -> None:
+        limits = limits or ConnectionLimits()
+        http: Any = functools.partial(Connection, limits=limits)
         config = uvicorn.Config(
             app, http=http, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-            proxy_headers=False, timeout_keep_alive=int(patience.idle_seconds),
+            proxy_headers=False, timeout_keep_alive=int(limits.idle_seconds),
         )  # fmt: skip
         self._server, self._listen = _Server(config), listen
         self._task: asyncio.Task[None] | None = None
         self.port = 0
 
     async def start(self) -> None:
-        """Listen, in a task of the running loop.
+        """Start to listen, in a task of the running event loop.
 
         Raises:
-            ConfigError: the address cannot be listened on.
+            ConfigError: the port is taken, or the address does not exist.
         """
         listener = listen_on(*self._listen)
         self.port = int(listener.getsockname()[1])
@@ -231,30 +234,30 @@ class Front:
 
     @property
     def is_listening(self) -> bool:
-        """Whether it takes requests."""
+        """Whether it accepts requests."""
         return self._server.started and self._task is not None and not self._task.done()
 
     @property
     def has_failed(self) -> bool:
-        """Whether it has ended although nobody told it to."""
+        """Whether it has ended without being stopped."""
         return self._task is not None and self._task.done() and not self._server.should_exit
 
     def begin_to_drain(self) -> None:
-        """Refuse whoever comes now, answer whoever came before, and end."""
+        """Refuse new requests, answer accepted ones, and end."""
         self._server.should_exit = True
 
     async def drain(self) -> None:
-        """The same, and wait for the end."""
+        """Drain and wait until the server has ended."""
         self.begin_to_drain()
         if self._task is not None:
             await asyncio.shield(self._task)
 
 
 def listen_on(host: str, port: int) -> socket.socket:
-    """A socket that others of this service may share.
+    """A bound socket whose port other replicas may share.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the port is taken, or the address does not exist.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

@@ -1,7 +1,7 @@
-"""Whether a deployment answers, known before it is asked.
+"""Health monitoring of deployments.
 
-A request to a deployment without a living replica waits in Ray's router until one comes back. Here
-such a deployment is *down*: it is left out at once, and asked in the background until it answers.
+A call to a deployment without a live replica would wait in Ray's router until one is back. Here such a
+deployment is marked *down*: calls fail at once, and a background probe marks it *up* when it answers again.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from ray.serve.handle import DeploymentHandle
 from crystalign.errors import Error
 
 PROBE_SECONDS = 1.0
+"""Time limit of one probe."""
 PROBE_EVERY_SECONDS = 0.2
+"""Pause between probes of a deployment that is down."""
 SURE_SECONDS = 1.0
-"""Of several replicas none lives if probes fail for so long."""
+"""A deployment with several replicas is marked down after its probes have failed for this long."""
 LIFELINE_SECONDS = 2.0
-"""Of one call that is kept open; its end without an answer is a sign, too."""
+"""Duration of the open call that detects the death of a replica."""
 _DEAD = (RayActorError, DeploymentUnavailableError)
 _LOG = logging.getLogger(__name__)
 
 
 class DownError(Error):
-    """No replica of a deployment answers."""
+    """No replica of a deployment is alive."""
 
 
 class Replicas:
@@ -36,26 +38,26 @@ class Replicas:
     def __init__(
         self, name: str, handle: DeploymentHandle, probe: tuple[Any, ...] = ("lifeline", 0.0), *, spares: bool = False
     ) -> None:
-        """Nothing is asked yet.
+        """Store the handle; the deployment is not called yet.
 
         Args:
             name: for messages.
             handle: of the deployment.
             probe: a method that answers at once, and its arguments.
-            spares: whether there are several, so that another is asked where one has died.
+            spares: whether there are several replicas, so that a failed call can be retried on another.
         """
         self.name, self.up = name, True
         self._handle, self._probe, self._spares = handle, probe, spares
-        self._gone: asyncio.Future[None] | None = None
+        self._down: asyncio.Future[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
 
     async def call(self, seconds: float, method: str, *args: Any) -> Any:
-        """What a method returns.
+        """Call a method of the deployment, with one retry if there are several replicas.
 
         Raises:
-            DownError: no replica lives.
-            TimeoutError: none answered in time.
+            DownError: no replica is alive.
+            TimeoutError: no replica answered in time.
         """
         until = asyncio.get_running_loop().time() + seconds
         for last in (False, True) if self._spares else (True,):
@@ -72,60 +74,64 @@ class Replicas:
             except TimeoutError:
                 self._recover()
                 raise
-        raise DownError(f"{self.name} does not answer; it is being started again")
+        raise DownError(f"{self.name} does not answer; it is being restarted")
 
     def watch(self) -> None:
-        """Keep one call open, which fails at the moment its replica dies."""
+        """Keep one call open. It fails at the moment its replica dies."""
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
 
     def stop(self) -> None:
-        """Ask nothing any more."""
+        """Stop monitoring."""
         for task in (self._watching, self._recovering):
             if task is not None:
                 task.cancel()
 
     async def _raced(self, until: float, method: str, args: tuple[Any, ...]) -> Any:
-        """The answer, or the news that there will be none, whichever comes first."""
+        """Call the method, and stop waiting as soon as the deployment is known to be down."""
         loop = asyncio.get_running_loop()
-        if self._gone is None or self._gone.done() or self._gone.get_loop() is not loop:
-            self._gone = loop.create_future()
-        asked = asyncio.ensure_future(ask(self._handle, method, *args))
+        if self._down is None or self._down.done() or self._down.get_loop() is not loop:
+            self._down = loop.create_future()
+        call = asyncio.ensure_future(ask(self._handle, method, *args))
         try:
-            waited = max(0.0, until - loop.time())
-            await asyncio.wait({asked, self._gone}, timeout=waited, return_when=asyncio.FIRST_COMPLETED)
-            if asked.done():
-                return asked.result()
-            if self._gone.done():
-                raise DownError(f"{self.name} does not answer; it is being started again")
+            remaining = max(0.0, until - loop.time())
+            await asyncio.wait({call, self._down}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+            if call.done():
+                return call.result()
+            if self._down.done():
+                raise DownError(f"{self.name} does not answer; it is being restarted")
             raise TimeoutError(f"{self.name} did not answer in time")
         finally:
-            if not asked.done():
-                asked.cancel()
+            if not call.done():
+                call.cancel()
 
     def _set(self, *, up: bool) -> None:
         if up != self.up:
-            _LOG.warning("%s %s", self.name, "answers again" if up else "is down: it is left out until it answers")
+            _LOG.warning("%s %s", self.name, "answers again" if up else "is down and will be skipped until it answers")
         self.up = up
-        if not up and self._gone is not None and not self._gone.done():
-            self._gone.set_result(None)
+        if not up and self._down is not None and not self._down.done():
+            self._down.set_result(None)
 
     def _recover(self) -> None:
-        """Find out, in the background, whether it answers, and ask until it does."""
+        """Probe in the background until the deployment answers."""
         if self._recovering is None or self._recovering.done():
             self._recovering = asyncio.create_task(self._until_it_answers())
 
     async def _until_it_answers(self) -> None:
-        """Probe until an answer comes; where there are spares, one that has died may be asked a few times more."""
-        loop, failing = asyncio.get_running_loop(), 0.0
+        """Probe until the deployment answers.
+
+        With several replicas it is marked down only after `SURE_SECONDS`, because Ray may still route a probe
+        to the dead one.
+        """
+        loop, failing_since = asyncio.get_running_loop(), 0.0
         while True:
             try:
                 await asyncio.wait_for(ask(self._handle, *self._probe), PROBE_SECONDS)
-            except (Exception, asyncio.CancelledError):  # a death has many names, cancellation is one of Ray's
+            except (Exception, asyncio.CancelledError):  # Ray reports a death by many exceptions, also cancellation
                 if _is_ended():
                     raise
-                failing = failing or loop.time()
-                if not self._spares or loop.time() - failing >= SURE_SECONDS:
+                failing_since = failing_since or loop.time()
+                if not self._spares or loop.time() - failing_since >= SURE_SECONDS:
                     self._set(up=False)
             else:
                 self._set(up=True)
@@ -141,23 +147,23 @@ class Replicas:
                 if not self._spares:
                     self._set(up=False)
                 self._recover()
-            except (Exception, asyncio.CancelledError) as error:  # whatever it is, the watch goes on
+            except (Exception, asyncio.CancelledError) as error:  # keep watching after any failure
                 if _is_ended():
                     raise
-                _LOG.warning("%s: the watch ended with %r", self.name, error)
+                _LOG.warning("%s: the monitoring call failed with %r", self.name, error)
                 self._recover()
             if self._recovering is not None:
                 await asyncio.wait({self._recovering})
 
 
 def _is_ended() -> bool:
-    """Whether somebody cancels this task, rather than Ray the call that it waits for."""
+    """Whether this task itself is cancelled, and not only the Ray call that it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def ask(handle: DeploymentHandle, method: str, *args: Any) -> Any:
-    """What a method of a deployment returned; its exceptions without Ray's wrapping."""
+    """Call a method of a deployment. Its exceptions are raised without Ray's wrapper."""
     try:
         return await getattr(handle, method).remote(*args)
     except RayTaskError as error:

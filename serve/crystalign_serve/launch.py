@@ -1,4 +1,4 @@
-"""`crystalign serve`: the index and its model as Ray Serve deployments, until Ctrl-C."""
+"""`crystalign serve`: run an index and its model as Ray Serve deployments until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -28,56 +28,56 @@ if TYPE_CHECKING:
 APPLICATION = "crystalign"
 FRONT = "coordinator"
 ANSWER_SECONDS = 60.0
-"""Between the start of the last deployment and the first answer."""
+"""Longest time between the start of the last deployment and the first HTTP response."""
 START_RETRIES = 2
 DEFAULT_SHARDS = 2
 
 
 class ServeArgs(Config):
-    """What is served, and how it is spread; also the arguments of `serve run crystalign_serve.launch:app`."""
+    """What is served and with which resources; also the arguments of `serve run crystalign_serve.launch:app`."""
 
     index: Uri | None = None
-    """Index, any URI; without one, `predictors` alone answer."""
+    """URI of the index. Without an index, only `predictors` are served."""
     predictors: Uri | None = None
-    """A fine-tuned model or ensemble, or a folder of them such as `best` of a campaign, any URI: they answer at
-    /api/predict, and the page shows what they say."""
+    """URI of a fine-tuned model or ensemble, or of a folder of them such as `best` of a campaign. They are served at
+    /api/predict, and the web page shows their predictions."""
     model: Uri | None = None
-    """Model directory, any URI; default: where it was when the index was made. It must be the same model."""
+    """URI of the model that made the index; default: the URI recorded in the index."""
     dataset: Uri | None = None
-    """Dataset, any URI; default: where it was when the index was made. It must be the same data."""
+    """URI of the dataset that was embedded; default: the URI recorded in the index."""
     shards: int = Field(default=DEFAULT_SHARDS, ge=1)
-    """Deployments that hold the vectors; never more than the index has segments."""
+    """Deployments among which the index is divided; at most one per segment of the index."""
     encoders: Literal["grouped", "separate"] = "grouped"
-    """`grouped`: one deployment holds all encoders. `separate`: one deployment each."""
+    """`grouped`: one deployment holds all encoders. `separate`: one deployment per encoder."""
     replicas: int = Field(default=1, ge=1)
     """Replicas of each shard, of the encoders and of the fine-tuned models."""
     fronts: int = Field(default=2, ge=1)
-    """Replicas of the coordinator, which share the port: while one is started again, the others answer."""
+    """Replicas of the coordinator, which share the port. While one restarts, the others answer."""
     encoder_cpus: float = Field(default=0.2, gt=0)
-    """Logical CPUs of an encoder replica."""
+    """Logical CPUs per encoder replica."""
     encoder_gpus: float = Field(default=0.0, ge=0)
-    """GPUs of an encoder replica."""
+    """GPUs per encoder replica."""
     predictor_cpus: float = Field(default=0.2, gt=0)
-    """Logical CPUs of a replica of the fine-tuned models."""
+    """Logical CPUs per replica of the fine-tuned models."""
     predictor_gpus: float = Field(default=0.0, ge=0)
-    """GPUs of such a replica."""
+    """GPUs per replica of the fine-tuned models."""
     shard_cpus: float = Field(default=0.1, gt=0)
-    """Logical CPUs of a shard replica, and of the coordinator."""
+    """Logical CPUs per shard replica, and per coordinator replica."""
     shard_deadline: float = Field(default=5.0, gt=0)
-    """Seconds; a shard that has not answered by then is left out, and the answer says so."""
+    """Time limit for a shard to answer (s). Later answers are left out, and the response reports it."""
     api_key_file: str | None = None
-    """File with the API key that every request must carry (`Authorization: Bearer KEY`); needed to listen beyond this
-    machine. Read once, at the start."""
+    """File with the API key that every request must carry (`Authorization: Bearer KEY`). Required to listen on an
+    address that other machines can reach. Read once, at the start."""
     allowed_host: UseAppendAction[tuple[str, ...]] = ()
-    """Name by which the service may also be called, for example behind a proxy; may be given several times."""
+    """Further host name of the service, for example behind a proxy; may be given several times."""
     file_memory: int = Field(default=512, ge=64)
-    """MiB that reading one file that is sent may take."""
+    """Memory limit for reading one uploaded file (MiB)."""
     file_seconds: float = Field(default=10.0, gt=0)
-    """Seconds that reading one file that is sent may take."""
+    """Time limit for reading one uploaded file (s)."""
 
 
 class Serve(ServeArgs):
-    """Serve an index, fine-tuned models, or both: an HTTP API with a description at /docs, and a web page.
+    """Serve an index, fine-tuned models, or both: an HTTP API, documented at /docs, and a web page.
 
     For example:
 
@@ -86,93 +86,95 @@ class Serve(ServeArgs):
     """
 
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 is every one of this machine, for whoever can reach it and has the API key."""
+    """Address to listen on. 0.0.0.0 means all addresses of this machine; it requires an API key."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 chooses a free one."""
     address: str | None = None
-    """Ray cluster; default: RAY_ADDRESS, and without it one on this machine that ends with the service."""
+    """Address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster that ends with the service."""
 
 
-class Place(NamedTuple):
-    """Where the coordinator's replicas listen themselves, without Ray's proxy."""
+class ListenAddress(NamedTuple):
+    """Address on which the coordinator's replicas listen, without Ray's proxy."""
 
     host: str
     port: int
     node: str | None
-    """Resource of the machine that they must be on; None if there is only one."""
+    """Ray resource of the node on which they must run; None if there is only one node."""
 
 
-def app(args: ServeArgs | dict[str, str], place: Place | None = None) -> Application:
-    """The application of an index, for `serve.run` or `serve run crystalign_serve.launch:app index=URI`.
+def app(args: ServeArgs | dict[str, str], listen: ListenAddress | None = None) -> Application:
+    """The Ray Serve application, for `serve.run` or `serve run crystalign_serve.launch:app index=URI`.
 
     Args:
         args: what is served.
-        place: where it listens; None leaves that to Ray's proxy.
+        listen: address for the coordinator's own HTTP server; None uses Ray's proxy.
 
     Raises:
-        ConfigError: an argument that does not exist, or nothing to serve.
-        DatasetError: no index there.
-        ModelError: no model there, or not that of the index.
+        ConfigError: an unknown argument, or nothing to serve.
+        DatasetError: no index at its URI.
+        ModelError: no model at its URI, or not the model that made the index.
     """
-    if isinstance(args, dict):  # `serve run` hands over what stands on its command line
-        words: dict[str, Any] = dict(args)
-        if isinstance(words.get("allowed_host"), str):
-            words["allowed_host"] = words["allowed_host"].split(",")
-        args = ServeArgs.from_mapping(words, origin="the application's arguments")
+    if isinstance(args, dict):  # from the command line of `serve run`
+        mapping: dict[str, Any] = dict(args)
+        if isinstance(mapping.get("allowed_host"), str):
+            mapping["allowed_host"] = mapping["allowed_host"].split(",")
+        args = ServeArgs.from_mapping(mapping, origin="the application's arguments")
     if args.index is None and args.predictors is None:
         raise ConfigError("nothing to serve: give an --index, --predictors, or both")
     if args.index is None and (args.model or args.dataset):
-        raise ConfigError("model and dataset are those of an index, and there is none: give --index, or leave them out")
-    shared = {**_shared(args, place), **(_predictors(args) if args.predictors is not None else {})}
+        raise ConfigError(
+            "--model and --dataset belong to an index, and there is none: give --index, or leave them out"
+        )
+    shared = {**_shared(args, listen), **(_predictors(args) if args.predictors is not None else {})}
     if args.index is None:
         from ray import serve
 
         from crystalign_serve.coordinator import PredictCoordinator
 
-        return serve.deployment(PredictCoordinator).options(**_front_options(args, place)).bind(**shared)
-    return _searching(args, args.index, shared, place)
+        return serve.deployment(PredictCoordinator).options(**_front_options(args, listen)).bind(**shared)
+    return _searching(args, args.index, shared, listen)
 
 
-def _shared(args: ServeArgs, place: Place | None) -> dict[str, Any]:
-    """What both fronts are told: who may ask, and where they listen."""
+def _shared(args: ServeArgs, listen: ListenAddress | None) -> dict[str, Any]:
+    """Arguments of both kinds of coordinator: access rules, listen address and sandbox limits."""
     from crystalign_serve.sandbox.limits import SandboxLimits
     from crystalign_serve.security import Access, access_of
 
-    if place is not None:
-        access = access_of(place.host, args.api_key_file, args.allowed_host)
-    else:  # the names of a service behind Ray's proxy, or an ingress, are those that are given, or any
+    if listen is not None:
+        access = access_of(listen.host, args.api_key_file, args.allowed_host)
+    else:  # behind Ray's proxy or an ingress: accept the given host names, or any
         access = access_of("127.0.0.1", args.api_key_file, args.allowed_host)
         hosts = access.hosts if args.allowed_host else None
-        access = Access(access.key_sha256, hosts, any_address=True)  # probes call it by its address
+        access = Access(access.key_sha256, hosts, any_address=True)  # health probes use the IP address
     sandbox = SandboxLimits(memory_mb=args.file_memory, seconds=args.file_seconds)
-    listen = place and (place.host, place.port)
-    return {"access": access, "listen": listen, "spares": args.replicas > 1, "sandbox": sandbox}
+    address = listen and (listen.host, listen.port)
+    return {"access": access, "listen": address, "spares": args.replicas > 1, "sandbox": sandbox}
 
 
-def _front_options(args: ServeArgs, place: Place | None) -> dict[str, Any]:
+def _front_options(args: ServeArgs, listen: ListenAddress | None) -> dict[str, Any]:
     options = {**_options(args, args.shard_cpus), "num_replicas": args.fronts}
-    if place is not None and place.node is not None:
-        options["ray_actor_options"]["resources"] = {place.node: 0.001}
+    if listen is not None and listen.node is not None:
+        options["ray_actor_options"]["resources"] = {listen.node: 0.001}
     return {"name": FRONT, **options}
 
 
 def _predictors(args: ServeArgs) -> dict[str, Any]:
-    """What the front is told of the fine-tuned models, and their deployment."""
+    """Arguments of the coordinator for fine-tuned models: their descriptions and their deployment."""
     from ray import serve
 
     from crystalign_serve.deployments import Models
     from crystalign_serve.predictions import find_models
 
-    places, described = find_models(absolute(args.predictors or "."))
+    uris, described = find_models(absolute(args.predictors or "."))
     options = _options(args, args.predictor_cpus, args.predictor_gpus)
     return {
         "models": described,
-        "predictors": serve.deployment(Models).options(name="predictors", **options).bind(places),
+        "predictors": serve.deployment(Models).options(name="predictors", **options).bind(uris),
     }
 
 
-def _searching(args: ServeArgs, index: str, shared: dict[str, Any], place: Place | None) -> Application:
-    """Encoders, shards, and the front that knows them."""
+def _searching(args: ServeArgs, index: str, shared: dict[str, Any], listen: ListenAddress | None) -> Application:
+    """Deployments of the encoders and shards, bound to a coordinator."""
     from ray import serve
 
     from crystalign.model_description import read_description
@@ -203,9 +205,9 @@ def _searching(args: ServeArgs, index: str, shared: dict[str, Any], place: Place
         )
         bound = deployment.bind(model_uri, manifest.model_sha256, members)
         encoders |= dict.fromkeys(members, bound)
-    front = serve.deployment(Coordinator).options(**_front_options(args, place))
-    known = {"dataset_uri": dataset_uri, "deadline": args.shard_deadline, **shared}
-    return front.bind(encoders, shards, manifest, model, card, **known)
+    front = serve.deployment(Coordinator).options(**_front_options(args, listen))
+    options = {"dataset_uri": dataset_uri, "deadline": args.shard_deadline, **shared}
+    return front.bind(encoders, shards, manifest, model, card, **options)
 
 
 def _options(args: ServeArgs, cpus: float, gpus: float = 0.0) -> dict[str, Any]:
@@ -222,19 +224,20 @@ def _options(args: ServeArgs, cpus: float, gpus: float = 0.0) -> dict[str, Any]:
 
 
 class Running(NamedTuple):
-    """A service that answers."""
+    """A running service."""
 
     url: str
+    """Base URL of the service."""
     drain: Callable[[], None]
-    """Refuses new requests and waits until those that were accepted are answered."""
+    """Refuses new requests and waits until the accepted ones are answered."""
 
 
 def main(config: Serve) -> None:
-    """Start, say where, wait for Ctrl-C or SIGTERM, answer what has been accepted, and leave nothing behind."""
+    """Start the service, print its URL, wait for Ctrl-C or SIGTERM, answer accepted requests, and shut down."""
     stop = threading.Event()
     served = " and ".join(uri for uri in (config.index, config.predictors) if uri is not None)
     print(f"Starting {served} …", flush=True)
-    with running(config) as service, _stopping(stop):  # Ray sets its own handlers when it starts, ours come after
+    with running(config) as service, _stopping(stop):  # after Ray, which sets its own signal handlers
         url = service.url
         print(f"Serving {served} on {url}")
         print(f"Crystalign answers at {url}  (API: {url}/docs)")
@@ -248,45 +251,45 @@ def main(config: Serve) -> None:
             print(f"  curl -F file=@FILE.cif{header} {url}/api/predict/file")
         print("Ctrl-C stops it.", flush=True)
         stop.wait()
-        print("Stopping: what has been accepted is answered first …", flush=True)
+        print("Stopping after the accepted requests …", flush=True)
         service.drain()
 
 
 @contextlib.contextmanager
 def running(config: Serve) -> Iterator[Running]:
-    """The service for the length of a `with` block.
+    """Run the service for the duration of a `with` block.
 
     Raises:
-        ConfigError: the port is taken, no API key where one is needed, or the cluster is too small.
+        ConfigError: the port is taken, a required API key is missing, or the cluster is too small.
         Error: the index, the model or the dataset cannot be used.
     """
     _require_cluster(config.address)
-    from crystalign_ray.session import session  # it imports Ray
+    from crystalign_ray.session import session  # imports Ray
 
     port = config.port or _free_port(config.host)
     _require_free(config.host, port)
     application_args = ServeArgs(**{name: getattr(config, name) for name in ServeArgs.model_fields})
-    app(application_args, Place(config.host, port, None))  # the user's mistakes come out before anything starts
-    with session(config.address, uses_data=False) as ours:
+    app(application_args, ListenAddress(config.host, port, None))  # check the arguments before anything starts
+    with session(config.address, uses_data=False) as owns_cluster:
         from ray import serve
 
         _check_resources(application_args)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        place = Place(config.host, port, None if ours else _this_machine())
+        listen = ListenAddress(config.host, port, None if owns_cluster else _this_machine())
         try:
             serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
-            handle = serve.run(app(application_args, place), name=APPLICATION, route_prefix="/")
+            handle = serve.run(app(application_args, listen), name=APPLICATION, route_prefix="/")
             handle.listening.remote().result(timeout_s=ANSWER_SECONDS)
-            _wait_for_answer(place)
+            _wait_for_answer(listen)
             yield Running(_url(config.host, port), lambda: _drain(handle, config.fronts))
         except (RuntimeError, TimeoutError) as error:
             raise Error(f"the service did not start: {error}") from error
         finally:
-            serve.shutdown() if ours else serve.delete(APPLICATION)
+            serve.shutdown() if owns_cluster else serve.delete(APPLICATION)
 
 
 def _require_cluster(address: str | None) -> None:
-    """Say in seconds that a cluster is not there, before the index is read and everything is imported."""
+    """Check that the cluster exists before the index is read and Ray is imported, both of which take long."""
     from crystalign_ray.resources import require_cluster
 
     address = address or os.environ.get("RAY_ADDRESS")
@@ -300,25 +303,25 @@ def _url(host: str, port: int) -> str:
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
-def _wait_for_answer(place: Place) -> None:
-    """Return once the service answers over HTTP, where it is on this machine."""
+def _wait_for_answer(listen: ListenAddress) -> None:
+    """Wait until the service answers over HTTP. Skipped if the service runs on another machine."""
     import ray
 
-    if ray.util.client.ray.is_connected():  # `ray://`: the service listens elsewhere
+    if ray.util.client.ray.is_connected():  # `ray://`: the service runs on another machine
         return
-    url, until = f"{_url(place.host, place.port)}/live", time.monotonic() + ANSWER_SECONDS
+    url, until = f"{_url(listen.host, listen.port)}/live", time.monotonic() + ANSWER_SECONDS
     while True:
         try:
             with urllib.request.urlopen(url, timeout=5):  # noqa: S310 (our own address)
                 return
         except OSError as error:
             if time.monotonic() > until:
-                raise TimeoutError(f"no answer from {url} within {ANSWER_SECONDS:g} s: {error}") from error
+                raise TimeoutError(f"{url} did not answer within {ANSWER_SECONDS:g} s: {error}") from error
         time.sleep(0.1)
 
 
 def _drain(handle: Any, replicas: int) -> None:
-    """Tell every replica of the front to refuse new requests, and wait until none is left unanswered."""
+    """Tell every coordinator replica to refuse new requests, and wait until the accepted ones are answered."""
     from crystalign_serve.front import DRAIN_SECONDS
 
     done: set[str] = set()
@@ -326,8 +329,8 @@ def _drain(handle: Any, replicas: int) -> None:
     while len(done) < replicas and time.monotonic() < until:
         try:
             name, finished = handle.drain.remote().result(timeout_s=5.0)
-        except Exception as error:  # noqa: BLE001 (a front that has died has nobody left to answer)
-            logging.getLogger(__name__).warning("a front could not be drained: %s", error)
+        except Exception as error:  # noqa: BLE001 (a dead coordinator has no requests left)
+            logging.getLogger(__name__).warning("the coordinator could not be drained: %s", error)
             return
         if finished:
             done.add(name)
@@ -335,7 +338,7 @@ def _drain(handle: Any, replicas: int) -> None:
 
 
 def _this_machine() -> str | None:
-    """The resource that only this machine has; None from outside the cluster."""
+    """Ray resource of this node; None if this process is outside the cluster."""
     import ray
 
     return None if ray.util.client.ray.is_connected() else f"node:{ray.util.get_node_ip_address()}"
@@ -365,7 +368,7 @@ def _check_resources(args: ServeArgs) -> None:
 
 @contextlib.contextmanager
 def _stopping(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set `stop`; a second Ctrl-C interrupts the shutdown itself."""
+    """Make Ctrl-C and SIGTERM set `stop`. A second Ctrl-C interrupts the shutdown."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

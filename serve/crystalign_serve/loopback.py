@@ -1,4 +1,4 @@
-"""Keeps the replicas of a cluster on this machine from listening beyond it."""
+"""Restrict the gRPC servers of Ray Serve replicas to 127.0.0.1 if the cluster is local."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ LOOPBACK = "127.0.0.1"
 
 
 def keep_to_loopback() -> None:
-    """Let Ray's own server in this replica listen where its cluster does: on 127.0.0.1, if the cluster does.
+    """Make the gRPC server of this replica listen on 127.0.0.1 if the node's address is 127.0.0.1.
 
-    Replicas ask each other through a gRPC server that listens on every interface, whatever the address
-    of the node; Ray has no setting for it. Called by each constructor, because Ray starts that server
-    right after it.
+    Ray Serve's inter-replica gRPC server listens on every interface, whatever the address of the node, and
+    there is no setting for it. Each deployment calls this in its constructor, because Ray starts the server
+    right after the constructor returns.
     """
     if ray.util.get_node_ip_address() != LOOPBACK:
         return

@@ -1,4 +1,4 @@
-"""One material, in full: read from the dataset by the pointer that its row of the index holds."""
+"""Full data of one material, read from the dataset by the shard and row number in its index row."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from crystalign.material import Material
     from crystalign.shards.dataset import Dataset
 
-_KEPT = 256
+_CACHED_MATERIALS = 256
 
 
 class Materials:
-    """The dataset behind an index, opened once, its last materials remembered.
+    """The dataset of an index, with a cache of the last materials read.
 
     Raises:
         DatasetError: the dataset is not the one that was embedded.
@@ -36,9 +36,9 @@ class Materials:
         self._dataset: Dataset = Dataset.open(uri)
         if self._dataset.manifest.sha256 != sha256:
             raise DatasetError(
-                f"the dataset at {uri} has changed since it was embedded: embed it and build the index again"
+                f"the dataset at {uri} has changed since it was embedded: embed it again and rebuild the index"
             )
-        self.get = functools.lru_cache(_KEPT)(self._dataset.material)
+        self.get = functools.lru_cache(_CACHED_MATERIALS)(self._dataset.material)
         self.gather = self._dataset.gather
 
     @property
@@ -48,22 +48,20 @@ class Materials:
 
 
 def open_materials(manifest: IndexManifest, dataset_uri: str | None) -> Materials:
-    """The dataset of an index, at the place it records or at another.
+    """Open the dataset of an index, at `dataset_uri` or else at the URI in the manifest.
 
     Raises:
-        DatasetError: it is not there, or not the one that was embedded.
+        DatasetError: it does not exist, or is not the one that was embedded.
     """
     uri = dataset_uri or manifest.dataset_uri
     try:
         return Materials(uri, manifest.dataset_sha256)
     except (DatasetError, StorageError) as error:
-        raise DatasetError(
-            f"the dataset of this index cannot be used: {error}; say where it is with --dataset"
-        ) from error
+        raise DatasetError(f"the dataset of this index cannot be used: {error}; give its URI with --dataset") from error
 
 
 def describe(material: Material, record: Record, properties: Sequence[PropertySpec]) -> dict[str, Any]:
-    """Everything but the atoms and the curves."""
+    """The JSON description of a material, without atoms and curves."""
     crystal = material.crystal
     lengths = np.linalg.norm(crystal.lattice, axis=1)
     text = material.value("text")
@@ -93,7 +91,7 @@ def describe(material: Material, record: Record, properties: Sequence[PropertySp
 
 
 def listed_properties(record: Record, properties: Sequence[PropertySpec]) -> list[dict[str, Any]]:
-    """Known properties of a row, with label and unit."""
+    """Properties of a row that have a value, with label and unit."""
     listed = []
     for spec in properties:
         value = record.get(spec.column)
@@ -106,7 +104,7 @@ def listed_properties(record: Record, properties: Sequence[PropertySpec]) -> lis
 def listed_result(
     rank: int, score: float, record: Record, match: Record | None, properties: Sequence[PropertySpec]
 ) -> dict[str, Any]:
-    """One row of an answer."""
+    """One result of a search response."""
     return {
         "rank": rank,
         "id": record["id"],

@@ -1,4 +1,4 @@
-"""The HTTP routes of fine-tuned models: beside a search, or alone."""
+"""HTTP routes for predictions by fine-tuned models, with or without an index."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from crystalign_serve.security import Access, Guard
 PREDICT_SECONDS = 60.0
 
 FindMaterial = Callable[[str], Awaitable[Material]]
-"""The material of an id of the index; raises `NotFoundError`."""
-Read = tuple[Material | None, str, str]
-"""A structure that was read, or None; what the request calls it; why it could not be read."""
+"""Returns the material of an id of the index; raises `NotFoundError`."""
+ReadStructure = tuple[Material | None, str, str]
+"""The material, or None; its name in the request; the error message if it could not be read."""
 
 
 class PredictApi:
-    """The routes' work, in terms of `Predictors`."""
+    """The logic behind the routes, independent of HTTP."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class PredictApi:
         find: FindMaterial | None = None,
         sandbox: Sandbox | None = None,
     ) -> None:
-        """Join them.
+        """Store the arguments.
 
         Args:
-            models: name, targets and more of each model.
-            predictors: where they run.
-            find: looks an id up; None where there is no index.
-            sandbox: where structures are read.
+            models: description of each model, as in `/api/info`.
+            predictors: the models.
+            find: looks up a material by id; None without an index.
+            sandbox: reads structure files.
         """
         self.models = list(models)
         self._predictors, self._find, self._sandbox = predictors, find, sandbox or Sandbox()
@@ -61,19 +61,19 @@ class PredictApi:
         return await self._answer([self._structure(f"structure {n}", one) for n, one in structures], models, request)
 
     async def predict_files(self, uploads: Sequence[Upload], options: PredictOptions) -> dict[str, Any]:
-        """Answer a request that is made of files."""
+        """Answer a request of uploaded files."""
         models = self._chosen(options)
         return await self._answer([self._file(upload) for upload in uploads], models, options)
 
     async def predict_material(self, material_id: str, options: PredictOptions) -> dict[str, Any]:
-        """What the models say of a material of the index."""
-        return await self._answer([self._known(material_id)], self._chosen(options), options)
+        """Predictions for a material of the index."""
+        return await self._answer([self._of_index(material_id)], self._chosen(options), options)
 
-    async def _structure(self, name: str, structure: Structure) -> Read:
+    async def _structure(self, name: str, structure: Structure) -> ReadStructure:
         ((kind, text),) = structure.given.items()
         if kind == "id":
             try:
-                return await self._known(text)
+                return await self._of_index(text)
             except NotFoundError as error:
                 return None, text, str(error)
         try:
@@ -82,12 +82,12 @@ class PredictApi:
             return None, name, str(error)
         return await self._parsed(name, upload)
 
-    async def _known(self, material_id: str) -> Read:
+    async def _of_index(self, material_id: str) -> ReadStructure:
         """A material of the index.
 
         Raises:
-            NotFoundError: it is not there.
-            QueryError: there is no index.
+            NotFoundError: the index does not contain this id.
+            QueryError: the service has no index.
         """
         if self._find is None:
             raise QueryError(
@@ -95,10 +95,10 @@ class PredictApi:
             )
         return await self._find(material_id), material_id, ""
 
-    async def _file(self, upload: Upload) -> Read:
+    async def _file(self, upload: Upload) -> ReadStructure:
         return await self._parsed(upload.name, upload)
 
-    async def _parsed(self, name: str, upload: Upload) -> Read:
+    async def _parsed(self, name: str, upload: Upload) -> ReadStructure:
         try:
             crystal, remarks, _ = await self._sandbox.crystal(upload)
             return Material(name, crystal, Provenance("request", ""), remarks=remarks), name, ""
@@ -106,12 +106,12 @@ class PredictApi:
             return None, name, str(error)
 
     async def _answer(
-        self, reading: Sequence[Awaitable[Read]], models: tuple[str, ...], options: PredictOptions
+        self, reading: Sequence[Awaitable[ReadStructure]], models: tuple[str, ...], options: PredictOptions
     ) -> dict[str, Any]:
-        """Read, predict, and write the answer down: one entry per structure, in order.
+        """Read the structures, predict, and build the response: one entry per structure, in order.
 
         Raises:
-            QueryError: nothing can be said of any of them.
+            QueryError: there is no prediction for any structure.
             UnavailableError: the models did not answer in time.
         """
         started = time.perf_counter()
@@ -122,9 +122,9 @@ class PredictApi:
             for task in tasks:
                 task.cancel()
         materials = tuple(material for material, _, _ in read if material is not None)
-        found = iter(await self._ask(PredictJob(materials, models, options.level)) if materials else [])
+        predicted = iter(await self._ask(PredictJob(materials, models, options.level)) if materials else [])
         results = [
-            listed(material, name, Predicted([], [why]) if material is None else next(found))
+            listed(material, name, Predicted([], [why]) if material is None else next(predicted))
             for material, name, why in read
         ]
         if not any(result["predictions"] for result in results):
@@ -143,16 +143,16 @@ class PredictApi:
             ) from None
 
     def _chosen(self, options: PredictOptions) -> tuple[str, ...]:
-        """Names of models: those that are asked for, or all.
+        """Names of the requested models; by default all.
 
         Raises:
-            QueryError: there is none of a name.
+            QueryError: there is no model of a requested name.
         """
-        names, known = options.models, [model["name"] for model in self.models]
-        unknown = [name for name in names if name not in known]
+        names, available = options.models, [model["name"] for model in self.models]
+        unknown = [name for name in names if name not in available]
         if unknown:
-            raise QueryError(f"no model {unknown[0]!r}; there are {', '.join(known)}", reason="unknown-model")
-        return tuple(dict.fromkeys(names)) or tuple(known)
+            raise QueryError(f"no model {unknown[0]!r}; available: {', '.join(available)}", reason="unknown-model")
+        return tuple(dict.fromkeys(names)) or tuple(available)
 
 
 def add_predictions(app: FastAPI, api: PredictApi) -> None:
@@ -169,14 +169,14 @@ def add_predictions(app: FastAPI, api: PredictApi) -> None:
         models: Annotated[list[str] | None, Form()] = None,
         level: Annotated[float, Form()] = 0.9,
     ) -> dict[str, Any]:
-        """The same for CIF and POSCAR files."""
+        """Properties of the crystals in CIF and POSCAR files, as in `/api/predict`."""
         options = PredictOptions.from_mapping({"models": models or (), "level": level}, origin="the form")
         uploads = [Upload(one.filename or "", await one.read(), "auto", None) for one in file]
         return await api.predict_files(uploads, options)
 
 
 def add_predictions_of_index(app: FastAPI, api: PredictApi) -> None:
-    """The route of a material of the index; before the one that answers any path below `/api/materials`."""
+    """The route of a material of the index. Add it before the route that matches any path in `/api/materials`."""
 
     @app.get("/api/materials/{material_id:path}/predictions")
     async def predictions(
@@ -184,25 +184,25 @@ def add_predictions_of_index(app: FastAPI, api: PredictApi) -> None:
         models: Annotated[list[str] | None, Query()] = None,
         level: Annotated[float, Query()] = 0.9,
     ) -> dict[str, Any]:
-        """What fine-tuned models say of this material."""
+        """Predictions of the fine-tuned models for this material."""
         options = PredictOptions.from_mapping({"models": models or (), "level": level}, origin="the address")
         return await api.predict_material(material_id, options)
 
 
 def application(access: Access | None = None, limits: Limits | None = None) -> FastAPI:
-    """An application that describes itself at `/docs`; its errors have one shape, and its queues an end.
+    """A FastAPI application with documentation, error format, admission control and access rules, but no API routes.
 
     Args:
-        access: who may ask; by default everybody.
-        limits: how much is worked on at a time.
+        access: access rules; by default everybody may send requests.
+        limits: concurrency and queue limits.
     """
     about = crystalign.__doc__ or ""
     app = FastAPI(title="Crystalign", version=crystalign.__version__, description=about, redoc_url=None, docs_url=None)
     if access is not None and access.key_sha256 is not None:
-        app.router.dependencies.append(Depends(HTTPBearer(auto_error=False)))  # for the description alone
+        app.router.dependencies.append(Depends(HTTPBearer(auto_error=False)))  # for OpenAPI; `Guard` checks the key
     errors.install(app)
     app.add_middleware(Admission, limits=limits)
-    app.add_middleware(Guard, access=access or Access())  # the outer one
+    app.add_middleware(Guard, access=access or Access())  # added last, so it runs first
     add_docs(app)
     return app
 
@@ -214,14 +214,14 @@ def build_predict_api(
     limits: Limits | None = None,
     sandbox: SandboxLimits | None = None,
 ) -> FastAPI:
-    """The application without an index: predictions, and their description at `/docs`."""
+    """The FastAPI application without an index: predictions, and documentation at `/docs`."""
     app = application(access, limits)
     add_probes(app, None)
     add_predictions(app, PredictApi(models, predictors, sandbox=Sandbox(sandbox)))
 
     @app.get("/api/info")
     async def info() -> dict[str, Any]:
-        """Which models there are."""
+        """The fine-tuned models."""
         return {"version": crystalign.__version__, "models": list(models)}
 
     @app.get("/", include_in_schema=False)

@@ -1,4 +1,4 @@
-"""Properties predicted by fine-tuned models: what the models are, and their answers in this process."""
+"""Property prediction by fine-tuned models: find and describe the models, derive missing inputs, predict."""
 
 from __future__ import annotations
 
@@ -18,53 +18,56 @@ if TYPE_CHECKING:
     from crystalign.finetuning.prediction.predictor import PredictorGroup
 
 DERIVE_SECONDS = 20.0
-"""For all that the models read and a request does not hold; looked at between two modalities of a crystal."""
+"""Time limit for deriving all missing inputs of a request; checked after each modality of each crystal."""
 
 
 class PredictJob(NamedTuple):
-    """What one request asks of the models."""
+    """One prediction request."""
 
     materials: tuple[Material, ...]
     """At least one, each with an id."""
     models: tuple[str, ...]
     """At least one, by name."""
     level: float
-    """Of the intervals."""
+    """Nominal coverage of the intervals."""
 
 
 class CompleteJob(NamedTuple):
-    """A job with what follows from its structures."""
+    """A request after the missing inputs were derived."""
 
     job: PredictJob
-    """Its materials have what could be derived."""
+    """The request; its materials include the derived modalities."""
     problems: list[list[str]]
-    """Of each material, what could not be, and why."""
+    """For each material, messages about inputs that could not be derived."""
 
 
 class Predicted(NamedTuple):
-    """What the models say of one material."""
+    """Predictions for one material."""
 
     predictions: list[dict[str, Any]]
-    """Of each model and target: `crystalign.finetuning.prediction.records`."""
+    """One record per model and target, as in `crystalign.finetuning.prediction.records`."""
     problems: list[str]
-    """What could not be computed or read, and why."""
+    """Messages about what could not be read, derived or predicted."""
 
 
 class Predictors(Protocol):
-    """Fine-tuned models, wherever they run."""
+    """Interface to the fine-tuned models, local or remote."""
 
     async def predict(self, job: PredictJob) -> list[Predicted]:
         """One answer per material."""
 
 
 def find_models(uri: str) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """Name → place of the fine-tuned models at a URI, and what the service says of each.
+    """Find the fine-tuned models at a URI.
+
+    Returns:
+        Name → URI of each model, and the descriptions that `/api/info` lists.
 
     Raises:
-        ModelError: there is none, or one is of a version that is not known.
+        ModelError: there is no model, or one has an unknown version.
     """
-    places = find_predictors(uri)
-    return places, [_described(name, place) for name, place in places.items()]
+    uris = find_predictors(uri)
+    return uris, [_described(name, model_uri) for name, model_uri in uris.items()]
 
 
 def _described(name: str, uri: str) -> dict[str, Any]:
@@ -87,15 +90,15 @@ def _described(name: str, uri: str) -> dict[str, Any]:
     }
 
 
-def load_group(places: Mapping[str, str], device: str = "cpu") -> PredictorGroup:
-    """The models, each of their different encoders once in memory.
+def load_group(uris: Mapping[str, str], device: str = "cpu") -> PredictorGroup:
+    """Load the models. Encoders that several models share are in memory once.
 
     Raises:
-        ModelError: one is broken.
+        ModelError: a model is damaged.
     """
     from crystalign.finetuning.prediction.predictor import PredictorGroup
 
-    group = PredictorGroup({name: load_predictor(uri) for name, uri in places.items()})
+    group = PredictorGroup({name: load_predictor(uri) for name, uri in uris.items()})
     group.share_encoders()
     for predictor in group.predictors.values():
         for member in predictor.members:
@@ -104,25 +107,27 @@ def load_group(places: Mapping[str, str], device: str = "cpu") -> PredictorGroup
 
 
 def complete(group: PredictorGroup, job: PredictJob) -> CompleteJob:
-    """Derive what the models of a job read and its materials lack, within a limited time."""
+    """Derive the modalities that the models read and the materials lack, within `DERIVE_SECONDS`."""
     from crystalign.rejects import Reject
 
     until = time.monotonic() + DERIVE_SECONDS
-    wanted, materials, problems = group.only(job.models).modalities, list[Material](), list[list[str]]()
+    modalities, materials, problems = group.only(job.models).modalities, list[Material](), list[list[str]]()
     for material in job.materials:
         rejects: list[Reject] = []
-        late = [name for name in wanted if derivation_of(name) is not None and material.value(name) is None]
-        while late and time.monotonic() < until:
-            material = extended(material, [late.pop(0)], DERIVE_SECONDS, rejects)  # noqa: PLW2901 (it grows)
+        missing = [name for name in modalities if derivation_of(name) is not None and material.value(name) is None]
+        while missing and time.monotonic() < until:
+            material = extended(material, [missing.pop(0)], DERIVE_SECONDS, rejects)  # noqa: PLW2901 (one at a time)
         materials.append(material)
-        told = [f"{reject.stage}: {reject.message}" for reject in rejects]
-        told += [f"{name}: not computed within {DERIVE_SECONDS:g} s; send fewer structures at a time" for name in late]
-        problems.append(told)
+        messages = [f"{reject.stage}: {reject.message}" for reject in rejects]
+        messages += [
+            f"{name}: not computed within {DERIVE_SECONDS:g} s; send fewer structures at a time" for name in missing
+        ]
+        problems.append(messages)
     return CompleteJob(job._replace(materials=tuple(materials)), problems)
 
 
 def predict_jobs(group: PredictorGroup, jobs: Sequence[CompleteJob]) -> list[list[Predicted]]:
-    """Answers to several requests; those that ask the same of the same models pass the encoders together."""
+    """Predict for several requests. Requests with the same models and level form one batch."""
     from crystalign.finetuning.prediction.records import answers_of
 
     answers: list[list[Predicted]] = [[] for _ in jobs]
@@ -131,22 +136,22 @@ def predict_jobs(group: PredictorGroup, jobs: Sequence[CompleteJob]) -> list[lis
         kinds.setdefault((job.models, job.level), []).append(number)
     for (models, level), numbers in kinds.items():
         materials = [material for number in numbers for material in jobs[number].job.materials]
-        problems = [list(told) for number in numbers for told in jobs[number].problems]
-        records, wrong = answers_of(group.only(models), materials, level=level)
-        for place, why in wrong:
-            problems[place].append(why)
-        told = zip(records, problems, strict=True)
-        found = iter([Predicted(record["predictions"], said) for record, said in told])
+        problems = [list(messages) for number in numbers for messages in jobs[number].problems]
+        records, failures = answers_of(group.only(models), materials, level=level)
+        for position, message in failures:
+            problems[position].append(message)
+        pairs = zip(records, problems, strict=True)
+        predicted = iter([Predicted(record["predictions"], messages) for record, messages in pairs])
         for number in numbers:
-            answers[number] = [next(found) for _ in jobs[number].job.materials]
+            answers[number] = [next(predicted) for _ in jobs[number].job.materials]
     return answers
 
 
 class LocalPredictors:
     """Fine-tuned models in this process."""
 
-    def __init__(self, places: Mapping[str, str]) -> None:
-        self._group = load_group(places)
+    def __init__(self, uris: Mapping[str, str]) -> None:
+        self._group = load_group(uris)
 
     async def predict(self, job: PredictJob) -> list[Predicted]:
         """One answer per material."""
@@ -156,7 +161,7 @@ class LocalPredictors:
 
 
 def listed(material: Material | None, name: str, predicted: Predicted) -> dict[str, Any]:
-    """One entry of an answer; `name` is what the request calls a structure that could not be read."""
+    """One result of a prediction response; `name` identifies a structure that could not be read."""
     return {
         "id": name if material is None else material.id,
         "formula": None if material is None else pretty_formula(material.crystal.formula),

@@ -1,4 +1,4 @@
-"""Routes that say how the service is, and describe it: `/live`, `/ready`, `/api/health`, `/docs`."""
+"""Health and documentation routes: `/live`, `/ready`, `/api/health`, `/docs`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from crystalign_serve.errors import problem
 
 UI = Path(__file__).parent / "ui"
 FRESH_SECONDS = 0.25
-"""For which one look at the shards answers everybody who asks how they are."""
+"""How long the result of one check of the shards is reused."""
 
 
-class Look:
-    """How many shards answer; many who ask at once share one look."""
+class ShardHealth:
+    """Number of shards that answer. Concurrent callers share one check."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -28,46 +28,46 @@ class Look:
         self._until = 0.0
 
     async def __call__(self) -> tuple[int, int]:
-        """Shards that answer, of how many."""
+        """Number of shards that answer, and number of all shards."""
         if self._running is None or (self._running.done() and time.monotonic() > self._until):
-            self._running = asyncio.ensure_future(self._look())
+            self._running = asyncio.ensure_future(self._check())
         return await asyncio.shield(self._running)
 
-    async def _look(self) -> tuple[int, int]:
-        seen = await self._backend.shards()
+    async def _check(self) -> tuple[int, int]:
+        counts = await self._backend.shards()
         self._until = time.monotonic() + FRESH_SECONDS
-        return seen
+        return counts
 
 
 def add_probes(app: FastAPI, backend: Backend | None, rows: int = 0) -> None:
-    """Add the routes; without a backend there is no index whose shards could fail."""
-    look = None if backend is None else Look(backend)
+    """Add the health routes. Without a backend there are no shards to check."""
+    shard_health = None if backend is None else ShardHealth(backend)
 
     @app.get("/live", include_in_schema=False)
     async def live() -> dict[str, str]:
-        """That the process answers."""
+        """Whether the process answers."""
         return {"status": "ok"}
 
     @app.get("/ready", include_in_schema=False, response_model=None)
     async def ready() -> dict[str, Any] | JSONResponse:
-        """Whether every shard answers; 503 if not."""
-        ok, total = (0, 0) if look is None else await look()
+        """Whether all shards answer; 503 if not."""
+        ok, total = (0, 0) if shard_health is None else await shard_health()
         if ok < total:
             return problem(503, f"{ok} of {total} shards answer")
         return {"status": "ok", "shards_ok": ok, "shards_total": total}
 
     @app.get("/api/health")
     async def health() -> dict[str, Any]:
-        """Whether every shard answers."""
-        if look is None:
+        """Whether all shards answer."""
+        if shard_health is None:
             return {"status": "ok"}
-        ok, total = await look()
+        ok, total = await shard_health()
         status = "ok" if ok == total else "degraded" if ok else "down"
         return {"status": status, "shards_ok": ok, "shards_total": total, "rows": rows}
 
 
 def add_docs(app: FastAPI) -> None:
-    """`/docs`, with Swagger UI from this package."""
+    """Add `/docs`: Swagger UI, served from this package."""
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> FileResponse:

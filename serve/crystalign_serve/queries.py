@@ -1,7 +1,7 @@
-"""From what a user sent as JSON to what an encoder reads: parse, check, featurise, remember a curve to draw.
+"""Parse a JSON query and turn its parts into features for the encoders and curves for the plot.
 
-Everything here is ordinary blocking code of little cost; the API runs it in threads. Structures and
-files are read elsewhere, in `crystalign_serve.sandbox`.
+This is cheap blocking code; the API runs it in threads. Structures and files are read in
+`crystalign_serve.sandbox` instead.
 """
 
 from __future__ import annotations
@@ -22,53 +22,53 @@ from crystalign_serve.query_fields import request_fields
 from crystalign_serve.requests import SearchQuery
 
 
-class Part(NamedTuple):
+class QueryPart(NamedTuple):
     """One part of a query, ready for its encoder."""
 
     name: str
-    """As the request calls it."""
+    """Name of the part in the request."""
     modality: str
-    """Which encoder reads it; the modality of the index for an id."""
+    """Modality whose encoder reads the part; the modality of the index for an id."""
     features: Features | None
-    """None for an id, whose vector is stored."""
+    """Input of the encoder; None for an id, whose vector is stored in the index."""
     curve: Curve | None
-    """What to draw beside the results."""
+    """Curve to plot beside the results."""
     value: Any = None
-    """What was parsed; None for an id, and for what is of no use after it became features."""
+    """The parsed value; None for an id, and for modalities that need only the features."""
     notices: tuple[str, ...] = ()
-    """What a reader took for granted, for the user to check."""
+    """Assumptions of the parser, for the user to check."""
 
 
-def parts_of(query: SearchQuery, modalities: Mapping[str, Modality[Any]], index_modality: str) -> list[Part]:
-    """Every part of a JSON query but its structures, parsed and featurised.
+def parts_of(query: SearchQuery, modalities: Mapping[str, Modality[Any]], index_modality: str) -> list[QueryPart]:
+    """Parse and featurise all parts of a JSON query except its structures.
 
     Raises:
-        InputError: a part that cannot be used.
-        QueryError: the model lacks a modality that is asked for.
+        InputError: a part cannot be used.
+        QueryError: the model does not read a requested modality.
     """
-    known, parts = request_fields(), []
+    fields, parts = request_fields(), []
     for name, value in query.parts.items():
         if name == "id":
-            parts.append(Part(name, index_modality, None, None))
+            parts.append(QueryPart(name, index_modality, None, None))
             continue
-        modality, spec, _ = known[name]
+        modality, spec, _ = fields[name]
         if spec.read is None:
             continue
         require(modality, modalities)
-        read = spec.read(value)
-        features, notices = modalities[modality].featurise(read), tuple(getattr(read, "notices", ()))
-        parts.append(Part(name, modality, features, curve_of(modality, read), read, notices))
+        parsed = spec.read(value)
+        features, notices = modalities[modality].featurise(parsed), tuple(getattr(parsed, "notices", ()))
+        parts.append(QueryPart(name, modality, features, curve_of(modality, parsed), parsed, notices))
     return parts
 
 
 def structures_of(query: SearchQuery) -> dict[str, Upload]:
-    """The structures of a JSON query, as the files that they are the text of.
+    """The structures of a JSON query as files, by part name.
 
     Raises:
-        FileFormatError: it is no text.
+        FileFormatError: the text cannot be encoded as UTF-8.
     """
-    known = request_fields()
-    structures = {name: text for name, text in query.parts.items() if name in known and known[name].spec.is_structure}
+    fields = request_fields()
+    structures = {name: text for name, text in query.parts.items() if name in fields and fields[name].spec.is_structure}
     return {name: text_file(name, str(text)) for name, text in structures.items()}
 
 
@@ -76,18 +76,18 @@ def text_file(kind: str, text: str) -> Upload:
     """The text of a `cif` or `poscar` as a file.
 
     Raises:
-        FileFormatError: it is no text.
+        FileFormatError: the text cannot be encoded as UTF-8.
     """
     try:
         return Upload(f"the {kind.upper()}", text.encode(), kind, None)
     except UnicodeEncodeError as error:
         raise FileFormatError(
-            f"the {kind.upper()} holds half a character at place {error.start}; send it as UTF-8", reason="not-text"
+            f"the {kind.upper()} has a lone surrogate at position {error.start}; send it as UTF-8", reason="not-text"
         ) from error
 
 
 def warm_up(fields: Fields) -> None:
-    """Import what parsers need, so that the first request does not wait for it."""
+    """Run each text parser once, so that the first request does not wait for imports."""
     parse_filter("nelements>=1", fields)
     for _, spec in query_specs():
         if spec.is_words and spec.read is not None:
@@ -96,16 +96,23 @@ def warm_up(fields: Fields) -> None:
 
 
 def fuse(vectors: list[NDArray[np.float32]], weights: list[float]) -> NDArray[np.float32]:
-    """The direction q = Σ_m w_m q_m / ‖Σ_m w_m q_m‖, so that q·c ranks like the weighted sum of the single scores.
+    """Fuse the parts' unit vectors: q = Σ_m w_m q_m / ‖Σ_m w_m q_m‖.
+
+    q·c ranks candidates c like the weighted sum of the single scores q_m·c.
+
+    Args:
+        vectors: (D,) unit vector of each part.
+        weights: one positive weight per part.
 
     Raises:
-        QueryError: the parts cancel each other.
+        QueryError: the weighted vectors cancel.
     """
     total = np.sum([w * v.astype(np.float64) for v, w in zip(vectors, weights, strict=True)], axis=0)
     length = float(np.linalg.norm(total))
     if not np.isfinite(length) or length < 1e-6 * sum(weights):
         raise QueryError(
-            "the parts of the query cancel each other: no direction is left to search in", reason="empty-direction"
+            "the weighted parts of the query cancel each other; change the weights or leave out a part",
+            reason="empty-direction",
         )
     fused: NDArray[np.float32] = (total / length).astype(np.float32)
     return fused

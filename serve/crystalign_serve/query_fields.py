@@ -1,4 +1,4 @@
-"""What the modalities declare about searches, by the names of requests; every other module of the service asks here."""
+"""Query fields that the registered modalities declare, by name. The other modules of the service use only these."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from crystalign.modalities.query import QueryField, QueryFile, QuerySpec
 RESERVED = frozenset(
     {"id", "filter", "k", "weights", "rerank", "wavelength", "url", "api_key_file", "json_output", "auto", "file"}
 )
-"""Names that a search needs for itself."""
+"""Names of search options, which no modality may use."""
 
 
 class RequestField(NamedTuple):
-    """A name of a request, with the modality that it asks for."""
+    """One field of a query, with its modality."""
 
     modality: str
-    """Name."""
+    """Name of the modality."""
     spec: QuerySpec
-    """How it is asked."""
+    """Query specification of the modality."""
     field: QueryField
-    """The name, its type and what it is."""
+    """Name, type and help text of the field."""
 
 
 def request_fields() -> dict[str, RequestField]:
-    """Every name by which a search asks for a modality: what is typed first, then what is in files.
+    """All query fields by name: text fields first, then fields for files.
 
     Raises:
-        ConfigError: two modalities want the same name, or one wants a name that the service needs.
+        ConfigError: two modalities declare the same name, or one declares a reserved name.
     """
     parts: dict[str, RequestField] = {}
     for words in (True, False):
@@ -38,7 +38,7 @@ def request_fields() -> dict[str, RequestField]:
                 if field.name in RESERVED or field.name in parts:
                     owner = parts[field.name].modality if field.name in parts else "every search"
                     raise ConfigError(
-                        f"modality {modality!r} is asked for by {field.name!r}, which is a name of {owner} already; "
+                        f"modality {modality!r} declares the query field {field.name!r}, which {owner} already uses; "
                         "rename its query field"
                     )
                 parts[field.name] = RequestField(modality, spec, field)
@@ -46,32 +46,32 @@ def request_fields() -> dict[str, RequestField]:
 
 
 def flags() -> dict[str, RequestField]:
-    """Those that are flags of `crystalign search` and arguments of the client: files first, then words."""
+    """Query fields that are flags of `crystalign search` and arguments of the client: files first, then text."""
     parts = [item for item in request_fields().items() if item[1].field.flag is not None]
     return dict(sorted(parts, key=lambda item: item[1].spec.is_words))
 
 
 def file_kinds() -> dict[str, RequestField]:
-    """Kinds of files that may be sent, by name."""
+    """Query fields for files, by name. The names are the kinds of files that can be uploaded."""
     return {name: part for name, part in request_fields().items() if not part.spec.is_words}
 
 
 def tables() -> dict[str, tuple[str, QuerySpec, QueryFile]]:
-    """Of each kind of file that is a table of numbers: its modality, how it is asked, what its files are like."""
-    found = {}
+    """Kind of file → modality, query specification and file description, for tables of numbers such as spectra."""
+    table_kinds = {}
     for modality, spec in query_specs():
         if spec.files is not None and not spec.is_structure:
-            found[spec.fields[0].name] = (modality, spec, spec.files)
-    return found
+            table_kinds[spec.fields[0].name] = (modality, spec, spec.files)
+    return table_kinds
 
 
 def spec_of(modality: str) -> QuerySpec | None:
-    """How a modality is asked; None where it cannot be."""
+    """Query specification of a modality; None if it is not searchable."""
     return modality_class(modality).query
 
 
 def described(modality: str) -> dict[str, Any] | None:
-    """How a modality is asked, as `/api/info` tells the page; None where it cannot be."""
+    """Query specification of a modality as JSON for `/api/info`; None if it is not searchable."""
     spec = spec_of(modality)
     if spec is None:
         return None

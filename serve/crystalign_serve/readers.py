@@ -1,4 +1,4 @@
-"""Threads for short blocking work, apart from the event loop: filters and formulas, looks into the dataset."""
+"""A thread pool with a bounded queue for short blocking work: parsing filters and formulas, reading the dataset."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from crystalign_serve.errors import UnavailableError
 THREADS = 4
 PARSE_SECONDS = 10.0
 QUEUE_SECONDS = 5.0
-"""How long work waits for a thread, before its own time begins."""
+"""Longest wait for a thread. It does not count towards the time limit of the work itself."""
 MAX_WAITING = 64
-"""Work that may wait for a thread; more is refused at once."""
+"""Number of calls that may wait for a thread; further calls are refused at once."""
 
 T = TypeVar("T")
 
 
 class Readers:
-    """Blocking work in a few threads, for a limited time, behind a short queue."""
+    """A thread pool for blocking work, with a time limit and a bounded queue."""
 
     def __init__(self, name: str = "reader", threads: int = THREADS) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
@@ -29,43 +29,43 @@ class Readers:
         self._waiting = 0
 
     async def __call__(self, work: Callable[..., T], *args: Any) -> T:
-        """What `work(*args)` returns.
+        """Run `work(*args)` in a thread and return its result.
 
         Raises:
-            QueryError: it took too long.
-            UnavailableError: no thread became free.
+            QueryError: it took longer than `PARSE_SECONDS`.
+            UnavailableError: no thread became free in time.
         """
         try:
             return await self.within(PARSE_SECONDS, work, *args)
         except TimeoutError:
             raise QueryError(
-                f"reading the query took more than {PARSE_SECONDS:g} s; send a smaller one", reason="too-slow"
+                f"reading the query took more than {PARSE_SECONDS:g} s; send a smaller query", reason="too-slow"
             ) from None
 
     async def within(self, seconds: float, work: Callable[..., T], *args: Any) -> T:
-        """What `work(*args)` returns within a time, which begins when a thread is free.
+        """Run `work(*args)` in a thread and return its result. The time limit starts when a thread is free.
 
         Raises:
-            TimeoutError: it took longer.
-            UnavailableError: no thread became free.
+            TimeoutError: it took longer than `seconds`.
+            UnavailableError: no thread became free in time.
         """
         if self._waiting >= MAX_WAITING:
-            raise UnavailableError("too many queries wait to be read; try again in a moment")
+            raise UnavailableError("too many queries are waiting to be read; try again in a moment")
         self._waiting += 1
         try:
             async with asyncio.timeout(QUEUE_SECONDS):
                 await self._free.acquire()
         except TimeoutError:
             raise UnavailableError(
-                f"too many queries wait to be read, this one for more than {QUEUE_SECONDS:g} s; try again"
+                f"too many queries: this one waited {QUEUE_SECONDS:g} s to be read; try again"
             ) from None
         finally:
             self._waiting -= 1
         job = asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
-        job.add_done_callback(self._done)  # work that took too long keeps its thread until it ends
+        job.add_done_callback(self._done)  # work that exceeds its limit occupies its thread until it ends
         return await asyncio.wait_for(asyncio.shield(job), seconds)
 
     def _done(self, job: asyncio.Future[Any]) -> None:
         self._free.release()
         if not job.cancelled():
-            job.exception()  # nobody may be waiting for it any more
+            job.exception()  # mark it as retrieved: after a timeout nobody awaits the job

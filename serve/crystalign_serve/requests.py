@@ -1,4 +1,4 @@
-"""What a search request may say, validated; the same models document the API at `/docs`."""
+"""Request models of the HTTP API. They validate requests and document the API at `/docs`."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ MAX_K = 1000
 MAX_STRUCTURES = 16
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
-"""Beyond them a part would decide alone, or not at all."""
+"""Allowed weights. A part with a weight beyond them would dominate the query, or not matter."""
 
 MaterialId = Annotated[str, Field(max_length=500)]
 Weight = Annotated[float, Field(ge=LEAST_WEIGHT, le=MOST_WEIGHT, allow_inf_nan=False)]
 
 
 class SearchQuery(Config):
-    """What to look for, in the parts that `query_model` adds."""
+    """Base of the query model; `query_model` adds the parts."""
 
     @property
     def parts(self) -> dict[str, object]:
-        """What is there, by name."""
+        """The given parts, by name."""
         return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
 
     @property
     def material_id(self) -> str | None:
-        """The material of the index that is asked for, if one is."""
-        found = self.parts.get("id")
-        return None if found is None else str(found)
+        """The id in the query; None if there is none."""
+        material_id = self.parts.get("id")
+        return None if material_id is None else str(material_id)
 
 
 def query_model() -> type[SearchQuery]:
-    """The model of a query: one optional field for each name that a modality declares, and `id`.
+    """Build the query model: one optional field per query field of the registered modalities, and `id`.
 
     Raises:
-        ConfigError: the declarations contradict each other.
+        ConfigError: two modalities declare the same field.
     """
     parts = request_fields()
     fields: dict[str, Any] = {name: _optional(part.field.type, part.field.help) for name, part in parts.items()}
     words = sum(part.spec.is_words for part in parts.values())
     names = list(fields)
-    fields["id"] = _optional(MaterialId, "A material of the index: its stored vector.")
+    fields["id"] = _optional(MaterialId, "Id of a material in the index. Its stored vector is the query.")
     ordered = {name: fields[name] for name in [*names[:words], "id", *names[words:]]}
     return create_model(
-        "Query", __base__=SearchQuery, __doc__="What to look for; several parts make one fused query.", **ordered
+        "Query", __base__=SearchQuery, __doc__="The query. Several parts are fused into one vector.", **ordered
     )
 
 
@@ -57,23 +57,23 @@ def _optional(kind: Any, help_text: str) -> tuple[Any, Any]:
 
 
 class SearchOptions(Config):
-    """How many results, and among which rows."""
+    """Number of results, filter, weights and reranking."""
 
     k: int = Field(default=10, ge=1, le=MAX_K)
-    """Results wanted."""
+    """Number of results."""
     filter: str | None = None
     """OPTIMADE filter, evaluated before the search."""
     weights: dict[str, Weight] = Field(default_factory=dict)
-    """Part or modality → weight in a fused query, from 1e-6 to 1e6; 1 where none is given."""
+    """Part or modality → weight in a fused query, from 1e-6 to 1e6; default 1."""
     rerank: int = Field(default=200, ge=0, le=MAX_K)
-    """Candidates of a powder pattern, asked alone, that a match of patterns looks at again, at least k; 0: none."""
+    """For a query by a powder pattern alone: number of candidates (at least k) to rerank by pattern match; 0: none."""
 
 
 class SearchRequest(SearchOptions):
     """A search."""
 
     query: SearchQuery
-    """What to look for."""
+    """The query."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
@@ -84,20 +84,20 @@ class SearchRequest(SearchOptions):
 
 
 def request_model() -> type[SearchRequest]:
-    """The model of a search over what the modalities declare."""
-    query = (query_model(), Field(description="What to look for."))
+    """Build the request model of `/api/search` for the registered modalities."""
+    query = (query_model(), Field(description="The query."))
     return create_model("SearchRequest", __base__=SearchRequest, __doc__="A search.", query=query)
 
 
 class Structure(Config):
-    """A crystal whose properties are wanted: one of the three."""
+    """A crystal whose properties are predicted. Give exactly one of the fields."""
 
     cif: str | None = None
     """The text of a CIF."""
     poscar: str | None = None
     """The text of a VASP POSCAR."""
     id: MaterialId | None = None
-    """A material of the index, with all that is known about it."""
+    """Id of a material in the index. All its stored modalities are used."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -107,27 +107,28 @@ class Structure(Config):
 
     @property
     def given(self) -> dict[str, str]:
-        """What is there, by name."""
+        """The given field, by name."""
         return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
 
 
 class PredictOptions(Config):
-    """By which models, and how sure."""
+    """Which models predict, and the coverage of the intervals."""
 
     models: tuple[str, ...] = ()
-    """Names of fine-tuned models, as `/api/info` lists them; by default all."""
+    """Names of fine-tuned models, as listed by `/api/info`; default: all."""
     level: float = 0.9
-    """Probability that an interval holds the value, for materials like those that it was calibrated on."""
+    """Coverage of the intervals: the probability that an interval contains the value, for materials like those of the
+    calibration set."""
 
     @model_validator(mode="after")
     def _known_level(self) -> Self:
         if self.level not in LEVELS:
-            raise ValueError(f"level {self.level:g} is not calibrated; there are {', '.join(map(str, LEVELS))}")
+            raise ValueError(f"level {self.level:g} is not calibrated; available: {', '.join(map(str, LEVELS))}")
         return self
 
 
 class PredictRequest(PredictOptions):
-    """Properties of some crystals."""
+    """A request to predict properties of crystals."""
 
     structures: Annotated[tuple[Structure, ...], Field(min_length=1, max_length=MAX_STRUCTURES)]
     """The crystals."""

@@ -1,4 +1,4 @@
-"""The second look: candidates of an embedding, ordered also by how their computed pattern fits the measured one."""
+"""Rerank the candidates of an embedding search by how well their computed patterns match the measured one."""
 
 from __future__ import annotations
 
@@ -9,48 +9,46 @@ import numpy as np
 
 from crystalign.index.fusion import reciprocal_rank_fusion
 from crystalign.modalities.query import resolved
-from crystalign_serve.backend import Answer
+from crystalign_serve.backend import IndexAnswer
 from crystalign_serve.query_fields import spec_of
 
 
-class Reordered(NamedTuple):
-    """An answer in its new order."""
+class Reranked(NamedTuple):
+    """A reranked search result."""
 
-    answer: Answer
-    """Scores are those of the profile match; 0 where a candidate has no pattern."""
+    answer: IndexAnswer
+    """The candidates in the new order. Scores are those of the profile match; 0 for a candidate without a pattern."""
     matches: list[dict[str, Any] | None]
-    """Of each record: the strain at which it fits, and the cosine of the embedding."""
+    """For each candidate, the strain of the best match and the cosine similarity of the embeddings."""
 
 
-def by_match(modality: str, asked: Any, answer: Answer, stored: Sequence[Any], k: int) -> Reordered:
-    """Order candidates by both ranks, of the embedding and of the modality's matcher.
+def rerank_by_match(modality: str, query: Any, answer: IndexAnswer, stored: Sequence[Any], k: int) -> Reranked:
+    """Rank candidates by reciprocal rank fusion of the embedding score and the score of the modality's matcher.
 
-    Of powder patterns that is the strain-scanned cosine of `ProfileMatcher`.
-
-    The two err on different patterns: a match of peaks is misled where a cell is distorted, an
-    embedding where structures are alike, and `reciprocal_rank_fusion` puts first what both like. Of
-    equals, such as a first and a second place and a second and a first, the better match comes first.
+    The matcher of powder patterns is `ProfileMatcher`: a cosine similarity, maximised over strain. The two
+    rankings fail on different patterns: peak matching fails for distorted cells, the embedding for similar
+    structures. Ties are broken by the match score.
 
     Args:
-        modality: whose matcher is used.
-        asked: value of the query.
-        answer: candidates of the embedding.
+        modality: modality whose matcher is used.
+        query: value of the query.
+        answer: candidates of the embedding search.
         stored: value of each candidate, or None.
-        k: how many are returned.
+        k: number of results.
 
     Raises:
-        SpectrumError: the measurement covers too little to be compared.
+        SpectrumError: the measured range is too short to compare.
     """
     spec = spec_of(modality)
     assert spec is not None
     assert spec.matcher is not None
     matcher = resolved(spec.matcher)()
-    profile, covered = matcher.measured(asked)
+    profile, covered = matcher.measured(query)
     scores, strains = np.full(len(stored), -np.inf), np.zeros(len(stored))
-    known = [number for number, value in enumerate(stored) if value is not None]
-    if known:
-        drawn = matcher.profiles([value for value in stored if value is not None])
-        scores[known], strains[known] = matcher.match(profile, covered, drawn)
+    with_value = [number for number, value in enumerate(stored) if value is not None]
+    if with_value:
+        profiles = matcher.profiles([value for value in stored if value is not None])
+        scores[with_value], strains[with_value] = matcher.match(profile, covered, profiles)
     fused = reciprocal_rank_fusion(answer.scores, scores)
     order = np.lexsort((-scores, -fused))[:k].tolist()
     matches = [
@@ -60,4 +58,4 @@ def by_match(modality: str, asked: Any, answer: Answer, stored: Sequence[Any], k
     best = answer._replace(
         scores=[max(float(scores[i]), 0.0) for i in order], records=[answer.records[i] for i in order]
     )
-    return Reordered(best, matches)
+    return Reranked(best, matches)

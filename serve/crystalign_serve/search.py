@@ -1,4 +1,4 @@
-"""`crystalign search` and `crystalign similar`: ask a running service, print a table."""
+"""`crystalign search` and `crystalign similar`: query a running service and print a table."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ if TYPE_CHECKING:
     from crystalign_serve.client import Answer
 
 TABLE_WIDTH, COLUMN_WIDTH = 78, 20
-"""Characters of the columns that are always there, and of one more; what does not fit stays in the JSON."""
+"""Width of the fixed columns, and of each further column. Columns that do not fit are only in the JSON output."""
 MAX_PROPERTY_COLUMNS = 3
 
 
 class SearchArgs(Config):
-    """What `search` and `similar` share."""
+    """Options that `search` and `similar` share."""
 
     filter: str | None = None
     """OPTIMADE filter, e.g. 'elements HAS "Li" AND _crystalign_band_gap>1'; evaluated before the search."""
     k: int = Field(default=10, ge=1, le=1000)
-    """Results wanted."""
+    """Number of results."""
     url: str | None = None
-    """The service; default: CRYSTALIGN_URL, else http://127.0.0.1:8000."""
+    """URL of the service; default: CRYSTALIGN_URL, or else http://127.0.0.1:8000."""
     api_key_file: str | None = None
-    """File with the API key, where the service asks for one; default: CRYSTALIGN_API_KEY_FILE."""
+    """File with the API key, if the service requires one; default: CRYSTALIGN_API_KEY_FILE."""
     json_output: bool = False
-    """Print the answer as JSON instead of a table."""
+    """Print the response as JSON instead of a table."""
 
 
 class SearchSettings(SearchArgs):
-    """Query a served index by DOS, XRD, CIF, text, formula or id, or by any mixture of them.
+    """Search a served index by DOS, XRD, CIF, text, formula or id, or by any combination of them.
 
     Example: crystalign search --dos dos.csv --filter 'elements HAS ALL "Li","O"'
     """
 
     wavelength: str | None = None
-    """Of a powder pattern, where its file does not say: CuKa, CoKa, MoKa, …, or Å."""
+    """Wavelength of a powder pattern if its file does not state it: CuKa, CoKa, MoKa, …, or Å."""
     id: str | None = None
-    """A material of the index."""
+    """Id of a material in the index."""
     weights: dict[str, float] = Field(default_factory=dict)
-    """Part and weight in a mixed query, e.g. --weights text 0.5 xrd 2; 1 where none is given."""
+    """Weight of each part of a combined query, e.g. --weights text 0.5 xrd 2; default 1."""
     rerank: int = Field(default=200, ge=0, le=1000)
-    """Candidates of a powder pattern, asked alone, that a match of patterns looks at again, at least k; 0: none."""
+    """For a query by a powder pattern alone: number of candidates (at least k) to rerank by pattern match; 0: none."""
 
     @property
-    def asked(self) -> dict[str, str]:
-        """What is there of what the modalities declare, and the id, by name."""
+    def parts(self) -> dict[str, str]:
+        """The given parts of the query, by name."""
         names = [*flags(), "id"]
         return {name: value for name in names if (value := getattr(self, name, None)) is not None}
 
 
 def search_model() -> type[SearchSettings]:
-    """The settings of `crystalign search`, with a flag for each modality that can be asked for."""
+    """Build the settings of `crystalign search`, with a flag for each searchable modality."""
     fields: dict[str, Any] = {
         name: (str | None, Field(default=None, description=part.field.flag)) for name, part in flags().items()
     }
@@ -68,27 +68,27 @@ def search_model() -> type[SearchSettings]:
 
 
 def __getattr__(name: str) -> Any:
-    """`Search`, made when it is asked for: which flags it has depends on the packages that are installed."""
+    """Build `Search` on first access, because its flags depend on the installed packages."""
     if name == "Search":
         return search_model()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Similar(SearchArgs):
-    """Find the crystals most similar to one of the index, or to the structure in a file.
+    """Find the crystals most similar to a material of the index, or to the structure in a file.
 
     Example: crystalign similar mp-149 --k 20
     """
 
     material: Positional[str]
-    """An id, or a file with a structure."""
+    """Id of a material, or path of a structure file."""
 
 
 def main(config: SearchSettings | Similar) -> Answer:
-    """Ask and print.
+    """Send the query and print the results.
 
     Raises:
-        ConfigError: nothing is asked.
+        ConfigError: the query is empty.
         QueryError: the service cannot use the query.
     """
     from crystalign_serve.client import Client
@@ -99,11 +99,11 @@ def main(config: SearchSettings | Similar) -> Answer:
         if isinstance(config, Similar):
             answer = client.find_similar(config.material, config.k, filter=config.filter)
         else:
-            if not config.asked:
+            if not config.parts:
                 names = ", ".join(f"--{name}" for name in [*flags(), "id"])
                 raise ConfigError(f"nothing to search for; give at least one of {names}")
             answer = client.search(
-                **config.asked,
+                **config.parts,
                 wavelength=config.wavelength,
                 filter=config.filter,
                 k=config.k,
@@ -118,7 +118,7 @@ def main(config: SearchSettings | Similar) -> Answer:
 
 
 def show(answer: Answer, url: str) -> None:
-    """Print the results as a table, and what to do with them."""
+    """Print the results as a table, with notes and a next command."""
     from rich.console import Console
     from rich.table import Table
 
@@ -143,25 +143,27 @@ def show(answer: Answer, url: str) -> None:
     for line in _explanations(answer):
         console.print(line, highlight=False, markup=False)
     shards = "" if answer.complete else f", {answer.raw['shards_ok']} of {answer.raw['shards_total']} shards answered"
-    everything = ", which is all that the filter allows" if answer.exhausted else ""
-    console.print(f"{len(answer)} of {answer.allowed:,} rows{everything}{shards}, {answer.raw['elapsed_ms']:.0f} ms")
+    exhausted = ", all that pass the filter" if answer.exhausted else ""
+    console.print(f"{len(answer)} of {answer.allowed:,} rows{exhausted}{shards}, {answer.raw['elapsed_ms']:.0f} ms")
     if len(answer):
         console.print(f"next: crystalign similar {answer[0].id}   or open {url}", highlight=False)
 
 
 def _explanations(answer: Answer) -> list[str]:
-    """Notes below the table: why scores are not in rank order, and the remarks of single rows."""
+    """Notes below the table: why the scores are not in rank order, and the remarks of single rows."""
     scores = [hit.score for hit in answer]
     lines = []
     if scores != sorted(scores, reverse=True):
         ordered_by = answer.raw["query"].get("ordered_by", "the service")
         what = "patterns alone" if "pattern" in ordered_by else "embeddings alone"
-        lines.append(f"The rows are ordered by {ordered_by}; the scores are of the {what}, so they need not fall.")
+        lines.append(
+            f"The rows are ordered by {ordered_by}. The scores are those of the {what}, so they may not decrease."
+        )
     return lines + [f"{hit.id}: {hit.raw['remarks']}" for hit in answer if hit.raw.get("remarks")]
 
 
 def _property_columns(answer: Answer) -> dict[str, str]:
-    """The properties that most results have, with unit."""
+    """The most frequent properties of the results, with unit."""
     counts: dict[str, int] = {}
     labels: dict[str, str] = {}
     for hit in answer:

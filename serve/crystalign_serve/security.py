@@ -1,9 +1,8 @@
-"""Who may ask: the API key, the names of this service, and no web page but its own.
+"""Access control: API key, host names, and protection against other web pages.
 
-A browser sends requests to `localhost` on behalf of any page that its user has open. Three things
-keep such pages out: the `Host` must be a name of this service (a page that has its own name resolve
-to 127.0.0.1 fails here), the `Origin` must be the service's own, and `Sec-Fetch-Site`, where the
-browser sends it, must not name another site.
+A browser sends requests to `localhost` for any page that the user has open. Three checks refuse such
+requests: `Host` must be a name of this service (this stops DNS rebinding), `Origin` must be the service's
+own, and `Sec-Fetch-Site`, if the browser sends it, must not name another site.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ LEAST_KEY_LENGTH = 16
 MOST_KEY_LENGTH = 4096
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = frozenset({"/", "/live", "/ready", "/docs", "/openapi.json"})
-"""What needs no key: the page, its parts, the description of the API, and whether the service runs."""
+"""Paths that need no API key: the web page with its assets, the API documentation, and the health probes."""
 OPEN_FOLDERS = ("/assets/", "/docs/")
 _NOTHING = "default-src 'none'; frame-ancestors 'none'"
 _PAGE = (
@@ -42,17 +41,17 @@ _HEADERS = {
 
 
 class Access(NamedTuple):
-    """The rules of one service; by default any name will do and no key is needed."""
+    """Access rules of a service. By default it accepts any host name and needs no key."""
 
     key_sha256: str | None = None
-    """SHA-256 of the API key, hexadecimal; None if none is needed."""
+    """SHA-256 of the API key, hexadecimal; None if no key is needed."""
     hosts: tuple[str, ...] | None = None
-    """Names, without port, by which the service may be called; None means any."""
+    """Accepted host names, without port; None accepts any."""
     any_address: bool = False
-    """Whether it may also be called by any IP address, which no web page can pretend to be."""
+    """Whether any IP address is accepted as host. This is safe, because DNS rebinding needs a name."""
 
     def knows(self, host: str) -> bool:
-        """Whether a `Host` header, with or without port, names this service."""
+        """Whether a `Host` header, with or without port, is accepted."""
         name = _name(host)
         if self.hosts is None or name in self.hosts:
             return True
@@ -63,21 +62,21 @@ class Access(NamedTuple):
         return self.any_address or (address.is_loopback and bool(set(LOOPBACK_NAMES) & set(self.hosts)))
 
     def opens(self, key: str) -> bool:
-        """Whether this is the key; the time it takes does not depend on the key."""
+        """Whether this is the API key, compared in constant time."""
         given = hashlib.sha256(key.encode("utf-8", errors="surrogateescape")).hexdigest()
         return self.key_sha256 is None or hmac.compare_digest(given, self.key_sha256)
 
 
 def access_of(host: str, key_file: str | None, allowed_hosts: Sequence[str]) -> Access:
-    """The rules of a service that listens on `host`.
+    """The access rules of a service that listens on `host`.
 
     Raises:
-        ConfigError: it listens beyond this machine without a key, or the key cannot be used.
+        ConfigError: other machines can reach it and there is no key, or the key file cannot be used.
     """
     local = is_loopback(host)
     if not local and key_file is None:
         raise ConfigError(
-            f"listening on {host} lets other machines ask, which needs an API key: give --api-key-file FILE, for "
+            f"other machines can reach {host}, which requires an API key: give --api-key-file FILE, for "
             "example made by `python -c 'import secrets; print(secrets.token_urlsafe(32))' > FILE`, or listen on "
             "127.0.0.1"
         )
@@ -87,10 +86,10 @@ def access_of(host: str, key_file: str | None, allowed_hosts: Sequence[str]) -> 
 
 
 def read_key(path: str) -> str:
-    """The API key in a file, without white space around it.
+    """Read the API key from a file and strip whitespace.
 
     Raises:
-        ConfigError: no such file, or what it holds is no key.
+        ConfigError: the file cannot be read, or its content is not a valid key.
     """
     try:
         with Path(path).open("rb") as file:
@@ -101,13 +100,14 @@ def read_key(path: str) -> str:
         ) from error
     if not LEAST_KEY_LENGTH <= len(key) <= MOST_KEY_LENGTH or not key.isprintable() or " " in key:
         raise ConfigError(
-            f"{path} holds no API key: it must be one word of {LEAST_KEY_LENGTH} to {MOST_KEY_LENGTH} characters"
+            f"{path} does not hold a valid API key: a key is one word of {LEAST_KEY_LENGTH} to {MOST_KEY_LENGTH} "
+            "characters"
         )
     return key
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address to listen on."""
+    """Whether an address can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -115,14 +115,14 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """Refuses who may not ask, and tells browsers what answers may be used for."""
+    """ASGI middleware: apply the access rules and add security headers to responses."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app = app
         self.access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check, pass on, and add the headers."""
+        """Refuse the request, or pass it on and add the headers to the response."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -147,25 +147,25 @@ class Guard:
         await answer(scope, receive, with_headers)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and reason; None if the request is welcome."""
+        """Status and reason of a refusal; None if the request is allowed."""
         hosts = _all(scope, b"host")
         if self.access.hosts is not None and (len(hosts) != 1 or not self.access.knows(hosts[0])):
-            named = repr(hosts[0][:100]) if hosts else "nothing"
-            return 403, f"this service is not called {named}; if it should be, start it with --allowed-host NAME"
+            named = repr(hosts[0][:100]) if hosts else "(none)"
+            return 403, f"unknown host name {named}; to allow a name, start the service with --allowed-host NAME"
         path, host = scope["path"], hosts[0] if hosts else ""
         costly = path.startswith("/api/") or scope["method"] not in {"GET", "HEAD", "OPTIONS"}
         if costly and self._is_foreign(scope, host):
-            return 403, "a page of another site may not use this service; open the service's own page"
+            return 403, "requests from a page of another site are refused; open the service's own page"
         if self.access.key_sha256 is None or path in OPEN_PATHS or path.startswith(OPEN_FOLDERS):
             return None
         keys = _keys(scope)
         if any(self.access.opens(key) for key in keys):
             return None
-        told = "this API key is not the right one" if keys else "this service asks for an API key"
-        return 401, f"{told}; send it as `Authorization: Bearer KEY`"
+        reason = "this API key is not the right one" if keys else "this service requires an API key"
+        return 401, f"{reason}; send it as `Authorization: Bearer KEY`"
 
     def _is_foreign(self, scope: Scope, host: str) -> bool:
-        """Whether a browser says that a page of another origin sends this."""
+        """Whether the browser's headers show that a page of another origin sent the request."""
         if any(site not in {"same-origin", "none"} for site in _all(scope, b"sec-fetch-site")):
             return True
         listed = set(self.access.hosts or ()) - set(LOOPBACK_NAMES)
@@ -183,8 +183,8 @@ def _keys(scope: Scope) -> list[str]:
 
 
 def _name(host: str) -> str:
-    """The name of `name:port`, `[address]:port`, an address, or an origin; empty where there is none."""
-    if "@" in host:  # browsers send none, and readers disagree on what it means
+    """Host name of `name:port`, `[address]:port`, an address or an origin; empty if it cannot be parsed."""
+    if "@" in host:  # browsers never send it, and URL parsers disagree about it
         return ""
     if host.count(":") > 1 and "[" not in host and "//" not in host:
         host = f"[{host}]"
@@ -195,7 +195,7 @@ def _name(host: str) -> str:
 
 
 def _netloc(origin: str) -> tuple[str, int | None] | None:
-    """Name and port, which is None for the usual one; None of `null` and of what cannot be read."""
+    """Host name and port of an origin (port None for 80 and 443); None for `null` and what cannot be parsed."""
     try:
         parts = urlsplit(origin)
         port = parts.port

@@ -1,4 +1,4 @@
-"""What a service knows before the first request: index, model, dataset, and what it says of itself."""
+"""The fixed state of a search service: index, model and dataset, and its description for `/api/info`."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ NOTICES = {
     "crystalign-dft-demo": "Demonstration data: unrelaxed, partly hypothetical crystals with quick calculations.",
     "crystalign-prototypes": "Rows of crystalign-prototypes are hypothetical crystals, made by element substitution.",
 }
-"""What must be said of rows of a source, wherever they are shown."""
+"""Source → notice that must be shown with its rows."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """The fixed part of an API."""
+    """The fixed state of a search service."""
 
     manifest: IndexManifest
-    """Of the index."""
+    """Manifest of the index."""
     model: ModelConfig
-    """Of the model that made it."""
+    """Settings of the model that made the index."""
     card: ModelCard
-    """What that model was trained on."""
+    """Model card: data and steps of its training."""
     modalities: Mapping[str, Modality[Any]]
-    """Of the model, with the settings it was trained with."""
+    """Modalities of the model, with the feature settings of its training."""
     fields: Fields
-    """Names that filters may use."""
+    """Fields that filters may use."""
     materials: Materials
-    """The dataset."""
+    """The dataset of the index."""
     shards: int
-    """Into how many the index is spread."""
+    """Number of shards of the index."""
     models: Sequence[dict[str, Any]] = ()
-    """Name, targets and more of each fine-tuned model."""
+    """Descriptions of the fine-tuned models, as in `/api/info`."""
 
     def info(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """The answer of `/api/info`."""
+        """The response of `/api/info`."""
         manifest = self.manifest
         return {
             "version": crystalign.__version__,
@@ -75,20 +75,20 @@ class Service:
         }
 
     def notice(self) -> str | None:
-        """What a reader of the results must know; None if there is nothing to say."""
-        said = [NOTICES[source["name"]] for source in self.materials.sources if source["name"] in NOTICES]
+        """Notices about sources and licences that must be shown with the results; None if there are none."""
+        notices = [NOTICES[source["name"]] for source in self.materials.sources if source["name"] in NOTICES]
         restricted = [name for name in self.manifest.licences if NON_COMMERCIAL in name.upper().split("-")]
         if restricted:
-            said.append(f"Holds rows licensed for non-commercial use only ({', '.join(restricted)}).")
-        return " ".join(dict.fromkeys(said)) or None
+            notices.append(f"Contains rows licensed for non-commercial use only ({', '.join(restricted)}).")
+        return " ".join(dict.fromkeys(notices)) or None
 
 
 def listed_modalities(read: Collection[str], index_modality: str) -> list[dict[str, Any]]:
-    """Every modality, whether it can be asked for, and how.
+    """All registered modalities, and how each can be queried.
 
     Args:
-        read: those that the model reads.
-        index_modality: the one whose vectors are searched, which an id stands for.
+        read: modalities that the model reads.
+        index_modality: modality of the index, which a query by id uses.
     """
     listed = []
     for name in MODALITIES:
@@ -112,10 +112,10 @@ def open_service(
     shards: int,
     models: Sequence[dict[str, Any]] = (),
 ) -> Service:
-    """Everything an API needs but the encoders and the vectors.
+    """Collect the fixed state of a service; opens the dataset.
 
     Raises:
-        DatasetError: the dataset of the index cannot be found.
+        DatasetError: the dataset does not exist, or is not the one that was embedded.
     """
     modalities = {name: make_modality(name, spec.features) for name, spec in config.modalities.items()}
     fields = make_fields(manifest.properties)
@@ -123,10 +123,10 @@ def open_service(
 
 
 def examples_for(service: Service, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Queries that this index can answer, made from one of its rows."""
-    asked = [spec for name, spec in query_specs() if name in service.modalities]
-    found = [spec.example(record) for spec in asked if spec.example is not None]
-    examples: list[dict[str, Any]] = [{"label": label, "request": {"query": query}} for label, query in found]
+    """Example queries that this index can answer, made from the metadata of one row."""
+    specs = [spec for name, spec in query_specs() if name in service.modalities]
+    labelled = [spec.example(record) for spec in specs if spec.example is not None]
+    examples: list[dict[str, Any]] = [{"label": label, "request": {"query": query}} for label, query in labelled]
     element = record["elements"][0]
     examples.append(
         {

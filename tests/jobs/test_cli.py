@@ -198,7 +198,7 @@ def test_one_setting_can_be_changed_however_deep_it_lies(tmp_path):
 
 def test_which_run_it_is_is_said_by_flags(capsys):
     assert cli.main(["pretrain", "--resume", "--set", "out=runs"]) == 2
-    assert "say it by --out" in capsys.readouterr().err
+    assert "use the flag --out instead" in capsys.readouterr().err
 
 
 def test_a_preset_loses_a_modality_by_one_change():

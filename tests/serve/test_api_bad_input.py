@@ -221,7 +221,7 @@ def test_half_a_character_is_no_structure(http):
     for name in ("cif", "poscar"):
         body = json.dumps({"query": {name: "data_x \ud800"}})
         response = http.post("/api/search", content=body, headers={"content-type": "application/json"})
-        assert_refused(http, response, "half a character")
+        assert_refused(http, response, "lone surrogate")
 
 
 def test_one_bad_file_of_several_is_named(http, materials):

@@ -86,7 +86,7 @@ def test_an_id_is_no_measurement(http, materials, monkeypatch):
     """In an index of patterns, an id stands for a stored pattern's vector; there is nothing to look at again."""
     from crystalign_serve import queries
 
-    monkeypatch.setattr(queries, "parts_of", lambda query, *_: [queries.Part("id", "xrd", None, None)])
+    monkeypatch.setattr(queries, "parts_of", lambda query, *_: [queries.QueryPart("id", "xrd", None, None)])
     answer = search(http, {"id": materials[2].id}, k=3)
     assert answer["results"][0]["id"] == materials[2].id
     assert answer["query"]["ordered_by"] == "embeddings"
@@ -100,7 +100,7 @@ def test_the_embedding_stands_where_the_second_look_fails(http, materials, monke
         raise DatasetError("gone")
 
     plain = search(http, {"xrd": xrd_json(materials[1])}, k=4, rerank=0)
-    monkeypatch.setattr(api, "by_match", broken)
+    monkeypatch.setattr(api, "rerank_by_match", broken)
     answer = search(http, {"xrd": xrd_json(materials[1])}, k=4)
     assert answer["results"] == plain["results"]
     assert answer["query"]["ordered_by"] == "embeddings"

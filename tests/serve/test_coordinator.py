@@ -136,10 +136,10 @@ def test_who_hangs_up_makes_no_room_for_more_work_at_a_time(models, materials, m
                 task.cancel()
         last = asyncio.create_task(service.predict(job))
         await asyncio.sleep(0.1)
-        assert len(begun) == deployments.DERIVING
+        assert len(begun) == deployments.DERIVE_THREADS
         go.set()
         return await last
 
     (answer,) = asyncio.run(scenario())
     assert answer.predictions
-    assert len(begun) == deployments.DERIVING + 1
+    assert len(begun) == deployments.DERIVE_THREADS + 1

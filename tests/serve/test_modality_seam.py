@@ -208,7 +208,7 @@ def test_a_material_draws_its_curve(asked: TestClient, known: list[Material]) ->
     assert curve["kind"] == NAME
     assert curve["x"][int(np.argmax(curve["y"]))] == pytest.approx(230.0, abs=15.0)
     missing = asked.get(f"/api/materials/{known[1].id}/curve/smell").json()["errors"][0]["detail"]
-    assert missing == "no curve 'smell'; there are dos, xrd, raman"
+    assert missing == "no curve 'smell'; available: dos, xrd, raman"
 
 
 def test_the_command_takes_its_file(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +229,7 @@ def test_the_client_takes_a_path_a_value_and_a_mapping(url: str, tmp_path: Path)
     with Client(url) as client:
         answers = [client.search(raman=value) for value in (tmp_path / "sample.rmn", spectrum(5), as_json(5))]
         assert len({tuple(hit.id for hit in answer) for answer in answers}) == 1
-        with pytest.raises(TypeError, match="no part 'smell'; there are cif, dos, xrd, raman, text, formula, id"):
+        with pytest.raises(TypeError, match="no part 'smell'; available: cif, dos, xrd, raman, text, formula, id"):
             client.search(smell="x")
 
 
@@ -262,7 +262,7 @@ def test_a_name_that_is_taken_is_refused(taken: str, owner: str) -> None:
     assert issubclass(cls, Modality)
     MODALITIES.register("other", cls)
     try:
-        with pytest.raises(ConfigError, match=f"'{taken}', which is a name of {owner} already"):
+        with pytest.raises(ConfigError, match=f"'{taken}', which {owner} already uses"):
             request_fields()
     finally:
         MODALITIES.unregister("other")

@@ -234,7 +234,7 @@ def test_notices_remarks_and_an_order_unlike_the_scores_are_said(browser: Any) -
     browser.until(".card[data-id]")
     notes = [note.text for note in browser.all(".note")]
     assert notes[0] == NOTICE
-    assert "need not fall from rank to rank" in notes[-1]
+    assert "may not decrease with rank" in notes[-1]
     assert [card.text for card in browser.all(".card .remarks")] == [REMARK]
 
 

@@ -51,7 +51,7 @@ def test_structures_are_left_to_the_sandbox_in_their_order():
 
 
 def test_half_a_character_is_refused_with_its_place():
-    with pytest.raises(FileFormatError, match="half a character at place 3"):
+    with pytest.raises(FileFormatError, match="lone surrogate at position 3"):
         text_file("cif", "ab\n\ud800")
 
 

@@ -232,7 +232,7 @@ def test_the_command_prints_a_table(service, capsys):
     main(Search(formula="NaCl", filter='elements HAS "Cl"', url=service.url))
     printed = capsys.readouterr().out
     assert "NaCl" in printed
-    assert "all that the filter allows" in printed
+    assert "all that pass the filter" in printed
     main(Similar(material="salt/08", k=3, url=service.url))
     assert "3 of 39 rows" in capsys.readouterr().out
 

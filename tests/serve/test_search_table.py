@@ -24,8 +24,8 @@ def printed(found: Answer, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_scores_out_of_rank_order_say_why(capsys: pytest.CaptureFixture[str]) -> None:
     said = printed(answer([0.5, 0.9], ordered_by="embeddings and patterns"), capsys)
-    assert "ordered by embeddings and patterns; the scores are of the patterns alone" in said
-    assert "need not fall" not in printed(answer([0.9, 0.5], ordered_by="embeddings and patterns"), capsys)
+    assert "ordered by embeddings and patterns. The scores are those of the patterns alone" in said
+    assert "may not decrease" not in printed(answer([0.9, 0.5], ordered_by="embeddings and patterns"), capsys)
 
 
 def test_notices_and_remarks_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

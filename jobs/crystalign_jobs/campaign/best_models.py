@@ -77,7 +77,9 @@ def _write_ensemble(run: str, trials: Mapping[int, TrialResult], target: str) ->
     folders = [trial_uri(run, result.config) for result in trials.values()]
     ensemble = Ensemble.from_trials(folders)
     storage.delete(target)
-    storage.write_bytes(storage.join(target, "README.md"), _card(ensemble, trials, *ensemble.told(folders, "test")))
+    storage.write_bytes(
+        storage.join(target, "README.md"), _card(ensemble, trials, *ensemble.member_predictions(folders, "test"))
+    )
     ensemble.save_pretrained(target)
 
 

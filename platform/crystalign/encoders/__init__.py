@@ -1,9 +1,8 @@
-"""The encoders by name. Adding one is a file here and a line in `ENCODERS`, or a package with an entry point.
+"""Registry of encoders. To add one, write a file here and a line in `ENCODERS`, or a package with an entry point.
 
 The entry point names an `EncoderEntry`:
 
-    [project.entry-points."crystalign.encoders"]
-    raman-mlp = "my_package.networks:RAMAN_MLP"
+    [project.entry-points."crystalign.encoders"] raman-mlp = "my_package.networks:RAMAN_MLP"
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ if TYPE_CHECKING:
 
 
 class EncoderEntry(NamedTuple):
-    """One line of `crystalign encoders`."""
+    """Registry entry of an encoder; one line of `crystalign encoders`."""
 
     modality: str
-    """What it reads."""
+    """Modality that the encoder reads."""
     target: str
     """`module:Class`."""
     source: str
-    """The paper."""
+    """Reference: the paper that describes the network."""
     features: dict[str, Any] = {}
-    """Settings of the modality without which it cannot read it."""
+    """Modality settings that the encoder requires."""
     options: dict[str, Any] = {}
-    """Settings of the encoder under this name: a published size is an entry, not a class."""
+    """Encoder settings that this entry changes, e.g. to a published size."""
 
 
 _TWELVE_NEAREST = {"cutoff": 8.0, "k": 12}
 _WITHIN_FIVE = {"cutoff": 5.0, "k": 1000}
-"""All neighbours up to 5 Å: no real crystal has as many."""
+"""Neighbours per site that keep all within 5 Å: no real crystal has this many."""
 _COMPLETE = {"cutoff": 4.0, "k": 16, "lattice_sums_up_to": 200}
 _SINGLE_ENERGIES = {"patch": 1, "hidden": 128, "expansion": 4, "energies": "concatenated", "summary": False}
 
@@ -182,11 +181,11 @@ _ENTRIES: dict[str, str | EncoderEntry] = {
 ENCODERS: Registry[EncoderEntry] = Registry(
     "encoder", "crystalign.encoders", _ENTRIES, accepts=lambda found: isinstance(found, EncoderEntry)
 )
-"""Those of this package, then those of other packages."""
+"""All encoders: built-in ones, then those of other packages."""
 
 
 def encoder_entry(name: str) -> EncoderEntry:
-    """The entry of an encoder.
+    """Return the registry entry of an encoder.
 
     Raises:
         ConfigError: no such encoder.
@@ -195,23 +194,23 @@ def encoder_entry(name: str) -> EncoderEntry:
 
 
 def encoder_class(name: str) -> type[Encoder]:
-    """The class of an encoder; only its own module is imported.
+    """Return the class of an encoder; only its own module is imported.
 
     Raises:
         ConfigError: no such encoder.
     """
     module, _, attribute = encoder_entry(name).target.partition(":")
-    found: type[Encoder] = getattr(importlib.import_module(module), attribute)
-    return found
+    cls: type[Encoder] = getattr(importlib.import_module(module), attribute)
+    return cls
 
 
 def make_encoder(name: str, options: dict[str, Any] | None = None, files: Files | None = None) -> Encoder:
-    """An encoder with validated settings and fresh weights.
+    """Make an encoder with validated settings and fresh weights.
 
     Args:
         name: as in `ENCODERS`.
         options: settings that differ from those of the entry.
-        files: what the encoder needs besides its settings (a tokenizer), as `Encoder.prepare` made it.
+        files: other files that the encoder needs, e.g. a tokenizer, as `Encoder.prepare` made them.
 
     Raises:
         ConfigError: no such encoder, or a setting it does not have.

@@ -1,4 +1,4 @@
-"""Text: a small BERT with a tokenizer of its own, or any encoder that Hugging Face knows."""
+"""Text encoders: a small BERT with its own tokenizer, or any encoder from Hugging Face."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ PIECES = r"[A-Z][a-z]*|[a-z]+|\d+|[^\w\s]"
 class Bert(Published):
     """BERT (Devlin et al., NAACL 2019, arXiv:1810.04805) over a description.
 
-    Without `pretrained`, a small network is made on the spot and its WordPiece tokenizer is trained
-    on the captions (`prepare`), so nothing is downloaded. With it, any encoder of the Hugging Face
-    hub or a local directory is used, in its published weights, frozen or not; code that comes with
-    such a model is never run. Tokenizer and network description travel in the model directory.
+    Without `pretrained`, a small network with fresh weights is made and its WordPiece tokenizer is trained on the
+    captions (`prepare`); nothing is downloaded. With `pretrained`, an encoder from the Hugging Face hub or a local
+    directory is used with its published weights, frozen or trainable; code that comes with it is never run. The
+    tokenizer and the network's configuration are saved in the model directory.
     """
 
     class Settings(Published.Settings):
-        """Which network, and its size where it is made on the spot."""
+        """Choice of the network, and its size if it is trained from scratch."""
 
         pooling: Literal["cls", "mean", "attention"] = "mean"
-        """The text's vector: its first token's, the mean over tokens, or their mean with learned weights."""
+        """Pooling of token vectors: the first token, the mean, or a mean with learned weights."""
         head: tuple[int, ...] = ()
-        """Widths of the layers of an MLP after it; none leaves the vector as it is."""
+        """Widths of the MLP layers after pooling; empty for no MLP."""
         max_tokens: int = Field(default=48, ge=4)
-        """Longer texts are cut."""
+        """Longest text in tokens; longer texts are truncated."""
         vocabulary: int = Field(default=3000, ge=64)
         """Largest size of the trained tokenizer."""
         hidden: int = Field(default=96, ge=8)
-        """Channels of a token."""
+        """Channels per token."""
         layers: int = Field(default=2, ge=1)
         """Transformer layers."""
         heads: int = Field(default=4, ge=1)
-        """Attention heads; they divide `hidden`."""
+        """Attention heads; `hidden` must be a multiple."""
         expansion: int = Field(default=2, ge=1)
-        """Channels of the inner layer, in units of `hidden`."""
+        """Channels of the inner MLP layer, in units of `hidden`."""
         dropout: float = Field(default=0.0, ge=0, lt=1)
-        """Share of activations dropped in training."""
+        """Dropout probability in training."""
 
     settings: Settings
 
@@ -66,18 +66,18 @@ class Bert(Published):
 
         self._tokenizer: Any = Tokenizer.from_str(files[TOKENIZER].decode())
         if getattr(self.network, "pooler", None) is not None:
-            self.network.pooler = None  # a head for another task, whose weights would never be trained
+            self.network.pooler = None  # the pooler is a head for another task; its weights would never be trained
         channels = int(self.network.config.hidden_size)
         self.pooling = TokenMean(channels) if settings.pooling == "attention" else None
         self.head = mlp(channels, settings.head)
         self.width = (channels, *settings.head)[-1]
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """(n, width) from `utf8` and `offsets` of n texts."""
+        """Encode n texts given as `utf8` and `offsets`; returns (n, width)."""
         return self.read(decode(inputs), inputs["utf8"].device)
 
     def read(self, texts: Sequence[str], device: torch.device) -> Tensor:
-        """(n, width) from n texts."""
+        """Encode n texts; returns (n, width)."""
         encoded = self._tokenizer.encode_batch(list(texts))
         tokens = torch.tensor([e.ids for e in encoded], device=device)  # (n, T)
         mask = torch.tensor([e.attention_mask for e in encoded], device=device)  # (n, T)
@@ -97,10 +97,10 @@ class Bert(Published):
 
     @classmethod
     def prepare(cls, settings: Any, values: Sequence[Any]) -> Files:
-        """Train a tokenizer on the captions, or read a published encoder's.
+        """Train a tokenizer on the captions, or read that of a published encoder.
 
         Raises:
-            ConfigError: no captions to train on, or a published encoder that cannot be read.
+            ConfigError: there are no captions to train on, or the published encoder cannot be read.
         """
         if settings.pretrained is not None:
             return _published_files(settings)
@@ -112,7 +112,7 @@ class Bert(Published):
 
 
 class TokenMean(nn.Module):
-    """Σ_t w_t h_t with w = softmax_t(a · h_t) over the tokens of a text; a starts at zero, so w at the plain mean."""
+    """Learned pooling Σ_t w_t h_t, w = softmax_t(a · h_t); a = 0 at the start, which is the plain mean."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class TokenMean(nn.Module):
 
 
 def small_network_files(settings: Any, tokenizer: Any) -> Files:
-    """What a network that is made on the spot needs besides its settings."""
+    """Files of a network that is trained from scratch."""
     description = {
         "model_type": "bert",
         "vocab_size": tokenizer.get_vocab_size(),
@@ -142,10 +142,10 @@ def small_network_files(settings: Any, tokenizer: Any) -> Files:
 
 
 def train_tokenizer(texts: Sequence[str], *, vocabulary: int, max_tokens: int) -> Any:
-    """A WordPiece tokenizer (Wu et al., arXiv:1609.08144) that keeps case and splits formulas into elements.
+    """Train a WordPiece tokenizer (Wu et al., arXiv:1609.08144) that keeps case and splits formulas into elements.
 
-    Its vocabulary is the letters of the texts and their most frequent pieces; a piece that is not in it
-    is spelled. The library's own trainer breaks ties at random, and a seed would not decide the model.
+    The vocabulary holds the letters of the texts and their most frequent pieces; other words are split into letters.
+    We do not use the library's trainer because it breaks ties at random, independent of any seed.
     """
     from tokenizers import Regex, normalizers, pre_tokenizers
 
@@ -165,9 +165,7 @@ def train_tokenizer(texts: Sequence[str], *, vocabulary: int, max_tokens: int) -
 
 
 def word_tokenizer(words: Sequence[str], *, max_tokens: int) -> Any:
-    """A tokenizer of these words, which are separated by spaces; a word that is not among them is cut into those
-    that are, from the left.
-    """
+    """Make a tokenizer for space-separated words; an unknown word is split into known ones, from the left."""
     from tokenizers import normalizers, pre_tokenizers
 
     continued = [f"##{word}" for word in words if len(word) == 1]
@@ -193,18 +191,18 @@ def _by_frequency(counts: Counter[str]) -> list[str]:
 
 
 def published_tokenizer(source: str) -> tuple[Any, int]:
-    """The fast tokenizer of a published encoder, and how many tokens the encoder reads.
+    """Return the fast tokenizer of a published encoder and the encoder's maximum number of tokens.
 
     Raises:
-        OSError: there is none.
-        ValueError: it is of no kind that is known, or not a fast one.
+        OSError: there is no such encoder.
+        ValueError: the tokenizer is of an unknown kind or not a fast one.
     """
     from transformers import AutoTokenizer
 
     fast = AutoTokenizer.from_pretrained(source, use_fast=True, **read_options(source))
     positions = published_description(source).get("max_position_embeddings") or fast.model_max_length
     if not hasattr(fast, "backend_tokenizer"):
-        message = f"{type(fast).__name__} is no fast tokenizer"
+        message = f"{type(fast).__name__} is not a fast tokenizer"
         raise ValueError(message)
     return fast, min(int(positions), int(fast.model_max_length))
 

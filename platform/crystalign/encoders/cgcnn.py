@@ -32,35 +32,34 @@ class CGCNN(Encoder):
 
     1. Atoms are 92 bins of elemental properties (`element_features`), mapped to C channels; edges
        41 Gaussians exp(−(d − μ_k)²/(0.2 Å)²), μ_k = 0, 0.2, …, 8 Å.
-    2. Convolutions (eq. 5): v_i ← softplus(v_i + norm(Σ_j σ(z_ij^g) ⊙ softplus(z_ij^m))) with
-       z_ij = norm(W (v_i ⊕ v_j ⊕ u_ij) + b) over the twelve nearest neighbours j within 8 Å.
+    2. Convolutions (eq. 5): v_i ← softplus(v_i + norm(Σ_j σ(z_ij^g) ⊙ softplus(z_ij^m))) with z_ij = norm(W (v_i ⊕ v_j
+       ⊕ u_ij) + b) over the twelve nearest neighbours j within 8 Å.
     3. The crystal: the mean over its atoms, softplus, one linear layer to `width`, softplus. With
        `mlp`, the head of CLaSP in its place (Suzuki et al., Mach. Learn.: Sci. Technol. 6, 035006
        (2025)): linear, norm, ReLU, `mlp` times linear, ReLU, norm, and a linear layer at the end.
 
-    The published network had a last layer to one number, 129 parameters that are not part of an
-    encoder. Two things differ, both where the published one is not a function of the crystal alone:
+    The last layer of the published network, which predicts one number with 129 parameters, is left out. Two things
+    differ, because there the published output depends on more than the crystal:
 
-    - norm is LayerNorm over channels in place of BatchNorm over the batch, with as many weights
-    - the sum over twelve neighbours cuts no shell: equally far neighbours share the places that
-      are left (`nearest_shares`), where the published code keeps whichever came first. A site with
-      fewer than twelve within 8 Å sums over those, where the published code adds edges of 9 Å to
-      the first atom of the file
+    - norm is LayerNorm over channels instead of BatchNorm over the batch, with the same number of weights
+    - the sum over twelve neighbours never cuts a shell: equally distant neighbours share the remaining weight
+      (`nearest_shares`), whereas the published code keeps those that come first. A site with fewer than twelve
+      neighbours within 8 Å sums over those, whereas the published code adds edges of 9 Å to the first atom
     """
 
     class Settings(Config):
-        """Size; the defaults are those of the paper."""
+        """Size of the network; the defaults are those of the paper."""
 
         hidden: int = Field(default=64, ge=4)
-        """Channels C of an atom."""
+        """Channels C per atom."""
         layers: int = Field(default=3, ge=1)
-        """Convolutions; each reaches one neighbour further."""
+        """Number of convolutions; each extends the receptive field by one neighbour."""
         neighbours: int = Field(default=12, ge=1)
-        """Neighbours in the sum; the modality's `k` is at least as many."""
+        """Neighbours in the sum; at most the modality's `k`."""
         gaussians: int = Field(default=41, ge=2)
-        """Basis functions of the distance."""
+        """Number of basis functions of the distance."""
         cutoff: float = Field(default=8.0, gt=0)
-        """Å; centre of the last Gaussian."""
+        """Å; centre of the last Gaussian of the distance."""
         width: int = Field(default=128, ge=4)
         """Length of the crystal's vector."""
         mlp: int = Field(default=0, ge=0)

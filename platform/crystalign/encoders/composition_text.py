@@ -1,4 +1,4 @@
-"""A composition as words."""
+"""Composition written as words, for a text encoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crystalign.encoders.encoder import Files
 from crystalign.modalities import Inputs
 
 MAX_ATOMS = 200
-"""Denominators up to this are looked for: a formula unit of more atoms is written with decimals."""
+"""Largest denominator: a formula unit with more atoms is written with decimals."""
 
 
 class CompositionText(Bert):
@@ -28,10 +28,10 @@ class CompositionText(Bert):
     """
 
     class Settings(Bert.Settings):
-        """As of the text encoder; the vocabulary is given by the elements."""
+        """Settings of the text encoder; the vocabulary consists of the elements and numbers."""
 
         max_tokens: int = Field(default=128, ge=4)
-        """Longer compositions, of more than about twenty elements in odd amounts, are cut."""
+        """Longest composition in tokens, about twenty elements with uneven amounts; longer ones are truncated."""
 
     def forward(self, inputs: Inputs) -> Tensor:
         """(n, width) from `z` (n, M), zero where padded, and `fraction` (n, M)."""
@@ -40,7 +40,7 @@ class CompositionText(Bert):
 
     @classmethod
     def prepare(cls, settings: Any, values: Sequence[Any]) -> Files:
-        """A tokenizer of elements and numbers, or a published encoder's."""
+        """Make a tokenizer of elements and numbers, or read that of a published encoder."""
         if settings.pretrained is not None:
             return super().prepare(settings, values)
         words = [*SYMBOLS[1:], *(str(n) for n in range(MAX_ATOMS + 1)), "."]
@@ -48,9 +48,9 @@ class CompositionText(Bert):
 
 
 def composition_words(atomic_numbers: Sequence[int], fractions: Sequence[float]) -> str:
-    """`Fe 2 O 3` from elements and their atomic fractions; zeros pad.
+    """Write elements and atomic fractions as `Fe 2 O 3`; zeros are padding.
 
-    The smallest whole amounts that give the fractions to 10⁻⁴, of at most 200 atoms together; where
+    Amounts are the smallest whole numbers that reproduce the fractions to 10⁻⁴ with at most 200 atoms in total; if
     there are none, per cent with two decimals.
     """
     present = [(SYMBOLS[z], x) for z, x in zip(atomic_numbers, fractions, strict=True) if z > 0]

@@ -1,4 +1,4 @@
-"""A transformer over the elements of a formula."""
+"""Transformer over the elements of a formula."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from crystalign.modalities import Inputs
 class CompositionTransformer(Encoder):
     """Attention between elements, after CrabNet (Wang et al., npj Comput. Mater. 7, 77 (2021)).
 
-    A token is an element's embedding plus a sinusoidal encoding of its fraction, once linear and once
-    logarithmic, so that dopants are told apart too. The formula is the fraction-weighted mean of
-    its tokens beside their plain mean.
+    A token is an element's embedding plus a sinusoidal encoding of its fraction, on a linear and on a logarithmic
+    scale so that small dopant fractions are resolved. The output concatenates the fraction-weighted and the plain
+    mean of the tokens.
     """
 
     class Settings(Config):
-        """Size."""
+        """Size of the network."""
 
         hidden: int = Field(default=96, ge=8, multiple_of=4)
         """Channels of a token."""

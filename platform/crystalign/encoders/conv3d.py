@@ -1,4 +1,4 @@
-"""A three-dimensional residual network over a charge density."""
+"""Three-dimensional residual network over a charge density."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from crystalign.modalities import Inputs
 class Conv3d(Encoder):
     """ResNet (He et al., CVPR 2016, arXiv:1512.03385) in three dimensions with circular padding.
 
-    The grid spans one cell in fractional coordinates, so opposite faces touch: convolutions wrap.
-    What the voxels do not know is their size; the cell's lengths and angles (six numbers of its metric
-    tensor) are fed in beside the pooled map.
+    The grid spans one cell in fractional coordinates, so convolutions are periodic. Voxels do not encode the size of
+    the cell, so its lengths, angles and volume (`cell_features`) are concatenated to the pooled map.
     """
 
     class Settings(Config):
-        """Size."""
+        """Size of the network."""
 
         channels: tuple[int, ...] = (8, 16, 32)
-        """Channels of each stage; each halves the grid, the first from 32³ to 16³."""
+        """Channels of each stage; each stage halves the grid, the first from 32³ to 16³."""
         width: int = Field(default=128, ge=4)
-        """Length of the density's vector."""
+        """Length of the output vector."""
 
     settings: Settings
 

@@ -1,4 +1,4 @@
-"""What the convolutional encoders share: circular padding, groups of a norm, and the cell as numbers."""
+"""Shared parts of the convolutional encoders: periodic padding, GroupNorm groups, and cell features."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def cell_features(lattice: Tensor) -> Tensor:
-    """(n, 7): log of the three lengths, cosines of the three angles, log of the volume; free of rotation.
+    """Rotation-invariant cell features (n, 7): log lengths (3), cosines of the angles (3), log volume.
 
-    In single precision whatever is autocast: half of it would round a hundredth of an ångström away.
+    Computed in single precision even under autocast: half precision would round away 0.01 Å.
     """
     with torch.autocast(lattice.device.type, enabled=False):
         return _cell_features(lattice if lattice.dtype == torch.float64 else lattice.float())
@@ -26,12 +26,12 @@ def _cell_features(lattice: Tensor) -> Tensor:
 
 
 def wrap(x: Tensor, width: int) -> Tensor:
-    """(n, C, N, N, N) with `width` points of the opposite face beyond each face."""
+    """Pad (n, C, N, N, N) periodically with `width` points on each face."""
     return F.pad(x, (width,) * 6, mode="circular")
 
 
 def norm_groups(channels: int, most: int = 8) -> int:
-    """The largest power of two up to `most` that divides `channels`."""
+    """Number of GroupNorm groups: the largest power of two up to `most` that divides `channels`."""
     groups = most
     while channels % groups:
         groups //= 2

@@ -1,4 +1,4 @@
-"""CrabNet in its published setting."""
+"""CrabNet with its published settings."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ class CrabNet(Encoder):
     """
 
     class Settings(Config):
-        """Size; the defaults are the published ones."""
+        """Size of the network; the defaults are the published ones."""
 
         element: int = Field(default=200, ge=1)
-        """Channels of an element's vector."""
+        """Channels of an element embedding."""
         hidden: int = Field(default=512, ge=8, multiple_of=4)
-        """Channels d of a token."""
+        """Channels d per token."""
         layers: int = Field(default=3, ge=1)
         """Transformer layers."""
         heads: int = Field(default=4, ge=1)
-        """Attention heads; they divide `hidden`."""
+        """Attention heads; `hidden` must be a multiple."""
         inner: int = Field(default=2048, ge=1)
         """Channels of the inner layer."""
         residual: tuple[int, ...] = Field(default=(1024, 512, 256, 128), min_length=1)
-        """Widths of the residual layers; the last is the width of the result."""
+        """Widths of the residual layers; the last is the length of the output vector."""
         resolution: int = Field(default=5000, ge=2)
-        """Steps into which a fraction is rounded."""
+        """Number of steps to which a fraction is rounded."""
         dropout: float = Field(default=0.1, ge=0, lt=1)
-        """Share of activations dropped in training."""
+        """Dropout probability in training."""
 
     settings: Settings
 

@@ -1,8 +1,8 @@
-"""What the networks over a crystal's graph share: the basis of its distances, its sites and its nearest neighbours.
+"""Shared parts of the crystal graph networks: distance basis, site embedding and nearest-neighbour weights.
 
-Sums over edges are PyTorch Geometric's. Importing that takes seconds, so it happens at the first sum of a process, not
-where a model is made or loaded. Two kernels are our own because they were measured to be faster
-(`tests/benchmarks/bench_message_passing.py`); the ratio stands at each.
+Sums over edges use PyTorch Geometric. Its import takes seconds, so it happens at the first sum of a process and not
+when a model is made or loaded. Our own kernels are used where they were measured to be faster
+(`tests/benchmarks/bench_message_passing.py`); the comment at each gives the speed-up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from crystalign.modalities import Inputs
 class GaussianBasis(nn.Module):
     """exp(−(x − μ_k)²/2σ²) with K centres from `first` to `last`; σ is their spacing unless it is given.
 
-    The exponent stops at −30: numbers below 10⁻³⁸ make processors many times slower, and mean nothing.
+    The exponent is clamped at −30, because denormal numbers (below 10⁻³⁸) make processors many times slower.
     """
 
     centres: Tensor
@@ -35,9 +35,9 @@ class GaussianBasis(nn.Module):
 class EdgeLinear(nn.Linear):
     """W (v_i ⊕ v_j ⊕ u_ij) + b for every edge, computed as W_i v_i + W_j v_j + W_u u_ij + b.
 
-    The same numbers and weights as one matrix on the concatenation, but two thirds of the work is
-    done once per atom rather than once per edge: with it, a convolution is 2.1 to 3.8 times as fast as
-    PyTorch Geometric's `CGConv` in training, 1.3 to 2.4 times in inference.
+    Results and weights equal those of one matrix on the concatenation, but two thirds of the work is done per atom
+    instead of per edge. A convolution is 2.1 to 3.8 times as fast as PyTorch Geometric's `CGConv` in training and
+    1.3 to 2.4 times in inference.
     """
 
     def __init__(self, atom: int, edge: int, out: int) -> None:
@@ -54,14 +54,14 @@ class EdgeLinear(nn.Linear):
 
 
 DEGREES = (1, 2, 3, 4)
-"""l of `harmonics`."""
+"""Degree l of each column of `harmonics`."""
 
 
 def harmonics(unit: Tensor) -> Tensor:
     """(E, 24) real spherical harmonics of degree 1 to 4 of unit vectors (E, 3), in Racah's normalisation.
 
-    Σ_m Y_lm(u) Y_lm(v) = P_l(u · v), the Legendre polynomial: sums of squares over m are functions of
-    angles alone (Varshalovich et al., *Quantum Theory of Angular Momentum*, § 5.17).
+    Σ_m Y_lm(u) Y_lm(v) = P_l(u · v), the Legendre polynomial, so sums of squares over m depend on angles only
+    (Varshalovich et al., *Quantum Theory of Angular Momentum*, § 5.17).
     """
     x, y, z = unit.unbind(dim=1)
     xx, yy, zz = x * x, y * y, z * z
@@ -82,7 +82,7 @@ def harmonics(unit: Tensor) -> Tensor:
 
 
 def on_sites(elements: Tensor, inputs: Inputs) -> Tensor:
-    """(A, C) rows of a table over atomic numbers (Z, C); of a mixed site, the sum weighted by occupancy."""
+    """Look up (A, C) rows of a table over atomic numbers (Z, C); mixed sites give the occupancy-weighted sum."""
     if "species_z" not in inputs:
         return nn.functional.embedding(inputs["x"], elements)
     species = nn.functional.embedding(inputs["species_z"], elements) * inputs["species_weight"][:, None]  # (S, C)
@@ -90,7 +90,7 @@ def on_sites(elements: Tensor, inputs: Inputs) -> Tensor:
 
 
 def scatter_sum(values: Tensor, owner: Tensor, size: int) -> Tensor:
-    """(size, ...) sums of the values (E, ...) of each owner (E,): of messages at their receivers, for one."""
+    """Sum the values (E, ...) of each owner (E,), e.g. messages at their receivers; returns (size, ...)."""
     # As fast as torch_geometric's `scatter` and equal to it bit by bit; importing torch_geometric takes 4 s and 180 MB
     # in every process that encodes a crystal.
     return values.new_zeros(size, *values.shape[1:]).index_add(0, owner, values)
@@ -98,7 +98,8 @@ def scatter_sum(values: Tensor, owner: Tensor, size: int) -> Tensor:
 
 def mean_over_atoms(v: Tensor, inputs: Inputs) -> Tensor:
     """(n, C) mean over the atoms (A, C) of each crystal."""
-    # Ours, since the atoms are already counted: 1.1 to 1.2 times as fast as global_mean_pool in training, 1.2 to 1.4
+    # Our own kernel, since the atoms are already counted: 1.1 to 1.2 times as fast as global_mean_pool in training,
+    # 1.2 to 1.4
     # times in inference.
     n_atoms = inputs["n_atoms"]
     summed = v.new_zeros(len(n_atoms), v.shape[1]).index_add(0, inputs["batch"], v)
@@ -107,25 +108,25 @@ def mean_over_atoms(v: Tensor, inputs: Inputs) -> Tensor:
 
 def max_over_atoms(v: Tensor, inputs: Inputs) -> Tensor:
     """(n, C) maximum over the atoms (A, C) of each crystal."""
-    # Ours: 1.4 to 1.8 times as fast as global_max_pool in training, 1.0 to 1.2 times in inference.
+    # Our own kernel: 1.4 to 1.8 times as fast as global_max_pool in training, 1.0 to 1.2 times in inference.
     lowest = v.new_full((len(inputs["n_atoms"]), v.shape[1]), -torch.inf)
     return lowest.scatter_reduce(0, inputs["batch"][:, None].expand_as(v), v, "amax")
 
 
 def nearest_shares(lengths: Tensor, receivers: Tensor, atoms: int, k: int, tolerance: float = 1e-3) -> Tensor:
-    """(E,) by how much an edge counts in a sum over the k nearest neighbours of its receiver.
+    """Weight (E,) of each edge in a sum over the k nearest neighbours of its receiver.
 
-    A graph with whole shells holds more than k edges where the k-th neighbour has equals. Edges
-    nearer than its shell count 1, those of its shell share what is left of k equally: the mean of
-    the sum over all ways to cut the shell, so that no cell and no order of atoms is preferred. Where
-    a site has k edges or fewer, each counts 1.
+    A graph with complete shells has more than k edges at a site if several neighbours are as far as the k-th. Edges of
+    nearer shells have weight 1; those of the last shell share the rest of k equally. This is the average over all ways
+    to cut the shell, so the result does not depend on the cell or the order of atoms. At a site with k edges or
+    fewer, every weight is 1.
 
     Args:
         lengths: (E,) Å; sorted by receiver, then length.
         receivers: (E,).
-        atoms: their number A.
-        k: how many neighbours the sum has.
-        tolerance: Å; edges whose lengths differ by less are of one shell.
+        atoms: number of atoms A.
+        k: number of neighbours in the sum.
+        tolerance: Å; edges whose lengths differ by less belong to one shell.
     """
     degree = torch.bincount(receivers, minlength=atoms)  # (A,)
     first = degree.cumsum(0) - degree  # (A,)

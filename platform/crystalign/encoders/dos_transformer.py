@@ -1,4 +1,4 @@
-"""A transformer over a density of states: over its patches, or over its single energies as published."""
+"""Transformer over a density of states, with patches or, as published, single energies as tokens."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from crystalign.modalities import Inputs
 class DosTransformer(Encoder):
     """Attention over energy, after MultiMat's DOS encoder (Moro et al., Newton 1, 100016 (2025)).
 
-    MultiMat reads 601 single energies as tokens; here `patch` neighbouring bins make one token
-    (as in ViT, Dosovitskiy et al., arXiv:2010.11929): attention is patch² times cheaper. Tokens carry
-    learned positions, so the energy of a feature is known, and are averaged beside a class token.
+    MultiMat uses 601 single energies as tokens. Here `patch` neighbouring bins form one token, as in ViT (Dosovitskiy
+    et al., arXiv:2010.11929), which makes attention patch² times cheaper. Tokens have learned position embeddings; the
+    output concatenates a class token and the mean over tokens.
 
-    The published networks are settings of the same class, on this project's grid: one window for all
-    materials instead of each calculation's own, hence no padding and no mask. MultiMat's tokens know their
-    energy E by a linear map of it, in units of half the window; MatBind's by that and by sinusoids, with
-    two learned weights between the maps of E and of the density. Layers are pre-norm, in MatBind's too.
+    The published networks are settings of this class on this project's grid: all materials share one energy window, so
+    there is no padding and no mask. MultiMat adds a linear map of the energy E, in units of half the window; MatBind
+    adds this map and sinusoids, and weighs the maps of E and of the density by two learned numbers. All layers are
+    pre-norm, also in the MatBind setting.
     """
 
     class Settings(Config):
-        """Size, and how a token knows its energy."""
+        """Size of the network, and how a token encodes its energy."""
 
         bins: int = Field(default=400, ge=1)
-        """Length of the input, as the modality's `points`."""
+        """Length of the input; equal to the modality's `points`."""
         patch: int = Field(default=8, ge=1)
-        """Bins per token; it divides `bins`."""
+        """Bins per token; `bins` must be a multiple."""
         hidden: int = Field(default=128, ge=4)
-        """Channels of a token."""
+        """Channels per token."""
         layers: int = Field(default=3, ge=1)
         """Transformer layers."""
         heads: int = Field(default=4, ge=1)
-        """Attention heads; they divide `hidden` unless `head_width` is given."""
+        """Attention heads; `hidden` must be a multiple unless `head_width` is given."""
         head_width: int | None = Field(default=None, ge=1)
-        """Channels of a head; None shares `hidden` out."""
+        """Channels per head; None for `hidden / heads`."""
         expansion: int = Field(default=2, ge=1)
-        """Channels of the layers' inner map, in units of `hidden`."""
+        """Channels of the inner MLP layer, in units of `hidden`."""
         activation: Literal["gelu", "relu"] = "gelu"
-        """Between the two maps of a layer."""
+        """Activation function of the MLP in each layer."""
         attention_bias: bool = True
-        """Whether queries, keys and values have one."""
+        """Whether the query, key and value maps have a bias."""
         energies: Literal["none", "concatenated", "mixed"] = "none"
-        """A token's energy beside its density: not; both mapped, joined and mapped again; or added with two weights."""
+        """How a token's energy is added to its density: not at all, concatenated and mapped, or as a weighted sum."""
         positions: Literal["learned", "sinusoidal", "none"] = "learned"
-        """What is added to a token by its place."""
+        """Position encoding that is added to a token."""
         summary: bool = True
-        """Whether a class token stands beside the mean, and the tokens are normalised before it."""
+        """Whether a class token is concatenated to the mean; tokens are then normalised before averaging."""
         dropout: float = Field(default=0.0, ge=0, lt=1)
-        """Share of activations dropped in training."""
+        """Dropout probability in training."""
 
     settings: Settings
 
@@ -141,4 +141,4 @@ def _check(settings: DosTransformer.Settings) -> None:
         message = f"patch {settings.patch} must divide {settings.bins} bins, and {settings.heads} heads the hidden size"
         raise ConfigError(message)
     if settings.energies == settings.positions == "none":
-        raise ConfigError("without energies or positions no token knows its energy; set one of them")
+        raise ConfigError("tokens have neither an energy nor a position encoding; set one of them")

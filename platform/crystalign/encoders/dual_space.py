@@ -1,4 +1,4 @@
-"""A crystal read in direct and in reciprocal space: bonds from the one, the lattice from the other."""
+"""Crystal encoder in direct and reciprocal space: bonds from the graph, the lattice from reciprocal spectra."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 class DualSpace(Encoder):
     """`GatedGraph` beside a network over the crystal's reciprocal spectra.
 
-    A graph of neighbours a few Å wide does not know the lattice: structures with the same bonds and
-    other periods look alike to it. The spectra of `crystalign.physics.reciprocal` hold the periods, and
-    like the graph depend on no choice of cell, origin or orientation.
+    A graph of neighbours within a few Å does not determine the lattice: structures with the same bonds but different
+    periods look alike. The spectra of `crystalign.physics.reciprocal` contain the periods and, like the graph, do not
+    depend on the choice of cell, origin or orientation.
     """
 
     class Settings(Config):
-        """Size."""
+        """Size of the network."""
 
         direct: GatedGraph.Settings = GatedGraph.Settings()
-        """The graph network."""
+        """Settings of the graph network."""
         bins: int = Field(default=256, ge=1)
-        """Points of each spectrum, as the modality's `reciprocal_bins`."""
+        """Points of each spectrum; equal to the modality's `reciprocal_bins`."""
         hidden: int = Field(default=512, ge=4)
-        """Width of the layer that sees both spectra at once."""
+        """Width of the hidden layer over both spectra."""
         width: int = Field(default=256, ge=4)
         """Length of the crystal's vector."""
 
@@ -58,7 +58,9 @@ class DualSpace(Encoder):
         inputs = as_inputs(inputs)
         spectra = inputs.get("reciprocal")
         if spectra is None or spectra.shape[-1] != self.settings.bins:
-            found = 0 if spectra is None else spectra.shape[-1]
-            raise ConfigError(f"{found} points of reciprocal space, expected {self.settings.bins}: set reciprocal_bins")
+            points = 0 if spectra is None else spectra.shape[-1]
+            raise ConfigError(
+                f"{points} points of reciprocal space, expected {self.settings.bins}: set reciprocal_bins"
+            )
         vectors: Tensor = self.head(torch.cat([self.direct(inputs), self.reciprocal(spectra.flatten(1))], dim=1))
         return vectors

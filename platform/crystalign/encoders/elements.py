@@ -1,4 +1,4 @@
-"""What is known of the elements, as the 92 zeros and ones that describe an atom to CGCNN."""
+"""Elemental properties as the 92 one-hot bins that CGCNN uses to describe an atom."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCKS = "spdf"
 
 
 class _Bins(NamedTuple):
-    """A quantity cut into bins of equal width; values outside fall into the first or the last."""
+    """Equal-width bins of a quantity; values outside the range fall into the first or last bin."""
 
     column: str
     first: float
@@ -26,7 +26,7 @@ class _Bins(NamedTuple):
     log: bool = False
 
     def position(self, text: str) -> int | None:
-        """The bin of a value; none where it is not known."""
+        """Return the bin of a value, or None if the value is unknown."""
         if not text:
             return None
         value = math.log(float(text)) if self.log else float(text)
@@ -54,19 +54,16 @@ def element_features() -> NDArray[np.float32]:
 
     The quantities and their bins are those of CGCNN (Xie & Grossman, Phys. Rev. Lett. 120, 145301
     (2018), supplement): group, period, electronegativity, covalent radius, valence electrons, first
-    ionisation energy (logarithmic), electron affinity, block and molar volume (logarithmic). The
-    values stand in `elements.csv` beside this file, frozen, so that a network sees the same elements
-    whatever is installed:
+    ionisation energy (logarithmic), electron affinity, block and molar volume (logarithmic). The values are stored in
+    `elements.csv` beside this file, so that they do not change with the installed packages:
 
-    - electronegativity (Pauling), ionisation energy, electron affinity (eV) and molar volume
-      (cm³/mol) as pymatgen collects them; what is unknown is empty and sets no bin, and so are the
-      ionisation energies beyond Hs, which it does not know
+    - electronegativity (Pauling), ionisation energy, electron affinity (eV) and molar volume (cm³/mol) from pymatgen;
+      an unknown value is empty and sets no bin, as are the ionisation energies beyond Hs
     - single-bond covalent radii of Pyykkö and Atsumi, Chem. Eur. J. 15, 186 (2009), pm
     - valence electrons: the group, less ten in the p block; two for the f elements
 
-    The table of the published code is one more collection of the same quantities, for 100 elements;
-    period, block, radius and ionisation energy fall into the same bins there for all of them, the
-    other quantities for most. This one goes to 118.
+    The table of the published code covers 100 elements and gives the same bins of period, block, radius and ionisation
+    energy for all of them, and of the other quantities for most. This table covers 118 elements.
     """
     features = np.zeros((MAX_ATOMIC_NUMBER + 1, WIDTH), np.float32)
     with resources.files(__package__).joinpath("elements.csv").open(encoding="utf-8") as file:

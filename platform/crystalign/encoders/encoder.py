@@ -1,4 +1,4 @@
-"""What an encoder is: tensors of n samples in, n vectors out."""
+"""Base class of encoders, which map tensors of n samples to n vectors."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from crystalign.config import Config
 from crystalign.modalities import Inputs
 
 Files = dict[str, bytes]
-"""File name → content: what an encoder needs besides settings and weights, such as a tokenizer."""
+"""File name → content: files that an encoder needs besides settings and weights, such as a tokenizer."""
 
 
 class Encoder(nn.Module, ABC):
     """A network from the inputs of one modality to one vector per sample.
 
-    No encoder has statistics across samples (no BatchNorm): the embedding of a sample depends on
-    that sample alone, and the objective is exact at any number of workers.
+    No encoder uses statistics across samples (no BatchNorm). The embedding of a sample therefore depends on that
+    sample only, and the objective is exact for any number of workers.
     """
 
     width: int
     """Length of the vectors it returns."""
     lr_scales: Mapping[str, float] = MappingProxyType({})
-    """Submodule → its learning rate in units of the run's; what is not named learns at the run's."""
+    """Submodule → factor on the run's learning rate; 1 for submodules that are not listed."""
 
     class Settings(Config):
         """The size of the network; each encoder extends it."""
@@ -48,14 +48,14 @@ class Encoder(nn.Module, ABC):
 
     @classmethod
     def build(cls, settings: Any, files: Files) -> Self:  # noqa: ARG003
-        """The encoder with its files and fresh (or, for a published network, published) weights."""
+        """Make the encoder from its files, with fresh weights or, for a published network, the published ones."""
         return cls(settings)
 
     @classmethod
     def restore(cls, settings: Any, files: Files) -> Self:
-        """The encoder whose weights the caller will load: like `build`, but reads no published weights."""
+        """Make the encoder like `build`, but without published weights, because the caller loads the weights."""
         return cls.build(settings, files)
 
     def files(self) -> Files:
-        """The files that a model directory must hold for `restore`."""
+        """Return the files that `restore` needs; they are saved in the model directory."""
         return {}

@@ -25,37 +25,36 @@ if TYPE_CHECKING:
 class GatedGraph(Encoder):
     r"""A graph network after CGCNN (Xie & Grossman, Phys. Rev. Lett. 120, 145301 (2018)), not the published one.
 
-    1. Atom i starts as a vector of its element, a map of what is known of it (`element_features`) and
-       a learned correction; the sites of a mixed crystal as the occupancy-weighted sum. Edge (i, j)
-       of length d is expanded in Gaussians of d.
+    1. Atom i starts as a vector of its element: a linear map of its properties (`element_features`) plus a learned
+       correction. A mixed site starts as the occupancy-weighted sum. Edge (i, j) of length d is expanded in Gaussians
+       of d.
     2. Each convolution adds the mean over neighbours of a gated message (eq. 5 of the paper):
        v_i ← v_i + 1/|N_i| Σ_j σ(W_g z_ij) ⊙ SiLU(W_m z_ij),  z_ij = LayerNorm(v)_i ⊕ LayerNorm(v)_j ⊕ u_ij.
        W z_ij is computed as W_i v_i + W_j v_j + W_u u_ij: matrices act on atoms, not on edges.
-    3. With `angular` channels, an atom also learns how its neighbours stand to each other: for the first
-       of the gated messages g_ij, p_il = (Σ_m |1/|N_i| Σ_j g_ij Y_lm(r_ij)|²)^½, l = 1 … 4. By the addition
+    3. With `angular` channels, an atom also encodes bond angles between its neighbours: for the first channels of the
+    gated messages g_ij, p_il = (Σ_m |1/|N_i| Σ_j g_ij Y_lm(r_ij)|²)^½, l = 1 … 4. By the addition
        theorem p_il² = 1/|N_i|² Σ_jk g_ij g_ik P_l(cos θ_jk): all angles at the cost of edges, no triples.
     4. The crystal is the mean and the maximum over its atoms, beside the volume per atom.
 
-    Differences from CGCNN (`crystalign.encoders.cgcnn`), each for a reason: LayerNorm before a
-    convolution, since BatchNorm ties samples together; the mean over neighbours, so that complete
-    shells of 12 or of 18 count alike; SiLU for softplus (cheaper, equal in quality); elements that may
-    differ from what the table says of them. Nothing depends on the number of atoms in the cell: any
-    supercell and any choice of lattice give the same vector.
+    Differences from CGCNN (`crystalign.encoders.cgcnn`), each for a reason: LayerNorm before a convolution, since
+    BatchNorm ties samples together; the mean over neighbours, so that complete shells of 12 or of 18 count alike; SiLU
+    for softplus (cheaper, equal in quality); element vectors that may deviate from the table. Nothing depends on the
+    number of atoms in the cell: any supercell and any choice of lattice give the same vector.
     """
 
     class Settings(Config):
-        """Size."""
+        """Size of the network."""
 
         hidden: int = Field(default=64, ge=4)
-        """Channels of an atom."""
+        """Channels per atom."""
         layers: int = Field(default=3, ge=1)
-        """Convolutions; each reaches one neighbour further."""
+        """Number of convolutions; each extends the receptive field by one neighbour."""
         gaussians: int = Field(default=40, ge=2)
         """Basis functions of the distance."""
         cutoff: float = Field(default=8.0, gt=0)
-        """Å; centre of the last Gaussian. Longer edges, of isolated sites, count as this long."""
+        """Å; centre of the last Gaussian. Longer edges, which occur at isolated sites, are clamped to this length."""
         angular: int = Field(default=0, ge=0)
-        """Channels of an atom's angular environment, at most `hidden`; 0 sees distances alone."""
+        """Channels of an atom's angular environment, at most `hidden`; 0 for distances only."""
         width: int = Field(default=256, ge=4)
         """Length of the crystal's vector."""
 

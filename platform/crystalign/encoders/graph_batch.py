@@ -1,4 +1,4 @@
-"""Between the tensors of a batch of crystals, which travel between processes, and PyTorch Geometric's `Batch`."""
+"""Convert between the tensors of a batch of crystals and PyTorch Geometric's `Batch`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NAMES = {"x": "z", "edge_length": "edge_weight", "edge_vector": "edge_vec", "lat
 
 
 def to_batch(inputs: Inputs) -> Batch:
-    """The `Batch` of what `CrystalModality.collate` makes; no tensor is copied.
+    """Convert the tensors of `CrystalModality.collate` to a `Batch` without copying.
 
     For n crystals with A atoms and E edges: `z` (A,) atomic numbers, `edge_index` (2, E) sender above receiver,
     `edge_weight` (E,) and `edge_vec` (E, 3) lengths and vectors from receiver to sender in Å, `cell` (n, 3, 3) in Å
     with vectors as rows, `volume` (n,) in Å³, `n_atoms` (n,), `batch` (A,) and `ptr` (n + 1,); and whatever else
-    `inputs` holds. There is no `pos`: the edges are all that a network over periodic images needs. `to_data_list` does
+    `inputs` holds. There is no `pos`, because networks over periodic images only need the edges. `to_data_list` does
     not work on it; `Crystal.to_pyg` makes single graphs.
     """
     from torch_geometric.data import Batch
@@ -35,9 +35,9 @@ def to_batch(inputs: Inputs) -> Batch:
 
 
 def from_batch(batch: Batch) -> Inputs:
-    """The tensors of a `Batch`, as `CrystalModality.collate` gives them: edges by receiver, nearest first.
+    """Convert a `Batch` to the tensors of `CrystalModality.collate`: edges sorted by receiver, nearest first.
 
-    Takes what `to_batch` made, and a `Batch` of `Crystal.to_pyg(cutoff)`.
+    Accepts the output of `to_batch` and a `Batch` made from `Crystal.to_pyg(cutoff)`.
 
     Raises:
         ConfigError: it has no edges with lengths and vectors, no atomic numbers, no cells or no `batch`.
@@ -65,5 +65,5 @@ def from_batch(batch: Batch) -> Inputs:
 
 
 def as_inputs(graph: Inputs | Batch) -> Inputs:
-    """The tensors of a batch in either form: what each encoder of crystals calls first."""
+    """Return the tensors of a batch in either form; each crystal encoder calls this first."""
     return graph if isinstance(graph, dict) else from_batch(graph)

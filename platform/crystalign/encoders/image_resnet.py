@@ -1,4 +1,4 @@
-"""A residual network over an image."""
+"""Residual network over an image."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from crystalign.modalities import Inputs
 class ImageResNet(Vision):
     """ResNet (He et al., CVPR 2016, arXiv:1512.03385); the image's vector is the mean over its last map.
 
-    BatchNorm ties the samples of a batch together: made on the spot, the network has GroupNorm in its
-    place; a published one keeps its published statistics as constants.
+    BatchNorm would make the samples of a batch depend on each other. A network trained from scratch therefore has
+    GroupNorm instead, and a published one uses its published statistics as constants.
     """
 
     family: ClassVar[str] = "resnet"
 
     class Settings(Vision.Settings):
-        """Size of the network where it is made on the spot."""
+        """Size of the network if it is trained from scratch."""
 
         stem: int = Field(default=32, ge=4)
         """Channels after the first convolution, which divides the image by four."""
         channels: tuple[int, ...] = (32, 64, 128, 256)
-        """Of each stage; each but the first halves the image."""
+        """Output channels of each stage; each but the first halves the image."""
         depths: tuple[int, ...] = (2, 2, 2, 2)
         """Blocks of each stage."""
         block: Literal["basic", "bottleneck"] = "basic"
-        """Two 3 × 3 convolutions, or a 3 × 3 between two 1 × 1 with a quarter of the channels."""
+        """Block type: two 3 × 3 convolutions, or a 3 × 3 between two 1 × 1 with a quarter of the channels."""
 
     settings: Settings
 
@@ -45,7 +45,7 @@ class ImageResNet(Vision):
 
     @classmethod
     def describe(cls, settings: Any) -> dict[str, Any]:
-        """As `transformers.ResNetConfig` calls it.
+        """Return the settings as fields of `transformers.ResNetConfig`.
 
         Raises:
             ConfigError: stages without a depth or without channels.

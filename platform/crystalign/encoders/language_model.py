@@ -1,4 +1,4 @@
-"""A language model that is not trained: texts in, vectors out, and who it is."""
+"""Frozen language model that embeds texts, and its identity."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from crystalign.modalities.text_embedding import LanguageModelEntry, TokenPoolin
 from crystalign.model_directory import folder_files, folder_sha256, local_folder
 
 READ = (".json", ".txt", ".model", ".safetensors")
-"""Endings of the files that are read and that make its identity; others, pickles above all, are left where they are."""
+"""Endings of the files that are read and that define the identity; other files, e.g. pickles, are ignored."""
 MOST_TOKENS = 512
-"""Unless more are asked for: the cost of attention grows with the square."""
+"""Default maximum of tokens; the cost of attention grows with the square."""
 TEXTS_PER_BATCH = 32
-"""Texts of similar length that pass the network together."""
+"""Texts of similar length per forward pass."""
 _SAME = 1e-5
 
 
@@ -34,19 +34,19 @@ class LanguageModel:
     def __init__(self, encoder: Bert, entry: LanguageModelEntry) -> None:
         self._encoder = encoder.eval()
         self.entry = entry
-        """Who it is."""
+        """Identity of the language model."""
 
     @classmethod
     def open(cls, uri: str, *, pooling: TokenPooling = "cls", max_tokens: int | None = None) -> Self:
-        """Read it, and see that it gives different texts different vectors.
+        """Load the model and check that different texts get different vectors.
 
         Args:
             uri: the folder, any URI.
-            pooling: how the vectors of tokens become one.
-            max_tokens: longer texts are cut; None for as many as it reads, at most 512.
+            pooling: how token vectors are reduced to one.
+            max_tokens: longer texts are truncated; None for the model's maximum, at most 512.
 
         Raises:
-            ConfigError: there is none, it has no safetensors weights, or its vectors mean nothing.
+            ConfigError: there is no model, it has no safetensors weights, or its vectors do not distinguish texts.
         """
         with local_folder(uri, READ) as folder:
             try:
@@ -61,13 +61,13 @@ class LanguageModel:
                 max_tokens=encoder.settings.max_tokens,
                 width=encoder.width,
             )
-        found = cls(encoder, entry)
-        _check(found, uri)
-        return found
+        model = cls(encoder, entry)
+        _check(model, uri)
+        return model
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, W) vectors of n texts, each independent of the others.
+        """Return (n, W) vectors of n texts, each independent of the others.
 
         Texts of similar length pass the network together and padding is masked.
         """
@@ -80,7 +80,7 @@ class LanguageModel:
 
 
 def _check(model: LanguageModel, uri: str) -> None:
-    """A short and a long text that begin alike: too many tokens, or a first token that sees no other, show at once."""
+    """Embed a short and a long text with the same beginning; reveals too many tokens or a causal first token."""
     entry = model.entry
     try:
         short, long = model.embed(["a crystal", "a crystal " + "of lithium " * entry.max_tokens])
@@ -96,7 +96,7 @@ def _check(model: LanguageModel, uri: str) -> None:
     if np.allclose(short, long, rtol=_SAME, atol=_SAME):
         message = (
             f"the language model at {uri} gives a text of two words and one of many the same vector with pooling "
-            f"{entry.pooling!r}: its first token does not see the others; choose pooling 'mean'"
+            f"{entry.pooling!r}: its first token does not attend to the others; choose pooling 'mean'"
         )
         raise ConfigError(message)
 

@@ -1,4 +1,4 @@
-"""MatBind's crystal encoder: gated graph convolutions that add up."""
+"""MatBind's crystal encoder: gated graph convolutions summed over neighbours."""
 
 from __future__ import annotations
 
@@ -30,31 +30,33 @@ if TYPE_CHECKING:
 class MatBindGCN(Encoder):
     r"""The crystal network of MatBind (HFMI-SOL-AI/MatBind, 2025), on correct periodic edges.
 
-    1. Sites are Σ_s x_s e_s + b, the learned vectors e of their species weighted by occupancy x: a
-       linear layer on an occupancy-weighted one-hot of the elements. Edges are 41 Gaussians
-       exp(−(d − μ_k)²/(0.2 Å)²), μ_k = 0, 0.2, …, 8 Å.
-    2. Six convolutions of PyTorch Geometric's `CGConv`, each with ReLU and LayerNorm after it:
-       v_i ← LayerNorm(ReLU(v_i + Σ_j σ(W_g z_ij + b_g) ⊙ softplus(W_m z_ij + b_m))), z_ij = v_i ⊕ v_j ⊕ u_ij,
-       over the twelve nearest neighbours j within 8 Å.
+    1. Sites are Σ_s x_s e_s + b, the learned vectors e of their species weighted by occupancy x: a linear layer on an
+       occupancy-weighted one-hot of the elements. Edges are 41 Gaussians exp(−(d − μ_k)²/(0.2 Å)²), μ_k = 0, 0.2, …, 8
+       Å.
+    2. Six convolutions of PyTorch Geometric's `CGConv`, each with ReLU and LayerNorm after it: v_i ←
+       LayerNorm(ReLU(v_i + Σ_j σ(W_g z_ij + b_g) ⊙ softplus(W_m z_ij + b_m))), z_ij = v_i ⊕ v_j ⊕ u_ij, over the
+       twelve nearest neighbours j within 8 Å.
     3. The crystal is the mean over its sites.
 
-    Differences from the released code, each a correction: every periodic image is an edge with its
-    own length (there, all images of an atom have the length of the nearest, and an atom's edges to
-    its own images have length 0); equally far neighbours share the places that are left in the sum
-    (`nearest_shares`), and a site with fewer than twelve sums over those, without edges to itself;
-    118 elements, not 96 (which adds 22 · `hidden` weights and changes nothing for the first 96); one
-    atom is normalised like many.
+    Corrections of the released code:
+
+    - every periodic image is an edge with its own length (in the released code, all images of an atom have the length
+      of the nearest, and an atom's edges to its own images have length 0)
+    - equally distant neighbours share the remaining weight in the sum (`nearest_shares`), and a site with fewer than
+      twelve neighbours sums over those, without edges to itself
+    - 118 elements instead of 96, which adds 22 · `hidden` weights and changes nothing for the first 96
+    - a crystal with one atom is normalised like any other
     """
 
     class Settings(Config):
-        """Size; the defaults are those of the released configuration."""
+        """Size of the network; the defaults are those of the released configuration."""
 
         hidden: int = Field(default=128, ge=4)
-        """Channels C of an atom, and length of the crystal's vector."""
+        """Channels C per atom, and length of the output vector."""
         layers: int = Field(default=6, ge=1)
-        """Convolutions; each reaches one neighbour further."""
+        """Number of convolutions; each extends the receptive field by one neighbour."""
         neighbours: int = Field(default=12, ge=1)
-        """Neighbours in the sum; the modality's `k` is at least as many."""
+        """Neighbours in the sum; at most the modality's `k`."""
         gaussians: int = Field(default=41, ge=2)
         """Basis functions of the distance."""
         cutoff: float = Field(default=8.0, gt=0)

@@ -14,18 +14,19 @@ from crystalign.modalities import Inputs
 
 
 class MatBindXrd(Pretrainable):
-    """A wide-kerneled one-dimensional ResNet with GroupNorm (MatBind, ICLR 2025 workshop), averaged over the pattern.
+    """One-dimensional ResNet with wide kernels and GroupNorm (MatBind, ICLR 2025 workshop), averaged over the pattern.
 
     Convolutions of width 9, a stride of 4 between stages of 64, 128, 256 and 512 channels. With one block per
-    stage it has the ~5 M parameters that are published; `blocks: [2, 2, 2, 2]` makes 11 M. The pattern stands
-    on a grid of Q, not of 2θ, so the wavelength drops out, and a second channel says what was measured.
+    stage it has the ~5 M parameters that are published; `blocks: [2, 2, 2, 2]` makes 11 M. The pattern is on a grid of
+    Q instead of 2θ, so it does not depend on the wavelength, and a second channel is the mask of
+    measured bins.
 
-    The mean over positions keeps little of *where* a peak stands, which is what tells two crystals with
-    one symmetry apart; `xrd-resnet` keeps it.
+    The mean over positions loses most of the peak positions, which distinguish crystals of the same symmetry;
+    `xrd-resnet` keeps them.
     """
 
     class Settings(Pretrainable.Settings):
-        """Size."""
+        """Size of the network."""
 
         channels: tuple[int, ...] = (64, 128, 256, 512)
         """Channels of each stage."""
@@ -34,7 +35,7 @@ class MatBindXrd(Pretrainable):
         kernel: int = Field(default=9, ge=1)
         """Width of the convolutions in the stages."""
         stride: int = Field(default=4, ge=1)
-        """Bins of one stage per bin of the next."""
+        """Downsampling factor between stages."""
 
     settings: Settings
 

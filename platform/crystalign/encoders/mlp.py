@@ -1,4 +1,4 @@
-"""Plain layers over a vector."""
+"""MLP over a vector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crystalign.physics.descriptors import WIDTH
 
 
 def mlp(width: int, layers: Sequence[int]) -> nn.Sequential:
-    """Linear layers of these widths after a vector of `width`, ReLU between them; without layers the identity."""
+    """Linear layers of these widths with ReLU between them, for inputs of length `width`; identity if empty."""
     parts: list[nn.Module] = []
     for before, after in itertools.pairwise((width, *layers)):
         parts += [nn.Linear(before, after), nn.ReLU()]
@@ -27,18 +27,18 @@ def mlp(width: int, layers: Sequence[int]) -> nn.Sequential:
 class VectorMLP(Encoder):
     """An MLP over a vector of fixed length, e.g. MultiMat's three layers over the embedding of a text.
 
-    An element that is missing is zero; with `missing`, the network is told which are.
+    Missing elements are zero; with `missing`, the mask of known elements is a second input.
     """
 
     class Settings(Config):
-        """Size."""
+        """Size of the network."""
 
         inputs: int = Field(default=WIDTH, ge=1)
-        """Length of the vector, as in the settings of the modality; by default that of our descriptors."""
+        """Length of the input; equal to the modality's setting, by default that of our descriptors."""
         layers: tuple[int, ...] = Field(default=(256, 256), min_length=1)
-        """Width of each layer; the last is the width of the result."""
+        """Width of each layer; the last is the length of the output vector."""
         missing: bool = True
-        """Whether a second vector says which elements are known."""
+        """Whether the mask of known elements is a second input."""
 
     settings: Settings
 

@@ -1,4 +1,4 @@
-"""PotNet: gated convolutions over near neighbours and over the complete sums of interatomic potentials."""
+"""PotNet: gated convolutions over near neighbours and over lattice sums of interatomic potentials."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from torch_geometric.data import Batch
 
 WEIGHTS = (-0.801, -0.074, 0.145)
-"""Published shares of Coulomb, r⁻⁶ and exp(−αr) in the one number that stands for a pair."""
+"""Published weights of Coulomb, r⁻⁶ and exp(−αr) in the one number that describes a pair."""
 COULOMB_SCALE = 0.1
 """1/Å; nine of ten pairs in Materials Project crystals lie within twice this, a few reach thirty times as far."""
 FAINTEST = 1e-8
-"""Of r⁻⁶ (1/Å⁶) and exp(−αr); weaker sums, among them a quarter of the latter, count as this."""
+"""Lower bounds of the r⁻⁶ (1/Å⁶) and exp(−αr) sums; weaker sums, a quarter of the latter, are clamped to these."""
 
 
 class PotNet(Encoder):
@@ -43,8 +43,8 @@ class PotNet(Encoder):
     2. Local edges, to the 16 nearest neighbours within 4 Å: SiLU(W·Gaussians(−0.75/d)). Complete
        edges, between all pairs: norm(softplus(W·basis(S))) of the lattice sums S of Coulomb, r⁻⁶
        and exp(−3r) potentials (`crystalign.physics.lattice_sums`).
-    3. Convolutions over both: v_i ← ReLU(v_i + norm(Σ_j σ(norm(MLP_g z_ij)) ⊙ MLP_m z_ij)),
-       z_ij = v_i ⊕ v_j ⊕ e_ij, each MLP two linear layers with SiLU between them.
+    3. Convolutions over both: v_i ← ReLU(v_i + norm(Σ_j σ(norm(MLP_g z_ij)) ⊙ MLP_m z_ij)), z_ij = v_i ⊕ v_j ⊕ e_ij,
+       each MLP two linear layers with SiLU between them.
     4. The crystal is the mean over its atoms and one linear layer.
 
     `basis` = "published" is the released setting, 1,718,656 weights: the three sums in one number of
@@ -55,28 +55,28 @@ class PotNet(Encoder):
 
     Differences from the released code, each a correction:
 
-    - norm is LayerNorm over channels in place of BatchNorm over the batch, with as many weights
+    - norm is LayerNorm over channels instead of BatchNorm over the batch, with the same number of weights
     - the sums are exact for every cell (the released exponential scales with the cell's volume, the
       Coulomb sum ends too early in elongated cells)
-    - the released network is not a function of the crystal: a supercell spreads each sum over several
-      pairs, and what follows is not linear. Here the copies that translations within the cell make of
-      a site are one sender, whose sums are added before they are embedded (`complete_graph`); with
-      local edges and the mean over atoms, every supercell has the vector of the primitive cell
-    - equally far neighbours share the last of the 16 places (`nearest_shares`), and edges are not
-      doubled; a site without a neighbour within 4 Å has its nearest
+    - the released network gives a supercell another vector than its primitive cell, because the supercell distributes
+      each sum over several pairs before a non-linear map. Here translationally equivalent copies of a site are one
+      sender whose sums are added before they are embedded (`complete_graph`), so every supercell has the vector of the
+      primitive cell
+    - equally distant neighbours share the remaining weight of the 16 (`nearest_shares`), and edges are not duplicated;
+      a site without a neighbour within 4 Å keeps its nearest
     """
 
     class Settings(Config):
-        """Size."""
+        """Size of the network."""
 
         hidden: int = Field(default=256, ge=4)
-        """Channels C of an atom and of an edge."""
+        """Channels C per atom and per edge."""
         layers: int = Field(default=3, ge=1)
         """Convolutions."""
         neighbours: int = Field(default=16, ge=1)
-        """Neighbours in the local sum; the modality's `k` is at least as many."""
+        """Neighbours in the local sum; at most the modality's `k`."""
         basis: Literal["published", "ranged"] = "ranged"
-        """How distances and potentials are expanded."""
+        """Basis in which distances and potentials are expanded."""
         local_bins: int = Field(default=64, ge=2)
         """Basis functions of the distance."""
         complete_bins: int = Field(default=64, ge=2)
@@ -160,7 +160,7 @@ class CombinedBasis(nn.Module):
 
 
 class RangedBasis(nn.Module):
-    """Gaussians of each potential on the range that it has in real crystals; beyond it, of the end of the range."""
+    """Gaussians of each potential over its range in real crystals; values outside are clamped to the range."""
 
     def __init__(self, count: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Encoders that may start from weights learned on another task."""
+"""Encoders that can start from weights trained on another task."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ WEIGHTS = "pretrained.safetensors"
 
 
 class Pretrainable(Encoder):
-    """An encoder whose first weights are read once, before training, and travel to every rank as a file.
+    """Encoder whose initial weights are read once before training and sent to every rank as a file.
 
-    A trained model holds its own weights, so the file stays behind: `restore` needs none.
+    A trained model contains its own weights, so `restore` does not need the file.
     """
 
     class Settings(Config):
-        """Where the first weights come from."""
+        """Source of the initial weights."""
 
         pretrained: str | None = None
-        """Path or URI of a safetensors file of this encoder's weights, as `save_weights` makes it; None draws them."""
+        """Path or URI of a safetensors file as `save_weights` writes it; None for random initial weights."""
 
     @classmethod
     def prepare(cls, settings: Any, values: Sequence[Any]) -> Files:
-        """Read the file.
+        """Read the file of initial weights.
 
         Raises:
             ConfigError: no such file.
@@ -46,10 +46,10 @@ class Pretrainable(Encoder):
 
     @classmethod
     def build(cls, settings: Any, files: Files) -> Self:
-        """Fresh weights, or those of the file.
+        """Make the encoder with fresh weights, or those of the file.
 
         Raises:
-            ConfigError: the file is missing, or holds another network's weights.
+            ConfigError: the file is missing, or holds the weights of another network.
         """
         encoder = cls(settings)
         if settings.pretrained is None:
@@ -69,12 +69,12 @@ class Pretrainable(Encoder):
 
     @classmethod
     def restore(cls, settings: Any, files: Files) -> Self:  # noqa: ARG003
-        """The network; the caller loads its weights."""
+        """Make the network without initial weights; the caller loads them."""
         return cls(settings)
 
 
 def save_weights(encoder: nn.Module) -> bytes:
-    """The weights as safetensors, for `pretrained`."""
+    """Save the weights as safetensors, for use as `pretrained`."""
     from safetensors.torch import save
 
     packed: bytes = save({name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()})

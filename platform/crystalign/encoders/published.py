@@ -1,4 +1,4 @@
-"""What encoders around a network of `transformers` share: made on the spot or published, frozen or learned slowly."""
+"""Base of encoders around a `transformers` network: from scratch or published, frozen or with a lower rate."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ TOKENIZER, NETWORK = "tokenizer.json", "network.json"
 
 
 class Published(Encoder):
-    """An encoder around `self.network`, a network of `transformers`.
+    """Encoder around `self.network`, a `transformers` network.
 
-    Made on the spot, or, with `pretrained`, a published one from a folder or the hub: its description
-    then travels in the model directory. Code that comes with it is never run, and pickles are never read.
+    The network is trained from scratch or, with `pretrained`, a published one from a folder or the hub. Its
+    configuration is saved in the model directory. Code that comes with it is never run, and pickles are never read.
     """
 
     class Settings(Config):
-        """Where the weights come from; each encoder adds its size."""
+        """Source of the weights; each encoder adds the size of its network."""
 
         pretrained: str | None = None
-        """Hub name or path of a published network of this kind; None makes one."""
+        """Hub name or path of a published network of this kind; None to train from scratch."""
         frozen: bool = False
-        """Whether the published weights stay as they are; those made on the spot are always trained."""
+        """Whether published weights are frozen; fresh weights are always trained."""
         lr_scale: float = Field(default=1.0, gt=0)
-        """Learning rate of the published weights, in units of the run's."""
+        """Factor on the run's learning rate for the published weights."""
 
     settings: Settings
 
@@ -49,18 +49,18 @@ class Published(Encoder):
             self.network.requires_grad_(False)
 
     def description(self) -> dict[str, Any]:
-        """The network's configuration, as `transformers` calls its fields, `model_type` among them."""
+        """Return the network's configuration with the field names of `transformers`, including `model_type`."""
         described: dict[str, Any] = json.loads(self._files[NETWORK])
         return described
 
     def train(self, mode: bool = True) -> Self:
-        """As always, but a frozen network drops nothing in training either."""
+        """Set the training mode; a frozen network stays in evaluation mode, without dropout."""
         super().train(mode)
         self.network.train(mode and not self.frozen)
         return self
 
     def files(self) -> Files:
-        """What was given: the network's description, and a tokenizer where it has one."""
+        """Return the network's configuration, and the tokenizer if there is one."""
         return dict(self._files)
 
     @classmethod
@@ -74,41 +74,41 @@ class Published(Encoder):
 
     @classmethod
     def restore(cls, settings: Any, files: Files) -> Self:
-        """The network without weights; nothing is read but `files`."""
+        """Make the network without weights; reads only `files`."""
         return cls(settings, files)
 
 
 def read_options(source: str) -> dict[str, Any]:
-    """How everything published is read: code that comes with it is never run, and a folder is all there is."""
+    """Options for reading published networks: never run their code, and read a folder without the network."""
     return {"trust_remote_code": False, "local_files_only": os.path.isdir(source)}
 
 
 def published_description(source: str) -> dict[str, Any]:
-    """The configuration of a published network.
+    """Read the configuration of a published network.
 
     Raises:
         OSError: there is none.
-        ValueError: it is of no kind that `transformers` knows.
+        ValueError: `transformers` does not support this kind of network.
     """
     from transformers import AutoConfig
 
-    found = AutoConfig.from_pretrained(source, **read_options(source))
-    described: dict[str, Any] = found.to_dict() | {"model_type": found.model_type}
-    described.pop("auto_map", None)  # names code of the network's own, which is never run
+    config = AutoConfig.from_pretrained(source, **read_options(source))
+    described: dict[str, Any] = config.to_dict() | {"model_type": config.model_type}
+    described.pop("auto_map", None)  # names custom code of the network, which is never run
     return described
 
 
 def published_network(source: str) -> nn.Module:
-    """A published network in single precision.
+    """Load a published network in single precision.
 
-    Weights that the file lacks would be drawn at random without an error, so they are refused; those of
-    a pooler are not, for it is a head for another task and no encoder uses it.
+    Missing weights are refused, because `transformers` would initialise them at random without an error. Missing
+    pooler weights are allowed: the pooler is a head for another task that no encoder uses.
 
     Args:
         source: hub name, or a folder with `config.json` and weights in safetensors files.
 
     Raises:
-        ConfigError: there is no such network, it has no safetensors weights, or not all of them.
+        ConfigError: there is no such network, or its safetensors weights are missing or incomplete.
     """
     from safetensors import SafetensorError
     from transformers import AutoModel
@@ -116,14 +116,14 @@ def published_network(source: str) -> nn.Module:
     options = read_options(source) | {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     try:
         with _quietly():
-            network, found = AutoModel.from_pretrained(source, **options)
+            network, report = AutoModel.from_pretrained(source, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         message = (
             f"no published network with safetensors weights at {source!r}: {error} A .bin file is a pickle, which can "
             "run code, and is never read: save the network again with `save_pretrained` where you trust it"
         )
         raise ConfigError(message) from error
-    missing = sorted(name for name in found["missing_keys"] if "pooler" not in name.split("."))
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name.split("."))
     if missing:
         message = f"the weights of {source!r} lack {len(missing)} of its network's tensors, the first {missing[0]}"
         raise ConfigError(message)
@@ -132,10 +132,10 @@ def published_network(source: str) -> nn.Module:
 
 
 def empty_network(description: dict[str, Any]) -> nn.Module:
-    """A network with fresh weights.
+    """Make a network with fresh weights.
 
     Raises:
-        ConfigError: the description is of no network that `transformers` knows.
+        ConfigError: `transformers` does not support the network described.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -151,7 +151,7 @@ def empty_network(description: dict[str, Any]) -> nn.Module:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """No bar and no table of what was not loaded on the terminal: what matters of it is an error."""
+    """Suppress progress bars and load reports of `transformers`; relevant problems are raised as errors."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""A geometric network of PyTorch Geometric, or of the user's own, as an encoder of crystals."""
+"""Crystal encoder around a geometric network of PyTorch Geometric or of the user."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ MODELS = {
     "cgconv": SIZES,
     "transformer": (*SIZES, "heads"),
 }
-"""Model → the options that it has, beside `width`."""
+"""Model → its options besides `width`."""
 REFUSED = {"dimenet", "dimenet++", "dimenetplusplus", "gnnff"}
-"""Networks of PyTorch Geometric that cannot be offered; the docstring of `PyG` says why."""
+"""Networks of PyTorch Geometric that are not supported; see the docstring of `PyG` for the reason."""
 
 
 class PyG(Encoder):
@@ -46,43 +46,43 @@ class PyG(Encoder):
       own periodic image is an edge like any other
     - `cgconv`: a stack of `CGConv`, the convolution of CGCNN (Xie & Grossman 2018), with LayerNorm
     - `transformer`: a stack of `TransformerConv`, softmax attention over neighbours (Shi et al. 2021), with LayerNorm
-    - `my_package.module:Class`: a network of your own, see below
+    - `my_package.module:Class`: your own network, see below
 
-    The network gives each atom a vector; the crystal is W times their mean, of length `width`. Edges join all
-    neighbours within 5 Å. For another radius, set `cutoff` here and in the modality's `features`. Of a site with mixed
-    occupancy, the vectors of its elements are added, weighted by occupancy.
+    The network gives each atom a vector; the output is W times their mean, of length `width`. Edges join all
+    neighbours within 5 Å. For another radius, set `cutoff` here and in the modality's `features`. A site with mixed
+    occupancy gets the occupancy-weighted sum of its element vectors.
 
     DimeNet, DimeNet++ and GNNFF are not offered: they need the compiled extension torch_sparse, and compute distances
-    from positions, which knows no periodic images.
+    from positions without periodic images.
 
-    A network of your own is a `torch.nn.Module` that is made as `Class(**arguments)`, has an attribute `width`, and
+    Your own network is a `torch.nn.Module` that is created as `Class(**arguments)`, has an attribute `width`, and
     turns a `torch_geometric.data.Batch` (`crystalign.encoders.graph_batch.to_batch` lists its tensors) into
-    (n, width) vectors of its n crystals. It must not use BatchNorm. Its module is imported only where you say that you
-    trust it: set CRYSTALIGN_TRUSTED_MODULES=my_package wherever the model is made or loaded, or load within
+    (n, width) vectors of its n crystals. It must not use BatchNorm. Its module is imported only if you mark it as
+    trusted: set CRYSTALIGN_TRUSTED_MODULES=my_package wherever the model is made or loaded, or load within
     `crystalign.encoders.trusted_code.trust("my_package")`. A model directory holds its weights, not its code.
     """
 
     class Settings(Config):
-        """Which network, and its size."""
+        """Choice of the network, and its size."""
 
         model: str = "schnet"
-        """schnet, visnet, cgconv, transformer, or the import path of your own, `my_package.module:Class`."""
+        """schnet, visnet, cgconv, transformer, or the import path of your own network, `my_package.module:Class`."""
         hidden: int = Field(default=64, ge=4, multiple_of=2)
-        """Channels of an atom."""
+        """Channels per atom."""
         layers: int = Field(default=3, ge=1)
-        """Rounds of messages; each reaches one neighbour further."""
+        """Number of message-passing layers; each extends the receptive field by one neighbour."""
         gaussians: int = Field(default=40, ge=2)
-        """Basis functions of the distance."""
+        """Number of basis functions of the distance."""
         cutoff: float = Field(default=5.0, gt=0)
-        """Å; longer edges, of isolated sites, count as this long."""
+        """Å; longer edges, which occur at isolated sites, are clamped to this length."""
         heads: int = Field(default=4, ge=1)
-        """Attention heads; they divide `hidden`. Of visnet and transformer."""
+        """Attention heads of visnet and transformer; `hidden` must be a multiple."""
         degree: Literal[1, 2] = 1
-        """Highest degree of the spherical harmonics of a direction. Of visnet."""
+        """Highest degree of the spherical harmonics in visnet."""
         width: int = Field(default=256, ge=4)
-        """Length of the crystal's vector; a network of your own has its own."""
+        """Length of the output vector; your own network sets its own."""
         arguments: dict[str, Any] = Field(default_factory=dict)
-        """What a network of your own is made with."""
+        """Arguments with which your own network is created."""
 
         @field_validator("model")
         @classmethod
@@ -126,7 +126,7 @@ class PyG(Encoder):
         """(n, width) from the graph of n crystals with A atoms and E edges.
 
         Raises:
-            ConfigError: a network of the user's own returned something else.
+            ConfigError: the user's network returned another shape.
         """
         inputs = as_inputs(inputs)
         if self.head is not None:
@@ -140,12 +140,12 @@ class PyG(Encoder):
 
 
 def own_network(target: str, arguments: dict[str, Any]) -> nn.Module:
-    """A network of the user's own.
+    """Create the user's own network.
 
     Raises:
-        ConfigError: its module is not trusted or not there; it cannot be made with these arguments; it has no integer
-            `width`; it has statistics across samples, which would make a vector depend on its batch; or two of its
-            weights share their memory.
+        ConfigError: its module is not trusted or does not exist; it cannot be created with these arguments; it has no
+            integer `width`; it has batch statistics, so that a vector would depend on its batch; or two of its weights
+            share memory.
     """
     try:
         network = trusted_class(target)(**arguments)

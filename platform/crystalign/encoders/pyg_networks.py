@@ -1,8 +1,8 @@
 """PyTorch Geometric's networks over given periodic edges: from a batch of crystals to one vector per atom.
 
-Each network has `channels`, the length of an atom's vector, and takes the tensors of `CrystalModality.collate`. Where
-PyTorch Geometric's own `forward` would search for edges among positions, which knows no periodic images, its modules
-are called in the same order with the edges of the crystal.
+Each network has `channels`, the length of an atom's vector, and takes the tensors of `CrystalModality.collate`.
+PyTorch Geometric's own `forward` computes edges from positions without periodic images; where it does, we call its
+modules in the same order with the edges of the crystal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ELEMENTS = MAX_ATOMIC_NUMBER + 1
 class SchNetwork(nn.Module):
     """SchNet (Schütt et al., J. Chem. Phys. 148, 241722 (2018)) up to the last layer of its atomwise readout.
 
-    A longer edge than `cutoff`, of a site without neighbours, counts as this long: its weight is 0.
+    An edge longer than `cutoff`, which occurs at a site without neighbours, is clamped to `cutoff`; its weight is 0.
     """
 
     def __init__(self, *, hidden: int, layers: int, gaussians: int, cutoff: float) -> None:
@@ -50,13 +50,14 @@ class SchNetwork(nn.Module):
 
 
 class ViSNetwork(nn.Module):
-    """ViSNet (Wang et al., Nat. Commun. 15, 313 (2024)): scalars, and the lengths of the vectors of each degree.
+    """ViSNet (Wang et al., Nat. Commun. 15, 313 (2024)): scalar features and norms of the vector features.
 
-    The published network joins each atom to itself by an edge of length 0, and recognises these by their two equal
-    ends. An edge to the atom's own periodic image has equal ends too but a length and a direction, and is an edge like
-    any other here: only what is added below counts as a loop. A longer edge than `cutoff` has weight 0.
+    The published network adds a self-loop of length 0 to each atom and recognises self-loops by their equal ends. An
+    edge to the atom's own periodic image also has equal ends, but it has a length and a direction, so we treat it as a
+    normal
+    edge: only the loops added below count as self-loops. An edge longer than `cutoff` has weight 0.
 
-    The vectors are zero before the first layer. Its matrices that act on them would never learn, and are left out.
+    The vectors are zero before the first layer, so the matrices of that layer that act on them are left out.
     """
 
     def __init__(self, *, hidden: int, layers: int, gaussians: int, cutoff: float, heads: int, degree: int) -> None:
@@ -85,7 +86,7 @@ class ViSNetwork(nn.Module):
         return torch.cat([x, *lengths], dim=1)
 
     def scalars_and_vectors(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """What `ViSNetBlock.forward` returns: (A, C), and (A, 3, C) or (A, 8, C) with degree 2."""
+        """Return the output of `ViSNetBlock.forward`: (A, C), and (A, 3, C), or (A, 8, C) with degree 2."""
         net, neighbours = self.network, inputs["edge_index"]
         atoms = torch.arange(len(inputs["x"]), device=neighbours.device)
         near, direction = inputs["edge_length"], inputs["edge_vector"]
@@ -115,7 +116,7 @@ class ViSNetwork(nn.Module):
 
 
 class _ThreeTimes(nn.Module):
-    """Zero vectors in the shape that a matrix to three times as many channels would give them."""
+    """Return zero vectors with three times as many channels, in place of a linear map."""
 
     def forward(self, vectors: Tensor) -> Tensor:
         return torch.cat([vectors] * 3, dim=-1)
@@ -124,7 +125,7 @@ class _ThreeTimes(nn.Module):
 class EdgeStack(nn.Module):
     """Layers of PyTorch Geometric over Gaussians of the distance, each followed by ReLU and LayerNorm.
 
-    Convolutions add the atom's own vector themselves. A longer edge than `cutoff` counts as this long.
+    The convolutions add the atom's own vector. An edge longer than `cutoff` is clamped to it.
     """
 
     def __init__(self, convolutions: list[Any], *, hidden: int, gaussians: int, cutoff: float) -> None:
@@ -158,4 +159,4 @@ def transformer(*, hidden: int, layers: int, gaussians: int, cutoff: float, head
 
 
 NETWORKS: dict[str, Any] = {"schnet": SchNetwork, "visnet": ViSNetwork, "cgconv": cgconv, "transformer": transformer}
-"""Name → what makes it of its options."""
+"""Name → function that makes the network from its options."""

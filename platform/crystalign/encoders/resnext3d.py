@@ -17,7 +17,7 @@ from crystalign.modalities import Inputs
 
 Padding = Literal["circular", "zeros"]
 EXPANSION = 2
-"""Channels that a block gives, in units of those in its grouped convolution."""
+"""Output channels of a block, in units of the channels of its grouped convolution."""
 
 
 class ResNeXt3d(Encoder):
@@ -25,27 +25,27 @@ class ResNeXt3d(Encoder):
 
     32³ → convolution of width 7, pooling → 8³, four stages of bottlenecks → 1³, a linear map. Three things
     differ from the published network. The grid is one period of a crystal, so convolutions and pooling wrap
-    around (`padding: zeros` is the published way). A material's vector must not depend on its batch:
-    GroupNorm stands where BatchNorm stood, of equal size. Voxels are fractions of a cell and look alike
-    in sheared cells: seven numbers of the cell stand beside the pooled map.
+    around (`padding: zeros` is the published way). A material's vector must not depend on its batch, so GroupNorm of
+    equal size replaces BatchNorm. Voxels are fractions
+    of a cell and look alike in sheared cells, so seven features of the cell are concatenated to the pooled map.
 
-    All strides together are 32, so the vector depends on the origin and the axes of the grid.
-    `ChargeDensity.standardised` gives each crystal one of each, in every space group.
+    The total stride is 32, so the vector depends on the origin and the axes of the grid. `ChargeDensity.standardised`
+    chooses a unique origin and unique axes for each crystal, in every space group.
     """
 
     class Settings(Config):
-        """Size."""
+        """Size of the network."""
 
         blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
         """Bottlenecks of each stage; all but the first stage halve the grid."""
         channels: int = Field(default=128, ge=1)
         """Channels of the grouped convolutions in the first stage; each stage doubles them."""
         cardinality: int = Field(default=32, ge=1)
-        """Groups of those convolutions; they divide `channels`."""
+        """Groups of those convolutions; `channels` must be a multiple."""
         padding: Padding = "circular"
-        """What lies beyond the grid: the crystal's next period, or nothing."""
+        """Padding of the grid: periodic, or zeros as published."""
         width: int = Field(default=128, ge=4)
-        """Length of the density's vector."""
+        """Length of the output vector."""
 
     settings: Settings
 

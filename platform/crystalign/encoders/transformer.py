@@ -1,4 +1,4 @@
-"""The pre-norm transformer layers that several encoders stack."""
+"""Pre-norm transformer layer shared by several encoders."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class TransformerLayer(nn.Module):
         hidden: channels C of a token.
         heads: attention heads.
         expansion: channels of the MLP's inner layer, in units of `hidden`.
-        dropout: share of activations dropped in training.
+        dropout: dropout probability in training.
         head_width: channels of a head; `hidden` / `heads` without it.
-        bias: whether queries, keys and values have one.
-        activation: of the MLP.
+        bias: whether the query, key and value maps have a bias.
+        activation: activation function of the MLP.
     """
 
     def __init__(

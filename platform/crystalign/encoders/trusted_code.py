@@ -1,7 +1,7 @@
-"""Networks of a user's own by import path: imported only where the caller has said that the code is trusted.
+"""Load a user's own network by import path, only if the caller has marked its code as trusted.
 
-A model directory names such a class and holds its weights, never its code. Reading a directory imports nothing that
-the caller did not name: importing a module runs it.
+A model directory contains the name of the class and its weights, never its code. Importing a module runs it, so
+reading a directory imports only modules that the caller has named.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _trusted: ContextVar[tuple[str, ...]] = ContextVar("crystalign_trusted_modules",
 
 @contextmanager
 def trust(*modules: str) -> Iterator[None]:
-    """Within this block, classes of these modules, and of modules inside these packages, may be imported.
+    """Allow classes of these modules and packages to be imported within this block.
 
     Example: `with trust("my_package"): model = crystalign.load(path)`. Other processes, such as the workers of a
     training or a service, do not see it: set CRYSTALIGN_TRUSTED_MODULES where they start.
@@ -40,16 +40,16 @@ def trust(*modules: str) -> Iterator[None]:
 
 
 def is_trusted(module: str) -> bool:
-    """Whether the caller named this module or a package around it."""
+    """Whether the caller has marked this module, or a package that contains it, as trusted."""
     named = [*_trusted.get(), *os.environ.get(VARIABLE, "").split(",")]
     return any(module == name or module.startswith(f"{name}.") for name in map(str.strip, named) if name)
 
 
 def trusted_class(target: str) -> type[nn.Module]:
-    """The class at `my_package.module:Class`.
+    """Import the class at `my_package.module:Class`.
 
     Raises:
-        ConfigError: its module is not trusted, cannot be imported, or has no such class of `torch.nn.Module`.
+        ConfigError: its module is not trusted, cannot be imported, or has no such subclass of `torch.nn.Module`.
     """
     module, _, name = target.partition(":")
     if not is_trusted(module):
@@ -59,9 +59,9 @@ def trusted_class(target: str) -> type[nn.Module]:
             f'set {VARIABLE}={package}, or load within crystalign.encoders.trusted_code.trust("{package}")'
         )
     try:
-        found = getattr(importlib.import_module(module), name)
+        cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"there is no {target!r} on this machine: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise ConfigError(f"{target!r} is no class of torch.nn.Module")
-    return found
+    return cls

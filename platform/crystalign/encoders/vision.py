@@ -1,4 +1,4 @@
-"""What the encoders of images share: published weights from a folder, and no statistics across samples."""
+"""Base of the image encoders: published weights from a folder, and no batch statistics."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
 
 GROUPS = 32
-"""Of a GroupNorm, as its paper has it; fewer where the channels are not a multiple of it."""
+"""Number of groups of GroupNorm, as in its paper; fewer if the channels are not a multiple."""
 
 
 class Vision(Published):
-    """A network of `transformers` over an image."""
+    """Encoder around a `transformers` network for images."""
 
     family: ClassVar[str]
-    """`model_type` of the networks that the class reads."""
+    """`model_type` of the networks that this class supports."""
 
     def __init__(
         self, settings: Published.Settings, files: Files | None = None, network: nn.Module | None = None
@@ -34,7 +34,7 @@ class Vision(Published):
         self.network.requires_grad_(not self.frozen)
 
     def description(self) -> dict[str, Any]:
-        """That of the published network, or of one that the settings ask for."""
+        """Return the configuration of the published network, or of a fresh one from the settings."""
         if NETWORK in self._files:
             return super().description()
         return self.describe(self.settings) | {"model_type": self.family}
@@ -42,39 +42,40 @@ class Vision(Published):
     @classmethod
     @abstractmethod
     def describe(cls, settings: Any) -> dict[str, Any]:
-        """The configuration, as `transformers` calls its fields, of the network that the settings ask for."""
+        """Return the settings as configuration fields of `transformers`."""
 
     def states(self, inputs: Inputs) -> Tensor:
-        """The last hidden state of (n, 3, S, S) `pixels`."""
-        found: Tensor = self.network(inputs["pixels"]).last_hidden_state
-        return found
+        """Return the last hidden state for (n, 3, S, S) `pixels`."""
+        hidden: Tensor = self.network(inputs["pixels"]).last_hidden_state
+        return hidden
 
     @classmethod
     def prepare(cls, settings: Any, values: Sequence[Any]) -> Files:  # noqa: ARG003 (the protocol)
-        """Read a published network's description.
+        """Read the configuration of a published network.
 
         Raises:
-            ConfigError: there is none, or it is of another kind.
+            ConfigError: there is no such network, or it is of another kind.
         """
         if settings.pretrained is None:
             return {}
         try:
-            found = published_description(settings.pretrained)
+            description = published_description(settings.pretrained)
         except (OSError, ValueError) as error:
             message = f"no published image encoder {settings.pretrained!r}: {error}"
             raise ConfigError(message) from error
-        if found["model_type"] != cls.family:
-            message = f"{settings.pretrained!r} is a {found['model_type']!r}, and this encoder reads a {cls.family!r}"
+        if description["model_type"] != cls.family:
+            message = (
+                f"{settings.pretrained!r} is a {description['model_type']!r}, and this encoder reads a {cls.family!r}"
+            )
             raise ConfigError(message)
-        return {NETWORK: json.dumps(found, indent=2, default=str).encode()}
+        return {NETWORK: json.dumps(description, indent=2, default=str).encode()}
 
 
 def without_batch_statistics(network: nn.Module, *, published: bool) -> nn.Module:
-    """The network with each BatchNorm replaced, in place.
+    """Replace each BatchNorm of the network, in place.
 
-    In a published network by what it computes there, x · γ/√(σ² + ε) + β − μ γ/√(σ² + ε), with the
-    published mean μ and variance σ²: its outputs are those of its evaluation mode. In a fresh one by
-    GroupNorm (Wu & He, ECCV 2018, arXiv:1803.08494).
+    In a published network it becomes the affine map x · γ/√(σ² + ε) + β − μ γ/√(σ² + ε) with the published mean μ and
+    variance σ², as in evaluation mode. In a fresh network it becomes GroupNorm (Wu & He, ECCV 2018, arXiv:1803.08494).
     """
     for name, child in network.named_children():
         if not isinstance(child, nn.BatchNorm2d):
@@ -87,7 +88,7 @@ def without_batch_statistics(network: nn.Module, *, published: bool) -> nn.Modul
 
 
 class ChannelAffine(nn.Module):
-    """x · scale + shift per channel: a BatchNorm whose statistics are constants."""
+    """Per-channel x · scale + shift: a BatchNorm with constant statistics."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A vision transformer."""
+"""Vision transformer over an image."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from crystalign.modalities import Inputs
 class ViT(Vision):
     """Attention between patches of an image (Dosovitskiy et al., ICLR 2021, arXiv:2010.11929).
 
-    Made on the spot, it starts with class tokens that hardly see the image, so the mean over patches
-    is the default; a published network was trained for its class token, and for images of one size:
-    set `pooling`, and the modality's `size`, `mean` and `std`, as it was.
+    The default pooling is the mean over patches, because the class token of a fresh network hardly depends on the
+    image. A published network was trained with one pooling and one image size: set `pooling`, and the modality's
+    `size`, `mean` and `std`, to the same values.
     """
 
     family: ClassVar[str] = "vit"
 
     class Settings(Vision.Settings):
-        """Size of the network where it is made on the spot."""
+        """Size of the network if it is trained from scratch."""
 
         size: int = Field(default=64, ge=8)
-        """Pixels along one side of the image, as in the settings of the modality."""
+        """Pixels along one side of the image; equal to the modality's `size`."""
         patch: int = Field(default=8, ge=2)
-        """Pixels along one side of a patch; it divides `size`."""
+        """Pixels along one side of a patch; `size` must be a multiple."""
         hidden: int = Field(default=192, ge=8)
-        """Channels of a patch."""
+        """Channels per patch."""
         layers: int = Field(default=4, ge=1)
         """Transformer layers."""
         heads: int = Field(default=3, ge=1)
-        """Attention heads; they divide `hidden`."""
+        """Attention heads; `hidden` must be a multiple."""
         expansion: int = Field(default=4, ge=1)
         """Channels of the inner layer, in units of `hidden`."""
         pooling: Literal["cls", "mean"] = "mean"
-        """The image's vector: that of its class token, or the mean over patches."""
+        """Pooling: the class token, or the mean over patches."""
         dropout: float = Field(default=0.0, ge=0, lt=1)
-        """Share of activations dropped in training."""
+        """Dropout probability in training."""
 
     settings: Settings
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.network.pooler = None  # a head for another task, whose weights would never be trained
+        self.network.pooler = None  # the pooler is a head for another task; its weights would never be trained
         self.width = int(self.network.config.hidden_size)
 
     def forward(self, inputs: Inputs) -> Tensor:
@@ -59,10 +59,10 @@ class ViT(Vision):
 
     @classmethod
     def describe(cls, settings: Any) -> dict[str, Any]:
-        """As `transformers.ViTConfig` calls it.
+        """Return the settings as fields of `transformers.ViTConfig`.
 
         Raises:
-            ConfigError: patches that do not divide the image, or heads that do not divide the channels.
+            ConfigError: `size` is not a multiple of `patch`, or `hidden` not a multiple of `heads`.
         """
         if settings.size % settings.patch or settings.hidden % settings.heads:
             raise ConfigError(

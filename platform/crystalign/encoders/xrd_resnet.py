@@ -1,4 +1,4 @@
-"""A one-dimensional residual network over a powder pattern."""
+"""One-dimensional residual network over a powder pattern."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from crystalign.modalities import Inputs
 class XrdResNet(Pretrainable):
     """ResNet (He et al., CVPR 2016, arXiv:1512.03385) over momentum transfer Q, with GroupNorm.
 
-    A strided stem, then residual stages that halve the length each. Where a peak stands matters more
-    than that there is one: the last map is reduced to `positions` places and *flattened*, not
-    averaged. What was not measured is masked, and the mask is a second input channel.
+    A strided stem is followed by residual stages that each halve the length. Peak positions matter most, so the last
+    map is reduced to `positions` bins and *flattened* instead of averaged. Unmeasured bins are masked, and the mask is
+    a second input channel.
     """
 
     class Settings(Pretrainable.Settings):
-        """Size."""
+        """Size of the network."""
 
         stem_stride: int = Field(default=4, ge=1)
-        """Bins per position of the first map."""
+        """Stride of the first convolution, in bins."""
         stem_kernel: int = Field(default=11, ge=1)
-        """Bins that one position of the first map sees."""
+        """Kernel width of the first convolution, in bins."""
         channels: tuple[int, ...] = (32, 64, 128)
         """Channels of each stage; multiples of 8."""
         kernel: int = Field(default=5, ge=1)
         """Width of the convolutions in the stages."""
         positions: int = Field(default=32, ge=1)
-        """Places at which the last map is read."""
+        """Bins to which the last map is pooled before it is flattened."""
         reduced: int = Field(default=64, ge=1)
-        """Channels that are read at each place."""
+        """Channels to which the last map is reduced before it is flattened."""
         hidden: int = Field(default=512, ge=4)
-        """Width of the layer that sees all places at once."""
+        """Width of the hidden layer after flattening."""
         width: int = Field(default=256, ge=4)
-        """Length of the pattern's vector."""
+        """Length of the output vector."""
 
     settings: Settings
 

@@ -23,7 +23,7 @@ class View:
     """One modality of a pool of n materials, embedded."""
 
     modality: str
-    """As the tables name it, e.g. `text` or `text-masked`."""
+    """Name of the modality in tables, e.g. `text` or `text-masked`."""
     present: NDArray[np.bool_]
     """(n,) which materials have it."""
     vectors: NDArray[np.float32]

@@ -1,1 +1,1 @@
-"""From few labels to a property: tasks, splits, fusion of modalities, fits, trials, intervals."""
+"""Fine-tuning for property prediction: tasks, splits, fusion of modalities, fits, trials, intervals."""

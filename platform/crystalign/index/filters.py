@@ -184,7 +184,7 @@ class _Compiler:
             return _scalar(_COMPARE[sign](field.constant, value))
         self.spend("number")
         whole = field.type == "integer" and value == int(value) and abs(value) < _WORD
-        scalar = pa.scalar(int(value), pa.int32()) if whole else value  # of the column's type: nothing is converted
+        scalar = pa.scalar(int(value), pa.int32()) if whole else value  # avoids converting the column
         expression: pc.Expression = _COMPARE[sign](pc.field(field.column), pc.scalar(scalar))
         return expression
 

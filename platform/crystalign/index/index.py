@@ -23,7 +23,7 @@ class Index:
     """
 
     uri: str
-    """Where the index is."""
+    """URI of the index."""
     manifest: IndexManifest
     """Model, dataset, modality, properties and licences of the index."""
     segment: Segment

@@ -1,9 +1,8 @@
-"""The modalities by name. Adding one is a file here and a line in `_CLASSES`, or a package with an entry point.
+"""Registry of modalities. To add one, write a file here and a line in `_CLASSES`, or a package with an entry point.
 
 The entry point names the class, under the name that the class has:
 
-    [project.entry-points."crystalign.modalities"]
-    raman = "my_package.raman:RamanModality"
+    [project.entry-points."crystalign.modalities"] raman = "my_package.raman:RamanModality"
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _CLASSES = {
 }
 
 NAMES = tuple(_CLASSES)
-"""Those of this package, in the order in which tables print them."""
+"""Built-in modalities, in display order."""
 
 
 def _is_modality(found: object) -> bool:
@@ -39,11 +38,11 @@ def _is_modality(found: object) -> bool:
 MODALITIES: Registry[type[Modality[Any]]] = Registry(
     "modality", "crystalign.modalities", _CLASSES, accepts=_is_modality
 )
-"""Those of this package, then those of other packages."""
+"""All modalities: built-in ones, then those of other packages."""
 
 
 def modality_class(name: str) -> type[Modality[Any]]:
-    """The class of a modality.
+    """Return the class of a modality.
 
     Raises:
         ConfigError: no such modality.
@@ -52,14 +51,14 @@ def modality_class(name: str) -> type[Modality[Any]]:
 
 
 def query_specs() -> Iterator[tuple[str, QuerySpec]]:
-    """Each modality that a search can ask by, and how."""
+    """Return the modalities that can be used as a query, with their `QuerySpec`."""
     for name, cls in MODALITIES.items():
         if cls.query is not None:
             yield name, cls.query
 
 
 def make_modality(name: str, settings: dict[str, Any] | None = None) -> Modality[Any]:
-    """A modality with validated settings.
+    """Make a modality with validated settings.
 
     Raises:
         ConfigError: no such modality, or a setting it does not have.

@@ -1,4 +1,4 @@
-"""The electron density on a voxel grid, in e/Å³."""
+"""Electron density on a voxel grid, in e/Å³."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 POINTS = 32
 """Points along each axis, on disk and in the network."""
 MAX_POINTS = 1024
-"""Along one axis of a user's grid."""
+"""Largest number of points along one axis of a user's grid."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChargeDensity:
-    """Electrons per volume, in fractional coordinates, the first point at the origin.
+    """Electron density on a grid in fractional coordinates, the first point at the origin.
 
     Raises:
-        DensityError: wrong shape, NaN, or no charge at all.
+        DensityError: the shape is wrong, a value is NaN, or there is no charge.
     """
 
     rho: NDArray[np.float64]
@@ -53,7 +53,7 @@ class ChargeDensity:
     """Whether it is a pseudo-density, which does not integrate to the number of electrons."""
 
     def __post_init__(self) -> None:
-        """Refuse nonsense."""
+        """Check shapes and values."""
         rho, lattice = np.asarray(self.rho, np.float64), np.asarray(self.lattice, np.float64)
         if rho.ndim != 3 or min(rho.shape) < 2 or max(rho.shape) > MAX_POINTS:
             message = f"the grid is {rho.shape}; expected three axes of 2 to {MAX_POINTS} points"
@@ -79,12 +79,12 @@ class ChargeDensity:
         convention: Literal["rho", "rho_times_volume"],
         pseudo: bool = False,
     ) -> Self:
-        """From either convention: ρ in e/Å³, or CHGCAR's ρ · V_cell in electrons.
+        """Make a density from either convention: ρ in e/Å³, or CHGCAR's ρ · V_cell in electrons.
 
         Args:
             values: (nx, ny, nz).
             lattice: (3, 3) Å, rows are vectors.
-            convention: what `values` are.
+            convention: meaning of `values`.
             pseudo: whether it is a pseudo-density.
         """
         cell = np.asarray(lattice, np.float64)
@@ -94,13 +94,14 @@ class ChargeDensity:
         return cls(rho, cell, pseudo)
 
     def standardised(self, crystal: Crystal) -> ChargeDensity:
-        """The density in the primitive standard cell of its crystal, on 32³ points.
+        """Return the density in the primitive standard cell of its crystal, on 32³ points.
 
-        A supercell, other lattice vectors, another origin or orientation of the same crystal give the same
-        voxels, within what the source's grid resolves, in every space group. The origin is an atom of the rarest kind;
-        which of them, and along which of the lattice's equal axes, the density decides (`best_setting`). Waves
-        that the primitive translations forbid are dropped: noise, unless the density has a larger cell
-        than its atoms. The new a lies along x, b in the plane of x and y.
+        A supercell, other lattice vectors, another origin or another orientation of the same crystal give the same
+        voxels within the resolution of the source's grid, in every space group. The origin is an atom of the rarest
+        element; among equivalent atoms and axes the density decides (`best_setting`). Fourier components that the
+        primitive translations forbid are dropped; they are noise unless the density has a larger period than the
+        atoms.
+         The new a lies along x, b in the plane of x and y.
 
         Args:
             crystal: the atoms, in this density's cell.
@@ -124,7 +125,7 @@ class ChargeDensity:
 
 
 class ChargeDensityColumns(TableColumns):
-    """Where a charge density is in a table, and in which convention."""
+    """Columns and convention of a charge density in a table."""
 
     values: str
     """Column of nx·ny·nz values in C order."""
@@ -133,15 +134,15 @@ class ChargeDensityColumns(TableColumns):
     convention: Literal["rho", "rho_times_volume"]
     """`rho`: electrons/Å³. `rho_times_volume`: CHGCAR's ρ·V."""
     pseudo: bool
-    """Whether augmentation charges are missing, so that it does not integrate to the electrons."""
+    """Whether augmentation charges are missing, so that the density does not integrate to the number of electrons."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One column."""
+        """Name of the column."""
         return (self.values,)
 
     def read(self, cells: Cells, crystal: Crystal) -> ChargeDensity:
-        """In the standard cell.
+        """Read the density of one row in the standard cell.
 
         Raises:
             DensityError: no usable density.
@@ -157,10 +158,10 @@ class ChargeDensityColumns(TableColumns):
 
 
 def parse_chgcar(source: Path | bytes) -> tuple[Crystal, ChargeDensity]:
-    """The structure and the total density of a VASP CHGCAR.
+    """Parse the structure and the total density of a VASP CHGCAR.
 
     Raises:
-        DensityError: not a CHGCAR, or a truncated one.
+        DensityError: the file is not a CHGCAR, or is truncated.
     """
     import warnings
 
@@ -197,10 +198,10 @@ class ChargeDensityModality(Modality[ChargeDensity]):
     columns: ClassVar[type[TableColumns] | None] = ChargeDensityColumns
 
     class Settings(Config):
-        """What training may change about a density."""
+        """Augmentation settings."""
 
         random_placement: bool = True
-        """In training: a random origin, and axes changed by a random operation of the lattice's point group."""
+        """Augment in training: random origin, and axes changed by a random operation of the lattice's point group."""
 
     settings: Settings
 
@@ -220,7 +221,7 @@ class ChargeDensityModality(Modality[ChargeDensity]):
 
     @classmethod
     def to_column(cls, value: ChargeDensity) -> Mapping[str, Any]:
-        """Fourier-resampled to 32³ and scaled into the range of half precision."""
+        """Resample to 32³ by Fourier interpolation and scale into the range of half precision."""
         rho = fourier_resample(value.rho, POINTS)
         scale = float(np.abs(rho).max())
         return {
@@ -232,13 +233,13 @@ class ChargeDensityModality(Modality[ChargeDensity]):
 
     @classmethod
     def from_column(cls, scalar: pa.StructScalar) -> ChargeDensity:
-        """The density at 32³, to three digits."""
+        """Read the density on 32³ points, with three significant digits."""
         half = np.frombuffer(scalar["rho"].as_py(), "<f2").reshape(POINTS, POINTS, POINTS)
         lattice = scalar["lattice"].values.to_numpy(zero_copy_only=False).reshape(3, 3)
         return ChargeDensity(half.astype(np.float64) * scalar["scale"].as_py(), lattice, scalar["pseudo"].as_py())
 
     def featurise(self, value: ChargeDensity, *, rng: np.random.Generator | None = None) -> Features:
-        """One grid; with `rng` from another origin and with other axes of the same lattice."""
+        """Featurise one grid; with `rng`, from a random origin and along equivalent axes of the lattice."""
         rho, lattice = fourier_resample(value.rho, POINTS), value.lattice
         if rng is not None and self.settings.random_placement:
             rho, lattice = random_placement(rho, lattice, rng)
@@ -252,6 +253,6 @@ class ChargeDensityModality(Modality[ChargeDensity]):
         return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in ("rho", "lattice")}
 
     def empty_sample(self) -> Features:
-        """A uniform gas."""
+        """Return a uniform electron gas."""
         cube = ChargeDensity(np.ones((POINTS, POINTS, POINTS)), 4.0 * np.eye(3))
         return self.featurise(cube)

@@ -1,4 +1,4 @@
-"""Which elements, in which proportion."""
+"""Composition: the elements of a material and their fractions."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ class Composition:
     """Atomic fractions by element, in order of atomic number.
 
     Raises:
-        InputError: an unknown element, a fraction that is not positive, or none at all.
+        InputError: an element is unknown, a fraction is not positive, or there is no element.
     """
 
     atomic_numbers: NDArray[np.uint8]
-    """(M,) 1 to 118, ascending, each once."""
+    """(M,) atomic numbers, 1 to 118, ascending and distinct."""
     fractions: NDArray[np.float64]
-    """(M,), summing to 1."""
+    """(M,) atomic fractions, summing to 1."""
     notices: tuple[str, ...] = ()
-    """How a formula was read, where there was a choice."""
+    """How an ambiguous formula was read."""
 
     def __post_init__(self) -> None:
-        """Sort, normalise, refuse nonsense."""
+        """Sort, normalise and check the fractions."""
         z, x = np.array(self.atomic_numbers), np.array(self.fractions, np.float64)
         if z.ndim != 1 or z.shape != x.shape or len(z) == 0 or len(np.unique(z)) != len(z):
             message = f"{z.tolist()} with fractions {x.tolist()} is not a list of different elements"
             raise InputError(message, reason="bad-composition")
         if not np.isfinite(x).all() or x.min() <= 0 or z.min() < 1 or z.max() > MAX_ATOMIC_NUMBER:
             message = (
-                f"elements {z.tolist()} with fractions {x.tolist()}: 1..{MAX_ATOMIC_NUMBER} and above zero, please"
+                f"elements {z.tolist()} with fractions {x.tolist()}; expected 1 to {MAX_ATOMIC_NUMBER} and above 0"
             )
             raise InputError(message, reason="bad-composition")
         order = np.argsort(z)
@@ -55,16 +55,16 @@ class Composition:
 
     @classmethod
     def of(cls, crystal: Crystal) -> Composition:
-        """Of a crystal, mixed sites weighted."""
+        """Return the composition of a crystal, mixed sites weighted by occupancy."""
         amounts = {z: x for z, x in crystal.composition.items() if x > 0}
         return cls(np.array(list(amounts), np.uint8), np.array(list(amounts.values())))
 
 
 def parse_formula(formula: str) -> Composition:
-    """`Fe2O3`, `Ca(OH)2`, `Li0.5CoO2`, `CuSO4·5H2O` → fractions; `crystalign.formula` says what is read, and how.
+    """`Fe2O3`, `Ca(OH)2`, `Li0.5CoO2`, `CuSO4·5H2O` → fractions; `crystalign.formula` describes the accepted formulas.
 
     Raises:
-        InputError: not a chemical formula, one with two readings, or an element that does not exist.
+        InputError: the text is not a chemical formula, is ambiguous, or names an unknown element.
     """
     read = read_formula(formula)
     numbers, amounts = np.array(list(read.amounts)), np.array([float(x) for x in read.amounts.values()])
@@ -103,34 +103,34 @@ class CompositionModality(Modality[Composition]):
     encodes_volume: ClassVar[bool] = False
 
     class Settings(Config):
-        """Nothing to set."""
+        """No settings."""
 
     @classmethod
     def column_type(cls) -> pa.StructType:
-        """Elements and fractions."""
+        """Arrow type: elements and fractions."""
         import pyarrow as pa
 
         return pa.struct([("atomic_numbers", pa.list_(pa.uint8())), ("fractions", pa.list_(pa.float64()))])
 
     @classmethod
     def to_column(cls, value: Composition) -> Mapping[str, Any]:
-        """As they are."""
+        """Store elements and fractions unchanged."""
         return {"atomic_numbers": value.atomic_numbers, "fractions": value.fractions}
 
     @classmethod
     def from_column(cls, scalar: pa.StructScalar) -> Composition:
-        """As they were."""
+        """Read elements and fractions unchanged."""
         return Composition(
             scalar["atomic_numbers"].values.to_numpy(zero_copy_only=False),
             scalar["fractions"].values.to_numpy(zero_copy_only=False),
         )
 
     def featurise(self, value: Composition, *, rng: np.random.Generator | None = None) -> Features:  # noqa: ARG002 (the protocol)
-        """Elements and fractions; `rng` changes nothing."""
+        """Return elements and fractions; `rng` has no effect."""
         return {"z": value.atomic_numbers.astype(np.int64), "fraction": value.fractions.astype(np.float32)}
 
     def collate(self, samples: Sequence[Features]) -> Inputs:
-        """Pad to the richest composition."""
+        """Pad to the composition with most elements."""
         import torch
 
         width = max(len(s["z"]) for s in samples)
@@ -142,10 +142,10 @@ class CompositionModality(Modality[Composition]):
         return {"z": torch.from_numpy(z), "fraction": torch.from_numpy(fraction)}
 
     def empty_sample(self) -> Features:
-        """Pure copper."""
+        """Return pure copper."""
         return self.featurise(Composition(np.array([29]), np.array([1.0])))
 
     @classmethod
     def equivalence(cls, material: Material) -> str:
-        """The reduced formula: polymorphs share a composition."""
+        """Return the reduced formula as key, because polymorphs share a composition."""
         return material.crystal.formula

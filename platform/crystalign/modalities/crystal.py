@@ -1,4 +1,4 @@
-"""The crystal itself, as a graph of atoms and periodic edges."""
+"""Crystal structure as a graph of atoms and periodic edges."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 _GRAPH = {"x", "edge_index", "edge_length", "edge_vector", "pair_index", "pair_sums"}
-"""Features whose length is that of the crystal."""
+"""Features whose length depends on the crystal."""
 _SPECIES = ("species_site", "species_z", "species_weight")
 """Features of crystals with mixed or partly empty sites."""
 _INDICES = ("edge_index", "species_site", "pair_index")
@@ -40,14 +40,14 @@ QUERY = QuerySpec(
 
 
 class CrystalModality(Modality[Crystal]):
-    """A structure becomes atoms, edges to the nearest periodic images and a cell.
+    """A structure as atoms, edges to the nearest periodic images, and a cell.
 
     A batch holds, for n crystals with A atoms and E edges in all (names as in PyTorch Geometric):
 
     - `x` (A,) int64: atomic numbers, of the most abundant species where a site is mixed
     - `edge_index` (2, E) int64: sender and receiver of each edge
-    - `edge_length` (E,) and `edge_vector` (E, 3) float32: Å, the vector from receiver to sender;
-      of each receiver the nearest first
+    - `edge_length` (E,) and `edge_vector` (E, 3) float32: Å, the vector from receiver to sender; of each receiver the
+      nearest first
     - `batch` (A,) int64: the crystal each atom belongs to
     - `lattice` (n, 3, 3) float32: Å, rows are vectors; `volume` (n,) float32: Å³; `n_atoms` (n,) int64
     - only if a site is mixed or partly empty: `species_site`, `species_z` (S,) int64 and
@@ -62,31 +62,31 @@ class CrystalModality(Modality[Crystal]):
     query: ClassVar[QuerySpec | None] = QUERY
 
     class Settings(Config):
-        """Which edges the graph has."""
+        """Settings of the graph."""
 
         cutoff: float = 8.0
-        """Å; no edge is longer, unless a site has no neighbour at all within it."""
+        """Å; longest edge, except for a site without any neighbour within this distance."""
         k: int = 12
-        """Nearest neighbours per site; shells are never cut, so there may be more."""
+        """Nearest neighbours per site; a shell of equal distances is kept whole, so there may be more."""
         max_sites: int = 1000
-        """Larger cells are refused; the default is what ingestion lets in."""
+        """Largest number of sites; the default is the limit of ingestion."""
         reciprocal_bins: Literal[0] | Annotated[int, Field(ge=2, le=4096)] = 0
-        """Points at which the spectra of reciprocal space are given; 0 leaves them out."""
+        """Points of the reciprocal-space spectra; 0 for no spectra."""
         reciprocal_range: tuple[float, float] = (0.4, 5.4)
-        """Å⁻¹; Q of the first and the last of these points."""
+        """Å⁻¹; Q of the first and the last point of the spectra."""
         lattice_sums_up_to: int = Field(default=0, ge=0)
-        """Sites of the largest cell whose pairs, up to N² of them, get their lattice sums; larger cells are then
-        refused. 0 leaves the sums out, for all cells."""
+        """Largest number of sites N for which the lattice sums of all pairs, up to N², are computed; larger cells are
+        then refused. 0 for no lattice sums."""
         lattice_sums_alpha: float = Field(default=3.0, gt=0)
         """1/Å; decay of the exponential potential."""
         dtype: Literal["float32", "float64"] = "float32"
-        """Precision of lengths, vectors, weights and spectra; float64 is for an encoder made `double()`."""
+        """Precision of lengths, vectors, weights and spectra; use float64 for an encoder converted by `double()`."""
 
     settings: Settings
 
     @classmethod
     def column_type(cls) -> pa.StructType:
-        """Lattice (9, rows), fractional coordinates (3N), atomic numbers (N), occupancies where mixed."""
+        """Arrow type: lattice (9, rows), fractional coordinates (3N), atomic numbers (N), occupancies if mixed."""
         import pyarrow as pa
 
         species = pa.struct([("z", pa.uint8()), ("fraction", pa.float64())])
@@ -101,7 +101,7 @@ class CrystalModality(Modality[Crystal]):
 
     @classmethod
     def to_column(cls, value: Crystal) -> Mapping[str, Any]:
-        """Flat arrays."""
+        """Convert to flat arrays."""
         occupancies = None
         if value.occupancies is not None:
             occupancies = [[{"z": z, "fraction": x} for z, x in site] for site in value.occupancies]
@@ -114,7 +114,7 @@ class CrystalModality(Modality[Crystal]):
 
     @classmethod
     def from_column(cls, scalar: pa.StructScalar) -> Crystal:
-        """The crystal back, bit for bit."""
+        """Read the crystal back exactly."""
         lattice, frac, numbers = (
             scalar[name].values.to_numpy(zero_copy_only=False) for name in ("lattice", "frac_coords", "atomic_numbers")
         )
@@ -125,15 +125,16 @@ class CrystalModality(Modality[Crystal]):
         return Crystal(lattice.reshape(3, 3), frac.reshape(-1, 3), numbers, occupancies)
 
     def fits(self, table: pa.Table) -> NDArray[np.bool_]:
-        """Cells of at most `max_sites`, and of at most `lattice_sums_up_to` where that is set."""
+        """Whether cells have at most `max_sites` sites, and at most `lattice_sums_up_to` if that is set."""
         limit = min(self.settings.max_sites, self.settings.lattice_sums_up_to or self.settings.max_sites)
         return np.asarray(table.column("n_sites").to_numpy() <= limit)
 
     def featurise(self, value: Crystal, *, rng: np.random.Generator | None = None) -> Features:  # noqa: ARG002 (the protocol)
-        """The graph of one crystal; it is exact, so `rng` changes nothing.
+        """Build the graph of one crystal; it is exact, so `rng` has no effect.
 
         Raises:
-            CrystalError: more than `max_sites` sites, or than `lattice_sums_up_to`; coincident sites with the latter.
+            CrystalError: there are more sites than `max_sites` or `lattice_sums_up_to`, or, with the latter,
+                coincident sites.
         """
         if len(value) > self.settings.max_sites:
             message = f"{value.formula} has {len(value)} sites; at most {self.settings.max_sites} are encoded"
@@ -172,7 +173,7 @@ class CrystalModality(Modality[Crystal]):
         }
 
     def collate(self, samples: Sequence[Features]) -> Inputs:
-        """One graph of n unconnected parts."""
+        """Join n crystals into one graph with n unconnected parts."""
         sizes = np.array([len(s["x"]) for s in samples])
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         joined: Features = {
@@ -199,16 +200,16 @@ class CrystalModality(Modality[Crystal]):
         return _tensors(joined)
 
     def empty_sample(self) -> Features:
-        """Primitive fcc copper."""
+        """Return primitive fcc copper."""
         a = 3.61
         half = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]]) * a
         return self.featurise(Crystal(half, np.zeros((1, 3)), np.array([29])))
 
     def check_features(self, features: Features) -> None:
-        """Refuse what is no graph of a crystal.
+        """Refuse features that are not a valid crystal graph.
 
         Raises:
-            ValueError: names or types of others, indices that point nowhere, or lengths that do not agree.
+            ValueError: names or types are wrong, indices are out of range, or lengths do not agree.
         """
         mixed = {name: array for name, array in features.items() if name in _SPECIES}
         if not all(np.isfinite(array).all() for array in mixed.values()):
@@ -219,7 +220,7 @@ class CrystalModality(Modality[Crystal]):
 
 
 def _check_graph(features: Features) -> None:
-    """Indices point to atoms, atoms are elements, and what belongs together has one length."""
+    """Check that indices refer to atoms, atoms are elements, and related arrays have equal lengths."""
     atoms = len(features["x"])
     for name, low, high in [(n, 0, atoms) for n in _INDICES] + [(n, 1, MAX_ATOMIC_NUMBER + 1) for n in _ELEMENTS]:
         array = features.get(name)
@@ -239,7 +240,7 @@ def _check_graph(features: Features) -> None:
 
 
 def _species(sample: Features) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Site, atomic number and weight of every species; an ordered site has one of weight 1."""
+    """Return site, atomic number and weight of every species; an ordered site has one species of weight 1."""
     if "species_z" in sample:
         return sample["species_site"], sample["species_z"], sample["species_weight"]
     n = len(sample["x"])

@@ -1,9 +1,9 @@
-"""The electronic density of states, on one grid for all materials.
+"""Electronic density of states, on one grid for all materials.
 
-Every spectrum is put on the same window and grid, because the end points of a calculation's own
-grid are a fingerprint of the material. What a calculation did not reach is unknown, not zero: the
-network sees it as such (`beyond`), with ends on a few common rungs. The zero is the valence-band maximum
-where there is a gap and the Fermi level otherwise, the unit is states/eV/atom, and spin channels are kept.
+Every spectrum is put on the same window and grid, because the end points of a calculation's own grid are a fingerprint
+of the material. Energies outside a calculation's range are unknown, not zero. The network is given them as unknown
+(`beyond`), with the ends moved to a few common energies. The zero is the valence-band maximum where there is a gap and
+the Fermi level otherwise, the unit is states/eV/atom, and spin channels are kept.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_BYTES = 1_000_000_000
-"""Of an unpacked file; a `vasprun.xml` with projections is large."""
+"""Largest size of a decompressed file in bytes; a `vasprun.xml` with projections is large."""
 BIN_WIDTH = 0.05
 EDGES = np.round(np.linspace(-10.0, 10.0, 401), 10)
-"""(401,) eV from the zero: the edges of the bins on disk."""
+"""(401,) bin edges on disk, eV relative to the zero."""
 GRID = 0.5 * (EDGES[1:] + EDGES[:-1])
-"""(400,) eV from the zero: the centres of the bins on disk."""
+"""(400,) bin centres on disk, eV relative to the zero."""
 NEEDED = (-3.0, 2.0)
-"""eV from the zero; a spectrum that does not cover this is refused."""
+"""Energy range that a spectrum must cover, eV relative to the zero."""
 RUNGS = ((-10.0, -7.0, -5.0, -2.5), (1.5, 4.0, 6.0, 10.0))
-"""eV from the zero, the outermost first and last: where the part that a network sees may begin and end. With these few,
+"""Allowed ends of the range that a network is given, eV relative to the zero, outermost first. With these few,
 the ends of 232 published spectra identify 1.3 % of them; with the exact ones, 8.6 %."""
 Zero = Literal["fermi", "vbm"]
 
@@ -48,7 +48,8 @@ class DensityOfStates:
     """Electronic states per energy.
 
     Raises:
-        SpectrumError: NaN, energies that do not ascend, wrong shapes, mostly negative, nothing in the window.
+        SpectrumError: values are NaN or mostly negative, energies do not ascend, shapes are wrong, or the window is
+            empty.
     """
 
     energies: NDArray[np.float64]
@@ -58,18 +59,18 @@ class DensityOfStates:
     n_atoms: int
     """Atoms that the densities belong to; 1 where they are per atom."""
     efermi: float | None = None
-    """The Fermi level on the absolute scale of its calculation, eV; kept, never used as the zero of anything."""
+    """Fermi level on the absolute scale of the calculation, eV; for information only, never used as zero."""
     zero: Zero = "fermi"
     """What the energies are counted from."""
     gap: float | None = None
-    """eV, of a standardised spectrum (0 for a metal); None before."""
+    """Band gap of a standardised spectrum, eV (0 for a metal); None before standardisation."""
     notices: tuple[str, ...] = ()
-    """What a reader left out, converted or took for granted, for the user to check."""
+    """What a reader left out, converted or assumed, for the user to check."""
     covered: tuple[float, float] | None = None
-    """eV from the zero: where a standardised spectrum is known; None before, and for datasets that do not record it."""
+    """Known range of a standardised spectrum, eV from the zero; None before, and if the dataset does not record it."""
 
     def __post_init__(self) -> None:
-        """Normalise shapes, clip resampling artefacts, refuse nonsense."""
+        """Normalise shapes, clip resampling artefacts and check the values."""
         energies = np.asarray(self.energies, np.float64)
         densities = np.atleast_2d(np.asarray(self.densities, np.float64))
         check_spectrum(energies, densities, axis="energies", unit="states/eV", channels=2)
@@ -80,10 +81,10 @@ class DensityOfStates:
         object.__setattr__(self, "densities", np.maximum(densities, 0.0))
 
     def standardised(self) -> DensityOfStates:
-        """On `GRID`, per atom, zero at the valence-band maximum or the Fermi level; idempotent.
+        """Return the spectrum on `GRID`, per atom, zero at the valence-band maximum or the Fermi level; idempotent.
 
         Raises:
-            SpectrumError: the source does not cover the middle of the window.
+            SpectrumError: the source does not cover the required part of the window.
         """
         if self.gap is not None:
             return self
@@ -106,13 +107,13 @@ class DensityOfStates:
 def parse_dos(
     source: Path | bytes, *, name: str = "", n_atoms: int | None = None, zero: Zero | None = None
 ) -> DensityOfStates:
-    """A density of states from a `vasprun.xml`, a DOSCAR, or columns of text.
+    """Read a density of states from a `vasprun.xml`, a DOSCAR, or columns of text.
 
-    Columns are energy (eV) and states/eV, or energy, spin up and spin down (down may be mirrored, as it is
-    plotted); a further column may be their integral, which the numbers tell. A header may say `n_atoms = 8`,
-    `zero = vbm` and `efermi = 5.2`; where an `efermi` is stated the energies are absolute and it is
-    subtracted, unless the header says that they are counted from a zero already. `notices` of the result say
-    how the columns and the zero were read.
+    Columns are energy (eV) and states/eV, or energy, spin up and spin down (down may be mirrored, as it is plotted); a
+    further column may be their integral, which is recognised by its values. A header may say `n_atoms = 8`, `zero =
+    vbm` and `efermi = 5.2`; where an `efermi` is stated the energies are absolute and it is subtracted, unless the
+    header says that they are counted from a zero already. The `notices` of the result say how the columns and the zero
+    were read.
 
     Args:
         source: the file, or its bytes.
@@ -122,8 +123,8 @@ def parse_dos(
         zero: what the energies are counted from, `fermi` unless the file says otherwise.
 
     Raises:
-        SpectrumError: values that are no density of states.
-        FileFormatError: not such a file.
+        SpectrumError: the values are not a density of states.
+        FileFormatError: the file has none of these formats.
     """
     from crystalign.readers.compression import decompress, without_suffix
 
@@ -154,7 +155,7 @@ def parse_dos(
 
 
 class DosQuery(Config):
-    """A density of states to look for."""
+    """Density of states as a query."""
 
     energies: Numbers
     """eV, ascending."""
@@ -166,18 +167,18 @@ class DosQuery(Config):
     """What the energies are counted from."""
 
     def value(self) -> DensityOfStates:
-        """As a density of states.
+        """Convert to a `DensityOfStates`.
 
         Raises:
-            QueryError: lists of different lengths.
-            SpectrumError: numbers that are no density of states.
+            QueryError: the lists have different lengths.
+            SpectrumError: the numbers are not a density of states.
         """
         densities = array_of(self.densities, "densities")
         return DensityOfStates(array_of(self.energies, "energies"), densities, self.n_atoms, zero=self.zero)
 
 
 def _draw(value: DensityOfStates, wavelength: str) -> PlottedCurve:  # noqa: ARG001 (the protocol)
-    """The spectrum as the encoder sees it: on the common grid, spins summed, per atom."""
+    """Return the spectrum as given to the encoder: on the common grid, spins summed, per atom."""
     standard = value.standardised()
     zero = "E_VBM" if standard.zero == "vbm" else "E_F"
     return PlottedCurve(standard.energies, standard.densities.sum(axis=0), f"E − {zero} (eV)", "DOS (states/eV/atom)")
@@ -209,7 +210,7 @@ QUERY = QuerySpec(
 
 
 class DosColumns(TableColumns):
-    """Where a density of states is in a table, and in which convention."""
+    """Columns and convention of a density of states in a table."""
 
     energies: str
     """Column of M energies, eV."""
@@ -218,15 +219,15 @@ class DosColumns(TableColumns):
     zero: Literal["fermi"] = "fermi"
     """What the energies are relative to."""
     spin: Literal["sum", "half"] = "sum"
-    """`sum`: both channels are in it. `half`: one channel, which is doubled (exact where spins are paired)."""
+    """`sum`: both spin channels are included. `half`: one channel, which is doubled (exact if spins are paired)."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The densities first: where they are null there is no spectrum."""
+        """Column names, densities first: a null density means that the row has no spectrum."""
         return (self.densities, self.energies)
 
     def read(self, cells: Cells, crystal: Crystal) -> DensityOfStates:
-        """Standardised.
+        """Read the standardised spectrum of one row.
 
         Raises:
             SpectrumError: no usable spectrum.
@@ -240,10 +241,9 @@ class DosModality(SpectrumModality[DensityOfStates]):
     """A batch holds `dos` (n, points) float32: spin-summed states/eV/atom from −10 to 10 eV, on the scale set.
 
     A network that reads more points than the 400 bins on disk (601 in MultiMat, 2,001 in MatBind)
-    gets them by `points`: the cumulative number of states is interpolated, so no state is lost, but
-    nothing finer than 0.05 eV is there to be seen. Both published works count energies from E_F; here a
-    crystal with a gap is counted from its valence-band maximum, because where E_F stands in a gap
-    is a choice of the code.
+    gets them by `points`: the cumulative number of states is interpolated, which conserves states but adds no detail
+    below 0.05 eV. Both published works count energies from E_F. Here the zero of a crystal with a gap is its
+    valence-band maximum, because the position of E_F in a gap depends on the DFT code.
     """
 
     name: ClassVar[str] = "dos"
@@ -254,22 +254,22 @@ class DosModality(SpectrumModality[DensityOfStates]):
     rungs: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = RUNGS
 
     class Settings(SpectrumModality.Settings):
-        """How a spectrum becomes a vector."""
+        """Settings of the network's input."""
 
         points: int = Field(default=400, ge=2, le=4096)
         """Bins between −10 and 10 eV."""
         scale: Literal["linear", "sqrt", "log1p"] = "log1p"
         """Function applied to states/eV/atom."""
         max_shift: float = Field(default=0.1, ge=0)
-        """eV; in training the zero moves by up to this, as band edges of other codes do."""
+        """eV; largest random shift of the zero in training, since band edges differ between codes."""
         max_width: float = Field(default=0.15, ge=0)
-        """eV; in training the spectrum is broadened by a Gaussian of up to this."""
+        """eV; largest random Gaussian broadening in training."""
 
     settings: Settings
 
     @classmethod
     def column_type(cls) -> pa.StructType:
-        """The standardised spectrum, spin channels one after the other."""
+        """Arrow type: the standardised spectrum, spin channels one after the other."""
         import pyarrow as pa
 
         return pa.struct(
@@ -286,7 +286,7 @@ class DosModality(SpectrumModality[DensityOfStates]):
 
     @classmethod
     def to_column(cls, value: DensityOfStates) -> Mapping[str, Any]:
-        """Standardised, whatever its grid was."""
+        """Store the standardised spectrum, whatever its original grid."""
         standard = value.standardised()
         return {
             "densities": standard.densities.astype(np.float32).ravel(),
@@ -300,7 +300,7 @@ class DosModality(SpectrumModality[DensityOfStates]):
 
     @classmethod
     def from_column(cls, scalar: pa.StructScalar) -> DensityOfStates:
-        """The standardised spectrum."""
+        """Read the standardised spectrum."""
         flat = scalar["densities"].values.to_numpy(zero_copy_only=False)
         densities = flat.astype(np.float64).reshape(scalar["n_spins"].as_py(), -1)
         zero, gap, efermi = (scalar[name].as_py() for name in ("zero", "gap", "efermi"))
@@ -318,5 +318,5 @@ class DosModality(SpectrumModality[DensityOfStates]):
         return total
 
     def covered(self, value: DensityOfStates) -> tuple[float, float]:
-        """Where the calculation has states or could have; everywhere, where that is not recorded."""
+        """Return the energy range of the calculation, or the whole window if it is not recorded."""
         return value.standardised().covered or super().covered(value)

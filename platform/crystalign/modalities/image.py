@@ -1,4 +1,4 @@
-"""A picture of the structure."""
+"""Image of the structure."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ WHITE = 255
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """Red, green and blue.
+    """RGB image.
 
     Raises:
-        InputError: not (H, W, 3) bytes, or too small or too large.
+        InputError: the array is not (H, W, 3) bytes, or is too small or too large.
     """
 
     pixels: NDArray[np.uint8]
     """(H, W, 3), row 0 at the top; sides of 8 to 512."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no picture."""
+        """Check shape, type and size."""
         pixels = np.asarray(self.pixels)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             message = f"an array of {pixels.dtype} with shape {pixels.shape}; a picture is uint8 with shape (H, W, 3)"
@@ -58,40 +58,41 @@ class ImageModality(Modality[Picture]):
     seen_since: ClassVar[int] = 2
 
     class Settings(Config):
-        """What the network sees, and what training may do to it."""
+        """Settings of the network's input and of the augmentation."""
 
         size: int = Field(default=64, ge=MIN_SIDE, le=MAX_SIDE)
         """Pixels S along one side."""
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-        """Of red, green and blue (0 to 1), subtracted."""
+        """Mean of red, green and blue (0 to 1), which is subtracted."""
         std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-        """Of red, green and blue, divided by."""
+        """Standard deviation of red, green and blue, by which they are divided."""
         rotate: bool = True
-        """In training: turned by a random multiple of 90°. A mirror image would be the other enantiomorph."""
+        """Augment in training by a random rotation of 0, 90, 180 or 270°; no mirroring, which would change
+        enantiomorphs."""
 
     settings: Settings
 
     @classmethod
     def column_type(cls) -> pa.StructType:
-        """The pixels as bytes, row by row; the file's compression is lossless."""
+        """Arrow type: pixels as bytes, row by row; the file's compression is lossless."""
         import pyarrow as pa
 
         return pa.struct([("height", pa.int32()), ("width", pa.int32()), ("rgb", pa.binary())])
 
     @classmethod
     def to_column(cls, value: Picture) -> Mapping[str, Any]:
-        """As they are."""
+        """Store the pixels unchanged."""
         height, width, _ = value.pixels.shape
         return {"height": height, "width": width, "rgb": value.pixels.tobytes()}
 
     @classmethod
     def from_column(cls, scalar: pa.StructScalar) -> Picture:
-        """As they were."""
+        """Read the pixels unchanged."""
         shape = (scalar["height"].as_py(), scalar["width"].as_py(), 3)
         return Picture(np.frombuffer(scalar["rgb"].as_buffer(), np.uint8).reshape(shape))
 
     def featurise(self, value: Picture, *, rng: np.random.Generator | None = None) -> Features:
-        """Padded with white to a square, averaged or stretched to S × S; with `rng` turned."""
+        """Pad with white to a square and resample to S × S; with `rng`, rotate."""
         square = _squared(value.pixels)
         if len(square) != self.settings.size:
             weights = _averages(len(square), self.settings.size)
@@ -108,12 +109,12 @@ class ImageModality(Modality[Picture]):
         return {"pixels": torch.from_numpy(np.stack([s["pixels"] for s in samples]))}
 
     def empty_sample(self) -> Features:
-        """A white page."""
+        """Return a white image."""
         return self.featurise(Picture(np.full((MIN_SIDE, MIN_SIDE, 3), WHITE, np.uint8)))
 
     @classmethod
     def equivalence(cls, material: Material) -> str:
-        """The pixels: duplicates look alike."""
+        """Return a hash of the pixels as key, so that duplicates share it."""
         picture: Picture | None = material.value("image")
         if picture is None:
             return material.id
@@ -122,7 +123,7 @@ class ImageModality(Modality[Picture]):
 
 
 def _squared(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """White at the sides, so that height and width are equal."""
+    """Pad with white so that height and width are equal."""
     height, width, _ = pixels.shape
     side = max(height, width)
     page = np.full((side, side, 3), WHITE, np.uint8)
@@ -132,7 +133,7 @@ def _squared(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _averages(old: int, new: int) -> NDArray[np.float64]:
-    """(new, old) rows that sum to 1: the share of each old pixel in a new one."""
+    """Resampling matrix (new, old): weight of each old pixel in a new one; rows sum to 1."""
     edges = np.arange(new + 1) * (old / new)
     left, right = edges[:-1, None], edges[1:, None]
     pixel = np.arange(old)

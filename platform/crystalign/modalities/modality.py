@@ -1,8 +1,8 @@
-"""What a modality is: a column on disk, a way to read a file, and a way to become tensors.
+"""Base class of modalities: column type, file parser, and conversion to tensors.
 
-A modality has a *value* (a frozen dataclass such as `DensityOfStates`), a *column* (an Arrow
-struct on disk), *features* (a dictionary of NumPy arrays, made in CPU workers) and a *batch* (a
-dictionary of tensors, which is all that training and serving ever move between processes).
+A modality has a *value* (a frozen dataclass such as `DensityOfStates`), a *column* (an Arrow struct on disk),
+*features* (a dictionary of NumPy arrays, made in CPU workers) and a *batch* (a dictionary of tensors, which is all
+that training and serving ever move between processes).
 """
 
 from __future__ import annotations
@@ -27,69 +27,69 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 Features = dict[str, np.ndarray[Any, Any]]
-"""One sample: named arrays, ready to be concatenated or stacked."""
+"""Features of one sample: named arrays, ready to be concatenated or stacked."""
 Inputs = dict[str, "torch.Tensor"]
-"""A batch of samples: what an encoder's `forward` takes."""
+"""Tensors of a batch of samples, the argument of an encoder's `forward`."""
 
 
 Cells = Mapping[str, NDArray[Any]]
-"""Column name → the numbers of one row's cell."""
+"""Column name → numbers in the cell of one row."""
 
 
 class TableColumns(Config, ABC):
-    """Where a modality stands in a Parquet table and in which convention: its part of a mapping's YAML."""
+    """Columns and conventions of a modality in a Parquet table; a section of the mapping's YAML."""
 
     @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """The columns it needs; a row whose cell in the first is null does not have the modality."""
+        """Required columns; a row whose first column is null does not have the modality."""
 
     @abstractmethod
     def read(self, cells: Cells, crystal: Crystal) -> Any:
-        """The value of one row.
+        """Read the value of one row.
 
         Raises:
-            InputError: the numbers are no value of this modality.
+            InputError: the numbers are not a valid value of this modality.
         """
 
 
 class Modality(ABC, Generic[Value]):
-    """One way of looking at a material.
+    """A kind of data about a material, e.g. its structure or a spectrum.
 
-    An instance holds the settings by which values become tensors; they travel in the model
-    directory, so that a served model sees what it was trained on.
+    An instance holds the settings by which values become tensors. They are saved in the model directory, so a served
+    model gets the same inputs as in training.
     """
 
     name: ClassVar[str]
     """Key of the modality in datasets, models, the API and on the page."""
     label: ClassVar[str]
-    """For people."""
+    """Display name."""
     sibling: ClassVar[bool] = False
-    """Heavy columns live in files of their own, so that readers of other modalities never pay for them."""
+    """Whether the column is stored in separate files, so that reading other modalities does not load it."""
     encodes_volume: ClassVar[bool] = True
-    """Whether the volume of the cell can be read off it, as off whatever follows from the structure."""
+    """Whether it determines the cell volume, like everything that is computed from the structure."""
     stored_since: ClassVar[int] = 1
     """First dataset version that stores the same values as this release."""
     seen_since: ClassVar[int] = 1
     """First model format that was trained on the same inputs as this release produces."""
     n_keys: ClassVar[int] = 1
-    """How many keys `equivalences` gives."""
+    """Number of keys that `equivalences` returns."""
     columns: ClassVar[type[TableColumns] | None] = None
-    """How a Parquet table from elsewhere may hold it; None where tables hold no such thing."""
+    """Class that describes its columns in an external Parquet table; None if tables cannot contain it."""
     derived_by: ClassVar[str | None] = None
-    """`module:function` that computes its value from a crystal; None where it does not follow from one."""
+    """`module:function` that computes its value from a crystal; None if it cannot be computed."""
     prepares_encoder: ClassVar[bool] = False
-    """Whether an encoder needs values of the training split before its first step, as a tokenizer does."""
+    """Whether an encoder needs training values before its first step, e.g. to train a tokenizer."""
     masked_by: ClassVar[str | None] = None
-    """`module:function` that takes materials and gives values without what names the crystal, and their keys:
-    `crystalign evaluate` asks with these too. None where nothing is masked."""
+    """`module:function` that returns, for materials, values without the words that name the crystal, and their keys;
+    `crystalign evaluate` also uses these as queries. None if nothing is masked."""
     query: ClassVar[QuerySpec | None] = None
-    """How a search asks by it; None where nothing does."""
+    """How it is used as a query; None if it cannot be."""
     instead_of: ClassVar[Mapping[str, str]] = {}
-    """Modality → what to say to who asks for it of a model that reads this one but not that."""
+    """Other modality → message for a query by it, when the model reads this modality but not the other."""
 
     class Settings(Config):
-        """How values become tensors; each modality extends it."""
+        """Settings of the conversion to tensors; each modality extends them."""
 
     def __init__(self, settings: Config | None = None) -> None:
         self.settings = settings if settings is not None else self.Settings()
@@ -99,23 +99,22 @@ class Modality(ABC, Generic[Value]):
     @classmethod
     @abstractmethod
     def column_type(cls) -> pa.StructType:
-        """The Arrow type of the nullable column."""
+        """Return the Arrow type of the nullable column."""
 
     @classmethod
     @abstractmethod
     def to_column(cls, value: Value) -> Mapping[str, Any]:
-        """The value as a mapping that `column_type` accepts."""
+        """Convert a value to a mapping that `column_type` accepts."""
 
     @classmethod
     @abstractmethod
     def from_column(cls, scalar: pa.StructScalar) -> Value:
-        """The value back from one cell of the column."""
+        """Convert a cell of the column back to a value."""
 
     def fits(self, table: pa.Table) -> NDArray[np.bool_]:
-        """(rows,) which rows these settings can turn into tensors, told from light columns such as `n_sites`.
+        """Mask (rows,) of the rows that these settings can featurise, decided from light columns such as `n_sites`.
 
-        What does not fit is left out of a training, an embedding and an evaluation before they
-        start, and counted, rather than met in the middle of them.
+        Other rows are excluded and counted before a training, an embedding or an evaluation starts.
         """
         return np.ones(table.num_rows, dtype=bool)
 
@@ -123,47 +122,48 @@ class Modality(ABC, Generic[Value]):
 
     @abstractmethod
     def featurise(self, value: Value, *, rng: np.random.Generator | None = None) -> Features:
-        """Arrays of one sample; with `rng` augmented, without it deterministic."""
+        """Return the features of one sample; augmented with `rng`, deterministic without."""
 
     @abstractmethod
     def collate(self, samples: Sequence[Features]) -> Inputs:
-        """Tensors of a batch of at least one sample, in the order given."""
+        """Return the tensors of a batch of at least one sample, in the given order."""
 
     @abstractmethod
     def empty_sample(self) -> Features:
-        """A harmless sample for a rank that has none: it keeps the graph and the collectives alike
-        on all ranks, enters no statistic and is never stored.
+        """Return a harmless sample for a rank without samples, so that all ranks run the same graph and collectives.
+
+        It does not count in any statistic and is never stored.
         """
 
     def check_features(self, features: Features) -> None:
-        """Refuse features that this modality would not make: an encoder reads them without looking.
+        """Refuse features that this modality would not make, because encoders do not check them.
 
-        They may come from a process that read a hostile file. By default they have the names, types and shapes of the
-        sample that `empty_sample` gives; a modality whose samples differ in length extends this.
+        Features may come from a process that read a malicious file. By default they have the names, types and shapes
+        of the sample that `empty_sample` gives; a modality whose samples differ in length extends this.
 
         Raises:
             ValueError: they are not its own.
         """
         check_arrays(features, self.empty_sample())
 
-    # --- which materials look alike --------------------------------------------------------------------------------
+    # --- materials that look alike ---------------------------------------------------------------------------------
 
     @classmethod
     def equivalence(cls, material: Material) -> str:
-        """Two materials with equal keys cannot be told apart in this modality; by default no two can be confused.
+        """Return a key that is equal for materials that look alike in this modality; by default all differ.
 
-        Materials of one structure group are alike in every modality, whatever this key says: see `key_columns`.
+        Materials of one structure group count as alike in every modality, whatever this key is: see `key_columns`.
         """
         return material.id
 
     @classmethod
     def equivalences(cls, material: Material) -> tuple[str, ...]:
-        """Keys of which one in common is enough; a modality has as many for every material."""
+        """Return keys; materials with one key in common look alike. Their number is the same for every material."""
         return (cls.equivalence(material),)
 
 
 def key_columns(modality: type[Modality[Any]], materials: Sequence[Material | None]) -> NDArray[np.int64]:
-    """(n, K + 1) the keys by which materials are alike in a modality: its own, and that of the structure.
+    """Return the (n, K + 1) equivalence keys of materials in a modality: its own keys and that of the structure.
 
     Two materials whose keys are equal in any column are neither negatives of each other in training nor
     misses in evaluation. A material without the modality has zeros.
@@ -180,20 +180,20 @@ def key_columns(modality: type[Modality[Any]], materials: Sequence[Material | No
 
 
 def stable_hash(text: str) -> int:
-    """A signed 64-bit integer that depends on `text` alone, on any machine."""
+    """Hash `text` to a signed 64-bit integer that is the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def check_arrays(features: Features, expected: Features, *, variable: Collection[str] = ()) -> None:
-    """Refuse arrays unlike those expected.
+    """Check that arrays have the expected names, types and shapes.
 
     Args:
-        features: what is checked.
+        features: arrays to check.
         expected: a sample with all names, types and shapes.
         variable: names whose shape may differ.
 
     Raises:
-        ValueError: another name, number type or shape, one that is missing, or a number that is not finite.
+        ValueError: a name, number type or shape is unexpected, an array is missing, or a number is not finite.
     """
     for name, array in features.items():
         if name not in expected:

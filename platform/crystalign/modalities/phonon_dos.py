@@ -1,4 +1,4 @@
-"""The phonon density of states: which frequencies the atoms vibrate with."""
+"""Phonon density of states."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class PhononDensityOfStates:
     """Vibrational states per frequency, in any unit: published spectra are scaled to a maximum of 1.
 
     Raises:
-        SpectrumError: NaN, frequencies that do not ascend, wrong shapes, mostly negative, nothing in the window.
+        SpectrumError: values are NaN or mostly negative, frequencies do not ascend, shapes are wrong, or the window is
+            empty.
     """
 
     frequencies: NDArray[np.float64]
@@ -41,14 +42,14 @@ class PhononDensityOfStates:
     """(M,) states per frequency, in any unit. Dips below zero are clipped."""
 
     def __post_init__(self) -> None:
-        """Clip interpolation artefacts, refuse nonsense."""
+        """Clip interpolation artefacts and check the values."""
         frequencies, densities = np.asarray(self.frequencies, np.float64), np.asarray(self.densities, np.float64)
         check_spectrum(frequencies, densities[None], axis="frequencies", unit="states per frequency")
         object.__setattr__(self, "frequencies", frequencies)
         object.__setattr__(self, "densities", np.maximum(densities, 0.0))
 
     def standardised(self) -> PhononDensityOfStates:
-        """On `GRID`, with a maximum of 1; idempotent.
+        """Return the spectrum on `GRID` with a maximum of 1; idempotent.
 
         Raises:
             SpectrumError: no states between 0 and 1000 cm⁻¹.
@@ -66,22 +67,22 @@ class PhononDensityOfStates:
 
 
 class PhononDosColumns(TableColumns):
-    """Where a phonon density of states is in a table, and in which unit."""
+    """Columns and unit of a phonon density of states in a table."""
 
     frequencies: str
     """Column of M frequencies."""
     densities: str
     """Column of M densities, in any unit."""
     unit: Literal["cm-1", "THz", "meV"] = "cm-1"
-    """Of the frequencies."""
+    """Unit of the frequencies."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The densities first: where they are null there is no spectrum."""
+        """Column names, densities first: a null density means that the row has no spectrum."""
         return (self.densities, self.frequencies)
 
     def read(self, cells: Cells, crystal: Crystal) -> PhononDensityOfStates:  # noqa: ARG002
-        """Standardised.
+        """Read the standardised spectrum of one row.
 
         Raises:
             SpectrumError: no usable spectrum.
@@ -99,16 +100,16 @@ class PhononDosModality(SpectrumModality[PhononDensityOfStates]):
     edges: ClassVar[NDArray[np.float64]] = EDGES
 
     class Settings(SpectrumModality.Settings):
-        """How a spectrum becomes a vector."""
+        """Settings of the network's input."""
 
         points: int = Field(default=51, ge=2, le=4096)
         """Bins between −10 and 1010 cm⁻¹."""
         scale: Literal["linear", "sqrt", "log1p"] = "sqrt"
         """Function applied to the density; the root shows weak bands beside the strongest."""
         max_shift: float = Field(default=5.0, ge=0)
-        """cm⁻¹; in training all frequencies move by up to this."""
+        """cm⁻¹; largest random shift of the frequencies in training."""
         max_width: float = Field(default=10.0, ge=0)
-        """cm⁻¹; in training the spectrum is broadened by a Gaussian of up to this."""
+        """cm⁻¹; largest random Gaussian broadening in training."""
 
     settings: Settings
 
@@ -121,7 +122,7 @@ class PhononDosModality(SpectrumModality[PhononDensityOfStates]):
 
     @classmethod
     def to_column(cls, value: PhononDensityOfStates) -> Mapping[str, Any]:
-        """Standardised, whatever its grid was."""
+        """Store the standardised spectrum, whatever its original grid."""
         return {"densities": value.standardised().densities.astype(np.float32)}
 
     @classmethod

@@ -1,8 +1,7 @@
-"""A measured powder pattern against computed ones, whatever the cell's error in scale.
+"""Compare a measured powder pattern with computed ones, allowing for an isotropic strain of the cell.
 
-Computed cells are a per cent or two larger or smaller than measured ones, so their peaks stand at
-the wrong angles. On a grid that is even in ln Q an isotropic strain is a shift, the same for every
-peak: all strains are compared by sliding one pattern over the other.
+Computed cells differ from measured ones by one or two per cent in length, so their peaks are shifted. On a grid with
+even steps in ln Q an isotropic strain shifts all peaks equally, so cross-correlation compares all strains.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 BROAD = 0.04
-"""Of ln Q; what is broader than twice this is background."""
+"""Width in ln Q; features broader than twice this are background."""
 
 
 class Match(NamedTuple):
-    """How well each candidate fits, at its best strain."""
+    """Similarity of each candidate at its best strain."""
 
     scores: Array
     """(n,) cosine, 0 to 1."""
@@ -51,13 +50,13 @@ class ProfileMatcher(Config):
     """
 
     q_min: float = 0.7
-    """Å⁻¹; what is below is not compared."""
+    """Å⁻¹; lower end of the compared range."""
     q_max: float = 5.6
-    """Å⁻¹; what is above is not compared."""
+    """Å⁻¹; upper end of the compared range."""
     step: float = 0.001
-    """Of ln Q, hence of the strain."""
+    """Step of ln Q, which is also the step of the strain."""
     max_strain: float = 0.03
-    """Largest strain to either side."""
+    """Largest strain, positive or negative."""
     width: float = 0.3
     """Full width at half maximum of the peaks, degrees 2θ at the reference wavelength."""
     power: float = 0.7
@@ -65,7 +64,7 @@ class ProfileMatcher(Config):
 
     @property
     def shifts(self) -> int:
-        """Steps to either side."""
+        """Number of strain steps in each direction."""
         return round(self.max_strain / self.step)
 
     @property
@@ -81,10 +80,10 @@ class ProfileMatcher(Config):
         return np.stack([self._draw(pattern, longer) for pattern in patterns]).astype(np.float32)
 
     def measured(self, pattern: MeasuredPattern) -> tuple[NDArray[np.float32], slice]:
-        """(G,) the measured profile, and the part of the grid that was measured.
+        """Return the measured profile (G,) and the mask (G,) of the measured part of the grid.
 
         Raises:
-            SpectrumError: the measurement covers nothing of the grid.
+            SpectrumError: the measurement covers too little of the grid.
         """
         grid = self.grid
         edges = np.exp(np.append(grid, grid[-1] + self.step) - 0.5 * self.step)
@@ -107,7 +106,7 @@ class ProfileMatcher(Config):
             measured: (G,) as `measured` returns it.
             covered: the measured part of the grid.
             candidates: (n, G + 2 · shifts), as `profiles` returns them.
-            block: candidates that are compared at once.
+            block: number of candidates per block.
         """
         m = measured[covered]
         m = m / max(float(np.linalg.norm(m)), 1e-30)
@@ -139,7 +138,7 @@ class ProfileMatcher(Config):
         return self._finish(draw(np.log(q), areas, widths, grid))
 
     def _finish(self, profile: Array) -> Array:
-        """Background off, maximum to 1, raised to `power`."""
+        """Remove the background, scale the maximum to 1, and raise to `power`."""
         rest = remove_background(profile / max(float(profile.max(initial=0.0)), 1e-300), round(BROAD / self.step))
         result: Array = (rest / max(float(rest.max(initial=0.0)), 1e-300)) ** self.power
         return result

@@ -1,8 +1,8 @@
-"""How a search asks by a modality: names and types of the request, files, curve, example.
+"""Description of a modality as a query: request fields, files, plot and example.
 
-A modality that can be asked for has a `QuerySpec` in its class attribute `query`. HTTP requests, the guess of what a
-file is, the flags of `crystalign search`, the arguments of the Python client, the OpenAPI document and the web page
-(through `/api/info`) follow from it; nothing else names modalities.
+A modality that can be used as a query has a `QuerySpec` in its class attribute `query`. HTTP requests, the guess of
+what a file is, the flags of `crystalign search`, the arguments of the Python client, the OpenAPI document and the web
+page (through `/api/info`) are derived from it; no other code lists the modalities.
 """
 
 from __future__ import annotations
@@ -23,63 +23,63 @@ MAX_POINTS = 100_000
 Numbers = Annotated[list[float], Field(max_length=MAX_POINTS)]
 """An array in a JSON query."""
 Wavelength = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | Annotated[str, Field(max_length=40)]
-"""Å, or the name of a tube's line: `CuKa`."""
+"""Wavelength in Å, or the name of an X-ray line: `CuKa`."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueryField:
-    """One name by which a request asks for a modality."""
+    """A field of a search request for a modality."""
 
     name: str
     """Key in the JSON of a search."""
     type: Any
-    """What the value must be: a `Config`, or a type that pydantic knows."""
+    """Type of the value: a `Config`, or a type that pydantic supports."""
     help: str
-    """What it is, for the description of the HTTP API."""
+    """Description for the HTTP API."""
     flag: str | None = None
-    """What it is, for `crystalign search --NAME` and `Client.search(NAME=…)`; None where JSON alone has it. A modality
-    with files takes the path of one there."""
+    """Description for `crystalign search --NAME` and `Client.search(NAME=…)`; None if the field is only in JSON. If
+    the modality has files, these take the path of one."""
 
 
 class Clue(NamedTuple):
-    """What the header of a table of numbers may say."""
+    """Pattern in the header of a numeric table that hints at a modality."""
 
     pattern: str
-    """Regular expression over lower case, of a form that Python and JavaScript read alike."""
+    """Regular expression on the lower-case header, valid in both Python and JavaScript."""
     strength: int
-    """Of several clues in one header the strongest counts."""
+    """The strongest clue in a header counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueryFile:
-    """Files that a search takes for a modality: by what they are recognised, and what reads them."""
+    """Files of a modality that a search accepts: how they are recognised and parsed."""
 
     parse: Callable[..., Any] | str | None
     """`(data: bytes, *, name: str)` → the value, and `wavelength` where `takes_wavelength` says so; itself, or
     `module:function`, imported in the sandbox alone. None for the crystal, which is read within limits of its own."""
     hint: str
-    """The usual files, for people: "DOS (.csv, .dat, vasprun.xml)"."""
+    """Description of the usual files for the user: "DOS (.csv, .dat, vasprun.xml)"."""
     suffixes: tuple[str, ...] = ()
-    """Lower-case endings of names that tell the modality, before a compression's."""
+    """Lower-case file endings of the modality, without the ending of a compression."""
     name_pattern: str = ""
-    """Regular expression over the lower-case name; a weaker sign than an ending or a mark."""
+    """Regular expression on the lower-case name; weaker evidence than an ending or a mark."""
     marks: tuple[str, ...] = ()
-    """Lower-case words of which the head of such a file alone has one."""
+    """Lower-case words that occur only in the head of such files."""
     clues: tuple[Clue, ...] = ()
-    """What headers of tables say."""
+    """Clues in the headers of tables."""
     structure_kinds: tuple[str, ...] = ()
     """Kinds of `crystalign.readers.structures` that a search reads as this modality, not as a structure."""
     negative_x: bool = False
-    """Whether a table without other signs is one where its first column has negative numbers."""
+    """Whether a table without other evidence is of this modality if its first column has negative numbers."""
     x_above: float | None = None
-    """A table without other signs is one where its first column ends above this. The page alone, which shows its
-    guess for correction, goes by it."""
+    """A table without other evidence is of this modality if its first column ends above this. Only the web page uses
+    this, because there the user can correct the guess."""
     takes_wavelength: bool = False
-    """Whether a file may leave out the wavelength it was measured with, so that the user has to give it."""
+    """Whether a file may lack its wavelength, so that the user has to give it."""
 
 
 class PlottedCurve(NamedTuple):
-    """One line of a plot."""
+    """One curve of a plot."""
 
     x: NDArray[np.float64]
     """(M,) ascending."""
@@ -93,67 +93,67 @@ class PlottedCurve(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """How values of a modality are drawn."""
+    """How values of a modality are plotted."""
 
     title: str
     """Heading on the page."""
     draw: Callable[[Any, str], PlottedCurve]
-    """A value, of a query or of a material, and a wavelength (Å or a tube's line), which only some need → its curve."""
+    """Function from a value and a wavelength (Å or an X-ray line; not always needed) to its curve."""
     relative: bool = False
-    """Whether each curve is scaled to a maximum of 1 when several lie over one another."""
+    """Whether curves are scaled to a maximum of 1 when they are overlaid."""
     zero_axis: str | None = None
-    """Label of the x axis, with the unit, for curves counted from different zeros; x = 0 is then marked."""
+    """Label of the x axis, with unit, for curves with different zeros; x = 0 is then marked."""
 
 
 class QueryExample(NamedTuple):
-    """A query that works, for a button of the page."""
+    """Example query for a button on the web page."""
 
     label: str
-    """For people."""
+    """Label of the button."""
     query: dict[str, Any]
-    """As in the JSON of a search."""
+    """Query as in the JSON of a search."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuerySpec:
-    """How a search asks by a modality.
+    """Description of a modality as a query.
 
-    There are three ways. Words have `read` and no `files`; a table of numbers has both; a structure, which is read in
-    the sandbox even where it is a text in JSON, has `files` and no `read`.
+    There are three kinds. Free text has `read` and no `files`. Numeric data has both. A structure has `files` and no
+    `read`, because it is parsed in the sandbox even if it is given as text in JSON.
     """
 
     label: str
     """Short, for a tag on the page: "DOS"."""
     fields: tuple[QueryField, ...]
-    """Names in a request; the first is also the name of a file's kind. More are other ways to say the same."""
+    """Fields of a request. The first is also the name of the file kind; the others are alternatives."""
     read: Callable[[Any], Any] | None = None
-    """What a field's validated value is as a value of the modality, which may have `notices` for the user."""
+    """Function from a field's validated value to a value of the modality, which may have `notices` for the user."""
     files: QueryFile | None = None
-    """Files that are taken, if any are."""
+    """Accepted files, if any."""
     plot: Plot | None = None
-    """How its values are drawn; None where nothing is."""
+    """How its values are plotted; None for no plot."""
     example: Callable[[Mapping[str, Any]], QueryExample] | None = None
     """A query made from a row of the index."""
     matcher: Callable[..., Any] | str | None = None
-    """A class, or `module:Class`, that compares a query's value with stored ones in a second look at the first
-    candidates, as `crystalign.modalities.profile_match:ProfileMatcher` does; None for no second look."""
+    """A class, or `module:Class`, that reranks the first candidates by comparing the query's value with stored ones,
+    such as `crystalign.modalities.profile_match:ProfileMatcher`; None for no reranking."""
     carried: type[Any] | None = None
-    """Dataclass of arrays and numbers that a file's value is and that the `matcher` needs; it leaves the sandbox
-    beside the features."""
+    """Dataclass (arrays and numbers) of a file's value that the `matcher` needs; the sandbox returns it beside the
+    features."""
 
     @property
     def is_words(self) -> bool:
-        """Whether a person types it."""
+        """Whether the query is free text."""
         return self.files is None
 
     @property
     def is_structure(self) -> bool:
-        """Whether it is a crystal, in whatever format."""
+        """Whether the query is a crystal structure, in any format."""
         return self.files is not None and self.read is None
 
 
 def resolved(target: Callable[..., Any] | str) -> Any:
-    """What `module:attribute` names, imported now; anything else as it is."""
+    """Import the object that `module:attribute` names; return anything else unchanged."""
     if not isinstance(target, str):
         return target
     module, _, attribute = target.partition(":")
@@ -161,7 +161,7 @@ def resolved(target: Callable[..., Any] | str) -> Any:
 
 
 def array_of(values: Any, name: str) -> NDArray[np.float64]:
-    """Numbers of a request, in as many dimensions as they have.
+    """Convert the numbers of a request to an array.
 
     Raises:
         QueryError: lists of different lengths.

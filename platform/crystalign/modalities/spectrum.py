@@ -1,4 +1,4 @@
-"""What all spectra share: one window and grid for every material, the same checks, the same augmentation."""
+"""Shared code of the spectra: one window and grid for all materials, checks and augmentation."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ Array = NDArray[np.float64]
 Value = TypeVar("Value")
 MAX_POINTS = 100_000
 UNKNOWN = -1.0
-"""What stands in a batch where a spectrum is not known; a density is at least zero."""
+"""Value in a batch where a spectrum is unknown; known densities are at least zero."""
 
 
 class SpectrumModality(Modality[Value]):
     """A density of something per energy; a batch holds `dos` (n, points) float32 on the scale of the settings.
 
-    A spectrum adds its value, its column and `curve`; the rest is here.
+    A subclass defines its value, its column and `curve`.
     """
 
     encodes_volume: ClassVar[bool] = False
     edges: ClassVar[Array]
     """(B + 1,) the edges of the bins on disk, the same for every material."""
     rungs: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = ((), ())
-    """Where the part that is shown may begin (ascending) and end (ascending); empty: always the whole window."""
+    """Allowed starts and ends of the shown range, each ascending; empty to always show the whole window."""
 
     class Settings(Config):
-        """How a spectrum becomes a vector; each spectrum sets its own defaults."""
+        """Settings of the network's input; each spectrum sets its own defaults."""
 
         points: int = Field(ge=2, le=4096)
         """Bins of the window."""
         scale: Literal["linear", "sqrt", "log1p"] = "linear"
         """Function applied to the density."""
         max_shift: float = Field(default=0.0, ge=0)
-        """In the unit of `edges`; in training the spectrum moves by up to this."""
+        """Largest random shift in training, in the unit of `edges`."""
         max_width: float = Field(default=0.0, ge=0)
-        """In the unit of `edges`; in training the spectrum is broadened by a Gaussian of up to this."""
+        """Largest random Gaussian broadening in training, in the unit of `edges`."""
         beyond: Literal["zero", "unknown"] = "zero"
-        """What a network sees where a spectrum is not known: a density of zero, by which the ends of the calculation
-        can be read off, or `UNKNOWN`, from a few common energies on (`rungs`)."""
+        """Network input where a spectrum is unknown: zero, which reveals the ends of the calculation's range, or
+        `UNKNOWN` beyond a few common energies (`rungs`)."""
         cut: float = Field(default=0.5, ge=0, le=1)
         """With `unknown`: probability with which training moves each end inwards to a random rung."""
 
@@ -55,27 +55,27 @@ class SpectrumModality(Modality[Value]):
 
     @abstractmethod
     def curve(self, value: Value) -> Array:
-        """(B,) the density on the bins of `edges`, at least zero.
+        """Return the density (B,) on the bins of `edges`, at least zero.
 
         Raises:
             SpectrumError: the spectrum does not cover the window.
         """
 
     def covered(self, value: Value) -> tuple[float, float]:  # noqa: ARG002 (a spectrum may know better)
-        """Where the spectrum is known, in the unit of `edges`."""
+        """Return the range where the spectrum is known, in the unit of `edges`."""
         return float(self.edges[0]), float(self.edges[-1])
 
     def known(self, value: Value) -> NDArray[np.bool_]:
-        """(B,) which bins of `curve` lie within what is known."""
+        """Mask (B,) of the bins of `curve` within the known range."""
         low, high = self.covered(value)
         known: NDArray[np.bool_] = (self.edges[:-1] >= low - 1e-9) & (self.edges[1:] <= high + 1e-9)
         return known
 
     def shown(self, value: Value, rng: np.random.Generator | None = None) -> tuple[float, float]:
-        """The part of the window that a network sees: between two rungs within what is known.
+        """Return the range given to the network: between two rungs within the known range.
 
-        The rungs keep away from the ends of the calculation, but for those at the ends of the window: what
-        broadening and shifting carry in from beyond must not show where those ends are.
+        Rungs keep a distance from the ends of the calculation's range, except at the ends of the window, so that
+        broadening and shifting do not reveal where the range ends.
         """
         low, high = self.covered(value)
         margin = self.settings.max_shift + 2.0 * self.settings.max_width
@@ -89,11 +89,11 @@ class SpectrumModality(Modality[Value]):
 
     @property
     def grid_edges(self) -> Array:
-        """(points + 1,) edges of the bins in a batch."""
+        """Bin edges (points + 1,) in a batch."""
         return np.linspace(self.edges[0], self.edges[-1], self.settings.points + 1)
 
     def featurise(self, value: Value, *, rng: np.random.Generator | None = None) -> Features:
-        """One curve; with `rng` slightly shifted and broadened, which loses no state but over the ends.
+        """Return one curve; with `rng`, slightly shifted and broadened, which loses states only over the ends.
 
         Raises:
             SpectrumError: the spectrum does not cover the window.
@@ -123,22 +123,23 @@ class SpectrumModality(Modality[Value]):
         return {"dos": torch.from_numpy(np.stack([s["dos"] for s in samples]))}
 
     def empty_sample(self) -> Features:
-        """A flat band."""
+        """Return a constant spectrum."""
         return {"dos": np.full(self.settings.points, 0.5, np.float32)}
 
 
 def check_spectrum(positions: Array, densities: Array, *, axis: str, unit: str, channels: int = 1) -> None:
-    """Refuse what is no spectrum.
+    """Check positions and densities of a spectrum.
 
     Args:
-        positions: (M,), to ascend.
+        positions: (M,), must ascend.
         densities: (S, M), mostly not negative.
         axis: what `positions` are called in messages.
         unit: of `densities`, in messages.
         channels: the largest S.
 
     Raises:
-        SpectrumError: wrong shapes, NaN, positions that do not ascend, zero or largely negative densities.
+        SpectrumError: shapes are wrong, a value is NaN, positions do not ascend, or densities are zero or largely
+            negative.
     """
     m = len(positions) if positions.ndim == 1 else 0
     fits = densities.ndim == 2 and densities.shape[1] == m and 1 <= len(densities) <= channels

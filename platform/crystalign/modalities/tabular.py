@@ -1,4 +1,4 @@
-"""A row of a table: descriptors of composition and structure, or another network's embedding."""
+"""Tabular descriptors of composition and structure, or the embedding of another network."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from crystalign.physics.descriptors import WIDTH
 
 
 class TabularModality(VectorModality["TabularModality.Settings"]):
-    """Numbers that describe a material; by default those of `crystalign.physics.descriptors`."""
+    """Vector of descriptors of a material; by default those of `crystalign.physics.descriptors`."""
 
     name: ClassVar[str] = "tabular"
     label: ClassVar[str] = "Descriptors"
     derived_by: ClassVar[str | None] = "crystalign.derivation:tabular_of"
 
     class Settings(VectorSettings):
-        """How a row becomes a tensor."""
+        """Settings of the conversion to tensors."""
 
         width: int = Field(default=WIDTH, ge=1, le=MAX_WIDTH)
-        """Its length W; another length is refused."""
+        """Length W of the vector; another length is refused."""
         squash: bool = True
-        """Whether each number passes asinh, which keeps small ones and bends large ones to their logarithm."""
+        """Whether to apply asinh to each number, which is linear for small and logarithmic for large numbers."""

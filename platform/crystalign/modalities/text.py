@@ -1,4 +1,4 @@
-"""A description in words."""
+"""Text description of a material."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _CLAUSE_ENDS = re.compile(r"(?<=[.;!?])\s+")
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Words about a material.
+    """Text about a material.
 
     Raises:
-        InputError: there are none.
+        InputError: the text is empty.
     """
 
     description: str
-    """Unicode, any length; the encoder cuts what it cannot read."""
+    """Unicode text of any length; the encoder truncates long texts."""
     generated: bool = False
-    """Whether `crystalign.physics.caption` wrote it, rather than a person."""
+    """Whether `crystalign.physics.caption` generated the text, rather than a person."""
 
     def __post_init__(self) -> None:
-        """Refuse emptiness."""
+        """Refuse an empty text."""
         if not self.description.strip():
             message = "the description is empty; write a few words about the material"
             raise InputError(message, reason="empty-text")
 
 
 MAX_CHARACTERS = 20_000
-"""Of a text that is searched for."""
+"""Largest number of characters of a query text."""
 
 
 def _example(row: Mapping[str, Any]) -> QueryExample:  # noqa: ARG001 (the protocol)
@@ -62,7 +62,7 @@ QUERY = QuerySpec(
 
 
 class TextModality(Modality[Text]):
-    """Text travels as UTF-8 bytes; the encoder that reads it brings its own tokenizer.
+    """Text as UTF-8 bytes; the encoder has its own tokenizer.
 
     A batch holds `utf8` (bytes of all texts, joined) uint8 and `offsets` (n + 1,) int64.
     """
@@ -76,34 +76,34 @@ class TextModality(Modality[Text]):
     n_keys: ClassVar[int] = 2
 
     class Settings(Config):
-        """How much is sent."""
+        """Settings of length and augmentation."""
 
         max_bytes: int = 16384
-        """Longer texts are cut here."""
+        """Longest text in bytes; longer texts are truncated."""
         clause_dropout: float = Field(default=0.3, ge=0, lt=1)
-        """Probability with which training leaves out each clause, so that not all is learned from the formula."""
+        """Probability of dropping each clause in training, so that the model does not rely on the formula alone."""
 
     settings: Settings
 
     @classmethod
     def column_type(cls) -> pa.StructType:
-        """The words and who wrote them."""
+        """Arrow type: the text, and whether it was generated."""
         import pyarrow as pa
 
         return pa.struct([("description", pa.string()), ("generated", pa.bool_())])
 
     @classmethod
     def to_column(cls, value: Text) -> Mapping[str, Any]:
-        """As they are."""
+        """Store the text unchanged."""
         return {"description": value.description, "generated": value.generated}
 
     @classmethod
     def from_column(cls, scalar: pa.StructScalar) -> Text:
-        """As they were."""
+        """Read the text unchanged."""
         return Text(scalar["description"].as_py(), scalar["generated"].as_py())
 
     def featurise(self, value: Text | str, *, rng: np.random.Generator | None = None) -> Features:
-        """UTF-8 bytes, whole characters only; with `rng`, of some of the clauses, in their order, at least one."""
+        """Return UTF-8 bytes, whole characters only; with `rng`, of a random subset of the clauses, in order."""
         text = value if isinstance(value, Text) else Text(value)
         words = text.description if rng is None else self._some_clauses(text.description, rng)
         cut = words.encode()[: self.settings.max_bytes].decode(errors="ignore")
@@ -124,14 +124,15 @@ class TextModality(Modality[Text]):
         return {"utf8": torch.from_numpy(joined), "offsets": torch.from_numpy(offsets)}
 
     def empty_sample(self) -> Features:
-        """One word."""
+        """Return a text of one word."""
         return self.featurise(Text("crystal"))
 
     @classmethod
     def equivalence(cls, material: Material) -> str:
-        """The words of a caption of ours, which names the structure; the formula of what a person wrote.
+        """Return the text of a generated caption as key, or the formula for a text by a person.
 
-        A title or an abstract names a compound, and any of its polymorphs may be meant.
+        A generated caption describes one structure. A title or an abstract names a compound and may mean any
+        polymorph.
         """
         text: Text | None = material.value("text")
         if text is None:
@@ -140,13 +141,13 @@ class TextModality(Modality[Text]):
 
     @classmethod
     def equivalences(cls, material: Material) -> tuple[str, ...]:
-        """That, and the words: a title that names two compounds stands with each of them."""
+        """Return the key of `equivalence` and the text: a title that names two compounds belongs to both of them."""
         text: Text | None = material.value("text")
         words = material.id if text is None else " ".join(text.description.split()).casefold()
         return cls.equivalence(material), f"words {words}"
 
 
 def decode(inputs: Inputs) -> list[str]:
-    """The texts of a batch, in order."""
+    """Decode the texts of a batch, in order."""
     blob, offsets = bytes(inputs["utf8"].cpu().numpy()), inputs["offsets"].tolist()
     return [blob[start:stop].decode() for start, stop in itertools.pairwise(offsets)]

@@ -1,4 +1,4 @@
-"""The embedding of the description by a language model that is not trained: made once, kept in shards."""
+"""Embedding of the text by a frozen language model, computed once and stored in the shards."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from crystalign.errors import ConfigError
 from crystalign.modalities.vector import MAX_WIDTH, VectorModality, VectorSettings
 
 TokenPooling = Literal["cls", "mean"]
-"""The vector of a text: that of its first token, or the mean over its tokens."""
+"""Pooling of token vectors: the first token, or the mean over tokens."""
 
 
 class LanguageModelEntry(Config):
-    """Who made the embeddings: a network, and how it was asked."""
+    """Language model that made the embeddings, with its settings."""
 
     name: str
-    """Of its folder, for people."""
+    """Name of its folder, for display."""
     sha256: str
-    """Of its configuration, tokenizer and weights."""
+    """sha256 of its configuration, tokenizer and weights."""
     pooling: TokenPooling
-    """How the vectors of tokens became one."""
+    """Pooling of the token vectors."""
     max_tokens: int
-    """Longer texts were cut."""
+    """Longest text in tokens; longer texts were truncated."""
     width: int
     """Length of the vectors."""
 
     @property
     def identity(self) -> str:
-        """Equal for whoever gives equal texts equal vectors; the folder's name is no part of it."""
+        """Identity: equal for models that give equal texts equal vectors, independent of the folder's name."""
         content = json.dumps(self.model_dump(mode="json", exclude={"name"}), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def label(self) -> str:
-        """For people."""
+        """Label for display."""
         return f"{self.name} ({self.sha256[:12]}, {self.pooling}, {self.max_tokens} tokens, {self.width} numbers)"
 
 
 class TextEmbeddingModality(VectorModality["TextEmbeddingModality.Settings"]):
-    """A vector of a published language model; all rows of a dataset come from the same one.
+    """Text embedding by a published language model, the same for all rows of a dataset.
 
     `crystalign derive --modalities text_embedding` makes it and records the language model in the dataset's
-    manifest. A table may bring vectors of its own; whose they are is then not recorded.
+    manifest. A table may contain its own vectors; their language model is then not recorded.
     """
 
     name: ClassVar[str] = "text_embedding"
@@ -61,25 +61,25 @@ class TextEmbeddingModality(VectorModality["TextEmbeddingModality.Settings"]):
     }
 
     class Settings(VectorSettings):
-        """How an embedding becomes a tensor."""
+        """Settings of the conversion to tensors."""
 
         width: int = Field(default=768, ge=1, le=MAX_WIDTH)
-        """Its length W, the hidden size of the language model (768: BERT, MatBERT, SciBERT)."""
+        """Length W of the vector: the hidden size of the language model (768 for BERT, MatBERT, SciBERT)."""
         language_model: str = ""
-        """Identity of the language model whose vectors are read; empty where it is not recorded."""
+        """Identity of the language model that made the vectors; empty if it is not recorded."""
 
 
 def settings_of_language_model(
     features: Mapping[str, Any], entry: LanguageModelEntry | None, *, origin: str
 ) -> dict[str, Any]:
-    """The settings by which a model reads the text embeddings of a dataset.
+    """Return the settings for a model that reads the text embeddings of a dataset.
 
-    What is not set is filled in from the dataset: a model trained so knows whose vectors it reads. Where the
-    dataset does not record it, or the model was trained before one was recorded, nothing can be compared.
+    Missing settings are filled in from the dataset, so the model records the language model of its inputs. Nothing is
+    compared if the dataset does not record it, or if the model was trained before it was recorded.
 
     Args:
-        features: the settings as they are.
-        entry: who made the dataset's embeddings; None where it is not recorded.
+        features: the current settings.
+        entry: language model of the dataset's embeddings; None if it is not recorded.
         origin: the dataset, for the message.
 
     Raises:

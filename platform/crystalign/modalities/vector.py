@@ -1,4 +1,4 @@
-"""What vectors of fixed length share, whatever their numbers mean."""
+"""Base of the modalities that are vectors of fixed length."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from crystalign.material import Material
 
 MAX_WIDTH = 65_536
-"""Numbers of a vector."""
+"""Largest length of a vector."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Vector:
-    """Numbers in a fixed order.
+    """Vector of numbers in a fixed order.
 
     Raises:
-        InputError: not (W,), infinite, or nothing known.
+        InputError: the shape is not (W,), a number is infinite, or all are NaN.
     """
 
     values: NDArray[np.float32]
-    """(W,); NaN where a number is not known."""
+    """(W,); NaN for an unknown number."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no vector."""
+        """Check shape and values."""
         with np.errstate(over="ignore"):
             values = np.asarray(self.values, np.float64).astype(np.float32)
         if values.ndim != 1 or not 1 <= len(values) <= MAX_WIDTH:
@@ -53,35 +53,35 @@ class Vector:
 
 
 class VectorColumns(TableColumns):
-    """Where a vector is in a table."""
+    """Column of a vector in a table."""
 
     values: str
-    """Column of W numbers; NaN where one is not known."""
+    """Column of W numbers; NaN for an unknown one."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The column."""
+        """Name of the column."""
         return (self.values,)
 
     def read(self, cells: Cells, crystal: Crystal) -> Vector:  # noqa: ARG002 (the protocol)
-        """As it is.
+        """Read the vector of one row.
 
         Raises:
-            InputError: not a vector.
+            InputError: the cell is not a vector.
         """
         return Vector(cells[self.values])
 
 
 class VectorSettings(Config):
-    """How a vector becomes a tensor."""
+    """Settings of the conversion to tensors."""
 
     width: int = Field(ge=1, le=MAX_WIDTH)
-    """Its length W; another length is refused."""
+    """Length W of the vector; another length is refused."""
     squash: bool = False
-    """Whether each number passes asinh, which keeps small ones and bends large ones to their logarithm."""
+    """Whether to apply asinh to each number, which is linear for small and logarithmic for large numbers."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Probability with which training hides each number, so that a few of them do not tell one material from all others
-    and every number is learned from."""
+    """Probability of masking each number in training, so that the model uses all numbers and does not identify a
+    material by a few of them."""
 
 
 S = TypeVar("S", bound=VectorSettings)
@@ -96,26 +96,26 @@ class VectorModality(Modality[Vector], Generic[S]):
 
     @classmethod
     def column_type(cls) -> pa.StructType:
-        """The numbers, and how many."""
+        """Arrow type: a list of numbers."""
         import pyarrow as pa
 
         return pa.struct([("width", pa.int32()), ("values", pa.list_(pa.float32()))])
 
     @classmethod
     def to_column(cls, value: Vector) -> Mapping[str, Any]:
-        """As they are."""
+        """Store the numbers unchanged."""
         return {"width": len(value.values), "values": value.values}
 
     @classmethod
     def from_column(cls, scalar: pa.StructScalar) -> Vector:
-        """As they were."""
+        """Read the numbers unchanged."""
         return Vector(scalar["values"].values.to_numpy(zero_copy_only=False))
 
     def featurise(self, value: Vector, *, rng: np.random.Generator | None = None) -> Features:
-        """The known numbers; with `rng`, some of them, at least one.
+        """Return the known numbers; with `rng`, a random subset of at least one.
 
         Raises:
-            InputError: a vector of another length.
+            InputError: the vector has another length.
         """
         if len(value.values) != self.settings.width:
             message = (
@@ -137,15 +137,15 @@ class VectorModality(Modality[Vector], Generic[S]):
         return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in ("values", "mask")}
 
     def empty_sample(self) -> Features:
-        """Zeros."""
+        """Return zeros."""
         return self.featurise(Vector(np.zeros(self.settings.width, np.float32)))
 
     @classmethod
     def equivalence(cls, material: Material) -> str:
-        """The numbers to four digits after the point."""
+        """Return a hash of the numbers rounded to four decimals as key."""
         vector: Vector | None = material.value(cls.name)
         if vector is None:
             return material.id
-        # an irrational offset keeps exact values away from the edges of rounding; NaN becomes a number of its own
+        # an irrational offset keeps exact values away from rounding boundaries; NaN becomes a special number
         known = np.nan_to_num(vector.values.astype(np.float64), nan=-1e9)
         return hashlib.blake2b(np.floor(known / 1e-4 + 0.31831).tobytes(), digest_size=16).hexdigest()

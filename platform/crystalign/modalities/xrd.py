@@ -1,8 +1,8 @@
-"""Powder X-ray diffraction: peaks on disk, a pattern on one grid of Q in the network.
+"""Powder X-ray diffraction: stored as peaks, given to the network as a pattern on a common grid of Q.
 
-A simulated and a measured pattern meet on that grid: both carry the Lorentz–polarisation factor
-of the reference instrument, both pass through the same removal of the background, both are scaled
-to a maximum of 1. What still differs (strain, widths, texture, noise, range) is what training draws.
+Simulated and measured patterns are prepared alike: both have the Lorentz–polarisation factor of the reference
+instrument, the same background removal, and a maximum of 1. The remaining differences (strain, widths, texture, noise,
+range) are simulated by augmentation in training.
 """
 
 from __future__ import annotations
@@ -50,19 +50,20 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 MIN_POINTS, MAX_POINTS = 50, 500_000
 TWO_THETA = np.linspace(5.0, 90.0, 1701)
-"""(1701,) degrees: where patterns of materials are drawn."""
+"""(1701,) 2θ in degrees at which patterns of materials are plotted."""
 PEAK_WIDTH = 0.15
-"""Degrees, full width at half maximum of a drawn peak."""
+"""Full width at half maximum of a plotted peak, degrees."""
 
 __all__ = ["MeasuredPattern", "PowderPattern", "XrdModality", "parse_wavelength", "parse_xrd"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MeasuredPattern:
-    """Counts against angle, as an instrument writes them.
+    """Measured pattern: counts against angle, as an instrument writes them.
 
     Raises:
-        SpectrumError: NaN, angles that do not ascend or are no angles, too few points, no signal.
+        SpectrumError: a value is NaN, angles do not ascend or are out of range, or there are too few points or no
+            signal.
     """
 
     two_theta: Array
@@ -70,12 +71,12 @@ class MeasuredPattern:
     intensities: Array
     """(M,) counts, background included or not; zeros that pad the ends of a background are not measurements."""
     wavelength: float
-    """Å; of a tube whose Kα₂ was not removed, the weighted mean (1.54184 for copper)."""
+    """Wavelength in Å; if Kα₂ was not removed, the weighted mean of Kα₁ and Kα₂ (1.54184 for copper)."""
     notices: tuple[str, ...] = ()
-    """What a reader left out, converted, joined or took for granted, for the user to check."""
+    """What a reader left out, converted, joined or assumed, for the user to check."""
 
     def __post_init__(self) -> None:
-        """Cut the padding, refuse nonsense."""
+        """Cut the padding and check the values."""
         angle, counts = np.asarray(self.two_theta, np.float64), np.asarray(self.intensities, np.float64)
         if angle.ndim != 1 or angle.shape != counts.shape or not MIN_POINTS <= len(angle) <= MAX_POINTS:
             message = (
@@ -96,7 +97,7 @@ class MeasuredPattern:
             raise SpectrumError(
                 "the pattern is flat or almost empty; there is nothing to search for", reason="no-signal"
             )
-        # a few dead points may be far below zero, peaks that point downwards have more
+        # a few dead points may be far below zero; inverted peaks have more such points
         if counts.max() <= 0 or -np.partition(counts, 4)[4] > counts.max():
             message = (
                 f"the intensities run from {counts.min():g} to {counts.max():g}, so that they are mostly negative; "
@@ -105,7 +106,7 @@ class MeasuredPattern:
             raise SpectrumError(message, reason="negative-intensities")
         measured = slice(signal[0], signal[-1] + 1)
         if np.percentile(counts[measured], 5) < 1e-5 * counts.max():
-            measured = slice(None)  # no background: a zero is a value here, as in a simulated scan
+            measured = slice(None)  # without background a zero is a valid value, as in a simulated scan
         elif (cut := len(counts) - (measured.stop - measured.start)) > 0:
             told = f"{cut} points without counts at the ends were left out"
             object.__setattr__(self, "notices", (*self.notices, told))
@@ -119,7 +120,7 @@ class MeasuredPattern:
         return 4.0 * np.pi * np.sin(np.radians(self.two_theta / 2.0)) / self.wavelength
 
     def on_grid(self, edges: Array) -> tuple[Array, slice]:
-        """The pattern per Q as the reference instrument would have recorded it.
+        """Convert to intensity per Q as the reference instrument would have recorded it.
 
         I(Q) = I(2θ) · d(2θ)/dQ · LP_reference / LP_measured, then averaged over bins.
 
@@ -127,7 +128,7 @@ class MeasuredPattern:
             edges: (G + 1,) bin edges in Å⁻¹.
 
         Returns:
-            (G,) intensities and the bins that the measurement covers entirely.
+            Intensities (G,), and a mask (G,) of the bins that the measurement covers entirely.
         """
         q = self.q
         near = (q > 0.5 * edges[0]) & (q < edges[-1] + 0.1) & (self.two_theta < 170.0)
@@ -141,21 +142,21 @@ class MeasuredPattern:
 
 
 class XrdQuery(Config):
-    """A measured powder pattern to look for."""
+    """Measured powder pattern as a query."""
 
     two_theta: Numbers
     """Degrees, ascending."""
     intensities: Numbers
     """Any unit, background included."""
     wavelength: Wavelength | None = None
-    """Å, or `CuKa`, `CoKa`, `MoKa`, …; needed, because angles alone say nothing."""
+    """Wavelength in Å, or `CuKa`, `CoKa`, `MoKa`, …; required to convert angles to Q."""
 
     def value(self) -> MeasuredPattern:
-        """As a measured pattern.
+        """Convert to a `MeasuredPattern`.
 
         Raises:
             QueryError: lists of different lengths.
-            SpectrumError: no wavelength, or numbers that are no pattern.
+            SpectrumError: the wavelength is missing, or the numbers are not a pattern.
         """
         if self.wavelength is None:
             raise SpectrumError(
@@ -230,22 +231,22 @@ class XrdModality(Modality[PowderPattern]):
     query: ClassVar[QuerySpec | None] = QUERY
 
     class Settings(Config):
-        """The grid, and what training may do to a pattern."""
+        """Settings of the grid and of the augmentation."""
 
         q_min: float = 0.4
-        """Å⁻¹; 5.6° at Cu Kα, d = 15.7 Å."""
+        """Å⁻¹; lower end of the grid (5.6° at Cu Kα, d = 15.7 Å)."""
         q_max: float = 5.7
-        """Å⁻¹; 88.8° at Cu Kα, d = 1.10 Å."""
+        """Å⁻¹; upper end of the grid (88.8° at Cu Kα, d = 1.10 Å)."""
         n_points: int = 1024
-        """Bins of the grid, G."""
+        """Number of bins G of the grid."""
         scale: Literal["linear", "sqrt"] = "sqrt"
-        """Function applied to the intensity after the maximum was set to 1; the root shows weak peaks."""
+        """Function applied to the intensity after scaling the maximum to 1; the root emphasises weak peaks."""
         background_half_width: float = 0.16
-        """Å⁻¹; what is broader than twice this is background (4.5° at Cu Kα)."""
+        """Å⁻¹; features broader than twice this are background (4.5° at Cu Kα)."""
         min_coverage: float = 0.3
-        """A measurement that covers less of the grid than this share is refused."""
+        """Smallest share of the grid that a measurement must cover."""
         augmentation: Augmentation = Augmentation()
-        """What training draws."""
+        """Augmentation in training."""
 
     settings: Settings
 
@@ -258,7 +259,7 @@ class XrdModality(Modality[PowderPattern]):
 
     @classmethod
     def to_column(cls, value: PowderPattern) -> Mapping[str, Any]:
-        """Peaks; a measurement is a query, never a row."""
+        """Store peaks; a measured pattern is only used as a query."""
         return {"d_spacings": value.d_spacings, "intensities": value.intensities.astype(np.float32)}
 
     @classmethod
@@ -278,10 +279,10 @@ class XrdModality(Modality[PowderPattern]):
         return 0.5 * (self.edges[1:] + self.edges[:-1])
 
     def featurise(self, value: PowderPattern | MeasuredPattern, *, rng: np.random.Generator | None = None) -> Features:
-        """A pattern on the grid: rendered from peaks (with `rng` as some instrument would see them), or measured.
+        """Return a pattern on the grid: measured, or rendered from peaks (with `rng`, for a random instrument).
 
         Raises:
-            SpectrumError: the measurement covers too little of the grid, or nothing rises above its background.
+            SpectrumError: the measurement covers too little of the grid, or has no signal above the background.
         """
         if isinstance(value, MeasuredPattern):
             raw, covered = value.on_grid(self.edges)
@@ -293,7 +294,7 @@ class XrdModality(Modality[PowderPattern]):
         return self._finish(raw, covered)
 
     def _finish(self, raw: Array, covered: slice) -> Features:
-        """Background off, maximum to 1, scaled; zero where nothing was measured."""
+        """Remove the background, scale, and set unmeasured bins to zero."""
         step = (self.settings.q_max - self.settings.q_min) / self.settings.n_points
         rest = remove_background(raw[covered], round(self.settings.background_half_width / step))
         rest = rest / max(rest.max(), 1e-300)
@@ -303,7 +304,7 @@ class XrdModality(Modality[PowderPattern]):
         return {"pattern": pattern, "mask": mask}
 
     def _check_coverage(self, value: MeasuredPattern, covered: slice) -> None:
-        """Refuse a range that training has never seen."""
+        """Refuse a range that does not occur in training."""
         share = (covered.stop - covered.start) / self.settings.n_points
         if share >= self.settings.min_coverage:
             return
@@ -311,7 +312,7 @@ class XrdModality(Modality[PowderPattern]):
         low, high = np.degrees(2.0 * np.arcsin(np.minimum(sine, 1.0)))
         raise SpectrumError(
             f"2θ from {value.two_theta[0]:.2f}° to {value.two_theta[-1]:.2f}° at {value.wavelength:.5f} Å covers "
-            f"{share:.0%} of what the model reads; at this wavelength measure most of {low:.1f}° … {high:.1f}°, "
+            f"{share:.0%} of the model's range; at this wavelength measure most of {low:.1f}° … {high:.1f}°, "
             "or correct the wavelength",
             reason="range-not-covered",
         )
@@ -323,22 +324,22 @@ class XrdModality(Modality[PowderPattern]):
         return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in ("pattern", "mask")}
 
     def empty_sample(self) -> Features:
-        """One peak."""
+        """Return a pattern with one peak."""
         return self.featurise(PowderPattern(np.array([2.5]), np.array([1.0])))
 
     @classmethod
     def equivalence(cls, material: Material) -> str:
-        """The peaks: what scatters alike, an enantiomorph or a duplicate, shares them.
+        """Return a hash of the peaks as key; enantiomorphs and duplicates have equal peaks.
 
-        Rule: two patterns are one if their peaks of at least 5 % of the strongest |F|² m agree in
-        d to 0.001 Å and in intensity to 0.01, both rounded. Duplicates agree far better than that;
-        the same phase from another calculation, with another cell, is told apart.
+        Two patterns are equal if their peaks of at least 5 % of the strongest |F|² m agree in d rounded to 0.001 Å and
+        in intensity rounded to 0.01. Duplicates agree much better; the same phase from another calculation, with
+        another cell, does not.
         """
         pattern: PowderPattern | None = material.value("xrd")
         if pattern is None:
             return material.id
         strong = pattern.intensities >= 0.05
-        # an irrational offset keeps exact values, such as 1 or a/2, away from the edges of rounding
+        # an irrational offset keeps exact values, such as 1 or a/2, away from rounding boundaries
         d = np.floor(pattern.d_spacings[strong] / 0.001 + 0.31831).astype(np.int64)
         height = np.floor(pattern.intensities[strong] / 0.01 + 0.31831).astype(np.int64)
         return hashlib.blake2b(np.stack([d, height]).tobytes(), digest_size=16).hexdigest()
@@ -352,21 +353,21 @@ def _edges(q_min: float, q_max: float, n_points: int) -> Array:
 
 
 def parse_xrd(source: Path | bytes, *, name: str = "", wavelength: str | float | None = None) -> MeasuredPattern:
-    """A measured pattern, from columns of text or from the file of an instrument.
+    """Read a measured pattern from columns of text or from an instrument's file.
 
-    Columns are 2θ (degrees, or radians where the header says so), Q or d, and the intensity. Of instruments:
-    PANalytical's `.xrdml`, Rigaku's `.ras`, Bruker's `.uxd` and `.brml`, and GSAS. Repeated scans are added, ranges
-    are joined, aborted scans are left out; `notices` of the pattern say what was done.
+    Columns are 2θ (degrees, or radians where the header says so), Q or d, and the intensity. Supported instrument
+    files are PANalytical's `.xrdml`, Rigaku's `.ras`, Bruker's `.uxd` and `.brml`, and GSAS. Repeated scans are added,
+    ranges are joined, aborted scans are left out; `notices` of the pattern say what was done.
 
     Args:
         source: the file, or its bytes.
         name: the file's name, where `source` is bytes.
-        wavelength: `CuKa`, `MoKa1`, … or Å, for a file that does not say; one that says wins, with a notice
-            if the two are of different tubes.
+        wavelength: `CuKa`, `MoKa1`, … or Å, for a file that does not state it. A stated wavelength takes precedence,
+            with a notice if the two are of different anodes.
 
     Raises:
-        SpectrumError: no wavelength in the file and none given, or values that are no pattern.
-        FileFormatError: not such a file.
+        SpectrumError: the wavelength is neither in the file nor given, or the values are not a pattern.
+        FileFormatError: the file has none of these formats.
     """
     from crystalign.readers.patterns.pattern_file import read_pattern
 

@@ -1,4 +1,4 @@
-"""Contrastive losses, exact at any world size: one file = one objective."""
+"""Contrastive losses, exact for any number of ranks; one file per objective."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ TARGETS: dict[tuple[int, ...], float] = {
 
 
 class BarlowTwins(AllAtOnce):
-    """The cross-moments of two to four modalities; rows that lack one do not count: see `barlow_twins_loss`."""
+    """Cross-moments of two to four modalities; rows that lack one are ignored. See `barlow_twins_loss`."""
 
     kind: Literal["barlow"] = "barlow"
     """Name of this objective."""
@@ -75,8 +75,8 @@ def barlow_twins_loss(
     Over the rows V that have *all n* modalities, each component standardised over V (the whole
     batch's mean and variance) to x_m, the moments of three modalities are the D³ numbers
 
-        C_jkl = 1/|V| Σ_{i∈V} x_1,ij x_2,ik x_3,il
-        L = Σ_{j=k=l} (C − 1)² + Σ_{two agree} (C − ½)² + λ Σ_{none agree} C²
+        C_jkl = 1/|V| Σ_{i∈V} x_1,ij x_2,ik x_3,il L = Σ_{j=k=l} (C − 1)² + Σ_{two agree} (C − ½)² + λ Σ_{none agree}
+        C²
 
     and likewise for two (Barlow Twins, Zbontar et al., ICML 2021, arXiv:2103.03230) and four, with
     targets 1, ½, ⅓, ⅙ where all, three, two and two, or two indices agree: the supplement of MultiMat

@@ -22,7 +22,7 @@ class Clip(Pairwise, Tempered):
     """Name of this objective."""
 
     def scaled(self, modalities: Names) -> tuple[Names, ...]:
-        """Each pair."""
+        """Return all pairs; each has its own logit scale."""
         return self.aligned(modalities)
 
     def loss(

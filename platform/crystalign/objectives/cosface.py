@@ -25,7 +25,7 @@ class CosFace(Pairwise):
     scale: float = Field(default=3.0, gt=0, allow_inf_nan=False)
     """Factor s of the cosines."""
     margin: float = Field(default=0.5, ge=0, lt=2)
-    """What is taken off the positive's cosine."""
+    """Margin m that is subtracted from the cosine of the positive."""
 
     def loss(
         self,

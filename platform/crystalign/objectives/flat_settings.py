@@ -1,12 +1,11 @@
-"""Settings of objectives as earlier releases wrote them: flat among those of the model, in formats 1 and 2.
+"""Flat layout of earlier releases (formats 1 and 2): the objective's settings among those of the model.
 
     objective: cosface                    objective:
     pairs: all                              kind: cosface
     initial_temperature: 0.07       →       pairs: all
     cosface_scale: 3.0                      scale: 3.0
 
-A file of that layout held every setting of every objective; what its own objective did not read had no effect and is
-left out.
+Such a file contains the settings of all objectives; those that its own objective does not use are dropped.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ FormerKind = Literal["clip", "siglip", "cosface", "tensorclip", "barlow"]
 
 
 class FlatSettings(Config):
-    """The settings with the bounds that they had."""
+    """The flat settings with their original bounds."""
 
     pairs: tuple[Pair, ...] | Annotated[str, Field(pattern=r"^(all|anchored\([a-z_]+\))$")] = ()
-    """Of `clip`, `siglip` and `cosface`."""
+    """Pairs of `clip`, `siglip` and `cosface`."""
     pair_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Of the same."""
     objective: FormerKind = "clip"
-    """Which one."""
+    """Kind of objective."""
     initial_temperature: float = Field(default=0.07, gt=0.01, le=1.0)
-    """Of `clip`, `siglip` and `tensorclip`."""
+    """Initial temperature of `clip`, `siglip` and `tensorclip`."""
     learn_temperature: bool = True
     """Of the same."""
     cosface_scale: float = Field(default=3.0, gt=0, allow_inf_nan=False)
@@ -39,16 +38,16 @@ class FlatSettings(Config):
     cosface_margin: float = Field(default=0.5, ge=0, lt=2)
     """Of `cosface`."""
     barlow_off_diagonal: float = Field(default=0.0051, ge=0, allow_inf_nan=False)
-    """Of `barlow`."""
+    """Setting of `barlow`."""
 
 
 class Place(NamedTuple):
-    """Where a flat setting is today."""
+    """New position of a flat setting."""
 
     name: str
-    """In the objective."""
+    """Name of the setting in the objective."""
     kinds: tuple[str, ...]
-    """Objectives that have it."""
+    """Objectives that have the setting."""
 
 
 _PAIRWISE, _TEMPERED = ("clip", "siglip", "cosface"), ("clip", "siglip", "tensorclip")
@@ -61,19 +60,19 @@ PLACES = {
     "cosface_margin": Place("margin", ("cosface",)),
     "barlow_off_diagonal": Place("off_diagonal", ("barlow",)),
 }
-"""Flat setting → its place."""
+"""Flat setting → its new position."""
 _ORDER = ("modalities", "pairs", "pair_weights", "embedding_dim", "objective", *list(PLACES)[2:])
 
 
 def without_flat_settings(values: dict[str, Any], kind: str = "clip") -> dict[str, Any]:
-    """A model's settings with those of the objective in a section of their own.
+    """Move the objective's settings into their own section of a model's settings.
 
     Args:
-        values: in either layout; not changed.
-        kind: the objective where none is named.
+        values: a model's settings in either layout; not modified.
+        kind: the objective if the settings do not name one.
 
     Raises:
-        ValueError: flat settings beside a section, or one that contradicts the objective.
+        ValueError: flat settings are given together with a section, or contradict the objective.
     """
     flat = [name for name in PLACES if name in values]
     if not flat:
@@ -89,7 +88,7 @@ def without_flat_settings(values: dict[str, Any], kind: str = "clip") -> dict[st
 
 
 def flat_settings_of(values: dict[str, Any]) -> dict[str, Any]:
-    """What a file of the earlier layout says of the objective, as plain data: the identity of its model depends on it.
+    """Return the objective's settings of a flat file as plain data, on which the identity of its model depends.
 
     Raises:
         ValueError: a setting is out of bounds.
@@ -99,11 +98,11 @@ def flat_settings_of(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def flat_layout(settings: dict[str, Any], flat: dict[str, Any]) -> dict[str, Any]:
-    """A model's settings as they stood in a file of the earlier layout.
+    """Convert a model's settings to the flat layout.
 
     Args:
-        settings: in today's layout, as plain data.
-        flat: what `flat_settings_of` found in the file.
+        settings: in the current layout, as plain data.
+        flat: the result of `flat_settings_of` for the file.
     """
-    known = {name: value for name, value in settings.items() if name != "objective"} | flat
-    return {name: known[name] for name in _ORDER if name in known}
+    merged = {name: value for name, value in settings.items() if name != "objective"} | flat
+    return {name: merged[name] for name in _ORDER if name in merged}

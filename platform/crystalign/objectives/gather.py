@@ -1,4 +1,4 @@
-"""What all objectives share: one differentiable gather, and which rows count."""
+"""Shared parts of the objectives: a differentiable gather across ranks, and the selection of rows."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Gathered(NamedTuple):
     keys: dict[str, Tensor]
     """Modality → (B,) or (B, K) int64."""
     rank: int
-    """r, of this process."""
+    """Rank r of this process."""
     world_size: int
-    """W."""
+    """Number of ranks W."""
 
 
 class Rows(NamedTuple):
-    """The N rows of the global batch that have all of some modalities; this rank answers for [start, stop) of them."""
+    """The N rows of the global batch that have all given modalities; this rank's are [start, stop)."""
 
     candidates: Tensor
-    """(N,) int64, ascending; where they stand in the global batch."""
+    """(N,) int64, ascending; row indices in the global batch."""
     start: int
-    """The first of this rank's, among the candidates."""
+    """Index of this rank's first row among the N."""
     stop: int
-    """One past the last of this rank's."""
+    """Index after this rank's last row among the N."""
 
 
 def gather(
@@ -47,8 +47,8 @@ def gather(
 ) -> Gathered:
     """Gather the batch of all ranks: one collective for the embeddings, one for masks and keys.
 
-    The first is differentiable; without that the loss is right and the gradients are wrong. Half
-    precision becomes float32: similarities near 1 need the digits.
+    The first collective is differentiable; otherwise the loss would be right but the gradients wrong. Half precision
+    is converted to float32, because similarities near 1 need the precision.
     """
     world_size = dist.get_world_size(group) if dist.is_initialized() else 1
     local = {name: t if t.dtype == torch.float64 else t.float() for name, t in embeddings.items()}
@@ -73,9 +73,10 @@ def gather(
 
 
 class _Gather(torch.autograd.Function):
-    """Backward, each rank gets the gradients that all ranks have of its rows, and sums them in the order of ranks.
+    """Gather whose backward pass sums, in rank order, the gradients that all ranks have for a rank's rows.
 
-    That is a reduce-scatter, as an all-to-all: gloo's reduce-scatter is an all-reduce, twice the bytes.
+    The backward pass is a reduce-scatter written as an all-to-all, since gloo's reduce-scatter is an all-reduce and
+    sends twice the bytes.
     """
 
     @staticmethod
@@ -99,7 +100,7 @@ def _gathered(local: Tensor, world_size: int, group: dist.ProcessGroup | None) -
 
 
 def rows_with_all(everyone: Gathered, names: Names) -> Rows:
-    """The rows that have all of the modalities `names`: the same candidates on every rank."""
+    """Return the rows that have all modalities in `names`; the result is the same on every rank."""
     has = torch.stack([everyone.present[name] for name in names]).all(dim=0)  # (B,)
     candidates = has.nonzero().flatten()  # (N,)
     b = len(has) // everyone.world_size
@@ -109,11 +110,11 @@ def rows_with_all(everyone: Gathered, names: Names) -> Rows:
 
 
 def indistinct(keys: tuple[Tensor, Tensor], start: int, stop: int) -> Tensor:
-    """(stop − start, N) bool: another row that either modality cannot tell from row start, start + 1, …: no negative.
+    """Mask (stop − start, N) of rows that look like row start, start + 1, … in either modality: not negatives.
 
     Args:
         keys: (N,) or (N, K) int64 of the rows, in each of the two modalities; equal in any column is enough.
-        start: first row that is compared with all.
+        start: first row to compare with all.
         stop: one past the last.
     """
     columns = [column for key in keys for column in key.reshape(len(key), -1).unbind(1)]  # (N,) each

@@ -1,8 +1,8 @@
-"""`Objective`: what a contrastive loss is to a model: settings, what it aligns, parameters of its own, a value.
+"""`Objective`: a contrastive loss with its settings, aligned pairs, trained parameters and value.
 
-Adding one is a file here and a line in `OBJECTIVES`, or an entry point of another package.
+To add one, write a file here and a line in `OBJECTIVES`, or use an entry point of another package.
 
-Importing an objective's settings imports no torch, so that a model's description can be read without it.
+Importing the settings of an objective does not import torch, so a model's description can be read without it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Names = tuple[str, ...]
-"""Modalities that an objective aligns with each other."""
+"""A group of modalities that an objective aligns with each other."""
 Pair = tuple[str, str]
-"""Two of them."""
+"""A pair of modalities."""
 
 
 class Loss(NamedTuple):
-    """An objective's value on one rank."""
+    """Value of an objective on one rank."""
 
     total: Tensor
     """Scalar. Its mean over the ranks, which is what DDP takes of the gradients, is the exact global loss."""
@@ -43,31 +43,31 @@ class Objective(Tagged):
     `OBJECTIVES.register` in one process. A model saves the settings in `config.json` and the parameters with its
     weights.
 
-    Whoever writes one sees to it that it is exact at any number of workers: `loss` gets the rows of this rank and
-    returns a share whose mean over the ranks is the loss of the global batch (`crystalign.objectives.gather`).
+    An implementation must be exact for any number of workers: `loss` receives the rows of this rank and returns a
+    share whose mean over the ranks is the loss of the global batch (`crystalign.objectives.gather`).
     """
 
     @classmethod
     def kinds(cls) -> Registry[type[Any]]:
-        """`OBJECTIVES`."""
+        """Return the registry `OBJECTIVES`."""
         return OBJECTIVES
 
     def check(self, modalities: Names) -> None:
-        """Refuse a model that this cannot align.
+        """Refuse a model that this objective cannot align.
 
         Args:
-            modalities: of the model, in its order.
+            modalities: the model's modalities, in its order.
 
         Raises:
-            ValueError: why not.
+            ValueError: the model cannot be aligned; the message says why.
         """
 
     @abstractmethod
     def aligned(self, modalities: Names) -> tuple[Pair, ...]:
-        """The pairs that are trained, directly or as part of all modalities: evaluation measures them as such."""
+        """Return the pairs that are trained, directly or in a joint loss; evaluation reports them as trained."""
 
     def parameters(self, modalities: Names) -> dict[str, nn.Module]:  # noqa: ARG002
-        """Fresh modules of its own that are trained with the encoders; none by default.
+        """Make the objective's own trained modules; none by default.
 
         Returns:
             Name → module, such as an `nn.ParameterDict` of temperatures; the model holds it under this name, so its
@@ -83,28 +83,28 @@ class Objective(Tagged):
         present: Mapping[str, Tensor],
         keys: Mapping[str, Tensor],
     ) -> Loss:
-        """Its value on a batch.
+        """Compute the loss of a batch.
 
         Args:
-            parameters: what `parameters` made, as it is by now.
+            parameters: the modules that `parameters` made, in their current state.
             embeddings: modality → (b, D), this rank's unit vectors; zero where absent. b is the same on every rank.
             present: modality → (b,) bool.
-            keys: modality → (b, K) int64, equal in a column where the modality cannot tell two rows apart.
+            keys: modality → (b, K) int64; two rows with an equal key in any column look alike in the modality.
 
         Returns:
             This rank's share, whose mean over ranks is the global loss.
         """
 
     def logit_scales(self, parameters: Mapping[str, nn.Module]) -> dict[Names, Tensor]:  # noqa: ARG002
-        """Pair, or all modalities, → scalar 1/τ, for the log; empty where there is no temperature."""
+        """Pair (or tuple of all modalities) → scalar 1/τ, for logging; empty if there is no temperature."""
         return {}
 
     def constrain(self, parameters: Mapping[str, nn.Module]) -> None:
-        """Put its parameters back into their bounds, in place; called after each step, without gradient."""
+        """Clamp its parameters to their bounds, in place; called after each step, without gradients."""
 
 
 def state_key(names: Sequence[str]) -> str:
-    """What the parameter of a pair, or of more modalities, is called within its group."""
+    """Name of the parameter of a pair, or of more modalities, within its group."""
     return "__".join(names)
 
 
@@ -120,4 +120,4 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
     },
     accepts=lambda found: isinstance(found, type) and issubclass(found, Objective),
 )
-"""Name in `objective: {kind: …}` → its class; other packages add theirs by the entry-point group."""
+"""Registry of objectives: name in `objective: {kind: …}` → class."""

@@ -1,4 +1,4 @@
-"""The pairing rule of objectives that align pairs: which pairs, and how much each weighs."""
+"""Pairing rules of objectives: which pairs are aligned, and with which weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crystalign.objectives.objective import Names, Objective, Pair
 
 
 class Pairwise(Objective):
-    """An objective whose value is the weighted mean over pairs of modalities."""
+    """Objective whose value is the weighted mean over pairs of modalities."""
 
     pairs: tuple[Pair, ...] | Annotated[str, Field(pattern=r"^(all|anchored\([a-z_]+\))$")] = ()
     """Aligned pairs: `anchored(crystal)`, or another modality, with every other one; `all`; or a list of pairs. An
@@ -22,10 +22,10 @@ class Pairwise(Objective):
     """Weight of a pair in the mean over pairs, e.g. `{"crystal-xrd": 2.0}`; 1 where not given."""
 
     def check(self, modalities: Names) -> None:
-        """Refuse pairs, anchors and weights that the model does not have.
+        """Refuse pairs, anchors and weights that do not match the model's modalities.
 
         Raises:
-            ValueError: which.
+            ValueError: a pair, anchor or weight is not valid; the message names it.
         """
         if isinstance(self.pairs, str) and self.pairs != "all" and self._anchor not in modalities:
             raise ValueError(f"pairs: {self.pairs} names no modality of this model: {', '.join(modalities)}")
@@ -43,7 +43,7 @@ class Pairwise(Objective):
                 raise ValueError(f"pair_weights: {name!r} is not an aligned pair; there are {', '.join(names)}")
 
     def aligned(self, modalities: Names) -> tuple[Pair, ...]:
-        """The pairs that are trained."""
+        """Return the pairs that are trained."""
         if self.pairs == "all":
             return tuple(combinations(modalities, 2))
         if isinstance(self.pairs, str) or not self.pairs:
@@ -56,23 +56,23 @@ class Pairwise(Objective):
 
     @property
     def _anchor(self) -> str:
-        found = re.fullmatch(r"anchored\((\w+)\)", self.pairs) if isinstance(self.pairs, str) else None
-        return "crystal" if found is None else found[1]
+        match = re.fullmatch(r"anchored\((\w+)\)", self.pairs) if isinstance(self.pairs, str) else None
+        return "crystal" if match is None else match[1]
 
 
 class AllAtOnce(Objective):
-    """An objective that aligns all modalities of a model with each other in one term."""
+    """Objective that aligns all modalities of a model in one joint term."""
 
     def check_number(self, modalities: Names, least: int, most: int) -> None:
         """Refuse too few or too many modalities.
 
         Raises:
-            ValueError: how many it aligns.
+            ValueError: the number of modalities is not supported; the message gives the supported one.
         """
         if not least <= len(modalities) <= most:
             number = "exactly three" if least == most == 3 else f"{least} to {most}"
             raise ValueError(f"{self.kind} aligns {number} modalities at once, not {len(modalities)}")
 
     def aligned(self, modalities: Names) -> tuple[Pair, ...]:
-        """All pairs, as parts of the whole."""
+        """Return all pairs; they are trained jointly."""
         return tuple(combinations(modalities, 2))

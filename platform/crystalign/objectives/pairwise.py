@@ -1,4 +1,4 @@
-"""What the pairwise objectives share: anchors against candidates, in chunks, averaged over rows and pairs."""
+"""Shared loss of the pairwise objectives: anchors against candidates, in chunks, averaged over rows and pairs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crystalign.objectives.objective import Loss, Pair
 
 RowLoss = Callable[..., Tensor]
 """(anchors (c, D), candidates (N, D), targets (c,), indistinct (c, N), *parameters) → the sum of the anchors' loss:
-targets say which candidate is the anchor's own, indistinct which are neither that nor negatives."""
+`targets` are the indices of the positives; `indistinct` marks candidates that are neither positive nor negative."""
 
 
 def pairwise_loss(
@@ -31,35 +31,35 @@ def pairwise_loss(
 
         L = Σ_p w_p L_p / Σ_p w_p,    L_ab = 1/|V| Σ_{i∈V} ℓ(i),    p: the pairs that some row of the batch has
 
-    V are the global rows that have both modalities, anchors and candidates alike, so that both
-    directions see the same rows. This rank sums over its anchors and divides by the *global* |V|;
-    the factor W cancels the mean that DDP takes, so loss and every gradient, those of the parameters
-    included, equal a single process's. The largest tensors are the gathered embeddings and their
-    gradient, O(B·D), and a chunk's logits: `chunks.CHUNK`, or `chunks.LEAST` rows of |V|.
+    V are the global rows that have both modalities. They are both anchors and candidates, so both directions use the
+    same rows. This rank sums over its anchors and divides by the *global* |V|; the factor W cancels the mean that DDP
+    takes, so loss and every gradient, those of the parameters included, equal a single process's. The largest tensors
+    are the gathered embeddings and their gradient, O(B·D), and a chunk's logits: `chunks.CHUNK`, or `chunks.LEAST`
+    rows of |V|.
 
     Args:
-        everyone: the global batch.
+        everyone: the gathered global batch.
         pairs: the aligned pairs; one that no rank has is skipped by all ranks.
-        row_loss: the objective.
-        parameters: pair → what `row_loss` takes besides, e.g. its logit scale.
-        both_ways: whether b also looks for a; each direction then counts one half.
+        row_loss: loss of a chunk of anchors.
+        parameters: pair → further arguments of `row_loss`, e.g. the logit scale.
+        both_ways: whether b is also used as anchor for a; each direction then counts one half.
         weights: pair → w > 0; 1 where not given.
     """
     first = next(iter(everyone.embeddings.values()))
-    found = {pair: rows for pair in pairs if len((rows := rows_with_all(everyone, pair)).candidates)}
-    weight = {pair: (weights or {}).get(pair, 1.0) for pair in found}
-    share = {pair: weight[pair] / sum(weight.values()) for pair in found}
+    rows_of_pair = {pair: rows for pair in pairs if len((rows := rows_with_all(everyone, pair)).candidates)}
+    weight = {pair: (weights or {}).get(pair, 1.0) for pair in rows_of_pair}
+    share = {pair: weight[pair] / sum(weight.values()) for pair in rows_of_pair}
     inputs: Inputs = {**everyone.embeddings, **{(p, i): t for p in pairs for i, t in enumerate(parameters[p])}}
     with torch.autocast(first.device.type, enabled=False):
         terms = [
             partial(_pair_loss, everyone, pair, rows, row_loss, len(parameters[pair]), both_ways, share[pair])
-            for pair, rows in found.items()
+            for pair, rows in rows_of_pair.items()
         ]
         total, values = summed(terms, inputs)
     return Loss(
         total,
-        {pair: value / share[pair] for pair, value in zip(found, values, strict=True)},
-        {pair: len(rows.candidates) for pair, rows in found.items()},
+        {pair: value / share[pair] for pair, value in zip(rows_of_pair, values, strict=True)},
+        {pair: len(rows.candidates) for pair, rows in rows_of_pair.items()},
     )
 
 

@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BIASES = "logit_biases"
-"""What a model's weights call β."""
+"""Name of the biases β in a model's weights."""
 INITIAL_BIAS = -10.0
-"""Most candidates are negatives: a start from which they are improbable."""
+"""Initial bias β; it makes matches improbable, since most candidates are negatives."""
 
 
 class SigLip(Pairwise, Tempered):
-    """Sigmoid of every anchor and candidate, with a temperature and a bias for each pair: see `sigmoid_loss`."""
+    """Sigmoid loss of every anchor and candidate, with a temperature and a bias per pair. See `sigmoid_loss`."""
 
     kind: Literal["siglip"] = "siglip"
     """Name of this objective."""
 
     def scaled(self, modalities: Names) -> tuple[Names, ...]:
-        """Each pair."""
+        """Return all pairs; each has its own logit scale."""
         return self.aligned(modalities)
 
     def parameters(self, modalities: Names) -> dict[str, nn.Module]:
-        """The logarithms of the scales, and the biases."""
+        """Make the log scales and the biases."""
         import torch
         from torch import nn
 
@@ -70,8 +70,8 @@ def sigmoid_loss(
 
         L_ab = 1/|V| Σ_{i∈V} Σ_{j∈V\E_i} −log σ( y_ij (s·z_a,i·z_b,j + β) ),   y_ii = 1, y_ij = −1
 
-    V, E_i, masks, keys and the exactness across workers are those of `contrastive_loss`. The sum is
-    symmetric in a and b, so one direction is all.
+    V, E_i, masks, keys and the exactness across workers are those of `contrastive_loss`. The sum is symmetric in a and
+    b, so one direction is enough.
 
     Args:
         embeddings: modality → (b, D), unit vectors; zero where absent.

@@ -1,4 +1,4 @@
-"""Objectives that scale their cosines by a trained 1/τ."""
+"""Objectives that scale cosines by a trained 1/τ."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 MAX_LOG_SCALE = math.log(100.0)
 SCALES = "log_scales"
-"""What a model's weights call them."""
+"""Name of the log scales in a model's weights."""
 
 
 class Tempered(Objective):
-    """An objective with a logit scale s = 1/τ for everything that it aligns; log s is what is trained."""
+    """Objective with a logit scale s = 1/τ for each group that it aligns; log s is the trained parameter."""
 
     initial_temperature: float = Field(default=0.07, gt=0.01, le=1.0)
     """Temperature τ at the start; each pair learns its own logit scale 1/τ <= 100."""
@@ -29,10 +29,10 @@ class Tempered(Objective):
 
     @abstractmethod
     def scaled(self, modalities: Names) -> tuple[Names, ...]:
-        """What has a logit scale of its own: pairs, or all modalities together."""
+        """Return the groups that have their own logit scale: pairs, or all modalities together."""
 
     def parameters(self, modalities: Names) -> dict[str, nn.Module]:
-        """The logarithms of the scales."""
+        """Make the log scales."""
         import torch
         from torch import nn
 
@@ -44,7 +44,7 @@ class Tempered(Objective):
         return super().parameters(modalities) | {SCALES: nn.ParameterDict(scales)}
 
     def logit_scales(self, parameters: Mapping[str, nn.Module]) -> dict[Names, Tensor]:
-        """Pair, or all modalities, → scalar 1/τ."""
+        """Pair (or tuple of all modalities) → scalar 1/τ."""
         scales = cast("nn.ParameterDict", parameters[SCALES])
         return {tuple(key.split("__")): scale.exp() for key, scale in scales.items()}
 

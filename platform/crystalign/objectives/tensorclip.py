@@ -20,21 +20,21 @@ SCALE = "logit scale"
 
 
 class TensorClip(AllAtOnce, Tempered):
-    """All triples of exactly three modalities, with one temperature; rows that lack one do not count: `tensor_loss`."""
+    """Loss over triples of three modalities with one temperature, ignoring rows that lack one: `tensor_loss`."""
 
     kind: Literal["tensorclip"] = "tensorclip"
     """Name of this objective."""
 
     def check(self, modalities: Names) -> None:
-        """Refuse any number of modalities but three.
+        """Refuse a model that does not have exactly three modalities.
 
         Raises:
-            ValueError: how many there are.
+            ValueError: the model has another number of modalities.
         """
         self.check_number(modalities, 3, 3)
 
     def scaled(self, modalities: Names) -> tuple[Names, ...]:
-        """All three together."""
+        """Return all three modalities as one group."""
         return (modalities,)
 
     def loss(
@@ -56,16 +56,16 @@ def tensor_loss(
     *,
     group: dist.ProcessGroup | None = None,
 ) -> Loss:
-    r"""Contrasts triples of rows, one of each modality, by the product of their three vectors.
+    r"""Contrast triples of rows, one of each modality, by the product of their three vectors.
 
     With t_ijk = s Σ_d a_id b_jd c_kd over the rows V that have *all three* modalities:
 
         L = 1/(3|V|) Σ_axes Σ_{i∈V} [ log Σ_{(j,k)∈N_i} exp t_ijk − Σ_jk M_ijk t_ijk / Σ_jk M_ijk ]
 
-    M is 1 where i = j = k, ½ where exactly two agree and 0 elsewhere. The negatives N_i are the
-    triples of three different rows of which no two are indistinct: the keys of, say, i and j must
-    differ in both modalities that they stand for, the first and the second. An anchor without
-    negatives adds nothing; a row that lacks a modality is neither anchor nor candidate.
+    M is 1 where i = j = k, ½ where exactly two agree and 0 elsewhere. The negatives N_i are the triples of three
+    different rows of which no two are indistinct. Rows i and j, for example, must have different keys in both the
+    first and the second modality. An anchor without negatives adds nothing; a row that lacks a modality is neither
+    anchor nor candidate.
 
     This is the first non-pairwise loss of MultiMat's supplement (Moro et al., Newton 1, 100016
     (2025)), whose code sums over axes and positives: 3(1 + 3(|V| − 1)/2) times this mean.
@@ -83,7 +83,7 @@ def tensor_loss(
         This rank's share, whose mean over ranks is the global loss; zero where no row has all three.
 
     Raises:
-        ConfigError: not three modalities.
+        ConfigError: the number of modalities is not three.
     """
     import torch
 
@@ -123,7 +123,7 @@ def _chunk_loss(
         | _alike(keys[second], keys[third], 0, len(b))
     )  # (m, N, N)
     has_negatives = ~excluded.flatten(1).all(dim=1)  # (m,)
-    excluded &= has_negatives[:, None, None]  # so that what is not counted is finite
+    excluded &= has_negatives[:, None, None]  # keep masked values finite
     negative = logits.masked_fill(excluded, -math.inf).flatten(1).logsumexp(dim=1)  # (m,)
     positive = inputs[SCALE] * (a * _partners(b, c, start, stop)).sum(dim=1)  # (m,)
     return (negative - positive)[has_negatives].sum()

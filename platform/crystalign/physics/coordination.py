@@ -137,7 +137,8 @@ def _voronoi_faces(crystal: Crystal, near: Neighbours) -> tuple[Array, Array]:
     """
     bounds = _bounds(crystal, near)
     ends, pairs, far = [], [], []
-    farthest = CUTOFF + GROWTH * 2.0 * float(np.linalg.norm(crystal.lattice, axis=1).sum())  # images surround each site
+    # periodic images surround each site within this distance
+    farthest = CUTOFF + GROWTH * 2.0 * float(np.linalg.norm(crystal.lattice, axis=1).sum())
     n = len(near.vectors)  # atoms beyond the cutoff are numbered after the edges of `near`
     for site, (start, stop) in enumerate(itertools.pairwise(bounds)):
         points = near.vectors[start:stop]

@@ -41,7 +41,8 @@ oxidation states."""
 STATISTICS = ("minimum", "maximum", "range", "mean", "deviation", "mode")
 """Statistics of each property over the atoms of a crystal."""
 STRUCTURE = ("n_elements", "norm_2", "norm_3", "log_volume_per_atom", "log_density", "log_packing")
-"""Number of elements; p-norms of the fractions; ln(Å³/atom); ln(g/cm³); ln(volume of covalent spheres / cell)."""
+"""Number of elements; p-norms of the atomic fractions; logarithms of volume per atom (Å³), density (g/cm³), and the
+volume of covalent spheres relative to that of the cell."""
 NAMES = (*(f"{s}_{p}" for p in PROPERTIES for s in STATISTICS), *STRUCTURE, *contacts.NAMES)
 """Names of the descriptors, in order."""
 WIDTH = len(NAMES)
@@ -131,7 +132,7 @@ _READERS: dict[int, Callable[[Any], Any]] = {
 def _number(read: Callable[[Any], Any], element: Any) -> float:
     try:
         return float(read(element))
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError):  # pymatgen has no such number
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError):  # pymatgen has no value
         return float("nan")
 
 

@@ -89,7 +89,7 @@ def _plan(cell: Array, n: int, at: int) -> _Plan:
         raise CrystalError(f"crystal {at}: {error}", reason=error.reason) from error
     small = change @ cell
     a = splitting(n, abs(float(np.linalg.det(cell))))
-    diagonal = 0.5 * float(np.linalg.norm(small, axis=1).sum())  # no wrapped pair is farther apart
+    diagonal = 0.5 * float(np.linalg.norm(small, axis=1).sum())  # largest distance of a wrapped pair
     shifts = images(small, REACH / a, diagonal).vectors @ np.linalg.inv(small)
     return _Plan(change, np.rint(shifts), wave_vectors(small, 2.0 * a * REACH)[0], a)
 

@@ -105,7 +105,7 @@ def old_waves(linear: Grid) -> NDArray[np.int64]:
     """(3, 3) the integer matrix A⁻¹: new wave vectors k' (rows) times it are the old ones, k = A⁻ᵀ k'."""
     inverse = np.round(np.linalg.inv(linear)).astype(np.int64)
     assert np.allclose(inverse @ linear, np.eye(3), atol=1e-6), (
-        f"{linear.tolist()} is no change to a lattice's own cell"
+        f"{linear.tolist()} is not a change to a cell of the same lattice"
     )
     return inverse
 

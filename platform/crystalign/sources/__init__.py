@@ -1,7 +1,7 @@
-"""Sources of crystals: one file per kind, and `open_source`, which says which kind a location is.
+"""Sources of crystals: one file per kind, and `open_source`, which recognises the kind of a location.
 
-A kind is one file that ends in `KIND = SourceKind(recognises, opens)` and one line in `SOURCES`. Another package adds
-its own by an entry point in the group `crystalign.sources`, a notebook by `SOURCES.register`.
+To add a kind, write a file that ends in `KIND = SourceKind(recognises, opens)` and a line in `SOURCES`. Another
+package adds its own by an entry point in the group `crystalign.sources`, a notebook by `SOURCES.register`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SOURCES = Registry[SourceKind](
 )
 """Every kind of source by name."""
 DEFAULT = "files"
-"""The kind of a location that no other kind recognises."""
+"""Default kind of a location that no other kind recognises."""
 
 
 def open_source(
@@ -44,19 +44,19 @@ def open_source(
     limits: Limits | None = None,
     accept: Collection[str] = (),
 ) -> Source:
-    """The source at a location.
+    """Open the source at a location.
 
     Args:
         location: `demo`, `prototypes`, a Parquet table, JSON (`.json`, `.jsonl`), a zip or tar, or a folder of CIF,
-            POSCAR, JSON and VASP output; a path or a URI; or what a registered kind recognises.
+            POSCAR, JSON and VASP output; a path or a URI; or a location that a registered kind recognises.
         mapping: for a Parquet table, the YAML that says what its columns are, or the name of a shipped one.
-        licence: SPDX identifier of what is read; the mapping of a table, `demo` and `prototypes` bring their own.
-        name: what `Provenance.source` says; the last part of `location` without one.
-        vintage: the release of the source.
-        seed: of the substitutions of `demo` and `prototypes`.
-        limits: bounds on what a stranger's file may cost.
-        accept: reasons of `crystalign.readers.structures.reading.OBJECTIONS`: structures that contradict their file
-            in these ways are taken, with a remark.
+        licence: SPDX licence of the data; the mapping of a table, `demo` and `prototypes` state their own.
+        name: value of `Provenance.source`; by default the last part of `location`.
+        vintage: release of the source.
+        seed: seed of the substitutions of `demo` and `prototypes`.
+        limits: size limits for untrusted files.
+        accept: reasons of `crystalign.readers.structures.reading.OBJECTIONS`: structures that contradict their file in
+            these ways are accepted, with a remark.
 
     Raises:
         ConfigError: no such file, a table without a mapping, a mapping for something else, an unknown reason, or a

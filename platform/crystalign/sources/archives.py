@@ -1,8 +1,8 @@
-"""Named files inside a folder, a zip or a tar, read one by one and never unpacked to disk.
+"""Read files inside a folder, a zip or a tar one by one, without unpacking to disk.
 
-A stranger controls names, sizes and nesting, so: names that leave the archive, members that are no plain
-files, archives within archives, implausible compression and declared sizes above the limits are refused on
-sight, and no read returns more bytes than it was allowed, whatever a header declared.
+Archives are untrusted. Names outside the archive, members that are not plain files, nested archives, implausible
+compression and declared sizes above the limits are refused before reading. No read returns more bytes than its limit,
+whatever a header declares.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
 
 class Tree(ABC):
-    """Files by name. Holds an open handle that does not travel between processes."""
+    """Files by name. The open file handle is not pickled."""
 
     def __init__(self, location: str, limits: Limits) -> None:
         self.location = location
@@ -48,7 +48,7 @@ class Tree(ABC):
 
     @abstractmethod
     def entries(self) -> list[Entry]:
-        """Every file, in a fixed order, with the reason for those that will not be read."""
+        """List every file in a fixed order, with a reason for those that will not be read."""
 
     @abstractmethod
     def read(self, name: str, limit: int) -> bytes:
@@ -60,7 +60,7 @@ class Tree(ABC):
 
 
 def open_tree(location: str, limits: Limits) -> Tree:
-    """The tree at a path or URI: an archive by its ending, else a folder or a single file."""
+    """Open the tree at a path or URI: an archive by its ending, otherwise a folder or a single file."""
     lower = location.lower()
     if lower.endswith(".zip"):
         return ZipTree(location, limits)
@@ -154,7 +154,7 @@ class ZipTree(Tree):
         return handle
 
     def _member(self, name: str) -> zipfile.ZipInfo:
-        """The first member of a name: by its name alone `zipfile` opens the last."""
+        """Return the first member of a name; `zipfile` would open the last."""
         if self._members is None:
             self._members = {}
             for info in self._open().infolist():
@@ -185,7 +185,7 @@ class TarTree(Tree):
         return {**super().__getstate__(), "_passed": {}}
 
     def entries(self) -> list[Entry]:
-        """Every member up to the first damage, and what was lost behind it.
+        """List every member up to the first damage, and an entry for what follows it.
 
         Raises:
             FileFormatError: not a tar at all.
@@ -221,7 +221,7 @@ class TarTree(Tree):
         self._close()
 
     def _find(self, name: str) -> tarfile.TarInfo:
-        """The first member of a name, looked for onwards: what lies behind it need not be intact or unpacked."""
+        """Find the first member of a name by scanning forward, so that later damage does not matter."""
         handle = self._open()
         while name not in self._passed:
             member = handle.next()
@@ -262,7 +262,7 @@ class TarTree(Tree):
 
 
 def refuse_name(name: str) -> Rejection | None:
-    """Why a file of this name is not read, or None."""
+    """Return the reason why a file of this name is not read, or None."""
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or (len(parts[0]) == 2 and parts[0].endswith(":")):
         return "unsafe-path", f"the name {name[:120]!r} leads out of the archive"
@@ -274,7 +274,7 @@ def refuse_name(name: str) -> Rejection | None:
 
 
 def _instead(stream: Any) -> str:
-    """What a file that is no zip seems to be."""
+    """Describe what a file that is not a zip seems to be."""
     try:
         stream.seek(0)
         start = bytes(stream.read(6))

@@ -20,10 +20,10 @@ Read = Callable[[str], bytes]
 def read_calculation(
     identifier: str, files: Sequence[str], read: Read, provenance: Provenance
 ) -> Iterator[Material | Reject]:
-    """The material of a folder with `vasprun.xml`, `CHGCAR` or both, and what of it could not be read.
+    """Read the material of a folder with `vasprun.xml`, `CHGCAR` or both, and list what could not be read.
 
-    The structure is the last one of `vasprun.xml`, or that of the CHGCAR where there is no vasprun. A density
-    of a different structure than that is refused.
+    The structure is the last one of `vasprun.xml`, or that of the CHGCAR if there is no `vasprun.xml`. A charge
+    density of a different structure is refused.
 
     Args:
         identifier: the material's id.

@@ -26,21 +26,21 @@ class DemoSource(Source):
         self.prototypes = PrototypeSource(limits, count=N_PROTOTYPES, seed=seed)
 
     def properties(self) -> tuple[PropertySpec, ...]:
-        """Those of `dft_demo`."""
+        """Properties of `dft_demo`."""
         return self._computed().properties()
 
     def items(self) -> list[Item]:
-        """Both parts; the first says so in its keys."""
+        """List the items of both parts; keys mark those of the first."""
         computed = [item.model_copy(update={"key": _PREFIX + item.key}) for item in self._computed().items()]
         return [*computed, *self.prototypes.items()]
 
     def load(self, item: Item) -> Iterator[Material | Reject]:
-        """From the part that listed the item."""
+        """Load an item from the part that listed it."""
         part: Source = self._computed() if item.key.startswith(_PREFIX) else self.prototypes
         yield from part.load(item)
 
     def _computed(self) -> TableSource:
-        """Made anew in each process: the library lies elsewhere on another machine."""
+        """Open the source in each process, since the library's path differs between machines."""
         table = resources.files("crystalign.sources") / "dft_demo" / "crystals.parquet"
         return TableSource(str(table), load_mapping("dft_demo"), self.limits)
 

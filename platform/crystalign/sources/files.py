@@ -1,4 +1,4 @@
-"""Crystals that are files: CIF, POSCAR, JSON and the output of VASP, in a folder, a zip or a tar."""
+"""Source of structure files: CIF, POSCAR, JSON and VASP output, in a folder, a zip or a tar."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FilesSource(Source):
     """One material per structure, and one per folder that holds a single `vasprun.xml` or `CHGCAR`.
 
     What VASP writes beside them (POSCAR, INCAR, …) belongs to that calculation. In a folder of several runs each
-    is a material of its own. Everything that is no structure is quarantined with its name.
+    is a material of its own. Files that are not structures are quarantined with their name.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class FilesSource(Source):
         self.tree = open_tree(location, self.limits)
 
     def items(self) -> list[Item]:
-        """One per structure file or calculation, and one per file that will not be read.
+        """List one item per structure file or calculation, and one per file that will not be read.
 
         Raises:
-            FileFormatError: there is no file at all.
+            FileFormatError: there are no files.
         """
         entries = _first_of_each_name(self.tree.entries())
         if not entries:
@@ -56,7 +56,7 @@ class FilesSource(Source):
         return _unique_ids(items)
 
     def load(self, item: Item) -> Iterator[Material | Reject]:
-        """The structures of one file, or the material of one calculation."""
+        """Load the structures of one file, or the material of one calculation."""
         if item.files:
             from crystalign.sources.calculations import read_calculation
 
@@ -154,4 +154,4 @@ KIND = SourceKind(
     lambda _: False,
     lambda request: FilesSource(request.location, request.provenance, request.limits, request.accept),
 )
-"""A folder, a zip, a tar or one file: what `open_source` takes for whatever no other kind recognises."""
+"""A folder, a zip, a tar or a file; `open_source` uses it for locations that no other kind recognises."""

@@ -1,4 +1,4 @@
-"""What the columns of a table mean: the YAML that turns any Parquet table of crystals into a source."""
+"""Mapping in YAML that describes the columns of a Parquet table of crystals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crystalign.properties import PropertySpec, Quantity
 
 
 class CrystalColumns(Config):
-    """Where the structure is."""
+    """Columns of the structure."""
 
     lattice: str
     """Column of the cell."""
@@ -27,41 +27,41 @@ class CrystalColumns(Config):
     atomic_numbers: str
     """Column of N atomic numbers."""
     table: Literal["main", "join"] = "main"
-    """Which of the two tables holds these columns."""
+    """Table that contains these columns: the main one or the joined one."""
 
 
 class PropertyColumn(Config):
-    """A column that is a property, and how its values were obtained."""
+    """Column of a property, and how its values were obtained."""
 
     column: str
-    """Name in the table."""
+    """Name of the column in the table."""
     quantity: Quantity
-    """What it is, in the unit of `Quantity`."""
+    """Quantity, in the unit of `Quantity`."""
     method: str
-    """Functional or experiment, e.g. `pbe`."""
+    """Method: functional or experiment, e.g. `pbe`."""
     source: str = ""
-    """Database of the values; the table's own name without one."""
+    """Source database of the values; by default that of the table."""
     vintage: str = ""
-    """Release of the values; the table's own without one."""
+    """Release of the values; by default that of the table."""
     divide_by_sites: bool = False
     """The column holds a value per cell and the quantity is per atom."""
     where: tuple[str, tuple[str, ...]] | None = None
     """(column, values): only rows whose column has one of these values."""
     table: Literal["main", "join"] = "main"
-    """Which of the two tables holds it."""
+    """Table that contains the column: the main one or the joined one."""
 
 
 class Join(Config):
     """A second table about the same materials."""
 
     table: str
-    """Its file, relative to the folder of the main table."""
+    """File of the table, relative to the folder of the main table."""
     id: str
-    """Its column of ids."""
+    """Column of ids in that table."""
 
 
 class TableMapping(Config):
-    """What the columns of a Parquet table mean."""
+    """Meaning of the columns of a Parquet table."""
 
     name: str
     """`Provenance.source` of every row."""
@@ -70,7 +70,7 @@ class TableMapping(Config):
     vintage: str = ""
     """Release of the geometries."""
     reference: str = "{id}"
-    """Where to look an entry up; `{id}` is its id."""
+    """Address of an entry in the database; `{id}` is its id."""
     id: str
     """Column of ids."""
     reference_columns: tuple[str, ...] = ()
@@ -78,11 +78,11 @@ class TableMapping(Config):
     where: tuple[str, tuple[str, ...]] | None = None
     """(column, values): only rows whose column has one of these values are part of the source."""
     crystal: CrystalColumns
-    """The structure."""
+    """Columns of the structure."""
     join: Join | None = None
     """A second table, matched by id in any order."""
     modalities: dict[str, SerializeAsAny[TableColumns]] = Field(default_factory=dict)
-    """What else the main table holds: modality → its columns. In YAML each stands under its own name, as `dos:`."""
+    """Other modalities in the main table: modality → columns. In YAML each is a section of its own, such as `dos:`."""
     properties: tuple[PropertyColumn, ...] = Field(default=())
     """Property columns."""
 
@@ -116,7 +116,7 @@ class TableMapping(Config):
         return self
 
     def spec(self, column: PropertyColumn) -> PropertySpec:
-        """The property that a column fills."""
+        """Return the property that a column fills."""
         source, vintage = column.source or self.name, column.vintage or self.vintage
         return PropertySpec(quantity=column.quantity, method=column.method, source=source, vintage=vintage)
 
@@ -128,10 +128,10 @@ def shipped_mappings() -> tuple[str, ...]:
 
 
 def load_mapping(name: str) -> TableMapping:
-    """A shipped mapping by its name, or a YAML file by its path.
+    """Load a shipped mapping by name, or a YAML file by path.
 
     Raises:
-        ConfigError: neither, or not a valid mapping.
+        ConfigError: there is no such mapping or file, or it is not valid.
     """
     if name in shipped_mappings():
         with resources.as_file(resources.files("crystalign.sources") / "tables" / f"{name}.yaml") as path:

@@ -1,9 +1,9 @@
-"""Hypothetical crystals: structure types of the AFLOW prototype library with other elements put in.
+"""Hypothetical crystals: structure types of the AFLOW prototype library with substituted elements.
 
 Each element of a prototype is replaced by one of its own family (an alkali metal by an alkali metal, a
-halogen by a halogen), which keeps whatever charge balance the parent has, and the cell is scaled to the volume
+halogen by a halogen), which preserves the charge balance of the parent, and the cell is scaled to the volume
 of pymatgen's `DLSVolumePredictor` (data-mined bond lengths; Chu et al., Comput. Mater. Sci. 146, 184 (2018)).
-Nothing is relaxed and nothing is claimed about stability: these are crystals to learn and test with.
+The structures are not relaxed and may be unstable; they serve for training and tests only.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ FAMILIES = (
     "Ru Rh Ir Os", "Pd Pt", "Cu Ag Au", "Zn Cd Hg", "B", "Al Ga In Tl", "C", "Si Ge Sn Pb", "N", "P As Sb Bi", "O",
     "S Se Te", "F", "Cl Br I", "Ce Pr Nd Sm Gd Tb Dy Ho Er Tm Lu", "Th U", "H",
 )  # fmt: skip
-"""Elements that stand for each other. Those of the second row are unlike their heavier kin and stand for themselves."""
+"""Families of exchangeable elements. Second-row elements differ from their heavier homologues and are not
+exchanged."""
 MAX_SITES = 24
 VOLUME_PER_ATOM = (5.0, 70.0)
-"""Å³; a predicted volume outside is a failure of the prediction, and the crystal is not made."""
+"""Å³; a predicted volume outside this range is implausible, and the crystal is skipped."""
 PER_ITEM = 64
 DRAWS = 60
 """Substitutions drawn for each prototype, before equal and implausible ones are left out."""
@@ -45,10 +46,10 @@ _REACH = 4.0
 
 
 class Candidate(NamedTuple):
-    """One crystal to make."""
+    """A substitution to make."""
 
     prototype: int
-    """Position in the library."""
+    """Index of the prototype in the library."""
     elements: tuple[tuple[int, int], ...]
     """(atomic number of the parent, its substitute) pairs."""
     scale: float
@@ -64,7 +65,7 @@ class PrototypeSource(Source):
         self.seed = seed
 
     def items(self) -> list[Item]:
-        """Sixty-four crystals each."""
+        """List items of 64 crystals each."""
         numbers = range(len(candidates(self.seed)[: self.count]))
         return [
             Item(key=f"substitutions {i}-{numbers[i : i + PER_ITEM][-1]}", rows=tuple(numbers[i : i + PER_ITEM]))
@@ -72,7 +73,7 @@ class PrototypeSource(Source):
         ]
 
     def load(self, item: Item) -> Iterator[Material | Reject]:
-        """The crystals of an item."""
+        """Load the crystals of an item."""
         everything = candidates(self.seed)
         for number in item.rows:
             chosen = everything[number]
@@ -86,7 +87,7 @@ class PrototypeSource(Source):
 @functools.cache
 def library() -> tuple[tuple[str, Crystal], ...]:
     """(AFLOW label, parent crystal) of every usable prototype: ordered, at most 24 sites, families known."""
-    # from the package above: importing pymatgen.analysis.prototypes itself decodes the library, for seconds
+    # imported from the parent package: importing pymatgen.analysis.prototypes decodes the library, which takes seconds
     source = resources.files("pymatgen.analysis") / "prototypes" / "aflow_prototypes.json.gz"
     documents = json.loads(gzip.decompress(source.read_bytes()))
     known = {z for family in _families() for z in family}
@@ -138,7 +139,7 @@ def substitute(parent: Crystal, elements: Mapping[int, int], scale: float = 1.0)
 
 
 def volume_scale(index: int, elements: Mapping[int, int]) -> float | None:
-    """The factor on lengths that brings the closest pair of a substituted prototype to its data-mined bond length.
+    """Scale factor that brings the closest pair of a substituted prototype to its data-mined bond length.
 
     It is the maximum over neighbours of (r_i + r_j) / d_ij, with r = r₀ + k·σ(χ), χ the electronegativities.
 

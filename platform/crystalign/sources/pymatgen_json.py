@@ -1,4 +1,4 @@
-"""A JSON file of crystals: pymatgen's, the Materials Project's, JARVIS's or OPTIMADE's, one or many.
+"""Source of crystals in a JSON file from pymatgen, the Materials Project, JARVIS or OPTIMADE.
 
 The file may be one document, a list, a mapping from id to document, one document a line, or a reply with its
 documents under `data`. It is scanned entry by entry, so only its text and one slice of entries are in memory.
@@ -25,7 +25,7 @@ ENTRIES_PER_ITEM = 256
 
 
 class PymatgenJsonSource(Source):
-    """A `.json` or `.jsonl` file, perhaps compressed."""
+    """Source for a `.json` or `.jsonl` file, optionally compressed."""
 
     def __init__(
         self, location: str, provenance: Provenance, limits: Limits | None = None, accept: Collection[str] = ()
@@ -41,7 +41,7 @@ class PymatgenJsonSource(Source):
         return {**self.__dict__, "_text": None}
 
     def items(self) -> list[Item]:
-        """Slices of at most 256 entries; what cannot be parsed ends in one refused item.
+        """List slices of at most 256 entries; the rest after a syntax error becomes one refused item.
 
         Raises:
             FileFormatError: empty, too large, or not JSON from its first character.
@@ -75,7 +75,7 @@ class PymatgenJsonSource(Source):
         return items
 
     def load(self, item: Item) -> Iterator[Material | Reject]:
-        """The entries of one slice."""
+        """Load the entries of one slice."""
         text, wanted = self.text(), set(item.rows)
         entries = scan(text, layout_of(text), stem=self.stem, start=item.start, first=item.first)
         for number, entry in enumerate(entries, start=item.first):
@@ -85,7 +85,7 @@ class PymatgenJsonSource(Source):
                 return
 
     def origin(self, item: Item) -> str:
-        """The file and the entry."""
+        """Return the file and the entry."""
         return f"{self.location} {item.key}".strip()
 
     def _material(self, entry: Entry, number: int) -> Material | Reject:
@@ -94,7 +94,7 @@ class PymatgenJsonSource(Source):
             found = read_document(entry.value, max_sites=self.limits.max_sites).accepted(self.accept)
         except InputError as error:
             return reject_of(error, entry.id, where)
-        except Exception as error:  # noqa: BLE001 (one entry must not lose those behind it)
+        except Exception as error:  # noqa: BLE001 (one bad entry must not stop the following ones)
             return Reject(entry.id, "read", *unforeseen(error), where)
         return Material(entry.id, found.crystal, replace(self.provenance, reference=where), remarks=found.remarks)
 
@@ -106,7 +106,7 @@ class PymatgenJsonSource(Source):
         return [Item(key=key, start=pending[0][1].start, stop=pending[-1][1].stop, first=numbers[0], rows=numbers)]
 
     def text(self) -> str:
-        """The whole text, kept for the slices that follow."""
+        """Read the whole text; it is cached for the following slices."""
         if self._text is None:
             limit = self.limits.max_json_bytes
             with storage.open_input(self.location) as stream:

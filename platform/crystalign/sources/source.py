@@ -1,7 +1,7 @@
-"""What a source is: a cheap list of work items, and a way to read one of them anywhere.
+"""Base class of sources: a cheap list of work items, and a method to read an item on any machine.
 
-The driver lists, tasks read. An item that cannot be used is still an item: it carries its
-`Reject`, so that whatever a source was asked for ends either in the dataset or in quarantine.
+The driver lists items and tasks read them. An item that cannot be used is listed too, with the reason, so every
+requested material ends up either in the dataset or in quarantine.
 """
 
 from __future__ import annotations
@@ -27,68 +27,68 @@ class Item(Config):
     """One unit of work: a file, some rows of a table, a slice of a JSON file."""
 
     key: str
-    """What to read, in the source's own terms: a member's name, a part of the source."""
+    """Key of the item within the source, e.g. the name of a member."""
     id: str = ""
-    """The material's id, where the item is one material."""
+    """Id of the material, if the item is one material."""
     start: int = 0
-    """First character or offset, where the source counts them."""
+    """First character or offset, if the source uses them."""
     stop: int = 0
-    """One past the last."""
+    """Index after the last character or offset."""
     first: int = 0
-    """Number of the first row of the slice that `start` and `stop` bound."""
+    """Number of the first entry of the slice from `start` to `stop`."""
     rows: tuple[int, ...] = ()
-    """Row numbers, where the source has rows."""
+    """Row numbers, if the source has rows."""
     files: tuple[str, ...] = ()
-    """Where several files make one material: all of them."""
+    """All files of a material that consists of several."""
     rejected: tuple[str, str] | None = None
-    """(reason, message) of what was refused on sight, before reading."""
+    """(reason, message) if the item is refused before reading."""
 
     @property
     def count(self) -> int:
-        """How many materials to expect, for sharing the work out."""
+        """Expected number of materials, for distributing the work."""
         return len(self.rows) or 1
 
     def take(self, positions: Sequence[int]) -> Self:
-        """The same item with some of its rows only."""
+        """Return the item restricted to some of its rows."""
         return self.model_copy(update={"rows": tuple(self.rows[i] for i in positions)})
 
 
 class Source(ABC):
-    """One place that crystals come from. Small, picklable, stateless between items but for caches."""
+    """A source of crystals. Instances are small, picklable and, except for caches, stateless."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
 
     @abstractmethod
     def items(self) -> list[Item]:
-        """Everything there is, in a fixed order, without reading it.
+        """List all items in a fixed order, without reading them.
 
         Raises:
-            StorageError: nothing there.
+            StorageError: there is nothing at the location.
             FileFormatError: the source as a whole cannot be opened.
         """
 
     @abstractmethod
     def load(self, item: Item) -> Iterator[Material | Reject]:
-        """The materials of an item.
+        """Load the materials of an item.
 
         Raises:
             InputError: the item as a whole cannot be read.
         """
 
     def properties(self) -> tuple[PropertySpec, ...]:
-        """The property columns that its materials may fill."""
+        """Return the property columns that its materials may have."""
         return ()
 
     def origin(self, item: Item) -> str:
-        """Where to look when an item is refused."""
+        """Describe the location of an item for a message about its refusal."""
         return item.key
 
     def read(self, item: Item) -> Iterator[Material | Reject]:
-        """`load`, with everything that goes wrong turned into a `Reject`; only a vanished store is raised.
+        """Run `load` and convert errors to `Reject`; only the loss of the store raises.
 
         Raises:
-            StorageError: the source itself cannot be read any more.
+            StorageError: the source can no longer be read.
         """
         if item.rejected:
             yield Reject(item.id or item.key, "list", *item.rejected, self.origin(item))
@@ -106,13 +106,13 @@ class Source(ABC):
                 return
             except StorageError:
                 raise
-            except Exception as error:  # noqa: BLE001 (whatever a parser met in a stranger's file)
+            except Exception as error:  # noqa: BLE001 (a parser may raise anything on an untrusted file)
                 yield Reject(item.id or item.key, "read", *unforeseen(error), self.origin(item))
                 return
             yield material if isinstance(material, Reject) else self._checked(material)
 
     def _checked(self, material: Material) -> Material | Reject:
-        """A material that may enter a dataset, with its symmetry; otherwise why it may not."""
+        """Check a material and add its symmetry; return a `Reject` if it may not enter a dataset."""
         from crystalign.physics.symmetry import symmetry
 
         crystal, where = material.crystal, material.provenance.reference
@@ -123,44 +123,45 @@ class Source(ABC):
                 known = symmetry(crystal)
         except InputError as error:
             return Reject(material.id[:MAX_ID_LENGTH], "check", error.reason, str(error), where)
-        except Exception as error:  # noqa: BLE001 (one crystal must not stop the others)
+        except Exception as error:  # noqa: BLE001 (one bad crystal must not stop the others)
             return Reject(material.id[:MAX_ID_LENGTH], "check", *unforeseen(error), where)
         return replace(material, spacegroup_number=known.number, prototype=known.prototype)
 
 
 class SourceRequest(NamedTuple):
-    """What the user of `open_source` asked for."""
+    """Arguments of `open_source`."""
 
     location: str
     """A path, a URI, or a word such as `demo`."""
     mapping: str | None
-    """Of a table: the YAML that says what its columns are, or the name of a shipped one."""
+    """For a table: YAML file that describes its columns, or the name of a shipped mapping."""
     provenance: Provenance
-    """Of the materials, where the source itself states none: source, licence and release."""
+    """Provenance (source, licence, release) of materials if the source states none."""
     seed: int
-    """Of whatever the source draws at random."""
+    """Seed for random choices of the source."""
     limits: Limits
-    """Bounds on what a stranger's file may cost."""
+    """Size limits for untrusted files."""
     accept: frozenset[str]
-    """Reasons of `crystalign.readers.structures.reading.OBJECTIONS` that do not matter."""
+    """Reasons of `crystalign.readers.structures.reading.OBJECTIONS` that are accepted."""
 
 
 class SourceKind(NamedTuple):
     """One kind of source, as the registry `crystalign.sources.SOURCES` holds it."""
 
     recognises: Callable[[str], bool]
-    """Whether a location is one of this kind; decided by its spelling, without opening it."""
+    """Function that tells from the spelling of a location whether it is of this kind, without opening it."""
     opens: Callable[[SourceRequest], Source]
-    """The source at a location that it recognises."""
+    """Function that opens a source of this kind."""
     needs_mapping: bool = False
-    """Whether a mapping must be given; otherwise none may be."""
+    """Whether a mapping is required; if not, none is allowed."""
 
 
 def check_id(identifier: str) -> None:
-    """Refuse an id that cannot be a row's name.
+    """Refuse an id that is not valid for a row.
 
     Raises:
-        InputError: empty, too long, with control characters, or a step between folders, which no address can hold.
+        InputError: the id is empty, too long, contains control characters, or is `.` or `..`, which URLs cannot
+            contain.
     """
     if identifier in {".", ".."}:
         raise InputError(f"id {identifier!r} means a folder; give the material a name", reason="bad-id")
@@ -170,12 +171,12 @@ def check_id(identifier: str) -> None:
 
 
 def sample(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
-    """A uniform random sample of at most `limit` materials, in the order of the source.
+    """Draw a uniform random sample of at most `limit` materials, in the order of the source.
 
     Args:
         items: everything the source listed.
         limit: how many materials to keep; None keeps all.
-        seed: of the choice; the same seed chooses the same materials.
+        seed: random seed; the same seed chooses the same materials.
     """
     import numpy as np
 

@@ -28,7 +28,7 @@ __all__ = ["KIND", "TableSource", "cell_matrix", "load_mapping"]
 
 
 class TableSource(Source):
-    """The rows of a table, through a `TableMapping`."""
+    """Source of the rows of a table, described by a `TableMapping`."""
 
     def __init__(self, location: str, mapping: TableMapping, limits: Limits | None = None) -> None:
         super().__init__(limits)
@@ -46,11 +46,11 @@ class TableSource(Source):
         self.joined = _Table(_beside(location, join.table), joined) if join else None
 
     def properties(self) -> tuple[PropertySpec, ...]:
-        """One per property column."""
+        """Return one property per property column."""
         return tuple(self.mapping.spec(column) for column in self.mapping.properties)
 
     def items(self) -> list[Item]:
-        """Up to 512 rows of one row group each; rows without an id or with one seen before are refused items.
+        """List items of up to 512 rows of one row group; rows without an id or with a repeated one are refused items.
 
         Raises:
             ConfigError: a column that the mapping names does not exist.
@@ -79,7 +79,7 @@ class TableSource(Source):
         return items
 
     def _kept(self) -> NDArray[np.bool_]:
-        """Which rows are part of the source at all."""
+        """Mask of the rows that are part of the source."""
         if self.mapping.where is None:
             return np.ones(sum(self.main.sizes()), bool)
         name, values = self.mapping.where
@@ -87,11 +87,11 @@ class TableSource(Source):
         return np.asarray(mask)
 
     def origin(self, item: Item) -> str:
-        """The table and its rows."""
+        """Return the table and its rows."""
         return f"{self.main.location} {item.key}"
 
     def load(self, item: Item) -> Iterator[Material | Reject]:
-        """The materials of some rows."""
+        """Load the materials of some rows."""
         table = self.main.rows(item.rows)
         names = [str(name) for name in table[self.mapping.id].to_pylist()]
         second: list[Mapping[str, Any] | None] = [None] * len(names)

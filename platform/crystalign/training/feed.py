@@ -158,7 +158,7 @@ def featurise(plan: FeedPlan, portion: MicroBatchRows) -> RankBatch:
     The random numbers of a row depend only on (seed, step, rank, position in the rank). Micro-batches can
     therefore be computed separately, and features do not depend on the size of the micro-batches.
     """
-    from crystalign.batch import make_batch  # torch, which tasks that read do without
+    from crystalign.batch import make_batch  # imports torch, which the reading tasks do not need
 
     table = pa.ipc.open_stream(portion.rows).read_all()
     properties = _dataset(plan.data, plan.data_sha256).manifest.properties

@@ -85,8 +85,7 @@ def train(
     Args:
         config: optimiser, objective, intervals.
         model: trained in place.
-        batches: batches of this rank, beginning with that of `start_step`; the number must be the same on every rank,
-            and the micro-batches must have the size `config.micro_batch_size`.
+        batches: of this rank from `start_step` on, equally many on every rank, in micro-batches as `config` says.
         total_steps: length of the whole run, over which the schedule extends.
         start_step: the step of the first batch; must equal `state.step` if a state is given.
         rank: rank of this process.
@@ -100,8 +99,7 @@ def train(
         The state after the last step, with the optimiser's tensors.
 
     Raises:
-        ConfigError: the state is not that of `start_step`, the micro-batches do not fit `config`, or the model uses
-            batch statistics with micro-batches.
+        ConfigError: the state or the micro-batches do not fit, or the model uses batch statistics with micro-batches.
         FloatingPointError: the gradient is not finite.
     """
     state = TrainState(step=start_step) if state is None else state

@@ -1,1 +1,1 @@
-"""Files of strangers, read in processes that are thrown away: memory and time are limited, a crash harms nobody."""
+"""Parse uploaded files in disposable processes with limited memory and time, so that a crash affects one request."""

@@ -1,4 +1,4 @@
-"""What a process of the sandbox answered, checked: who read a hostile file is not trusted afterwards."""
+"""Validate the answers of sandbox processes. A process that has parsed an uploaded file is not trusted."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from crystalign.errors import InputError
 from crystalign.modalities import Modality
 from crystalign.readers.structures.reading import Reading
 from crystalign_serve.curves import MAX_DRAWN, Curve
-from crystalign_serve.queries import Part
+from crystalign_serve.queries import QueryPart
 from crystalign_serve.query_fields import spec_of
-from crystalign_serve.sandbox.tasks import CURVE, FEATURES, MAX_NOTICES, MAX_TOLD, MAX_WORDS, VALUE
+from crystalign_serve.sandbox.tasks import CURVE, FEATURES, MAX_ERROR_CHARS, MAX_FIELD_CHARS, MAX_NOTICES, VALUE
 from crystalign_serve.sandbox.wire import Message, WireError
 
 
 def raise_refusal(answer: Message, name: str) -> None:
-    """Raise what the process found wrong with a file, if it did.
+    """Raise the error that the process reported, if any.
 
     Raises:
         InputError: the file cannot be used.
     """
     fields = answer.fields
     if "refused" in fields:
-        found = getattr(errors, str(fields["refused"]), None)
-        cls = found if isinstance(found, type) and issubclass(found, InputError) else InputError
-        raise cls(str(fields.get("message"))[:MAX_TOLD], reason=str(fields.get("reason"))[:MAX_WORDS])
+        named = getattr(errors, str(fields["refused"]), None)
+        cls = named if isinstance(named, type) and issubclass(named, InputError) else InputError
+        raise cls(str(fields.get("message"))[:MAX_ERROR_CHARS], reason=str(fields.get("reason"))[:MAX_FIELD_CHARS])
     if "fault" in fields:
-        told = str(fields["fault"])[:MAX_WORDS]
+        fault = str(fields["fault"])[:MAX_FIELD_CHARS]
         raise errors.FileFormatError(
-            f"the reader could not make sense of {name!r} ({told}); check the file, or export it again",
+            f"the parser failed on {name!r} ({fault}); check the file, or export it again",
             reason="unreadable-file",
         )
 
 
 def reading_of(answer: Message) -> Reading:
-    """The crystal of an answer, and what its user should know.
+    """The crystal and the remarks of an answer.
 
     Raises:
-        WireError: it holds none.
+        WireError: the answer does not hold a valid crystal.
     """
     try:
         sites = answer.fields["occupancies"]
@@ -50,7 +50,7 @@ def reading_of(answer: Message) -> Reading:
         if sites is not None:
             occupancies = tuple(tuple((_atomic(z), _fraction(x)) for z, x in site) for site in sites)
         arrays = answer.arrays
-        remarks = tuple(str(remark)[:MAX_WORDS] for remark in answer.fields["remarks"][:MAX_NOTICES])
+        remarks = tuple(str(remark)[:MAX_FIELD_CHARS] for remark in answer.fields["remarks"][:MAX_NOTICES])
         return Reading(Crystal(arrays["lattice"], arrays["frac_coords"], arrays["numbers"], occupancies), remarks)
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"not a crystal: {type(error).__name__}") from error
@@ -68,11 +68,11 @@ def _fraction(x: Any) -> float:
     return float(x)
 
 
-def part_of(answer: Message, modalities: Mapping[str, Modality[Any]]) -> Part:
-    """The part of a query that an answer holds.
+def part_of(answer: Message, modalities: Mapping[str, Modality[Any]]) -> QueryPart:
+    """The query part of an answer.
 
     Raises:
-        WireError: it does not hold them, or features that the modality does not make.
+        WireError: the answer does not hold a query part, or its features do not fit the modality.
     """
     fields = answer.fields
     try:
@@ -83,8 +83,8 @@ def part_of(answer: Message, modalities: Mapping[str, Modality[Any]]) -> Part:
         if spec is not None and spec.carried is not None:
             arrays = {k.removeprefix(VALUE): v for k, v in answer.arrays.items() if k.startswith(VALUE)}
             value = spec.carried(**arrays, **{name: float(number) for name, number in fields["numbers"].items()})
-        notices = tuple(str(notice)[:MAX_WORDS] for notice in fields["notices"][:MAX_NOTICES])
-        return Part(str(fields["name"])[:MAX_WORDS], modality, features, _curve(answer), value, notices)
+        notices = tuple(str(notice)[:MAX_FIELD_CHARS] for notice in fields["notices"][:MAX_NOTICES])
+        return QueryPart(str(fields["name"])[:MAX_FIELD_CHARS], modality, features, _curve(answer), value, notices)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not a part of a query: {type(error).__name__}: {error}") from error
 
@@ -95,5 +95,5 @@ def _curve(answer: Message) -> Curve | None:
     x, y = answer.arrays[CURVE + "x"], answer.arrays[CURVE + "y"]
     if x.ndim != 1 or x.shape != y.shape or len(x) > MAX_DRAWN or not np.isfinite([x, y]).all():
         raise ValueError("not a curve")
-    labels = {key: str(answer.fields["curve"][key])[:MAX_WORDS] for key in ("kind", "x_label", "y_label")}
+    labels = {key: str(answer.fields["curve"][key])[:MAX_FIELD_CHARS] for key in ("kind", "x_label", "y_label")}
     return Curve(x=x.tolist(), y=y.tolist(), **labels)

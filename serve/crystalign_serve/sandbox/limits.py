@@ -1,4 +1,4 @@
-"""What reading one file may cost."""
+"""Limits for parsing uploaded files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from crystalign.config import Config
 
 
 class SandboxLimits(Config):
-    """What reading one file may cost, and how many are read at a time."""
+    """Time and memory per file, and number of files parsed at a time."""
 
     memory_mb: int = Field(default=512, ge=64)
-    """MiB that a process may take beyond what it starts with."""
+    """Memory limit of a process beyond what it starts with (MiB)."""
     seconds: float = Field(default=10.0, gt=0)
-    """For one file, from the moment a process reads it."""
+    """Time limit for one file (s); waiting in the queue does not count."""
     processes: int = Field(default_factory=lambda: max(2, min(4, os.cpu_count() or 2)), ge=1)
-    """Files read at the same time; as many more processes stand ready."""
+    """Files parsed at the same time. The same number of idle processes is kept ready."""
     waiting: int = Field(default=64, ge=1)
-    """Files that may wait for a process; more are answered 503."""
+    """Files that may wait for a process; further requests get 503."""
     queue_seconds: float = Field(default=20.0, gt=0)
-    """How long a file waits for a process before it is answered 503."""
+    """Longest wait for a process (s); then the request gets 503."""

@@ -1,4 +1,4 @@
-"""Files read for an application: a bounded queue, a few processes at a time, and what their ends mean to the user."""
+"""The sandbox of an application: a bounded queue, a few processes at a time, and error messages for the user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crystalign.modalities import Modality
 from crystalign.readers.structures.reading import Reading
 from crystalign_serve.errors import UnavailableError
 from crystalign_serve.files import Upload, check_kind
-from crystalign_serve.queries import Part
+from crystalign_serve.queries import QueryPart
 from crystalign_serve.sandbox.answers import part_of, raise_refusal, reading_of
 from crystalign_serve.sandbox.limits import SandboxLimits
 from crystalign_serve.sandbox.process import Child, CrashError, LostError, Servers, TooLargeError, TooSlowError, servers
@@ -21,12 +21,12 @@ from crystalign_serve.sandbox.tasks import ask_crystal, ask_part
 from crystalign_serve.sandbox.wire import Message, WireError
 
 TRIES = 3
-"""Children that are asked; another only where one was lost without the file's doing."""
+"""Attempts per file. A retry happens only if the child was lost for reasons other than the file."""
 _LOG = logging.getLogger(__name__)
 
 
 class Sandbox:
-    """Reads files in disposable processes; one per application and event loop."""
+    """Parses files in disposable processes; one instance per application and event loop."""
 
     def __init__(self, limits: SandboxLimits | None = None) -> None:
         self.limits = limits or SandboxLimits()
@@ -35,52 +35,52 @@ class Sandbox:
         self._free = asyncio.Semaphore(self.limits.processes)
         self._waiting = 0
 
-    async def part(self, upload: Upload, modalities: Mapping[str, Modality[Any]]) -> Part:
-        """The part of a query that a file is.
+    async def part(self, upload: Upload, modalities: Mapping[str, Modality[Any]]) -> QueryPart:
+        """Parse a file into a query part.
 
         Raises:
-            InputError: the file cannot be used, or reading it took too much time or memory.
-            QueryError: the model lacks the modality.
-            UnavailableError: too many files wait.
+            InputError: the file cannot be used, or parsing it took too much time or memory.
+            QueryError: the model does not read the modality of the file.
+            UnavailableError: too many files are waiting.
         """
         check_kind(upload)
         try:
             answer = await self._read(upload, ask_part(upload, modalities))
         except QueryError:
             raise
-        except InputError as error:  # a query may have several files: say which it is
-            told = str(error) if upload.name in str(error) else f"{upload.name}: {error}"
-            raise type(error)(told, reason=error.reason) from error
+        except InputError as error:  # name the file, because a query may have several
+            message = str(error) if upload.name in str(error) else f"{upload.name}: {error}"
+            raise type(error)(message, reason=error.reason) from error
         try:
             return part_of(answer, modalities)
         except WireError as error:
-            raise self._nonsense(upload, error) from error
+            raise self._invalid_answer(upload, error) from error
 
     async def crystal(self, upload: Upload) -> Reading:
-        """The crystal of a structure file, and what its user should know.
+        """Parse a structure file into a crystal and remarks.
 
         Raises:
-            InputError: the file cannot be used, or reading it took too much time or memory.
-            UnavailableError: too many files wait.
+            InputError: the file cannot be used, or parsing it took too much time or memory.
+            UnavailableError: too many files are waiting.
         """
         check_kind(upload)
         answer = await self._read(upload, ask_crystal(upload))
         try:
             return reading_of(answer)
         except WireError as error:
-            raise self._nonsense(upload, error) from error
+            raise self._invalid_answer(upload, error) from error
 
     async def _read(self, upload: Upload, request: Message) -> Message:
         answer = await self._ask(upload.name, request)
         if "trace" in answer.fields:
-            _LOG.warning("a reader failed on %r:\n%s", upload.name, str(answer.fields["trace"])[:4000])
+            _LOG.warning("the parser failed on %r:\n%s", upload.name, str(answer.fields["trace"])[:4000])
         raise_refusal(answer, upload.name)
         return answer
 
     async def _ask(self, name: str, request: Message) -> Message:
-        """Wait for a process, and for its answer; who goes away meanwhile ends it."""
+        """Wait for a process and its answer. Cancelling the request ends the process."""
         if self._waiting >= self.limits.waiting:
-            raise UnavailableError(f"{self._waiting} files wait to be read; try again in a moment")
+            raise UnavailableError(f"{self._waiting} files are waiting to be read; try again in a moment")
         self._waiting += 1
         try:
             async with asyncio.timeout(self.limits.queue_seconds):
@@ -88,7 +88,7 @@ class Sandbox:
         except TimeoutError:
             seconds = self.limits.queue_seconds
             raise UnavailableError(
-                f"too many files wait to be read, this one for more than {seconds:g} s; try again in a moment"
+                f"too many files: this one waited {seconds:g} s to be read; try again in a moment"
             ) from None
         finally:
             self._waiting -= 1
@@ -101,15 +101,15 @@ class Sandbox:
             job.cancel()
             raise
         except (TooSlowError, TooLargeError, CrashError, LostError) as error:
-            raise self._told(name, error) from error
+            raise self._user_error(name, error) from error
 
     def _done(self, work: asyncio.Future[Message]) -> None:
         self._free.release()
         if not work.cancelled():
-            work.exception()  # nobody may be waiting for it any more
+            work.exception()  # mark it as retrieved: after a cancellation nobody awaits it
 
-    def _told(self, name: str, error: Exception) -> Exception:
-        """What a user is told of the end of a process."""
+    def _user_error(self, name: str, error: Exception) -> Exception:
+        """The error for the user when a process ended without an answer."""
         limits = self.limits
         if isinstance(error, TooSlowError):
             message = f"reading {name!r} took more than {limits.seconds:g} s; send a smaller file"
@@ -118,21 +118,21 @@ class Sandbox:
             message = f"reading {name!r} took more than {limits.memory_mb} MB of memory; send a smaller file"
             return QueryError(message, reason="too-large")
         if isinstance(error, LostError):
-            return UnavailableError("the process that reads files ended before it could; try again in a moment")
-        _LOG.warning("a reader crashed on %r: %s", name, error)
+            return UnavailableError("the process that reads files ended unexpectedly; try again in a moment")
+        _LOG.warning("the parser crashed on %r: %s", name, error)
         return self._crashed(name, str(error))
 
-    def _nonsense(self, upload: Upload, error: WireError) -> InputError:
-        _LOG.warning("a reader of %r answered what it should not: %s", upload.name, error)
+    def _invalid_answer(self, upload: Upload, error: WireError) -> InputError:
+        _LOG.warning("invalid answer from the parser of %r: %s", upload.name, error)
         return self._crashed(upload.name, "no usable answer")
 
-    def _crashed(self, name: str, told: str) -> InputError:
-        message = f"the reader broke down on {name!r} ({told}): the file is damaged or too large; export it again"
+    def _crashed(self, name: str, cause: str) -> InputError:
+        message = f"the parser crashed on {name!r} ({cause}): the file is damaged or too large; export it again"
         return FileFormatError(message, reason="unreadable-file")
 
 
 class _Job:
-    """One request on its way through a thread."""
+    """One request, run in a thread."""
 
     def __init__(self, source: Servers, request: Message, seconds: float) -> None:
         self._servers, self._request, self._seconds = source, request, seconds
@@ -140,12 +140,12 @@ class _Job:
         self._cancelled = False
 
     def run(self) -> Message:
-        """Ask a child; another, where it was lost."""
+        """Send the request to a child process; retry with another if the child is lost."""
         for attempt in range(TRIES):
             if self._cancelled:
                 break
             self._child = self._servers.child()
-            if self._cancelled:  # between the last look and now
+            if self._cancelled:  # `cancel` may have run since the check above
                 self._child.end()
             try:
                 return self._child.ask(self._request, self._seconds)
@@ -155,7 +155,7 @@ class _Job:
         raise LostError
 
     def cancel(self) -> None:
-        """End the child: nobody waits for it."""
+        """End the child process, because nobody waits for its answer."""
         self._cancelled = True
         if self._child is not None:
             self._child.end()

@@ -1,4 +1,4 @@
-"""The service's side of the fork server: starts it, keeps children ready, talks to one child."""
+"""The service's side of the fork server: start it, keep child processes ready, and talk to a child."""
 
 from __future__ import annotations
 
@@ -25,45 +25,47 @@ from crystalign_serve.sandbox.server import COMMAND, OUT_OF_MEMORY
 from crystalign_serve.sandbox.wire import Message, WireError
 
 START_SECONDS = 120.0
-"""For the imports of the fork server, on a slow disk."""
+"""Time limit for the imports of the fork server, which are slow on a slow disk."""
 STATUS_SECONDS = 2.0
+"""Longest wait for the exit status of a child."""
 END_SECONDS = 5.0
-_KEPT = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
-"""Variables of the environment that children get: none that may hold a secret. Other packages' modalities may lie on
-PYTHONPATH."""
+"""Longest wait for the fork server to end."""
+_INHERITED = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+"""Environment variables that children inherit; none may hold a secret. PYTHONPATH may contain modalities of other
+packages."""
 _LOG = logging.getLogger(__name__)
 
 
 class TooSlowError(Exception):
-    """A child did not answer in time and was ended."""
+    """A child did not answer in time and was killed."""
 
 
 class TooLargeError(Exception):
-    """A child reached its limit of memory."""
+    """A child reached its memory limit."""
 
 
 class CrashError(Exception):
-    """A child ended without an answer, or with one that is none."""
+    """A child ended without a valid answer."""
 
 
 class LostError(Exception):
-    """A child was gone before it was asked anything, or went with the fork server."""
+    """A child had ended before it received a request, or ended together with the fork server."""
 
 
 class Child:
-    """One process that answers one request."""
+    """A child process, which answers one request."""
 
     def __init__(self, server: Server, number: int, connection: socket.socket) -> None:
         self._server, self._number, self._connection = server, number, connection
 
     def ask(self, request: Message, seconds: float) -> Message:
-        """Its answer.
+        """Send a request and return the answer.
 
         Raises:
-            LostError: it was gone already.
-            TooSlowError: it took longer, and was ended.
-            TooLargeError: it reached its limit of memory.
-            CrashError: it ended otherwise, or answered nonsense.
+            LostError: the child had already ended.
+            TooSlowError: it took longer than `seconds` and was killed.
+            TooLargeError: it reached its memory limit.
+            CrashError: it ended otherwise, or its answer is invalid.
         """
         try:
             self._await()
@@ -83,20 +85,20 @@ class Child:
             self._server.forget(self._number)
 
     def _await(self) -> None:
-        """Until it is there."""
+        """Wait until the child is ready."""
         self._connection.settimeout(START_SECONDS)
         try:
-            there = self._connection.recv(1)
+            ready = self._connection.recv(1)
         except TimeoutError:
             self.end()
             raise LostError from None
         except OSError:
-            there = b""
-        if not there or self._server.has_ended(self._number):
+            ready = b""
+        if not ready or self._server.has_ended(self._number):
             raise LostError
 
     def _explain(self) -> NoReturn:
-        """Raise why it ended."""
+        """Raise the exception for the way in which the child ended."""
         status = self._server.status(self._number)
         if status is None and not self._server.alive:
             raise LostError
@@ -104,11 +106,11 @@ class Child:
             raise TooLargeError
         if status in {-signal.SIGXCPU, -signal.SIGALRM}:
             raise TooSlowError
-        told = signal.Signals(-status).name if status is not None and status < 0 else f"status {status}"
-        raise CrashError(told)
+        cause = signal.Signals(-status).name if status is not None and status < 0 else f"status {status}"
+        raise CrashError(cause)
 
     def end(self) -> None:
-        """End it, whatever it does."""
+        """Kill the child."""
         self._server.command(b"K", self._number)
 
 
@@ -128,7 +130,7 @@ class Server:
             [sys.executable, "-m", "crystalign_serve.sandbox.server", *settings],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C in a terminal is the service's alone
+            start_new_session=True,  # Ctrl-C in a terminal must reach the service only
             env=_environment(),
         )
         theirs.close()
@@ -136,15 +138,15 @@ class Server:
 
     @property
     def alive(self) -> bool:
-        """Whether it takes commands."""
+        """Whether the fork server accepts commands."""
         return not self._lost
 
     def wait(self) -> bool:
-        """Whether it has started, once that is known."""
+        """Wait for the start of the fork server; whether it has started."""
         return self._ready.wait(START_SECONDS) and self.alive
 
     def fork(self) -> Child:
-        """A child that is being made."""
+        """Request a new child; the fork server creates it in the background."""
         with self._changed:
             self._numbers += 1
             number = self._numbers
@@ -157,7 +159,7 @@ class Server:
         return Child(self, number, ours)
 
     def command(self, letter: bytes, number: int, end: socket.socket | None = None) -> None:
-        """Tell the server; if it is gone its children are, too."""
+        """Send a command to the fork server. If the server has ended, so have its children."""
         try:
             with self._changed:
                 data = COMMAND.pack(letter, number, 0)
@@ -166,23 +168,23 @@ class Server:
             self._lost = True
 
     def has_ended(self, number: int) -> bool:
-        """Whether a child is known to be gone."""
+        """Whether a child is known to have ended."""
         with self._changed:
             return self._lost or self._statuses.get(number) is not None
 
     def status(self, number: int) -> int | None:
-        """How a child ended: an exit code, minus a signal, or None if the server does not say."""
+        """How a child ended: exit code, or minus the signal number; None if the server did not report it."""
         with self._changed:
             self._changed.wait_for(lambda: self._lost or self._statuses.get(number) is not None, STATUS_SECONDS)
             return self._statuses.get(number)
 
     def forget(self, number: int) -> None:
-        """Nobody will ask about this child any more."""
+        """Drop the status of a child."""
         with self._changed:
             self._statuses.pop(number, None)
 
     def _listen(self) -> None:
-        """Note what the server tells, until it is gone."""
+        """Record the reports of the fork server until it ends."""
         data = b""
         try:
             while part := self._control.recv(COMMAND.size - len(data)):
@@ -198,7 +200,7 @@ class Server:
             self._changed.notify_all()
         self._ready.set()
         self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)  # the server does that itself, if it can
+        shutil.rmtree(self.folder, ignore_errors=True)  # the server does this too, unless it was killed
 
     def _note(self, letter: bytes, number: int, status: int) -> None:
         with self._changed:
@@ -209,7 +211,7 @@ class Server:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End it and its children."""
+        """End the fork server and its children."""
         self._lost = True
         try:
             self._control.shutdown(socket.SHUT_RDWR)
@@ -220,18 +222,18 @@ class Server:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    threads["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # who forks has one thread
+    threads["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # a process that forks must have one thread
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return kept | threads | {"PYTHONPATH": path, "MPLBACKEND": "agg"}
+    return inherited | threads | {"PYTHONPATH": path, "MPLBACKEND": "agg"}
 
 
 class Servers:
-    """The fork server of this process for some limits: started when it is first needed, and again when it dies."""
+    """The fork server of this process for given limits. It starts on first use and restarts when it dies."""
 
     RESTART_SECONDS = 2.0
-    """A server that dies sooner than this is not started again at once."""
+    """A server that dies within this time of its start is not restarted at once."""
 
     def __init__(self, limits: SandboxLimits) -> None:
         self._limits = limits
@@ -242,26 +244,26 @@ class Servers:
         atexit.register(self.close)
 
     def start(self) -> Server:
-        """The running server, with children ahead of need.
+        """The running fork server, with idle children ready.
 
         Raises:
-            UnavailableError: it keeps dying.
+            UnavailableError: the server died right after its start.
         """
         with self._lock:
-            if self._owner != os.getpid():  # this process was forked: the server is that of its parent
+            if self._owner != os.getpid():  # this process was forked, and the server belongs to its parent
                 self._server, self._owner = None, os.getpid()
             if self._server is None or not self._server.alive:
                 if self._server is not None and time.monotonic() - self._started < self.RESTART_SECONDS:
                     raise UnavailableError("the process that reads files does not start; the server's log says why")
                 if self._server is not None:
-                    _LOG.warning("the process that reads files ended; another is started")
+                    _LOG.warning("the process that reads files ended and is being restarted")
                 self._started = time.monotonic()
                 self._server = Server(self._limits)
                 self._server.ready.extend(self._server.fork() for _ in range(self._limits.processes))
             return self._server
 
     def child(self) -> Child:
-        """A child of one's own; another takes its place among those that stand ready."""
+        """Take an idle child, and request another to replace it."""
         server = self.start()
         try:
             child = server.ready.popleft()
@@ -271,7 +273,7 @@ class Servers:
         return child
 
     def close(self) -> None:
-        """End the server; a later request starts another."""
+        """End the fork server; a later request starts a new one."""
         with self._lock:
             if self._server is not None and self._owner == os.getpid():
                 self._server.close()
@@ -280,5 +282,5 @@ class Servers:
 
 @functools.cache
 def servers(limits: SandboxLimits) -> Servers:
-    """The one of this process."""
+    """The shared instance of this process for the given limits."""
     return Servers(limits)

@@ -1,4 +1,4 @@
-"""What a process of the sandbox may be asked: a file and how to read it. Its answer is numbers, or what is wrong."""
+"""Tasks of a sandbox process: parse a file, and answer with arrays or with an error."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from crystalign_serve.query_fields import spec_of, tables
 from crystalign_serve.sandbox.wire import Message
 
 MAX_NAME = 500
-"""Characters of a file's name that matter: the last ones hold its ending."""
-MAX_TOLD = 4000
+"""Characters of a file name that are passed on; the last ones are kept, because they hold the suffix."""
+MAX_ERROR_CHARS = 4000
+"""Length of an error message or a traceback."""
 MAX_NOTICES = 20
-MAX_WORDS = 500
+"""Number of notices or remarks."""
+MAX_FIELD_CHARS = 500
+"""Length of any other text."""
 
 FEATURES, CURVE, VALUE = "features.", "curve.", "value."
 
@@ -51,17 +54,17 @@ Cl1 Cl 0.5 0.5 0.5 1
 
 
 def ask_part(upload: Upload, modalities: Mapping[str, Modality[Any]]) -> Message:
-    """The question what a file is as part of a query to a model that reads these modalities."""
+    """The request to parse a file into a query part, for a model with these modalities."""
     settings = {name: modality.settings.model_dump(mode="json") for name, modality in modalities.items()}
-    return _asked("part", upload, modalities=settings)
+    return _request("part", upload, modalities=settings)
 
 
 def ask_crystal(upload: Upload) -> Message:
-    """The question which crystal a file holds."""
-    return _asked("crystal", upload)
+    """The request to parse a file into a crystal."""
+    return _request("crystal", upload)
 
 
-def _asked(task: str, upload: Upload, **more: Any) -> Message:
+def _request(task: str, upload: Upload, **more: Any) -> Message:
     fields = {"task": task, "name": upload.name[-MAX_NAME:], "kind": upload.kind, "wavelength": upload.wavelength}
     return Message({**fields, **more}, {"data": np.frombuffer(upload.data, np.uint8)})
 
@@ -70,10 +73,10 @@ def _asked(task: str, upload: Upload, **more: Any) -> Message:
 
 
 def run(request: Message) -> Message:
-    """The answer to a request: a result, a mistake of the user's, or a fault of a reader.
+    """Answer a request with a result, an error of the user, or a fault of the parser.
 
     Raises:
-        MemoryError: the limit was reached.
+        MemoryError: the memory limit was reached.
     """
     fields = request.fields
     upload = Upload(fields["name"], request.arrays["data"].tobytes(), fields["kind"], fields["wavelength"])
@@ -83,10 +86,12 @@ def run(request: Message) -> Message:
         raise
     except InputError as error:
         kind = type(error).__name__
-        return Message({"refused": kind, "message": str(error)[:MAX_TOLD], "reason": str(error.reason)[:MAX_WORDS]})
-    except Exception as error:  # noqa: BLE001 (readers raise whatever they met: the file's fault until shown otherwise)
-        told = f"{type(error).__name__}: {error}"[:MAX_WORDS]
-        return Message({"fault": told, "trace": traceback.format_exc()[-MAX_TOLD:]})
+        return Message(
+            {"refused": kind, "message": str(error)[:MAX_ERROR_CHARS], "reason": str(error.reason)[:MAX_FIELD_CHARS]}
+        )
+    except Exception as error:  # noqa: BLE001 (parsers raise any exception on a damaged file)
+        fault = f"{type(error).__name__}: {error}"[:MAX_FIELD_CHARS]
+        return Message({"fault": fault, "trace": traceback.format_exc()[-MAX_ERROR_CHARS:]})
 
 
 def _crystal(upload: Upload) -> Message:
@@ -97,8 +102,8 @@ def _crystal(upload: Upload) -> Message:
         "numbers": crystal.atomic_numbers,
     }
     sites = None if crystal.occupancies is None else [[[z, x] for z, x in site] for site in crystal.occupancies]
-    told = [remark[:MAX_WORDS] for remark in remarks[:MAX_NOTICES]]
-    return Message({"occupancies": sites, "remarks": told}, arrays)
+    short_remarks = [remark[:MAX_FIELD_CHARS] for remark in remarks[:MAX_NOTICES]]
+    return Message({"occupancies": sites, "remarks": short_remarks}, arrays)
 
 
 def _part(upload: Upload, settings: Mapping[str, dict[str, Any]]) -> Message:
@@ -108,21 +113,21 @@ def _part(upload: Upload, settings: Mapping[str, dict[str, Any]]) -> Message:
     features = make_modality(modality, settings[modality]).featurise(content.value)
     curve, fields = curve_of(modality, content.value), {"name": name, "modality": modality}
     arrays: Features = {FEATURES + key: array for key, array in features.items()}
-    more: dict[str, Any] = {"notices": [notice[:MAX_WORDS] for notice in content.notices[:MAX_NOTICES]]}
+    more: dict[str, Any] = {"notices": [notice[:MAX_FIELD_CHARS] for notice in content.notices[:MAX_NOTICES]]}
     if curve is not None:
         more["curve"] = {key: getattr(curve, key) for key in ("kind", "x_label", "y_label")}
         arrays |= {CURVE + axis: np.array(getattr(curve, axis), np.float64) for axis in ("x", "y")}
     spec = spec_of(modality)
     if spec is not None and spec.carried is not None:
-        held = {field.name: getattr(content.value, field.name) for field in dataclasses.fields(spec.carried)}
-        arrays |= {VALUE + name: item for name, item in held.items() if isinstance(item, np.ndarray)}
-        more["numbers"] = {name: float(item) for name, item in held.items() if isinstance(item, int | float)}
+        values = {field.name: getattr(content.value, field.name) for field in dataclasses.fields(spec.carried)}
+        arrays |= {VALUE + name: item for name, item in values.items() if isinstance(item, np.ndarray)}
+        more["numbers"] = {name: float(item) for name, item in values.items() if isinstance(item, int | float)}
     return Message({**fields, **more}, arrays)
 
 
 def warm_up() -> None:
-    """Import what readers need and make what they keep, once for all processes."""
-    from pymatgen.io.vasp import outputs  # a vasprun.xml may come
+    """Import the parsers and fill their caches, once for all child processes."""
+    from pymatgen.io.vasp import outputs  # needed for vasprun.xml
 
     assert outputs
     spectrum = "".join(f"{number / 10 - 12} {number % 97 + 1}\n" for number in range(240))
@@ -132,10 +137,10 @@ def warm_up() -> None:
     _part(Upload("POSCAR", poscar.encode(), "auto", None), {"crystal": {}})
     for kind, (modality, _, files) in tables().items():
         text = spectrum if files.negative_x else pattern
-        with contextlib.suppress(InputError):  # not every table that another package reads has two columns
+        with contextlib.suppress(InputError):  # tables of other packages may not have two columns
             _part(Upload("a.dat", text.encode(), kind, "CuKa"), {modality: {}})
 
 
 def rehearse() -> None:
-    """Read a small CIF."""
+    """Parse a small CIF, which touches the memory pages that parsing needs."""
     _part(Upload("a.cif", _SMALL.encode(), "cif", None), {"crystal": {}})

@@ -1,10 +1,10 @@
-"""Messages between the service and a process that reads a file: JSON and plain arrays, never pickles.
+"""Messages between the service and a sandbox process: JSON and plain arrays, never pickles.
 
-Who reads a hostile file is not trusted afterwards. So a message is bounded before memory is set
-aside for it, arrays have one of a few types of numbers, and nothing in it names code.
+A process that has parsed an uploaded file is not trusted. Therefore the size of a message is checked before
+memory is allocated, arrays must have one of a few numeric dtypes, and a message cannot refer to code.
 
-Layout: two unsigned 64-bit lengths (little-endian), so many bytes of JSON, so many bytes of arrays, one after the
-other. The JSON is `{"fields": {...}, "arrays": [[name, dtype, shape], ...]}`.
+Layout: two unsigned 64-bit lengths (little-endian), the JSON, then the bytes of the arrays one after the other.
+The JSON is `{"fields": {...}, "arrays": [[name, dtype, shape], ...]}`.
 """
 
 from __future__ import annotations
@@ -28,44 +28,49 @@ _LENGTHS = struct.Struct("<QQ")
 
 
 class WireError(Exception):
-    """What arrived is no message, or one that is too large."""
+    """The received bytes are not a valid message, or the message is too large."""
 
 
 class Message(NamedTuple):
-    """What one side tells the other."""
+    """A request or an answer."""
 
     fields: dict[str, Any]
-    """Whatever JSON can say."""
+    """JSON values."""
     arrays: Mapping[str, NDArray[Any]] = {}
-    """Of one of `DTYPES`."""
+    """Arrays with one of `DTYPES`."""
 
 
 def pack(message: Message) -> list[memoryview]:
-    """The bytes of a message in pieces, of which the arrays are not copied.
+    """Serialise a message into pieces, without copying the arrays.
 
     Raises:
-        WireError: it is too large, or an array is of another type.
+        WireError: the message is too large, or an array has another dtype.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in message.arrays.items()}
     wrong = [name for name, array in arrays.items() if array.dtype.str not in DTYPES]
     if wrong:
-        raise WireError(f"array {wrong[0]!r} is of type {arrays[wrong[0]].dtype.str}")
+        raise WireError(f"array {wrong[0]!r} has dtype {arrays[wrong[0]].dtype.str}")
     listed = [[name, array.dtype.str, message.arrays[name].shape] for name, array in arrays.items()]
     head = json.dumps({"fields": message.fields, "arrays": listed}).encode()
     size = sum(array.nbytes for array in arrays.values())
     if len(head) > MAX_JSON or len(head) + size > MAX_MESSAGE:
-        raise WireError(f"a message of {len(head)} + {size} bytes; at most {MAX_JSON} + {MAX_MESSAGE} are sent")
+        raise WireError(f"message of {len(head)} + {size} bytes; limits: {MAX_JSON} for JSON, {MAX_MESSAGE} in all")
     pieces = [array.reshape(-1).view(np.uint8).data for array in arrays.values()]
     return [memoryview(_LENGTHS.pack(len(head), size) + head), *pieces]
 
 
 def send(connection: socket.socket, message: Message, until: float | None = None) -> None:
-    """Send a message, before `until` on the monotonic clock where one is given.
+    """Send a message.
+
+    Args:
+        connection: to the other process.
+        message: the message.
+        until: deadline on the monotonic clock (s); None waits without limit.
 
     Raises:
-        TimeoutError: it took longer.
-        OSError: the other side is gone.
-        WireError: it cannot be sent.
+        TimeoutError: the deadline passed.
+        OSError: the other process has ended.
+        WireError: the message is too large, or an array has another dtype.
     """
     for piece in pack(message):
         rest = piece
@@ -75,28 +80,32 @@ def send(connection: socket.socket, message: Message, until: float | None = None
 
 
 def receive(connection: socket.socket, until: float | None = None) -> Message:
-    """The next message, before `until` on the monotonic clock where one is given.
+    """Receive a message.
+
+    Args:
+        connection: to the other process.
+        until: deadline on the monotonic clock (s); None waits without limit.
 
     Raises:
-        TimeoutError: it took longer.
-        EOFError: the other side is gone.
-        WireError: it is no message.
+        TimeoutError: the deadline passed.
+        EOFError: the other process has ended.
+        WireError: the received bytes are not a valid message.
     """
     n_head, n_body = _LENGTHS.unpack(_exactly(connection, _LENGTHS.size, until))
     if n_head > MAX_JSON or n_head + n_body > MAX_MESSAGE:
-        raise WireError(f"a message of {n_head} + {n_body} bytes; at most {MAX_JSON} + {MAX_MESSAGE} are read")
+        raise WireError(f"message of {n_head} + {n_body} bytes; limits: {MAX_JSON} for JSON, {MAX_MESSAGE} in all")
     head, body = _exactly(connection, n_head, until), _exactly(connection, n_body, until)
     return _parse(head, body)
 
 
 def _parse(head: bytearray, body: bytearray) -> Message:
     try:
-        told = json.loads(head)
-        fields, listed = told["fields"], told["arrays"]
+        header = json.loads(head)
+        fields, listed = header["fields"], header["arrays"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise WireError(f"not a message: {type(error).__name__}") from error
     if not isinstance(fields, dict) or not isinstance(listed, list) or len(listed) > MAX_ARRAYS:
-        raise WireError("not a message: it lists no fields or too many arrays")
+        raise WireError("not a message: no fields, or too many arrays")
     arrays: dict[str, NDArray[Any]] = {}
     start = 0
     for entry in listed:
@@ -115,23 +124,23 @@ def _described(entry: Any) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
         raise WireError("not a message: an array without name, type and shape")
     shape = entry[2]
     if not isinstance(shape, list) or len(shape) > 4:
-        raise WireError("not a message: an array of a strange shape")
+        raise WireError("not a message: an array with an invalid shape")
     if not all(type(n) is int and 0 <= n <= MAX_MESSAGE for n in shape):
-        raise WireError("not a message: an array of a strange shape")
+        raise WireError("not a message: an array with an invalid shape")
     return entry[0], np.dtype(entry[1]), tuple(shape)
 
 
 def _exactly(connection: socket.socket, count: int, until: float | None) -> bytearray:
-    """So many bytes; memory is taken as they come, so that a claim costs nothing."""
+    """Receive exactly `count` bytes. The buffer grows with the data, so a false length allocates no memory."""
     data = bytearray()
     while len(data) < count:
         _limit(connection, until)
         try:
             part = connection.recv(min(count - len(data), 2**20))
         except ConnectionError as error:
-            raise EOFError("the other side is gone") from error
+            raise EOFError("the other process has ended") from error
         if not part:
-            raise EOFError("the other side is gone")
+            raise EOFError("the other process has ended")
         data += part
     return data
 

@@ -257,7 +257,7 @@ def test_trials_over_different_modalities_can_share_their_materials(trial):
         ({"initialisation": "nowhere/model"}, ["leave out `like` and `encoders`"]),
         ({"modalities": ["smell"]}, ["modalities", "'smell'", "crystal, dos"]),
         ({"modalities": ["xrd"]}, ["modalities", "`encoders` has none for xrd"]),
-        ({"encoders": {}, "modalities": ["xrd"]}, ["which encoder reads xrd"]),
+        ({"encoders": {}, "modalities": ["xrd"]}, ["no encoder is given for xrd"]),
         ({"encoders": {"xrd": {"encoder": "xrd-resnet"}}}, ["modalities", "no 'xrd'", "it has composition, crystal"]),
         ({"require": ["dos"]}, ["require", "no 'dos'"]),
         ({"vectors": "embedding"}, ["vectors", "aligned space of a model"]),

@@ -1,1 +1,1 @@
-"""What is predicted of which materials: tasks, splits, scales of the targets, features of the inputs."""
+"""Data of fine-tuning: tasks, splits, scaling of the targets, features of the inputs."""

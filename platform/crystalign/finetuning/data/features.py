@@ -1,4 +1,4 @@
-"""Features of a dataset's materials, made once and kept in memory up to a limit.
+"""Features of a dataset's materials, computed once and cached in memory up to a limit.
 
 Without augmentation they are the same in every epoch and in every trial, and making them (neighbours, spectra) costs
 more than a step of a small network: one `FeatureStore` serves all trials of a process.
@@ -21,30 +21,30 @@ from crystalign.modalities import Features, Modality
 from crystalign.shards.dataset import Dataset
 
 CHUNK = 512
-"""Materials that are read together."""
+"""Materials per read."""
 LIMIT = 2 * 2**30
-"""Bytes."""
+"""Default limit of the cache in bytes."""
 
 Places = NDArray[np.int64]
 
 
 class FeatureStore:
-    """Arrays by place in the dataset, modality and the settings of the modality."""
+    """Cache of features by position in the dataset, modality and its settings."""
 
     def __init__(self, dataset: Dataset, limit: int = LIMIT) -> None:
         """An empty store.
 
         Args:
             dataset: where values are read.
-            limit: bytes that are kept; what is beyond is read and made again each time.
+            limit: bytes that are cached; features beyond are recomputed each time.
         """
         self.dataset, self.limit = dataset, limit
         self.bytes = 0
-        """Kept now."""
+        """Bytes cached now."""
         self._kept: dict[str, dict[tuple[int, int], Features | None]] = {}
 
     def prepare(self, places: Places, modalities: Mapping[str, Modality[Any]]) -> None:
-        """Make what is missing, before the clock of a fit runs.
+        """Compute missing features before the clock of a fit starts.
 
         Args:
             places: (n, 2) shard and row.
@@ -65,7 +65,7 @@ class FeatureStore:
                     self.bytes += sum(array.nbytes for array in (features or {}).values())
 
     def batch(self, places: Places, modalities: Mapping[str, Modality[Any]]) -> Batch:
-        """The materials at these places, in order, as tensors; their keys are left out."""
+        """Return the materials at these positions, in order, as a batch without equivalence keys."""
         rows = [(int(shard), int(row)) for shard, row in places]
         samples: dict[str, list[Features | None]] = {}
         for name, modality in modalities.items():
@@ -77,18 +77,18 @@ class FeatureStore:
 
     def _make(self, places: Sequence[tuple[int, int]], name: str, modality: Modality[Any]) -> list[Features | None]:
         values = self.dataset.gather(places, name)
-        found: list[Features | None] = []
+        features: list[Features | None] = []
         for place, value in zip(places, values, strict=True):
             try:
-                found.append(None if value is None else modality.featurise(value))
+                features.append(None if value is None else modality.featurise(value))
             except InputError as error:
                 error.add_note(f"while making the {name!r} features of row {place[1]} of shard {place[0]}")
                 raise
-        return found
+        return features
 
 
 def batch_of(materials: Sequence[Material], modalities: Mapping[str, Modality[Any]]) -> Batch:
-    """Materials that stand in no dataset, as tensors; their keys are left out.
+    """Featurise materials that are not in a dataset as a batch without equivalence keys.
 
     Raises:
         InputError: a value that cannot be featurised; a note names the material.
@@ -106,7 +106,7 @@ def batch_of(materials: Sequence[Material], modalities: Mapping[str, Modality[An
 
 
 def collated(samples: Mapping[str, Sequence[Features | None]], modalities: Mapping[str, Modality[Any]]) -> Batch:
-    """Features as a batch without equivalence keys, which regression has no use for."""
+    """Collate features as a batch without equivalence keys, which regression does not need."""
     n = len(next(iter(samples.values())))
     known = {name: [s for s in column if s is not None] for name, column in samples.items()}
     return Batch(

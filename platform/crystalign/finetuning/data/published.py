@@ -1,4 +1,4 @@
-"""Splits that others published as lists of ids: MEGNet's official one, and matbench's five folds."""
+"""Published splits as lists of ids, e.g. MEGNet's official split and matbench's five folds."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from crystalign.storage import Uri
 
 LIMIT = 512 * 2**20
 NAMES: dict[str, SplitName] = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-"""What files call the parts."""
+"""Names of the parts in files."""
 
 
 class PublishedLists(NamedTuple):
-    """Who is where."""
+    """Assignment of ids to parts."""
 
     parts: Mapping[str, SplitName]
     """Id of a material → its part."""
     sha256: str
-    """Of the file."""
+    """sha256 of the file."""
 
 
 class PublishedSplit(Config):
@@ -38,36 +38,37 @@ class PublishedSplit(Config):
 
     JSON holds `{"train": […], "validation": […], "test": […]}` at `part`, which is a path of keys such as
     `splits/matbench_log_kvrh/fold_0` in matbench's validation file. A Parquet table holds a column of ids and, in the
-    column `part`, the words train, val and test. What is not listed is left out.
+    column `part`, the words train, val and test. Materials that are not listed are left out.
     """
 
     lists: Uri
-    """The file."""
+    """Path or URI of the file."""
     part: str = ""
-    """Where in the file: a path of JSON keys, or a column of a Parquet table."""
+    """Position of the lists in the file: a path of JSON keys, or a column of a Parquet table."""
     id: str = "material_id"
     """Column of ids, of a Parquet table."""
     sha256: str = ""
-    """What the file must be; empty takes it as it is."""
+    """Expected sha256 of the file; empty for no check."""
     validation: float = Field(default=0.25, gt=0, lt=1)
-    """Share of the training ids that select where the file names none, by a hash of the id; a quarter of 80 % is 20 %
-    of all."""
+    """Share of the training ids used for validation if the file lists none, chosen by a hash of the id. A quarter of
+    80 % is 20 % of all."""
 
     def read(self) -> PublishedLists:
-        """The lists.
+        """Read the lists.
 
         Raises:
-            ConfigError: not such a file, not the one meant, no lists where they should be, or an id in two of them.
+            ConfigError: the file is not readable or not the expected one, lists are missing, or an id is in two of
+                them.
         """
         data = storage.read_bytes(self.lists, limit=LIMIT)
-        found = Fingerprint.of(data)
-        if self.sha256 and (problem := found.difference(self.sha256)):
+        fingerprint = Fingerprint.of(data)
+        if self.sha256 and (problem := fingerprint.difference(self.sha256)):
             raise ConfigError(f"split: {self.lists} {problem}: it is another list")
         parts = self._from_table(data) if data[:4] == b"PAR1" else self._from_json(data)
         if "train" not in parts.values() or "test" not in parts.values():
             counts = dict(Counter(parts.values()))
             raise ConfigError(f"split: {self.lists} at {self.part!r} must list train and test ids; it has {counts}")
-        return PublishedLists(parts, found.sha256)
+        return PublishedLists(parts, fingerprint.sha256)
 
     def _from_json(self, data: bytes) -> dict[str, SplitName]:
         try:
@@ -94,17 +95,17 @@ class PublishedSplit(Config):
         return self._disjoint((str(name), word) for name, word in zip(ids, words, strict=True) if word)
 
     def _disjoint(self, listed: Iterable[tuple[str, str]]) -> dict[str, SplitName]:
-        found: dict[str, SplitName] = {}
+        assigned: dict[str, SplitName] = {}
         for name, word in listed:
-            if found.setdefault(name, NAMES[word]) != NAMES[word]:
+            if assigned.setdefault(name, NAMES[word]) != NAMES[word]:
                 raise ConfigError(
-                    f"split: {self.lists} at {self.part!r} lists {name!r} under {found[name]} and under {NAMES[word]}; "
-                    "a material is in one part"
+                    f"split: {self.lists} at {self.part!r} lists {name!r} under {assigned[name]} and under "
+                    f"{NAMES[word]}; a material is in one part"
                 )
-        return found
+        return assigned
 
 
 def _keys(found: Any) -> str:
-    """Some of the names that are there."""
+    """List some of the existing names for a message."""
     names = sorted(map(str, found)) if isinstance(found, dict | list | set) else [type(found).__name__]
     return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

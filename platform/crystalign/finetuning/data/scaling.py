@@ -1,4 +1,4 @@
-"""Targets on the scale that networks learn on, by the training labels alone."""
+"""Scaling of targets, fitted to the training labels only."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Array = NDArray[np.float64]
 
 
 class TargetScaler(Config):
-    """z = (f(y) − μ)/σ with f the identity or log₁₀, and μ, σ of the training labels; a classification's is z = y.
+    """z = (f(y) − μ)/σ with f the identity or log₁₀, and μ, σ of the training labels; z = y for classification.
 
-    It can be fitted to a `TrainSet` only: that test labels leak into the scale is a mistake of types.
+    It can only be fitted to a `TrainSet`, so a leak of test labels into the scale is a type error.
     """
 
     kind: Literal["regression", "classification"] = "regression"
@@ -34,11 +34,11 @@ class TargetScaler(Config):
 
     @classmethod
     def fit(cls, train: TrainSet) -> Self:
-        """The scale of the training labels.
+        """Fit the scale to the training labels.
 
         Raises:
-            TypeError: anything but a `TrainSet`.
-            ConfigError: a target that no training material has.
+            TypeError: the argument is not a `TrainSet`.
+            ConfigError: a target has no training label.
         """
         if not isinstance(train, TrainSet):
             raise TypeError(f"a scale is fitted to the training part alone, not to {type(train).__name__}")

@@ -1,12 +1,12 @@
-"""Training, validation, calibration and test part of labels, as types that cannot be taken for each other.
+"""Training, validation, calibration and test parts of labels, as separate types that cannot be confused.
 
-A split is a function from keys (the formula, or another thing that must not straddle it) to parts. Every material has
-one key and every key one part, so no material and no group can be in two: not by a check, but because there is no way
-to write it down. What may look at training labels alone takes a `TrainSet`, and nothing else is one.
+A split maps keys (the formula, or another group that must not be divided) to parts. Every material has one key and
+every key one part, so by construction no material and no group is in two parts. Functions that may only use training
+labels take a `TrainSet`.
 
-What a rule or a published list calls validation becomes two parts: by one a fit is stopped and a setting chosen, which
-makes the errors on it small; from the other, which decided nothing, intervals get their widths. A classification, which
-has no intervals, keeps it whole.
+The validation part of a rule or a published list is divided in two: the validation set is used for early stopping and
+model selection, which makes its errors optimistic; the calibration set is used only for the widths of intervals. For
+classification, which has no intervals, it is not divided.
 """
 
 from __future__ import annotations
@@ -37,24 +37,23 @@ def _kind(value: Any) -> str:
 SplitConfig = Annotated[
     Annotated[SplitRule, Tag("rule")] | Annotated[PublishedSplit, Tag("published")], Discriminator(_kind)
 ]
-"""How a task's labels are split: by the hash of a key, or, with `lists`, as others published it."""
+"""Split of a task's labels: by the hash of a key or, with `lists`, a published split."""
 PartName = SplitName | Literal["calibration"]
 LEARNING_CURVE, SELECTION = "crystalign/learning-curve", "crystalign/selection"
-"""Salts: the order in which labels are added, and which training ids of a published split select."""
+"""Salts of the order in which labels are added, and of the validation ids of a published split."""
 CALIBRATION = "crystalign/calibration"
-"""Salt of the order in which the validation keys are halved, the first for calibration."""
+"""Salt of the order in which validation keys are halved; the first half is for calibration."""
 LEAST_HELD_OUT = 20
-"""Labels of the validation and of the calibration part that a learning curve keeps, however few train: a 95 % interval
-needs 19."""
+"""Smallest size of the validation and calibration parts in a learning curve; a 95 % interval needs 19."""
 
 
 def sixty_twenty_twenty() -> SplitRule:
-    """60 % train, 20 % select, 20 % test, by formula, as MultiMat's shares."""
+    """Split by formula: 60 % training, 20 % validation, 20 % test, as in MultiMat."""
     return SplitRule(train=0.6, validation=0.2)
 
 
 class Part:
-    """Some rows of `Labels`, in their order; made by a `Split`."""
+    """Subset of the rows of `Labels`, in their order; made by a `Split`."""
 
     name: ClassVar[PartName]
 
@@ -68,7 +67,7 @@ class Part:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Of the n materials."""
+        """Ids of the n materials."""
         return tuple(self.labels.ids[row] for row in self.rows)
 
     @property
@@ -78,41 +77,41 @@ class Part:
 
     @property
     def values(self) -> Array:
-        """(n, T) in the unit of the property; NaN where not known."""
+        """Labels (n, T) in the unit of the property; NaN if unknown."""
         return self.labels.values[self.rows]
 
     def groups(self, by: str) -> tuple[str | None, ...]:
-        """The n formulas, or what else `by` names."""
+        """Group keys of the n materials: formulas, or other keys named by `by`."""
         return tuple(self.labels.groups[by][row] for row in self.rows)
 
 
 class TrainSet(Part):
-    """What may be learnt from: the only part that scalers and baselines take."""
+    """Training set: used for fitting; the only part that scalers and baselines accept."""
 
     name = "train"
 
 
 class ValidationSet(Part):
-    """What may be chosen by: when to stop, weights of a late fusion, which learning rate."""
+    """Validation set: used for early stopping, the weights of late fusion and the choice of the learning rate."""
 
     name = "validation"
 
 
 class CalibrationSet(Part):
-    """What widths of intervals are taken from, and nothing else: errors that nobody made small."""
+    """Calibration set: used only for interval widths, neither for fitting nor for model selection."""
 
     name = "calibration"
 
 
 class TestSet(Part):
-    """What is looked at once."""
+    """Test set: evaluated once, after the fit."""
 
     name = "test"
-    __test__ = False  # not one of pytest's
+    __test__ = False  # not a pytest class
 
 
 class Split:
-    """Four parts of the labels; rows whose key has no part are in none."""
+    """Four parts of the labels; rows whose key has no part are left out."""
 
     def __init__(
         self, labels: Labels, keys: Sequence[str], parts: Mapping[str, SplitName], *, by: str, sha256: str = ""
@@ -150,13 +149,13 @@ class Split:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Training, validation, of a regression calibration, and test part."""
+        """Training, validation, calibration (regression only) and test part."""
         calibration = (self.calibration,) if self.labels.task.kind == "regression" else ()
         return (self.train, self.validation, *calibration, self.test)
 
     @property
     def held_out(self) -> tuple[Part, ...]:
-        """Validation and, of a regression, calibration part: what is drawn as the test part is, and may be used."""
+        """Validation and calibration (regression only) parts: drawn like the test part, but available before it."""
         return self.parts[1:-1]
 
     @property
@@ -165,25 +164,25 @@ class Split:
         return {part.name: len(part) for part in self.parts}
 
     def limited(self, n_labels: int | None) -> Split:
-        """With the labels of at most `n_labels` training materials, the test part as it is.
+        """Limit the split to `n_labels` training materials; the test part is unchanged.
 
-        The training rows come in the order of a hash of their keys, so that fewer labels are always some of more
-        labels, on any machine. Validation and calibration part are cut in the same proportion, to no fewer than 20
-        rows: who has 100 labels to train on does not have 3,000 more to stop by.
+        Training rows are added in the order of a hash of their keys, so smaller sets are subsets of larger ones on any
+        machine. The validation and calibration parts shrink in proportion, to no fewer than 20 rows: with 100 training
+        labels, 3,000 validation labels would be unrealistic.
 
         Raises:
-            ConfigError: there are not as many.
+            ConfigError: the training part has fewer materials.
         """
         if n_labels is None:
             return self
         if n_labels > len(self.train):
             raise ConfigError(f"n_labels is {n_labels}, and the training part has {len(self.train)}: lower it")
         share = n_labels / len(self.train)
-        found = copy.copy(self)
-        found.train = TrainSet(self.labels, self._first(self.train, n_labels))
-        found.validation = ValidationSet(self.labels, self._share(self.validation, share))
-        found.calibration = CalibrationSet(self.labels, self._share(self.calibration, share))
-        return found
+        limited_split = copy.copy(self)
+        limited_split.train = TrainSet(self.labels, self._first(self.train, n_labels))
+        limited_split.validation = ValidationSet(self.labels, self._share(self.validation, share))
+        limited_split.calibration = CalibrationSet(self.labels, self._share(self.calibration, share))
+        return limited_split
 
     def _share(self, part: Part, share: float) -> NDArray[np.int64]:
         return self._first(part, max(round(share * len(part)), LEAST_HELD_OUT))
@@ -196,7 +195,7 @@ class Split:
 
 
 def check_split(config: SplitConfig) -> None:
-    """Refuse what leaves a part without a share, before any data is read.
+    """Refuse shares that leave a part empty, before any data is read.
 
     Raises:
         ConfigError: a share is zero, or nothing is left for the test.
@@ -212,10 +211,10 @@ def check_split(config: SplitConfig) -> None:
 
 
 def make_split(labels: Labels, config: SplitConfig) -> Split:
-    """The parts of the labels.
+    """Split the labels.
 
     Raises:
-        ConfigError: a part is empty, a key is not known, or a published list contradicts itself or the dataset.
+        ConfigError: a part is empty, a key is unknown, or a published list contradicts itself or the dataset.
     """
     check_split(config)
     if isinstance(config, PublishedSplit):
@@ -243,21 +242,21 @@ def _published(labels: Labels, lists: PublishedLists, config: PublishedSplit) ->
 
 
 def refuse_seen(split: Split, card: ModelCard, origin: str) -> dict[str, int]:
-    """See to it that pre-training saw no material that is tested, nor another of its formula.
+    """Refuse a split whose test materials, or others of the same formula, were used in pre-training.
 
-    Pre-training took the keys whose hash lies in [0, a); a test material may lie anywhere in [a, 1). With the same
-    rule for both, the task's test part [b, 1) is unseen where b ≥ a.
+    Pre-training used the keys whose hash lies in [0, a), so test keys must lie in [a, 1). With the same rule for both,
+    the task's test part [b, 1) is unseen if b ≥ a.
 
     Args:
         split: of the task.
         card: of the pre-trained model, which carries its split.
-        origin: where the model is, for the message.
+        origin: location of the model, for the message.
 
     Returns:
-        Part → how many of its materials pre-training saw; of the test part none.
+        Part → number of its materials used in pre-training; 0 for the test part.
 
     Raises:
-        ConfigError: it saw some, or does not say what it saw.
+        ConfigError: test materials were used in pre-training, or the model does not record its split.
     """
     if not card.split:
         raise ConfigError(
@@ -281,6 +280,6 @@ def refuse_seen(split: Split, card: ModelCard, origin: str) -> dict[str, int]:
 
 
 def _seen(part: Part, rule: SplitRule) -> int:
-    """Materials in the training range of another rule; one without its key may have been seen, and counts."""
+    """Count materials in the training range of another rule; those without its key count as seen."""
     counts = Counter(part.groups(rule.by))
     return sum(n for key, n in counts.items() if key is None or fraction(key, rule.salt) < rule.train)

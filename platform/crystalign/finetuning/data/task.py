@@ -1,7 +1,7 @@
-"""What is to be predicted, and the labels that a dataset holds for it.
+"""Prediction tasks, and the labels that a dataset has for them.
 
-A label belongs to a geometry. Where the two come from different releases of a database, the structure may have been
-relaxed again since, and the number describes another crystal: such labels are refused unless they are asked for.
+A label belongs to a geometry. If the two come from different releases of a database, the structure may have been
+relaxed again, and the label describes another crystal. Such labels are refused unless the user allows them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from crystalign.shards.dataset import Dataset
 from crystalign.shards.splits import GROUP
 
 GROUPS = ("formula", "material", "chemsys", "prototype")
-"""What a split may keep together: the `by` of a `SplitRule`."""
+"""Kinds of groups that a split keeps together: the `by` of a `SplitRule`."""
 
 Array = NDArray[np.float64]
 
@@ -34,26 +34,26 @@ class Task(Config):
 
     target: str | tuple[str, ...]
     """A property column of the dataset, or a quantity that has exactly one column, e.g. `band_gap`; a list is
-    predicted together, and a material needs one of them only."""
+    predicted jointly, and a material needs at least one of them."""
     kind: Literal["regression", "classification"] = "regression"
     """`classification` predicts the probability of the second of `classes`."""
     transform: Literal["linear", "log10"] = "linear"
-    """What is learnt of a regression's values; the moduli are usually learnt as log₁₀. Errors are given in the unit of
-    the property, and for `log10` in that scale, too."""
+    """Transform of regression labels before training; moduli are usually learnt as log₁₀. Errors are given in the unit
+    of the property and, for `log10`, also on the logarithmic scale."""
     threshold: float | None = None
-    """Of a classification: values above it are the second class. Without it the column holds 0 and 1."""
+    """Classification threshold: values above it are the second class. Without it the column must hold 0 and 1."""
     classes: tuple[str, str] = ("no", "yes")
-    """What the two classes are called, e.g. `["metal", "insulator"]` for a gap above 0."""
+    """Names of the two classes, e.g. `["metal", "insulator"]` for a gap above 0."""
     lower: float | None = None
     """Smaller values are left out, and counted."""
     upper: float | None = None
     """Larger values are left out, and counted."""
     max_sites: int | None = Field(default=None, ge=1)
-    """Larger cells are left out, and counted: for all networks alike, so that they are compared on the same rows."""
+    """Larger cells are left out, and counted. Use one value for all networks to compare them on the same rows."""
     min_labels: int = Field(default=30, ge=3)
-    """With fewer labels there is nothing to learn and nothing to test."""
+    """Smallest number of labels; with fewer, training and test are not meaningful."""
     allow_other_vintage: bool = False
-    """Take labels of another source or release than their geometry's. Databases relax structures again: of the
+    """Allow labels of another source or release than their geometry. Databases relax structures again: of the
     Materials Project's entries of 2019, 18 % have a volume that differs by more than 3 % in 2025."""
 
     @model_validator(mode="after")
@@ -70,14 +70,15 @@ class Task(Config):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The names in `target`, in order."""
+        """Names in `target`, in order."""
         return (self.target,) if isinstance(self.target, str) else self.target
 
     def columns(self, dataset: Dataset) -> tuple[PropertySpec, ...]:
-        """The property column of each target; only the manifest is read.
+        """Find the property column of each target; only the manifest is read.
 
         Raises:
-            ConfigError: there is no such column or more than one, the same twice, or it has too few labels.
+            ConfigError: a target matches no column or several, two targets match the same one, or there are too few
+                labels.
         """
         specs = tuple(_column(dataset, name) for name in self.targets)
         if len(set(specs)) < len(specs):
@@ -101,28 +102,28 @@ class Labels:
     """N materials with T known or unknown values each, in the order of the dataset."""
 
     task: Task
-    """What they are labels of."""
+    """Task that the labels belong to."""
     specs: tuple[PropertySpec, ...]
     """The T property columns."""
     ids: tuple[str, ...]
-    """Of the N materials."""
+    """Ids of the N materials."""
     places: NDArray[np.int64]
     """(N, 2) shard, and row within it."""
     groups: Mapping[str, tuple[str | None, ...]]
-    """Each of `GROUPS` → N keys; None where it was not determined."""
+    """Each of `GROUPS` → N keys; None if unknown."""
     n_sites: NDArray[np.int64]
     """(N,) atoms in the cell."""
     values: Array
-    """(N, T) in the unit of the property, or 0 and 1 of a classification; NaN where not known, at least one known."""
+    """(N, T) in the unit of the property, or classes 0 and 1; NaN if unknown; each row has at least one label."""
     left_out: Mapping[str, int]
-    """Why rows with a label are not here → how many."""
+    """Reason → number of labelled rows that were left out for it."""
 
     def __len__(self) -> int:
         """The number of materials N."""
         return len(self.ids)
 
     def only(self, keep: NDArray[np.bool_], why: str) -> Labels:
-        """The rows of a mask (N,); the others are counted under `why`."""
+        """Keep the rows of a mask (N,); the others are counted under `why`."""
         if keep.all():
             return self
         rows = np.flatnonzero(keep)
@@ -137,21 +138,21 @@ class Labels:
         )
 
     def permuted(self, seed: int) -> Labels:
-        """The same values on other materials: whoever learns from these learns nothing, or a leak."""
+        """Permute the labels among the materials: a control in which any skill indicates a leak."""
         order = np.random.default_rng(seed).permutation(len(self))
         return replace(self, values=self.values[order])
 
 
 def read_labels(dataset: Dataset, task: Task) -> Labels:
-    """All materials of a dataset that have a label of the task.
+    """Read all materials of a dataset that have a label of the task.
 
     Args:
         dataset: only its light columns are read.
         task: which property, and its limits.
 
     Raises:
-        ConfigError: no such property or too few labels, labels of another release than their geometry's, values that
-            the transform cannot take, or that are all of one class.
+        ConfigError: there is no such property or too few labels, labels are of another release than their geometry,
+            the transform does not apply to a value, or all labels are of one class.
     """
     specs = task.columns(dataset)
     names = [spec.column for spec in specs]
@@ -229,7 +230,7 @@ def _refuse_other_vintage(table: pa.Table, specs: tuple[PropertySpec, ...], know
 
 
 def _learnt(task: Task, specs: tuple[PropertySpec, ...], ids: tuple[str, ...], values: Array) -> Array:
-    """The values, of a classification 0 and 1; refuses what cannot be learnt."""
+    """Return the values, for classification 0 and 1; refuse labels that cannot be learnt."""
     if task.kind == "classification":
         return _classes(task, specs, values)
     for number, spec in enumerate(specs):
@@ -246,11 +247,12 @@ def _learnt(task: Task, specs: tuple[PropertySpec, ...], ids: tuple[str, ...], v
 def _classes(task: Task, specs: tuple[PropertySpec, ...], values: Array) -> Array:
     known = np.isfinite(values)
     if task.threshold is None:
-        found = np.unique(values[known])
-        if not set(found.tolist()) <= {0.0, 1.0}:
+        distinct = np.unique(values[known])
+        if not set(distinct.tolist()) <= {0.0, 1.0}:
             raise ConfigError(
-                f"threshold: {', '.join(s.column for s in specs)} holds {len(found)} different values, from {found[0]} "
-                f"to {found[-1]}, not 0 and 1; set the threshold above which a material is {task.classes[1]!r}"
+                f"threshold: {', '.join(s.column for s in specs)} holds {len(distinct)} different values, from "
+                f"{distinct[0]} to {distinct[-1]}, not 0 and 1; set the threshold above which a "
+                f"material is {task.classes[1]!r}"
             )
     binary = np.where(known, values > (0.5 if task.threshold is None else task.threshold), np.nan)
     for number, spec in enumerate(specs):

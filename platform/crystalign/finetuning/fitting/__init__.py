@@ -1,1 +1,1 @@
-"""One fit of a network: recipe, optimiser, rows, ranks, and the state from which a killed fit goes on."""
+"""Fitting of a network: recipe, optimiser, rows, ranks, and the state from which a killed fit resumes."""

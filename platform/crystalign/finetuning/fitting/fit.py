@@ -1,4 +1,4 @@
-"""Fitting a property model: plain torch, deterministic, on one process or several, going on where it was killed."""
+"""Fit a property model: deterministic, on one or several processes, and resumable after a kill."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from crystalign.training.config import OptimiserConfig
 from crystalign.training.schedule import learning_rate, optimiser_tensors, restore_optimiser, set_learning_rate
 
 Ended = Literal["epochs", "patience", "seconds", "stopped"]
-"""All epochs, no more progress, no more time, or the caller's wish."""
+"""Why a fit ended: all epochs done, no more progress, time limit, or stopped by the caller."""
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "l1": F.l1_loss,
     "huber": F.huber_loss,
@@ -42,18 +42,18 @@ OnEpoch = Callable[[dict[str, float]], bool | None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """How a fit went. The model holds the weights of the epoch that is kept."""
+    """Outcome of a fit. The model holds the weights of the epoch that is kept."""
 
     ended: Ended
     """Why it ended."""
     epochs: int
-    """How many there were."""
+    """Number of epochs."""
     kept_epoch: int
-    """The one whose weights are kept, counted from 1."""
+    """Epoch whose weights are kept, counted from 1."""
     kept_score: float
-    """Its score on the validation part: mean absolute error of the scaled labels, of a classification cross entropy."""
+    """Its validation score: mean absolute error of the scaled labels, or cross entropy for classification."""
     seconds: float
-    """Processor time, restarts included, features not."""
+    """CPU time in seconds, including restarts, not counting features."""
     history: tuple[dict[str, float], ...]
     """Metrics of every epoch since the last restart."""
 
@@ -70,7 +70,7 @@ def fit(
     key: str = "",
     on_epoch: OnEpoch | None = None,
 ) -> Fitted:
-    """Train on the training part, stop by the validation part unless the last weights are kept.
+    """Train on the training part, with early stopping on the validation part unless the last weights are kept.
 
     The same arguments give the same weights, on one machine and without `max_seconds`: the order of the rows and
     what is dropped follow from the seed, the epoch and the step alone.
@@ -82,8 +82,8 @@ def fit(
         model: trained in place; its encoders stay as they are with `recipe.train` = "head".
         split: of the labels.
         store: where features are kept.
-        recipe: how.
-        lr: learning rate at the top of the schedule.
+        recipe: settings of the fit.
+        lr: peak learning rate of the schedule.
         seed: decides the order of the rows, and dropout.
         folder: URI where states are written, from which a killed fit goes on.
         key: identity of the trial; a state of another key is not used.
@@ -100,7 +100,7 @@ def fit(
 
 
 class _Fit:
-    """One epoch after the other."""
+    """State and loop of a fit."""
 
     def __init__(
         self,
@@ -176,10 +176,10 @@ class _Fit:
         }
 
     def _step(self, rows: NDArray[np.int64]) -> tuple[float, float, float]:
-        """One optimiser step; its loss, learning rate and norm of the gradient."""
+        """Run one optimiser step; return loss, learning rate and gradient norm."""
         state = self.state
-        place = f"{self.seed}/{state.step}" + (f"/{self.ranks.rank}" if self.ranks.rank else "")
-        torch.manual_seed(stable_hash(place))  # dropout survives a restart
+        stream = f"{self.seed}/{state.step}" + (f"/{self.ranks.rank}" if self.ranks.rank else "")
+        torch.manual_seed(stable_hash(stream))  # dropout survives a restart
         if self.recipe.max_seconds is not None:
             self._clock()
         lr = learning_rate(self.schedule, self._progress(0.5))
@@ -200,15 +200,15 @@ class _Fit:
         return float(self.ranks.summed(loss.detach())), lr, norm
 
     def _loss(self, rows: NDArray[np.int64]) -> Tensor:
-        """This rank's summand of the loss of a batch; of a share without rows a zero that depends on nothing."""
+        """This rank's summand of the loss of a batch; a constant zero if the share has no rows."""
         if len(rows):
             outputs, able = self.rows.answers(rows)
         else:
             predictors, targets = len(self.model.fusion.predictors), len(self.model.targets)
             outputs = torch.zeros(0, predictors, targets, dtype=self.model.dtype, device=self.model.device)
             able = torch.zeros(0, predictors, dtype=torch.bool, device=self.model.device)
-        wanted = self.rows.wanted[rows].to(outputs.device)
-        return prediction_loss(outputs, able, wanted, self._kind, self.ranks)
+        labels = self.rows.wanted[rows].to(outputs.device)
+        return prediction_loss(outputs, able, labels, self._kind, self.ranks)
 
     @property
     def _kind(self) -> str:
@@ -216,12 +216,12 @@ class _Fit:
         return "cross entropy" if classification else self.recipe.loss
 
     def _validate(self) -> tuple[float, dict[str, float]]:
-        """The score, and the mean absolute error of each target in its unit."""
+        """Return the validation score, and the mean absolute error of each target in its unit."""
         rows = self.split.validation.rows
         scaled = self._predicted(rows)
-        wanted = self.rows.wanted[rows]
+        labels = self.rows.wanted[rows]
         kind = "cross entropy" if self._kind == "cross entropy" else "l1"
-        score = float(prediction_loss(scaled[:, None], torch.ones(len(rows), 1, dtype=torch.bool), wanted, kind))
+        score = float(prediction_loss(scaled[:, None], torch.ones(len(rows), 1, dtype=torch.bool), labels, kind))
         values = self.model.config.scaler.restored(scaled.double().numpy())
         errors = np.abs(values - self.split.validation.values)
         known = np.isfinite(errors)
@@ -231,13 +231,13 @@ class _Fit:
         return score, {f"mae/{name}": mean for name, mean in zip(self.model.targets, means, strict=True)}
 
     def _predicted(self, rows: NDArray[np.int64]) -> Tensor:
-        """(n, T), each rank having asked the network for its share."""
+        """Predict (n, T); each rank computes its share."""
         mine = self.ranks.share(rows)
         none = torch.zeros(0, len(self.model.targets), dtype=self.model.dtype)
         return self.ranks.joined(self.rows.predict(mine) if len(mine) else none, len(rows))
 
     def _stack(self) -> None:
-        """Weights of the predictors, where they are to be fitted."""
+        """Fit the weights of the predictors, if the settings ask for it."""
         fusion = self.model.config.fusion
         if fusion.weights == "equal" or len(self.model.fusion.predictors) == 1:
             return
@@ -247,7 +247,7 @@ class _Fit:
             outputs = outputs.sigmoid()  # what is averaged
         self.model.weights.copy_(stacking_weights(outputs, able, self.rows.wanted[rows]))
 
-    # --- when it is over --------------------------------------------------------------------------------------------
+    # --- stopping ---------------------------------------------------------------------------------------------------
 
     def _clock(self) -> None:
         now = time.process_time()
@@ -255,7 +255,7 @@ class _Fit:
         self.mark = now
 
     def _progress(self, ahead: float = 0.0) -> float:
-        """Share that is done: of the epochs, or of the time if that ends sooner."""
+        """Fraction of the fit that is done, in epochs or in time, whichever is larger."""
         done = (self.state.step + ahead) / (self.steps * self.recipe.max_epochs)
         limit = self.recipe.max_seconds
         return done if limit is None else max(done, self.state.seconds / limit)
@@ -282,7 +282,7 @@ class _Fit:
         finally:
             _put(self.learning, current)
 
-    # --- going on ---------------------------------------------------------------------------------------------------
+    # --- resuming ---------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
         assert self.folder is not None
@@ -296,12 +296,12 @@ class _Fit:
     def _restore(self) -> None:
         if self.folder is None:
             return
-        found = load_state(self.folder, self.key)
-        if found is None:
+        checkpoint = load_state(self.folder, self.key)
+        if checkpoint is None:
             if self.ranks.first:
-                forget_state(self.folder)  # it is another fit's
+                forget_state(self.folder)  # belongs to another fit
             return
-        self.state, tensors = found
+        self.state, tensors = checkpoint
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "kept": {}, "average": {}, "optimiser": {}}
         for path, tensor in tensors.items():
             part, _, name = path.partition("/")
@@ -312,14 +312,14 @@ class _Fit:
 
 
 def prediction_loss(outputs: Tensor, able: Tensor, wanted: Tensor, kind: str, ranks: Ranks | None = None) -> Tensor:
-    """The mean over predictors of each one's mean loss over the labels that it can answer.
+    """Mean over predictors of the mean loss over the labels for which the predictor has input.
 
     Args:
         outputs: (n, P, T) on the scale of the network.
         able: (n, P) bool.
         wanted: (n, T) labels on that scale; NaN where not known.
         kind: `l1`, `huber` (of unit width), `mse`, or `cross entropy` of a logit.
-        ranks: the n rows are this one's share of a batch: the sum over ranks is then the loss of the whole batch.
+        ranks: if given, the n rows are this rank's share, and the sum over ranks is the loss of the whole batch.
     """
     known = torch.isfinite(wanted)[:, None] & able[..., None]  # (n, P, T)
     labels = torch.nan_to_num(wanted)[:, None].to(outputs.dtype).expand_as(outputs)  # (n, P, T)

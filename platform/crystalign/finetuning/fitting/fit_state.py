@@ -1,6 +1,6 @@
-"""What a fit needs to go on where it was killed: one file of tensors, and one that says it is whole.
+"""Checkpoint of a fit: a file of tensors, and a file that marks it as complete.
 
-Importing this imports no torch.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER = "state"
-"""In a trial's folder."""
+"""Name of the folder in a trial's folder."""
 STATE, STOP = "state.json", "stop.json"
 """The state; and a file by which whoever runs a fit may remember that it is to end, which goes with the state."""
 
@@ -28,22 +28,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class FitState:
-    """Where a fit is, besides its tensors."""
+    """Progress of a fit, besides its tensors."""
 
     epoch: int = 0
     """Epochs done."""
     step: int = 0
     """Optimiser steps done."""
     seconds: float = 0.0
-    """Processor time, restarts included."""
+    """CPU time in seconds, including restarts."""
     kept_epoch: int = 0
-    """The one whose weights are kept, counted from 1."""
+    """Epoch whose weights are kept, counted from 1."""
     kept_score: float = float("inf")
-    """Its score."""
+    """Validation score of that epoch."""
 
 
 def save_state(folder: str, key: str, state: FitState, tensors: dict[str, Tensor]) -> None:
-    """Write a state; `state.json`, which names the tensors by their sha256, changes from one to the next at once."""
+    """Write a state; `state.json`, which names the tensors by their sha256, is replaced atomically."""
     from safetensors.torch import save
 
     data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
@@ -57,26 +57,26 @@ def save_state(folder: str, key: str, state: FitState, tensors: dict[str, Tensor
 
 
 def forget_state(folder: str) -> None:
-    """Delete a state, and what was said of its fit; other files stay."""
+    """Delete a state and the stop file of its fit; other files are kept."""
     for place in (storage.join(folder, STATE), storage.join(folder, STOP), *_tensor_files(folder)):
         storage.delete(place)
 
 
 def _tensor_files(folder: str) -> list[str]:
-    """URIs of the files of tensors in a folder, whichever fit wrote them."""
+    """URIs of all tensor files in a folder."""
     names = storage.list_names(folder)
     return [storage.join(folder, name) for name in names if re.fullmatch(r"epoch-\d{6}\.safetensors", name)]
 
 
 def load_state(folder: str, key: str) -> tuple[FitState, dict[str, Tensor]] | None:
-    """The last whole state of a trial; None where there is none, or where it is another trial's or broken."""
+    """Load the last complete state of a trial; None if there is none, or it is broken or belongs to another trial."""
     from safetensors.torch import load
 
-    place = storage.join(folder, STATE)
-    if not storage.exists(place):
+    state_uri = storage.join(folder, STATE)
+    if not storage.exists(state_uri):
         return None
     try:
-        described = json.loads(storage.read_bytes(place))
+        described = json.loads(storage.read_bytes(state_uri))
         data = storage.read_bytes(storage.join(folder, described["tensors"]))
         whole = described["key"] == key and not Fingerprint.of(data).difference(described["sha256"])
         state = FitState(**described["state"])

@@ -1,4 +1,4 @@
-"""AdamW for a network whose encoders are pre-trained and whose head is not."""
+"""AdamW for a network with pre-trained encoders and a fresh head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crystalign.training.schedule import make_optimiser, set_learning_rate
 
 
 def fitting_optimiser(model: PropertyModel, recipe: Recipe, lr: float) -> torch.optim.AdamW:
-    """AdamW over what is not frozen; encoders at their own learning rates.
+    """Make AdamW for all parameters that are not frozen, with separate learning rates for the encoders.
 
     A parameter learns at lr · s, where s is the product of what its encoder asks for (`Encoder.lr_scales`) and, in an
     encoder, `recipe.encoder_lr` · `recipe.layer_decay` to the power of the number of blocks that follow.
@@ -33,7 +33,7 @@ def fitting_optimiser(model: PropertyModel, recipe: Recipe, lr: float) -> torch.
 
 
 def _depth_scales(model: PropertyModel, recipe: Recipe) -> dict[str, float]:
-    """Parameter of an encoder → its learning rate in units of that of the heads, its own wishes aside."""
+    """Parameter of an encoder → factor on the heads' learning rate, without the encoder's own `lr_scales`."""
     scales = {f"projections.{name}": recipe.encoder_lr for name, _ in model.projections.named_parameters()}
     for modality, encoder in model.encoders.items():
         blocks = {name: _block(name) for name, _ in encoder.named_parameters()}

@@ -1,4 +1,4 @@
-"""A fit on several processes that compute what one would: each takes its share of every batch, and sums are summed."""
+"""Data-parallel fit with the result of a single process: each rank takes its share of every batch."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Rows = NDArray[np.int64]
 
 
 class Ranks:
-    """This process among those of the default process group, whoever started them; without a group it is alone."""
+    """Rank of this process in the default process group; a single rank if there is no group."""
 
     def __init__(self) -> None:
-        """Where this process stands."""
+        """Read rank and world size."""
         together = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if together else 0
-        """r."""
+        """Rank r."""
         self.size = dist.get_world_size() if together else 1
-        """W."""
+        """Number of ranks W."""
 
     @property
     def first(self) -> bool:
-        """Whether this one writes what is written once."""
+        """Whether this is rank 0, which writes the files."""
         return self.rank == 0
 
     def share(self, rows: Rows) -> Rows:
-        """Those of n rows that are this rank's: contiguous, the shares' lengths differ by at most one."""
+        """Slice of n rows for this rank: contiguous, with lengths that differ by at most one."""
         start, stop = (len(rows) * r // self.size for r in (self.rank, self.rank + 1))
         return rows[start:stop]
 
     def summed(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks, the same on all of them."""
+        """Sum over ranks; the result is the same on all of them."""
         if self.size > 1:
             tensor = tensor.clone()
             dist.all_reduce(tensor)
@@ -52,27 +52,27 @@ class Ranks:
             parameter.grad = part.view_as(parameter)
 
     def joined(self, share: Tensor, n: int) -> Tensor:
-        """(n, …) the shares of all ranks in order, on the CPU, from this rank's (k, …)."""
+        """Concatenate the shares (k, …) of all ranks in order, as (n, …) on the CPU."""
         if self.size == 1:
             return share
         longest = -(-n // self.size)
         padded = share.new_zeros((longest, *share.shape[1:]))
         padded[: len(share)] = share
         padded = padded.to(self._device)
-        found = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(found, padded)
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
         lengths = [n * (r + 1) // self.size - n * r // self.size for r in range(self.size)]
-        return torch.cat([part[:length] for part, length in zip(found, lengths, strict=True)]).cpu()
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)]).cpu()
 
     def of_first(self, value: float) -> float:
-        """The value that rank 0 has: clocks and wishes differ, and all must decide alike."""
+        """Broadcast the value of rank 0, so that all ranks decide alike on clocks and stop requests."""
         if self.size == 1:
             return value
-        told = torch.tensor([value], dtype=torch.float64, device=self._device)
-        dist.broadcast(told, src=0)
-        return float(told)
+        shared = torch.tensor([value], dtype=torch.float64, device=self._device)
+        dist.broadcast(shared, src=0)
+        return float(shared)
 
     @property
     def _device(self) -> torch.device:
-        """Where collectives take their tensors."""
+        """Device on which collectives need their tensors."""
         return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")

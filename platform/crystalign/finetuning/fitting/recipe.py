@@ -1,4 +1,4 @@
-"""How a network is fitted; importing this imports no torch."""
+"""Settings of a fit. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -10,44 +10,43 @@ from crystalign.config import Config
 
 
 class Recipe(Config):
-    """AdamW, linear warm-up and cosine, early stopping; the defaults are MultiMat's where it states any."""
+    """AdamW, linear warm-up and cosine, early stopping; defaults follow MultiMat where it states them."""
 
     train: Literal["all", "head"] = "all"
-    """`head` keeps the encoders as they are (a probe, linear with a linear head): their vectors are computed once."""
+    """`head` freezes the encoders (probing; linear probing with a linear head): their vectors are computed once."""
     batch_size: int = Field(default=120, ge=1)
-    """Materials of a step."""
+    """Batch size in materials."""
     min_steps: int = Field(default=8, ge=1)
-    """Steps of an epoch at least: with few labels the batches are smaller, or 100 epochs would be 100 steps."""
+    """Smallest number of steps per epoch; with few labels the batches become smaller to reach it."""
     max_epochs: int = Field(default=200, ge=1)
-    """Passes over the training part, which the schedule spans."""
+    """Number of epochs, which is the length of the schedule."""
     max_seconds: float | None = Field(default=None, gt=0)
-    """Stop after this much processor time of all threads, features not counted; the schedule then runs on time, so
-    that it ends at zero."""
+    """Stop after this CPU time of all threads, not counting features; the schedule then follows time, so that the
+    learning rate still ends at zero."""
     warmup_epochs: float = Field(default=10.0, ge=0)
-    """Epochs in which the learning rate rises from zero."""
+    """Epochs of linear warm-up."""
     keep: Literal["best", "last"] = "best"
-    """Which weights are tested: those of the epoch that the validation part prefers, or those at the end of the
-    schedule. Where few labels validate, which epoch looks best is largely chance."""
+    """Which weights are tested: those of the best epoch on the validation part, or the last ones. With few validation
+    labels, the best epoch is largely chance."""
     patience: int = Field(default=50, ge=1)
-    """Of `keep: best`: epochs without a better validation part, those of the warm-up not counted, after which it
-    ends."""
+    """With `keep: best`: stop after this many epochs without a better validation score, not counting the warm-up."""
     loss: Literal["l1", "huber", "mse"] = "l1"
-    """Of a regression's scaled labels; a classification's is the cross entropy."""
+    """Loss on the scaled labels of a regression; classification uses the cross entropy."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled decay of matrices."""
+    """Decoupled weight decay of matrices."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the first and second moments."""
+    """Decay rates of the first and second moments."""
     clip: float = Field(default=1.0, gt=0)
     """Largest global norm of the gradient."""
     encoder_lr: float = Field(default=1.0, gt=0)
-    """Learning rate of the encoders in units of that of fusion and heads."""
+    """Factor on the learning rate for the encoders, relative to fusion and heads."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """Factor of the learning rate from each block of an encoder to the one before it: the first blocks, which know
-    what all crystals share, move least (Howard & Ruder, ACL 2018)."""
+    """Factor on the learning rate from each block of an encoder to the one before it: the first blocks, whose features
+    are most general, change least (Howard & Ruder, ACL 2018)."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """Decay per step of an average of the weights, which is then what is validated and kept; 0 makes none."""
+    """Decay per step of an exponential moving average of the weights, which is validated and kept; 0 for none."""
     save_seconds: float = Field(default=30.0, ge=0)
-    """Processor time between states from which a killed fit goes on."""
+    """CPU seconds between checkpoints from which a killed fit resumes."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -56,5 +55,5 @@ class Recipe(Config):
         return self
 
     def batch(self, n: int) -> int:
-        """Materials of a step where n train."""
+        """Batch size for n training materials."""
         return max(1, min(self.batch_size, -(-n // self.min_steps)))

@@ -1,4 +1,4 @@
-"""The labelled rows of a dataset as a network sees them: features, or, of frozen encoders, their vectors."""
+"""Inputs of a network for labelled rows: features, or cached vectors of frozen encoders."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from crystalign.finetuning.network.fusion import Views
 from crystalign.modalities import Inputs
 
 CHUNK = 256
-"""Rows that pass a network together where nothing is learnt."""
+"""Rows per forward pass in inference."""
 
 Rows = NDArray[np.int64]
 
 
 class LabelledRows:
-    """Answers of a model for rows of `Labels`, its frozen encoders asked once for each."""
+    """Outputs of a model for rows of `Labels`; the vectors of frozen encoders are computed once and cached."""
 
     def __init__(self, model: PropertyModel, store: FeatureStore, labels: Labels) -> None:
         """Join the three.
 
         Args:
-            model: as it is at each call.
+            model: used in its current state at each call.
             store: where features are kept.
             labels: of the store's dataset.
         """
@@ -54,7 +54,7 @@ class LabelledRows:
                 self._views = _joined([*([self._views] if self._views else []), *parts])
 
     def answers(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """(n, P, T) outputs and (n, P) bool, as the model is: with gradients while it learns."""
+        """Return outputs (n, P, T) and mask (n, P), with gradients if the model is in training."""
         if self.model.frozen:
             return self.model.answers(self._views_of(rows), self._crystals(rows))
         batch = self.store.batch(self.labels.places[rows], self.model.modalities).to(self.model.device)
@@ -63,7 +63,7 @@ class LabelledRows:
 
     @torch.no_grad()
     def outputs(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """`answers` of any number of rows, without gradients and without dropout."""
+        """Return `answers` for any number of rows, without gradients and dropout."""
         was_training = self.model.training
         self.model.eval()
         try:
@@ -73,14 +73,14 @@ class LabelledRows:
         return torch.cat([out for out, _ in parts]).cpu(), torch.cat([able for _, able in parts]).cpu()
 
     def predict(self, rows: Rows) -> Tensor:
-        """(n, T) predictions on the scale of the network."""
+        """Return predictions (n, T) on the scale of the network."""
         outputs, able = self.outputs(rows)
         device = self.model.device
         return self.model.combined(outputs.to(device), able.to(device)).detach().cpu()
 
     @torch.no_grad()
     def tell(self, rows: Rows) -> tuple[Tensor, NDArray[np.float32]]:
-        """`predict`, and (n, R) what `Domain` compares, from one pass of the encoders."""
+        """Return `predict` and the vectors (n, R) that `Domain` compares, from one pass of the encoders."""
         self.model.eval()
         predicted, vectors = [], []
         for start in range(0, len(rows), CHUNK):

@@ -1,1 +1,1 @@
-"""`PropertyModel`, a network that predicts properties, and the directory that holds it."""
+"""`PropertyModel`, a network that predicts properties, and its model directory."""

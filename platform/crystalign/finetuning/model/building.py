@@ -1,4 +1,4 @@
-"""Encoders and projections for a `PropertyModel`: fresh ones, and copies of those of a pre-trained model."""
+"""Make encoders and projections of a `PropertyModel`: fresh ones, or copies from a pre-trained model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from crystalign.model_config import ModalitySpec
 def fresh_encoders(
     specs: Mapping[str, ModalitySpec], files: Mapping[str, bytes], *, restore: bool = False
 ) -> dict[str, Encoder]:
-    """Encoders with fresh weights, of published networks with theirs.
+    """Make encoders with fresh weights or, for published networks, the published ones.
 
     Args:
         specs: modality → its encoder.
         files: `<modality>/<file>` → content, as `crystalign.model.prepare` makes them.
-        restore: the caller will load the weights, so published ones are not read.
+        restore: skip published weights because the caller loads the weights afterwards.
 
     Raises:
-        ConfigError: a setting that an encoder does not have, or a file that it needs.
+        ConfigError: an encoder does not have a setting, or a required file is missing.
     """
     found = {}
     for name, spec in specs.items():
@@ -35,7 +35,7 @@ def fresh_encoders(
 
 
 def taken_from(model: Model, modalities: Sequence[str]) -> tuple[dict[str, Encoder], dict[str, nn.Module]]:
-    """Copies of a pre-trained model's encoders and projections.
+    """Copy a pre-trained model's encoders and projections.
 
     Raises:
         ConfigError: it has no such modality.
@@ -47,5 +47,5 @@ def taken_from(model: Model, modalities: Sequence[str]) -> tuple[dict[str, Encod
 
 
 def fresh_projection(width: int, embedding_dim: int) -> nn.Module:
-    """What `Model` puts on an encoder, with fresh weights."""
+    """Make the projection that `Model` has after an encoder, with fresh weights."""
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, embedding_dim, bias=False))

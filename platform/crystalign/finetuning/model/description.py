@@ -1,7 +1,7 @@
-"""What the directory of a fine-tuned model says of it, without its weights.
+"""Read settings and card of a fine-tuned model without its weights.
 
-Beside the files of every model directory (`crystalign.model_directory`) it may hold `domain.safetensors`: vectors of
-training materials, for out-of-domain scores.
+Besides the files of every model directory (`crystalign.model_directory`) it may contain `domain.safetensors`: vectors
+of training materials, for out-of-domain scores.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ from crystalign.properties import PropertySpec
 
 DOMAIN = "domain.safetensors"
 KIND = "fine-tuned model"
-"""What it is called in messages."""
+"""Name used in messages."""
 
 
 def domain_file(domain: Domain) -> bytes:
-    """The vectors of training materials that out-of-domain scores are measured from."""
+    """Make the file of training vectors from which out-of-domain scores are computed."""
     from safetensors.torch import save
 
     return save({"reference": torch.from_numpy(domain.reference)})
 
 
 def is_property_model(uri: str) -> bool:
-    """Whether a fine-tuned model, rather than an aligned one or nothing, is at a path or URI."""
-    place = storage.join(uri, CONFIG)
-    if not storage.exists(place):
+    """Whether there is a fine-tuned (not an aligned) model at a path or URI."""
+    config_uri = storage.join(uri, CONFIG)
+    if not storage.exists(config_uri):
         return False
     try:
-        values = json.loads(storage.read_bytes(place))
+        values = json.loads(storage.read_bytes(config_uri))
     except ValueError:
         return False
     return isinstance(values, dict) and values.get("kind") == "property"
 
 
 def read_description(uri: str) -> PropertyModelFile:
-    """The settings and the card of the model at a path or URI, without its weights.
+    """Read settings and card of the model at a path or URI, without its weights.
 
     Raises:
-        ModelError: there is no such model, or it is of a version that is not known.
+        ModelError: there is no such model, or its version is not supported.
     """
     return parse_description(read_config(uri, kind=KIND), uri)
 
 
 def parse_description(data: bytes, origin: str) -> PropertyModelFile:
-    """The content of a `config.json`.
+    """Parse the content of a `config.json`.
 
     Raises:
-        ModelError: it is of no fine-tuned model, or of a version that is not known.
+        ModelError: it does not describe a fine-tuned model, or its version is not supported.
     """
     values = parse_config(data, origin)
     if values.get("kind") != "property":
@@ -74,11 +74,11 @@ def parse_description(data: bytes, origin: str) -> PropertyModelFile:
 
 
 def readme(described: PropertyModelFile, parameters: int) -> str:
-    """The card for people.
+    """Format the card for human readers.
 
     Args:
         described: the content of `config.json`.
-        parameters: of the network.
+        parameters: number of parameters of the network.
     """
     config, card = described.config, described.card
     facts = {

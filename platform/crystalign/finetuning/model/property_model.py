@@ -49,8 +49,8 @@ from crystalign.storage import FileEntry
 class PropertyModel(nn.Module):
     """ẑ = Σ_p w_p head_p(fusion_p(encoder_m(x_m), …)), the mean over predictors p; y = scale⁻¹(ẑ).
 
-    With an early fusion of one modality and a linear head this is MultiMat's network for properties, but for a
-    LayerNorm before the head. A directory like `Model`'s holds it: `save_pretrained`, `from_pretrained`.
+    With early fusion, one modality and a linear head this is MultiMat's property network plus a LayerNorm before the
+    head. It is saved in a directory like that of `Model`: see `save_pretrained` and `from_pretrained`.
     """
 
     weights: Tensor
@@ -61,10 +61,10 @@ class PropertyModel(nn.Module):
         encoders: Mapping[str, Encoder],
         projections: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        """Fresh fusion and heads on given encoders.
+        """Make a network with fresh fusion and heads on given encoders.
 
         Args:
-            config: what there is.
+            config: settings of the network.
             encoders: modality → its network; `fresh_encoders` makes them, `taken_from` takes them.
             projections: modality → its map to the aligned space, where `config.vectors` is `embedding`.
         """
@@ -89,7 +89,8 @@ class PropertyModel(nn.Module):
         self.register_buffer("weights", torch.full((len(self.heads),), 1.0 / len(self.heads)))
         self.card = PropertyCard()
         self.format = FORMAT
-        """Of the directory it was read from: a model keeps its identity."""
+        """Format of the directory that the model was read from. It stays the same, so the model's identity does
+        too."""
         self.calibration: Calibration | None = None
         self.domain: Domain | None = None
         self.frozen = False
@@ -98,31 +99,31 @@ class PropertyModel(nn.Module):
 
     @property
     def modalities(self) -> dict[str, Modality[Any]]:
-        """Every modality that it may read, by name, with the settings it was trained with."""
+        """Modalities that the model can read, by name, with the settings it was trained with."""
         return dict(self._modalities)
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """(T,) the property columns that it predicts."""
+        """The T property columns that the model predicts."""
         return tuple(spec.column for spec in self.config.targets)
 
     @property
     def members(self) -> tuple[PropertyModel, ...]:
-        """Itself: an ensemble has several."""
+        """The model itself; an ensemble has several members."""
         return (self,)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Data type of the weights."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def encoder_sha256(self) -> str:
-        """Identity of what happens before the fusion: models of one identity share one pass of the encoders."""
+        """Identity of the model up to the fusion; models with equal identities share one pass of the encoders."""
         specs = {name: spec.model_dump(mode="json") for name, spec in self.config.modalities.items()}
         digest = hashlib.sha256(json.dumps([specs, self.config.vectors], sort_keys=True).encode())
         for part in (self.encoders, self.projections):
@@ -132,14 +133,14 @@ class PropertyModel(nn.Module):
         return digest.hexdigest()
 
     def freeze(self) -> None:
-        """Keep the encoders as they are: only fusion and heads learn (a probe)."""
+        """Freeze the encoders, so that only fusion and heads are trained (probing)."""
         self.frozen = True
         for part in (self.encoders, self.projections):
             part.requires_grad_(requires_grad=False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As any module; frozen encoders never drop anything."""
+        """Set the training mode; frozen encoders stay in evaluation mode, without dropout."""
         super().train(mode)
         if self.frozen:
             self.encoders.eval()
@@ -149,11 +150,11 @@ class PropertyModel(nn.Module):
     # --- the network ------------------------------------------------------------------------------------------------
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(n, P, T) answers of the predictors, and (n, P) bool, which of them know anything."""
+        """Return outputs (n, P, T) of the predictors, and a mask (n, P) of those that have input."""
         return self.answers(self.encode(batch), batch.inputs.get("crystal"))
 
     def encode(self, batch: Batch) -> Views:
-        """What the encoders say: the only part that materials pass one by one."""
+        """Run the encoders, the part of the network that is independent for each modality."""
         vectors: dict[str, Tensor] = {}
         present = {name: batch.present[name] for name in self.encoders}
         for name, encoder in self.encoders.items():
@@ -169,20 +170,20 @@ class PropertyModel(nn.Module):
         return Views(vectors, present)
 
     def answers(self, views: Views, crystals: Inputs | None = None) -> tuple[Tensor, Tensor]:
-        """(n, P, T) and (n, P), from what the encoders say; the crystals are for an elastic head."""
+        """Return outputs (n, P, T) and mask (n, P) from the encoders' output; elastic heads need the crystals."""
         vectors, able = self.fusion(views)
         inputs = None if crystals is None else self._cast(crystals)
         found = [self.heads[name](vectors[name], inputs) for name in self.fusion.predictors]  # (n, T) each
         return torch.stack(found, dim=1), able
 
     def combined(self, outputs: Tensor, able: Tensor) -> Tensor:
-        """(n, T) the weighted mean of the predictors, on the scale of the network; probabilities are averaged."""
+        """Return the weighted mean (n, T) of the predictors on the network's scale; probabilities are averaged."""
         if self.config.task.kind == "regression" or outputs.shape[1] == 1:
             return weighted(outputs, able, self.weights)
         return weighted(outputs.sigmoid(), able, self.weights).logit(eps=1e-6)
 
     def represent(self, views: Views) -> Tensor:
-        """(n, R) the modalities side by side, each normalised and zero where missing: what `Domain` compares."""
+        """Return the vectors (n, R) that `Domain` compares: concatenated modalities, normalised, zero if missing."""
         found = [views.vectors[name] for name in self.fusion.modalities]
         vectors = [F.layer_norm(v, v.shape[1:]) / v.shape[1] ** 0.5 for v in found]
         known = [views.present[name][:, None].to(self.dtype) for name in self.fusion.modalities]
@@ -190,11 +191,14 @@ class PropertyModel(nn.Module):
 
     @torch.no_grad()
     def elastic_tensors(self, materials: Sequence[Material | Crystal]) -> NDArray[np.float64]:
-        """(n, 6, 6) GPa, Voigt's notation, in the Cartesian axes of each crystal; tables print them `in_ieee_frame`.
+        """Predict elastic tensors (n, 6, 6) in GPa, Voigt notation, in the Cartesian axes of each crystal.
+
+        Use `in_ieee_frame` for the orientation in which tensors are tabulated.
+
 
         Raises:
             ConfigError: the head is not elastic.
-            InputError: a crystal that cannot be encoded.
+            InputError: a crystal cannot be encoded.
         """
         head = self.heads[self.fusion.predictors[0]]
         if not isinstance(head, ElasticHead):
@@ -208,16 +212,16 @@ class PropertyModel(nn.Module):
     def predict(
         self, materials: Sequence[Material | Crystal], *, level: float = 0.9, batch_size: int = 64
     ) -> Prediction:
-        """Values, intervals and out-of-domain scores of n materials.
+        """Predict values, intervals and out-of-domain scores of n materials.
 
         Args:
-            materials: with whatever modalities they have; a bare crystal has its structure and its composition.
-            level: of the intervals, one of `LEVELS`.
-            batch_size: materials that pass the encoders together.
+            materials: materials with any modalities; a crystal provides its structure and its composition.
+            level: coverage of the intervals, one of `LEVELS`.
+            batch_size: materials per forward pass.
 
         Raises:
-            InputError: a material that has none of the model's modalities, or that cannot be encoded.
-            ConfigError: a level that is not calibrated.
+            InputError: a material has none of the model's modalities, or cannot be encoded.
+            ConfigError: the level is not calibrated.
         """
         return predict_together({"": self}, materials, level=level, batch_size=batch_size)[""]
 
@@ -225,7 +229,7 @@ class PropertyModel(nn.Module):
         return {key: t.to(self.dtype) if t.is_floating_point() else t for key, t in inputs.items()}
 
     def _resolved(self, specs: Mapping[str, ModalitySpec]) -> dict[str, ModalitySpec]:
-        """Every default written out: a later version's defaults do not change this model."""
+        """Settings with all defaults written out, so that a later version's defaults do not change this model."""
         return {
             name: spec.model_copy(
                 update={
@@ -239,7 +243,7 @@ class PropertyModel(nn.Module):
     # --- the directory ----------------------------------------------------------------------------------------------
 
     def to_files(self) -> Files:
-        """Every file of the model's directory, `config.json` last."""
+        """Return every file of the model directory, `config.json` last."""
         own = {name: encoder.files() for name, encoder in self.encoders.items()}  # type: ignore[operator]
         files = described_files(self, own, {} if self.domain is None else {DOMAIN: domain_file(self.domain)})
         described = PropertyModelFile(
@@ -256,21 +260,21 @@ class PropertyModel(nn.Module):
 
     @property
     def sha256(self) -> str:
-        """Identity of what the model computes: its settings, weights and files, without the card."""
+        """Identity of the model: sha256 of its settings, weights and files, without the card."""
         return PropertyModelFile.model_validate_json(self.to_files()[CONFIG]).identity
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the model's directory; it must not hold another model. The card is `self.card`."""
+        """Write the model directory with `self.card`; the folder must not hold another model."""
         save_files(self.to_files(), directory)
 
     def write(self, uri: str) -> list[FileEntry]:
-        """Write the model's directory to any URI, every file read back, `config.json` last.
+        """Write the model directory to any URI, `config.json` last, and read every file back to verify it.
 
         Returns:
             The files, with paths relative to `uri`.
 
         Raises:
-            StorageError: the store refuses, or does not return what was written.
+            StorageError: the store refuses a file, or returns other content than was written.
         """
         return write_files(self.to_files(), uri)
 
@@ -287,7 +291,7 @@ class PropertyModel(nn.Module):
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], *, origin: str) -> Self:
-        """The model of a directory's files, verified.
+        """Load a model from the files of its directory and verify them.
 
         Raises:
             ModelError: a file is missing, altered, or of a version that is not known.
@@ -307,7 +311,7 @@ class PropertyModel(nn.Module):
                 if config.embedding_dim is not None
             }
             model = cls(config, encoders, projections)
-            model.config = config  # as it was saved: it keeps its identity when a version adds a setting
+            model.config = config  # as saved, so that its identity does not change
             model.load_state_dict(load(files[WEIGHTS]))
             if DOMAIN in described.files and described.domain_scale is not None:
                 model.domain = Domain(load(files[DOMAIN])["reference"].numpy(), described.domain_scale)

@@ -1,1 +1,1 @@
-"""The parts of a fine-tuned network: its settings, the fusion of modalities, the heads."""
+"""Parts of a fine-tuned network: settings, fusion of modalities, heads."""

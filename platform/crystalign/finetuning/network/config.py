@@ -1,4 +1,4 @@
-"""What describes a fine-tuned network, without the network: importing this imports no torch."""
+"""Settings and card of a fine-tuned network. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from crystalign.model_config import ModalitySpec
 from crystalign.properties import PropertySpec
 
 JOINT = "joint"
-"""Name of the predictor that sees all modalities at once."""
+"""Name of the predictor that reads all modalities."""
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-"""Coverage of the intervals that a model carries."""
+"""Levels (coverage) of the intervals that a model is calibrated for."""
 FORMAT = 3
-"""Of a model's directory. 3: as format 2 of pre-trained models."""
+"""Format version of the model directory. 3: as format 2 of pre-trained models."""
 READABLE = {2: 1, 3: 2}
-"""Format → that of pre-trained models of its time."""
+"""Format → corresponding format of pre-trained models."""
 
 
 class HeadConfig(Config):
-    """What follows the encoders."""
+    """Head that maps the fused vector to the targets."""
 
     kind: Literal["linear", "mlp", "elastic"] = "linear"
-    """`linear`: one matrix, as MultiMat. `mlp`: hidden layers. `elastic`: the elastic tensor of the crystal, of which
-    the moduli are invariants; for targets that are bulk and shear modulus."""
+    """`linear`: one matrix, as MultiMat. `mlp`: hidden layers. `elastic`: predicts the elastic tensor, whose
+    invariants are the moduli; for the targets bulk and shear modulus."""
     hidden: tuple[int, ...] = Field(default=(128,), min_length=1)
-    """Widths of the hidden layers of `mlp`; the first is that of the edges of `elastic`."""
+    """Widths of the hidden layers of `mlp`; for `elastic`, the first is the number of edge channels."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of hidden activations of `mlp` dropped in training."""
+    """Dropout probability of the hidden layers of `mlp`."""
 
 
 class FusionConfig(Config):
-    """Where modalities meet; of one modality alone all kinds are the same."""
+    """How modalities are combined; with a single modality all kinds are equal."""
 
     kind: Literal["early", "late", "hybrid", "attention"] = "early"
-    """`early`: vectors side by side, a learned vector and a mask bit for those that are missing. `late`: the mean of
-    one prediction per modality. `hybrid`: the mean of early's and late's. `attention`: a small transformer over one
-    token per modality, those that are missing masked."""
+    """`early`: concatenated vectors, with a learned vector and a mask bit for missing ones. `late`: the mean of one
+    prediction per modality. `hybrid`: the mean of early and late predictions. `attention`: a small transformer over
+    one token per modality, with missing ones masked."""
     weights: Literal["equal", "stacked"] = "equal"
-    """How predictions of `late` and `hybrid` are averaged: alike, or with weights fitted to the validation part
-    (stacking; Wolpert, Neural Networks 5, 241 (1992)), not negative and of sum 1."""
+    """How predictions of `late` and `hybrid` are averaged: with equal weights, or with non-negative weights of sum 1
+    fitted to the validation part (stacking; Wolpert, Neural Networks 5, 241 (1992))."""
     hide: float = Field(default=0.1, ge=0, lt=1)
-    """Probability with which training hides each modality from the joint predictor, never the last of a material:
-    what is never missing in training cannot be missing later."""
+    """Probability of hiding each modality from the joint predictor in training, but never all of a material. The
+    predictor thereby learns to handle missing modalities."""
     width: int = Field(default=128, ge=4)
-    """Channels of a token of `attention`."""
+    """Channels per token of `attention`."""
     heads: int = Field(default=4, ge=1)
-    """Heads of `attention`; they divide `width`."""
+    """Heads of `attention`; `width` must be a multiple."""
     layers: int = Field(default=1, ge=1)
-    """Layers of `attention`."""
+    """Number of layers of `attention`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -72,61 +72,62 @@ class FusionConfig(Config):
 
 
 class Calibration(Config):
-    """What the errors on the calibration part say of the next ones (split conformal prediction)."""
+    """Half widths of prediction intervals from the errors on the calibration part (split conformal prediction)."""
 
     n: tuple[int, ...]
-    """(T,) calibration materials behind it, with a label of each target."""
+    """(T,) number of calibration materials with a label of each target."""
     radii: dict[str, tuple[float | None, ...]]
-    """Level, e.g. `0.9` → (T,) half widths in units of the scaled target, or of its spread; None where the level needs
-    more materials than there were. A level that no target has is not here."""
+    """Level, e.g. `0.9` → (T,) half widths in units of the scaled target or of its spread; None if the level needs
+    more materials than there are. A level that
+    no target has is left out."""
     floor: tuple[float, ...] = ()
-    """(T,) smallest spread of an ensemble that counts; empty where radii are not in units of a spread."""
+    """(T,) s₀, added in quadrature to the spread of an ensemble; empty if radii are not in units of a spread."""
 
 
 class PropertyCard(Config):
-    """Where a fine-tuned model comes from: it travels in `config.json` and is printed in the model's README."""
+    """Provenance of a fine-tuned model: stored in `config.json` and printed in the model's README."""
 
     name: str = ""
-    """Of the trial."""
+    """Name of the trial."""
     initialisation: str = ""
     """`scratch`, or the pre-trained model its encoders come from."""
     base_sha256: str = ""
     """Identity of that model; empty for `scratch`."""
     dataset_uri: str = ""
-    """Where the labels were."""
+    """Location of the dataset with the labels."""
     dataset_sha256: str = ""
-    """Of the dataset's manifest."""
+    """sha256 of the dataset's manifest."""
     split: dict[str, Any] = Field(default_factory=dict)
-    """The split of the labels."""
+    """Split of the labels."""
     sizes: dict[str, int] = Field(default_factory=dict)
-    """Part → materials."""
+    """Part → number of materials."""
     sources: tuple[str, ...] = ()
-    """Databases of the rows, those of pre-training included."""
+    """Source databases of the rows, including those of pre-training."""
     licences: tuple[str, ...] = ()
-    """SPDX identifiers of the rows, those of pre-training included; the model inherits them."""
+    """SPDX licences of the rows, including those of pre-training; the model inherits them."""
     metrics: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Target → what was measured on the test part."""
+    """Target → metrics on the test part."""
 
 
 class NetworkConfig(Config):
-    """Encoders of some modalities, where these meet, and what is predicted."""
+    """Settings of a network: encoders, fusion, head and task."""
 
     modalities: Annotated[dict[str, ModalitySpec], Field(min_length=1)]
     """Modality → its encoder."""
     vectors: Literal["encoder", "embedding"] = "encoder"
     """What the heads read: the encoder's own vector, or the unit vector in the space that pre-training aligned."""
     embedding_dim: int | None = Field(default=None, ge=2)
-    """Dimension of that space; set with `vectors: embedding` only."""
+    """Dimension of the aligned space; only with `vectors: embedding`."""
     fusion: FusionConfig = FusionConfig()
-    """Where several modalities meet."""
+    """Fusion of several modalities."""
     head: HeadConfig = HeadConfig()
-    """What follows."""
+    """Head after the fusion."""
     task: Task
-    """What is predicted."""
+    """Prediction task."""
     targets: Annotated[tuple[PropertySpec, ...], Field(min_length=1)]
-    """(T,) the property of each target of the task, with method, source and release."""
+    """(T,) property of each target, with method, source and release."""
     scaler: TargetScaler
-    """From the network's scale to the unit of each target."""
+    """Scaler between the network's scale and the unit of each target."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -141,10 +142,10 @@ class NetworkConfig(Config):
 
 
 def check_head(head: HeadConfig, fusion: FusionConfig, modalities: tuple[str, ...], task: Task) -> None:
-    """Refuse a head that the modalities, their fusion or the task contradict.
+    """Refuse a head that does not fit the modalities, their fusion or the task.
 
     Raises:
-        ConfigError: they do.
+        ConfigError: the head does not fit.
     """
     if head.kind != "elastic":
         return
@@ -163,20 +164,20 @@ class PropertyModelFile(Config):
     format: int
     """Version of the directory's layout."""
     kind: Literal["property"] = "property"
-    """What tells it from an aligned `Model`."""
+    """Kind of model, which distinguishes it from an aligned `Model`."""
     config: NetworkConfig
     """Encoders, fusion, head, task."""
     calibration: Calibration | None = None
-    """Widths of intervals; None gives none."""
+    """Calibration of the intervals; None for no intervals."""
     domain_scale: float | None = None
-    """Distance to the training part that is called 1; None where the model has no reference for it."""
+    """Distance to the training part with an out-of-domain score of 1; None if the model has no reference."""
     card: PropertyCard
-    """Where it comes from."""
+    """Provenance of the model."""
     files: dict[str, str]
-    """Relative path → sha256 of every other file, README aside."""
+    """Relative path → sha256 of every other file except the README."""
 
     @property
     def identity(self) -> str:
-        """sha256 of what the model computes, without the card."""
+        """Identity of the model: sha256 of settings, weights and files, without the card."""
         content = self.model_dump(mode="json", exclude={"card": True})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The elastic tensor from the directions of a crystal's bonds: it turns with the crystal."""
+"""Equivariant head that predicts the elastic tensor from the directions of a crystal's bonds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from crystalign.modalities import Inputs
 from crystalign.properties import PropertySpec, Quantity
 
 READ_OUT = {Quantity.BULK_MODULUS_VRH: "k_vrh", Quantity.SHEAR_MODULUS_VRH: "g_vrh"}
-"""What tables hold → what it is of a tensor."""
+"""Property in tables → modulus of the tensor."""
 TYPICAL = {Quantity.BULK_MODULUS_VRH: 80.0, Quantity.SHEAR_MODULUS_VRH: 40.0}
-"""GPa; where training starts with a modulus that it has no labels of."""
+"""GPa; initial value of a modulus without labels."""
 REACH = 4.0
-"""Natural logarithm of the largest factor by which a material's isotropic stiffness differs from the start."""
+"""Natural logarithm of the largest factor between a material's isotropic stiffness and the initial value."""
 GAUSSIANS, FARTHEST = 16, 8.0
 
 
@@ -36,33 +36,33 @@ class ElasticHead(nn.Module):
     where P_v, P_d project on volume and shape changes, and α, β, w, u depend on invariants alone: the crystal's vector,
     the elements of a bond and its length.
 
-    - Turning the crystal by R turns L, and with it exp L: L(R·crystal) = Q(R) L Q(R)ᵀ with Q orthogonal.
-    - What symmetry maps the crystal to itself maps L to itself, so that a cubic crystal has three constants.
+    - A rotation R of the crystal rotates L and exp L: L(R·crystal) = Q(R) L Q(R)ᵀ with Q orthogonal.
+    - A symmetry of the crystal is a symmetry of L, so a cubic crystal has three independent constants.
     - The terms span all 21 components. Such a tensor has one part of degree 4 and two each of degree 2 and 0 (9 + 2·5 +
       2): the sum of d⊗d⊗d⊗d holds the first and one of degree 2, A the other, α and β those of degree 0.
     - The eigenvalues of exp L are positive: no crystal is predicted to be unstable. The exponential is smooth where
       eigenvalues meet, as they do in every crystal of symmetry; functions of single eigenvalues are not.
     - Moduli span decades; L is their logarithm, as the transform of scalar models.
 
-    Our tables hold the moduli K and G, not the tensors: training on them passes through the tensor, and its other
-    components follow from what the sum over bonds can say. **How accurate those are is not tested.** Lengths and
-    vectors are those of the crystal modality; a mixed site is the sum of its species by occupancy.
+    Our tables contain the moduli K and G but no tensors. Training on the moduli only constrains these invariants of
+    the tensor. **The accuracy of the other components is not tested.** Lengths and vectors are those of the crystal
+    modality; a mixed site is the sum of its species by occupancy.
     """
 
     features: Tensor
     start: Tensor
 
     def __init__(self, width: int, hidden: int, specs: tuple[PropertySpec, ...], scaler: TargetScaler) -> None:
-        """Fresh weights, which answer the mean of the training labels.
+        """Make a head with fresh weights that predicts the mean of the training labels.
 
         Args:
-            width: of the crystal's vector.
-            hidden: channels of an edge.
+            width: length of the crystal's vector.
+            hidden: channels per edge.
             specs: the targets; bulk and shear modulus, one of them or both.
             scaler: of these targets, in GPa.
 
         Raises:
-            ConfigError: a target that is no modulus.
+            ConfigError: a target is not a modulus.
         """
         super().__init__()
         wrong = [spec.column for spec in specs if spec.quantity not in READ_OUT]
@@ -88,15 +88,15 @@ class ElasticHead(nn.Module):
         self.register_buffer("start", torch.tensor([math.log(value) for value in stiffness]), persistent=False)  # (2,)
 
     def forward(self, vectors: Tensor, crystals: Inputs | None = None) -> Tensor:
-        """(n, T) moduli on the scale of the targets, from (n, width) and the crystals."""
+        """Return moduli (n, T) on the scale of the targets, from vectors (n, width) and the crystals."""
         if crystals is None:
             raise ConfigError("head: elastic reads the structure: `crystal` must be one of the modalities")
-        found = moduli(self.tensors(vectors, crystals))
-        read = [getattr(found, READ_OUT[spec.quantity]) for spec in self.specs]  # (n,) each
+        averages = moduli(self.tensors(vectors, crystals))
+        read = [getattr(averages, READ_OUT[spec.quantity]) for spec in self.specs]  # (n,) each
         return self.scaler.scaled_tensor(torch.stack(read, dim=1))
 
     def tensors(self, vectors: Tensor, crystals: Inputs) -> Tensor:
-        """(n, 6, 6) Mandel, GPa, in the Cartesian axes of each crystal."""
+        """Return tensors (n, 6, 6) in Mandel notation, GPa, in the Cartesian axes of each crystal."""
         directions = crystals["edge_vector"] / crystals["edge_length"].clamp(min=1e-3)[:, None]  # (E, 3)
         squares = vector_to_mandel(directions[:, :, None] * directions[:, None, :])  # (E, 6)
         w, u = (self._edge_weights(vectors, crystals) * _shares(crystals)[:, None]).unbind(dim=1)  # (E,) each
@@ -113,7 +113,7 @@ class ElasticHead(nn.Module):
         return exponential
 
     def _edge_weights(self, vectors: Tensor, crystals: Inputs) -> Tensor:
-        """(E, 2) w and u of each edge."""
+        """Return the weights w and u of each edge, (E, 2)."""
         senders, receivers = crystals["edge_index"]  # (E,) each
         sites = on_sites(self.tabulated(self.features) + self.elements, crystals)  # (A, C)
         state = self.edge(self.lengths(crystals["edge_length"].clamp(max=FARTHEST)))  # (E, C)
@@ -124,7 +124,7 @@ class ElasticHead(nn.Module):
 
 
 def _shares(crystals: Inputs) -> Tensor:
-    """(E,) of an edge in the mean over atoms of the mean over their edges."""
+    """Weights (E,) of the edges in the mean over atoms of the mean over their edges."""
     receivers = crystals["edge_index"][1]
     degree = torch.bincount(receivers, minlength=len(crystals["x"])).clamp(min=1)  # (A,)
     per_atom = degree * crystals["n_atoms"].index_select(0, crystals["batch"])  # (A,)
@@ -132,5 +132,5 @@ def _shares(crystals: Inputs) -> Tensor:
 
 
 def _summed(edges: Tensor, owner: Tensor, n: int) -> Tensor:
-    """(E, …) → (n, …) sums over the edges of each crystal."""
+    """Sum over the edges of each crystal, (E, …) → (n, …)."""
     return edges.new_zeros(n, *edges.shape[1:]).index_add(0, owner, edges)

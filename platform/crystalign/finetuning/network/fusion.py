@@ -1,9 +1,9 @@
-"""Several modalities of a material, any of which may be missing, as one or several predictors.
+"""Fusion of several modalities of a material, any of which may be missing.
 
-After Costa et al., who compare where modalities meet: before a predictor (early), after one predictor each (late), or
-both (hybrid). Here each is a set of *predictors* whose answers are averaged with weights: early fusion has one, late
-fusion one per modality, hybrid fusion all of them. Each learns by its own loss, so that a modality that is missing at
-prediction costs no more than its own predictor.
+Follows Costa et al., who compare fusion before one predictor (early), after one predictor per modality (late), and
+both (hybrid). Here each is a set of *predictors* whose outputs are averaged with weights: early fusion has one, late
+fusion one per modality, hybrid fusion all of them. Each predictor has its own loss, so a modality that is missing at
+prediction time only disables its own predictor.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from crystalign.finetuning.network.config import JOINT, FusionConfig
 
 
 class Views(NamedTuple):
-    """What the encoders say of n materials."""
+    """Encoder outputs for n materials."""
 
     vectors: dict[str, Tensor]
-    """Modality → (n, width); zero rows where it is missing."""
+    """Modality → (n, width); rows are zero if it is missing."""
     present: dict[str, Tensor]
     """Modality → (n,) bool."""
 
 
 class Fusion(nn.Module):
-    """From the views of n materials to one vector for each predictor."""
+    """Combine the encoder outputs of n materials to one vector per predictor."""
 
     def __init__(self, config: FusionConfig, widths: Mapping[str, int]) -> None:
-        """Fresh weights.
+        """Make a fusion with fresh weights.
 
         Args:
-            config: where they meet.
+            config: kind of fusion and its settings.
             widths: modality → length of its encoder's vector.
         """
         super().__init__()
@@ -50,18 +50,18 @@ class Fusion(nn.Module):
             self.widths[JOINT] = self.joint.width
 
     def forward(self, views: Views) -> tuple[dict[str, Tensor], Tensor]:
-        """Predictor → (n, width), and (n, P) bool: which predictors know anything of which material."""
+        """Return predictor → (n, width), and a mask (n, P) of the predictors that have input."""
         vectors = {name: self.norms[name](views.vectors[name]) for name in self.modalities}  # (n, width) each
         present = torch.stack([views.present[name] for name in self.modalities], dim=1)  # (n, M)
-        found = {name: vectors[name] for name in self.predictors if name != JOINT}
+        fused = {name: vectors[name] for name in self.predictors if name != JOINT}
         able = [views.present[name] for name in self.predictors if name != JOINT]
         if self.joint is not None:
-            found[JOINT] = self.joint(vectors, self._hidden(present))
+            fused[JOINT] = self.joint(vectors, self._hidden(present))
             able.append(present.any(dim=1))
-        return found, torch.stack(able, dim=1)
+        return fused, torch.stack(able, dim=1)
 
     def _hidden(self, present: Tensor) -> Tensor:
-        """(n, M) what the joint predictor is shown, in training less than there is."""
+        """Mask (n, M) of the modalities given to the joint predictor; some are hidden in training."""
         if not (self.training and self.several and self.config.hide):
             return present
         drawn = torch.rand(present.shape, device=present.device).masked_fill(~present, -1.0)  # (n, M)
@@ -70,7 +70,7 @@ class Fusion(nn.Module):
 
 
 class Concatenation(nn.Module):
-    """x = ⊕_m (v_m if present, else a learned e_m), and where there are several modalities ⊕ their mask bits."""
+    """Concatenation x = ⊕_m (v_m if present, else a learned e_m), plus mask bits if there are several modalities."""
 
     def __init__(self, config: FusionConfig, widths: Mapping[str, int]) -> None:  # noqa: ARG002 (as `Attention`)
         super().__init__()
@@ -92,7 +92,7 @@ class Concatenation(nn.Module):
 
 
 class Attention(nn.Module):
-    """A token per modality and one that sums up; layers of masked attention; the summary is the vector."""
+    """Masked attention over one token per modality and a summary token, whose output is the vector."""
 
     def __init__(self, config: FusionConfig, widths: Mapping[str, int]) -> None:
         super().__init__()
@@ -114,12 +114,12 @@ class Attention(nn.Module):
 
 
 def weighted(outputs: Tensor, able: Tensor, weights: Tensor) -> Tensor:
-    """(n, T) the mean of P predictors' answers, by weight, of those that know anything.
+    """Return the weighted mean (n, T) of P predictors' outputs over those that have input.
 
     Args:
         outputs: (n, P, T).
         able: (n, P) bool.
-        weights: (P,) not negative. Where all that are able weigh nothing, they weigh alike.
+        weights: (P,) non-negative; if all able predictors have weight zero, they are weighted equally.
     """
     shares = able.to(outputs.dtype) * weights.to(outputs.dtype)  # (n, P)
     shares = torch.where(shares.sum(dim=1, keepdim=True) > 0, shares, able.to(outputs.dtype))
@@ -128,10 +128,10 @@ def weighted(outputs: Tensor, able: Tensor, weights: Tensor) -> Tensor:
 
 
 def stacking_weights(outputs: Tensor, able: Tensor, wanted: Tensor) -> Tensor:
-    """(P,) weights of sum 1, not negative, that fit the answers of P predictors to the labels best.
+    """Fit non-negative weights (P,) of sum 1 by which P predictors' outputs match the labels best.
 
-    Least squares min_w ‖Σ_p w_p z_p − z‖² with w ≥ 0 (Lawson and Hanson), over the rows and targets that every
-    predictor answers; equal weights where those are fewer than three times the predictors.
+    Least squares min_w ‖Σ_p w_p z_p − z‖² with w ≥ 0 (Lawson and Hanson), over the rows and targets for which every
+    predictor has input; equal weights if there are fewer than 3 P of them.
 
     Args:
         outputs: (n, P, T), of the validation part.

@@ -1,4 +1,4 @@
-"""From a material's vector to the numbers that are asked for."""
+"""Heads that map a material's vector to predictions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from crystalign.modalities import Inputs
 
 
 class VectorHead(nn.Module):
-    """Linear layers with SiLU between them, none hidden where `hidden` is empty."""
+    """Linear layers with SiLU between them; a single linear layer if `hidden` is empty."""
 
     def __init__(self, width: int, outputs: int, hidden: tuple[int, ...] = (), dropout: float = 0.0) -> None:
         super().__init__()
@@ -20,12 +20,12 @@ class VectorHead(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
 
     def forward(self, vectors: Tensor, crystals: Inputs | None = None) -> Tensor:  # noqa: ARG002 (as every head)
-        """(n, width) → (n, outputs); the crystals themselves are not looked at."""
-        found: Tensor = self.layers(vectors)
-        return found
+        """Map (n, width) → (n, outputs); the crystals are not used."""
+        outputs: Tensor = self.layers(vectors)
+        return outputs
 
 
 def vector_head(config: HeadConfig, width: int, outputs: int) -> VectorHead:
-    """A head that looks at vectors alone."""
+    """Make a head that only uses the vectors."""
     hidden = config.hidden if config.kind == "mlp" else ()
     return VectorHead(width, outputs, hidden, config.dropout)

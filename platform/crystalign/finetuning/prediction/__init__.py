@@ -1,1 +1,1 @@
-"""Predictions with their intervals and out-of-domain scores, of one model, an ensemble or several models."""
+"""Predictions with intervals and out-of-domain scores, by one model, an ensemble or several models."""

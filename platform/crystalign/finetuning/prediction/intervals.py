@@ -1,14 +1,14 @@
-"""How far off a prediction may be: split-conformal intervals.
+"""Prediction intervals by split conformal prediction.
 
 For the scores s_i = |z_i − ẑ_i|/σ_i of the n materials of a calibration part and a level 1 − α, the interval ẑ ± q σ
-with q the ⌈(n + 1)(1 − α)⌉-th smallest score holds a new material with probability at least 1 − α, whatever the
-network is, if the calibration part decided nothing about it and the new one is drawn as that part was (Vovk, Gammerman
-& Shafer 2005; Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018)). The probability is over calibration parts, too: that
-of one of them has the distribution Beta(k, n + 1 − k) with k the rank above, of 16 materials 94 ± 6 %. σ is 1, or the
-spread of an ensemble, so that materials on which its members disagree get wider intervals. Two things are outside the
-theorem: materials of other formulas but the same chemistry (in a published split, which goes by material, even of the
-same formula) are no independent draws, and a calibration part that pre-training saw may have smaller errors than the
-test. `coverage` says what became of it.
+with q the ⌈(n + 1)(1 − α)⌉-th smallest score covers a new material with probability at least 1 − α for any network,
+provided that the calibration part was not used for fitting or model selection and the new material is drawn from the
+same distribution (Vovk, Gammerman & Shafer 2005; Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018)). The probability
+includes the random choice of the calibration part: the coverage for one part has the distribution Beta(k, n + 1 − k)
+with k the rank above, e.g. 94 ± 6 % for 16 materials. σ is 1, or the spread of an ensemble, so that materials on which
+its members disagree get wider intervals. Two assumptions can fail: materials of related chemistry (in a published
+split by material, even of the same formula) are not independent draws, and a calibration part that was used in
+pre-training may have smaller errors than the test part. `coverage` measures the actual coverage.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 
 def calibrate(scaled: Array, wanted: Array, spread: Array | None = None) -> Calibration:
-    """Half widths from the errors on the calibration part.
+    """Compute the half widths of the intervals from the errors on the calibration part.
 
     Args:
         scaled: (n, T) predictions on the scale of the network.
@@ -33,7 +33,7 @@ def calibrate(scaled: Array, wanted: Array, spread: Array | None = None) -> Cali
         spread: (n, T) standard deviation over the members of an ensemble.
 
     Raises:
-        ConfigError: a target without a label.
+        ConfigError: a target has no label.
     """
     known = np.isfinite(wanted)
     if not known.any(axis=0).all():
@@ -56,13 +56,13 @@ def calibrate(scaled: Array, wanted: Array, spread: Array | None = None) -> Cali
 def interval(
     calibration: Calibration | None, scaled: Array, spread: Array | None = None, *, level: float = 0.9
 ) -> tuple[Array, Array]:
-    """Lower and upper ends, (n, T) each, on the scale of the network.
+    """Return lower and upper ends, (n, T) each, on the scale of the network.
 
-    Infinite where the calibration part was too small for the level (90 % needs nine materials), NaN without a
-    calibration.
+    Ends are infinite if the calibration part is too small for the level (90 % needs nine materials), and NaN without
+    a calibration.
 
     Raises:
-        ConfigError: a level that is not one of `LEVELS`, or an ensemble's calibration without its spread.
+        ConfigError: the level is not one of `LEVELS`, or the spread is missing for an ensemble's calibration.
     """
     if level not in LEVELS:
         raise ConfigError(f"level {level:g} is not calibrated; there are {', '.join(f'{value:g}' for value in LEVELS)}")
@@ -78,13 +78,13 @@ def interval(
 
 
 def coverage(lower: Array, upper: Array, values: Array) -> Array:
-    """(T,) share of the known values that lie within their intervals, the ends included."""
+    """Coverage (T,): share of the known values within their intervals, ends included."""
     inside = np.where(np.isfinite(values), (values >= lower) & (values <= upper), np.nan)
     return np.asarray(np.nanmean(inside, axis=0))
 
 
 def _width(spread: Array, floor: tuple[float, ...]) -> Array:
-    """√(s² + s₀²): a few members agree by chance, and an interval of no width covers nothing."""
+    """Width √(s² + s₀²); s₀ avoids intervals of zero width when a few members agree by chance."""
     return np.asarray(np.hypot(spread, np.array(floor)))
 
 

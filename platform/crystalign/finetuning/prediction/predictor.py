@@ -1,4 +1,4 @@
-"""Predictions of one model, of an ensemble, or of many that share a pass of the encoders."""
+"""Predictions by one model, an ensemble, or several models that share one pass of the encoders."""
 
 from __future__ import annotations
 
@@ -29,38 +29,39 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What is predicted of n materials."""
+    """Predictions for n materials."""
 
     ids: tuple[str, ...]
-    """Of the n materials; empty for a bare crystal."""
+    """Ids of the n materials; empty for a crystal without an id."""
     targets: tuple[str, ...]
     """T property columns, which name quantity, method, source and release."""
     mean: Array
-    """(n, T) in the unit of the property; of a classification the probability of the second class."""
+    """(n, T) in the unit of the property; for classification, the probability of the second class."""
     lower: Array
-    """(n, T) lower end of the interval; NaN of a classification and of a model without calibration."""
+    """(n, T) lower end of the interval; NaN for classification and for a model without calibration."""
     upper: Array
     """(n, T) upper end."""
     out_of_domain: Array
-    """(n,) distance to the training materials; above 1 it is larger than that of 95 % of those that were held out.
-    NaN where the model has no reference."""
+    """(n,) out-of-domain score: above 1 it is larger than for 95 % of the held-out materials. NaN if the model has no
+    reference.
+    """
 
 
 class Network(Protocol):
-    """What is asked of a fine-tuned network; `PropertyModel` is one."""
+    """Protocol of a fine-tuned network, e.g. `PropertyModel`."""
 
     config: NetworkConfig
     """Encoders, fusion, head, task."""
     domain: Domain | None
-    """Reference of the out-of-domain scores."""
+    """Reference data of the out-of-domain scores."""
     encoders: nn.ModuleDict
     """Modality → its network."""
     projections: nn.ModuleDict
-    """Modality → its map to the aligned space; empty where the heads read the encoders' own vectors."""
+    """Modality → projection to the aligned space; empty if the heads read the encoders' own vectors."""
 
     @property
     def modalities(self) -> dict[str, Modality[Any]]:
-        """Every modality that it may read, by name."""
+        """Modalities that the network can read, by name."""
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -68,25 +69,25 @@ class Network(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
 
     def eval(self) -> object:
         """Switch dropout off."""
 
     def encoder_sha256(self) -> str:
-        """Identity of what happens before the fusion."""
+        """Identity of the network up to the fusion."""
 
     def encode(self, batch: Batch) -> Views:
-        """What the encoders give."""
+        """Run the encoders."""
 
     def answers(self, views: Views, crystals: Inputs | None = None) -> tuple[Tensor, Tensor]:
-        """(n, P, T) and (n, P), from what the encoders give."""
+        """Outputs (n, P, T) and mask (n, P) of the predictors, from the encoders' output."""
 
     def combined(self, outputs: Tensor, able: Tensor) -> Tensor:
-        """(n, T) the weighted mean of the predictors."""
+        """Weighted mean (n, T) of the predictors."""
 
     def represent(self, views: Views) -> Tensor:
-        """(n, R) what `Domain` compares."""
+        """Vectors (n, R) for the out-of-domain score."""
 
 
 class Predictor(Protocol):
@@ -94,11 +95,11 @@ class Predictor(Protocol):
 
     @property
     def members(self) -> tuple[Network, ...]:
-        """The networks behind it; they have the same targets and the same scaler."""
+        """Member networks, which have the same targets and the same scaler."""
 
     @property
     def calibration(self) -> Calibration | None:
-        """Widths of its intervals."""
+        """Calibration of the intervals."""
 
     def predict(
         self, materials: Sequence[Material | Crystal], *, level: float = 0.9, batch_size: int = 64
@@ -108,26 +109,26 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What the members of a predictor say of n materials."""
+    """Outputs of the members of a predictor for n materials."""
 
     scaled: tuple[Array, ...]
-    """(n, T) of each member, on the scale of the network."""
+    """(n, T) output of each member, on the scale of the network."""
     distance: tuple[Array, ...]
     """(n,) out-of-domain score of each member."""
 
     @property
     def mean(self) -> Array:
-        """(n, T) over the members."""
+        """Mean (n, T) over the members."""
         return np.asarray(np.mean(self.scaled, axis=0))
 
     @property
     def spread(self) -> Array | None:
-        """(n, T) standard deviation over the members; None of a single one."""
+        """Standard deviation (n, T) over the members; None for a single member."""
         return np.asarray(np.std(self.scaled, axis=0, ddof=1)) if len(self.scaled) > 1 else None
 
 
 def as_material(value: Material | Crystal) -> Material:
-    """A material with the composition that follows from its crystal."""
+    """Make a material with the composition of its crystal."""
     if isinstance(value, Crystal):
         value = Material("", value, Provenance("", ""))
     if value.value("composition") is None:
@@ -142,19 +143,19 @@ def predict_together(
     level: float = 0.9,
     batch_size: int = 64,
 ) -> dict[str, Prediction]:
-    """Many predictors on the same materials, as `PredictorGroup.predict`."""
+    """Run several predictors on the same materials, as `PredictorGroup.predict`."""
     return PredictorGroup(predictors).predict(values, level=level, batch_size=batch_size)
 
 
 class PredictorGroup:
-    """Predictors that are asked together: members whose encoders are the same share one pass of them.
+    """Predictors that run together; members with the same encoders share one pass of them.
 
-    Encoders are the same where pre-trained ones were kept frozen, or in the seeds of such a trial. The weights must
-    not change while a group is in use.
+    Encoders are the same if they are frozen encoders of the same pre-trained model, e.g. in several seeds of a trial.
+    The weights must not change while a group is in use.
     """
 
     def __init__(self, predictors: Mapping[str, Predictor]) -> None:
-        """Join them.
+        """Make a group of predictors.
 
         Args:
             predictors: by any name.
@@ -164,26 +165,26 @@ class PredictorGroup:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """All that the members read."""
+        """All modalities that the members read."""
         return tuple(sorted({name for member in self._members() for name in member.modalities}))
 
     def only(self, names: Sequence[str]) -> PredictorGroup:
-        """Some of them.
+        """Return a group of some predictors.
 
         Raises:
-            ConfigError: there is none of a name.
+            ConfigError: there is no predictor of a name.
         """
         unknown = [name for name in names if name not in self.predictors]
         if unknown:
             raise ConfigError(f"models: there is no {unknown[0]!r}; there are {', '.join(self.predictors)}")
-        found = copy.copy(self)
-        found.predictors = {name: self.predictors[name] for name in names}
-        return found
+        group = copy.copy(self)
+        group.predictors = {name: self.predictors[name] for name in names}
+        return group
 
     def share_encoders(self) -> int:
-        """Keep the same encoders once in memory; returns how many different ones there are.
+        """Keep equal encoders only once in memory; return the number of different encoders.
 
-        The members are then no longer independent of each other: this is for a service, which trains nothing.
+        The members then share weights, so this is only for inference.
         """
         first: dict[str, Network] = {}
         for member in self._members():
@@ -194,10 +195,10 @@ class PredictorGroup:
     def predict(
         self, values: Sequence[Material | Crystal], *, level: float = 0.9, batch_size: int = 64
     ) -> dict[str, Prediction]:
-        """What each says of n materials.
+        """Predict n materials with each predictor.
 
         Args:
-            values: with whatever modalities they have; of a bare crystal the structure and the composition.
+            values: materials with any modalities; a crystal provides the structure and the composition.
             level: of the intervals, one of `LEVELS`.
             batch_size: materials that pass the encoders together.
 
@@ -221,12 +222,12 @@ class PredictorGroup:
         return {name: _assembled(predictor, found, ids, level) for name, predictor in self.predictors.items()}
 
     def _members(self) -> list[Network]:
-        """Each once."""
+        """Return each member once."""
         return list({id(one): one for predictor in self.predictors.values() for one in predictor.members}.values())
 
 
 class _Batches:
-    """The features of some materials, made once for each setting of a modality."""
+    """Features of materials, computed once per modality and its settings."""
 
     def __init__(self, materials: Sequence[Material]) -> None:
         self.materials = materials
@@ -264,7 +265,7 @@ def _encoded(member: Network, batch: Batch) -> Views:
 
 @torch.no_grad()
 def _answer(member: Network, views: Views, batches: _Batches) -> tuple[Array, Array]:
-    """(n, T) on the network's scale, and (n,) out-of-domain scores."""
+    """Outputs (n, T) on the network's scale, and out-of-domain scores (n,)."""
     member.eval()
     crystals = None
     if member.config.head.kind == "elastic":

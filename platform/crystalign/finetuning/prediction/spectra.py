@@ -1,7 +1,8 @@
-"""A spectrum as target, through the space that pre-training aligned: no head, and no weight is fitted.
+"""Predict a spectrum by nearest neighbours in the aligned embedding space, without fitting a head or any weight.
 
-A crystal lies near the spectra that fit it. Its own is predicted as the mean of those of the nearest training materials
-(Moro et al., MultiMat, Newton 1, 100016 (2025), take the best of up to 15; here nothing is chosen by the target).
+In the aligned space a crystal lies near matching spectra. Its spectrum is predicted as the weighted mean of the
+nearest training spectra. (Moro et al., MultiMat, Newton 1, 100016 (2025), take the best of up to 15; here the target
+is not used for the choice.)
 """
 
 from __future__ import annotations
@@ -26,30 +27,30 @@ from crystalign.shards.splits import SplitName, SplitRule
 
 Array = NDArray[np.float64]
 NEIGHBOURS = 5
-"""Training spectra that are averaged."""
+"""Number of training spectra that are averaged."""
 SHARPNESS = 1.0 / 0.07
-"""1/τ of a pair that pre-training gave no temperature."""
+"""Default 1/τ of a pair without a trained temperature."""
 SPECTRA = ("dos", "phonon_dos", "xrd")
 
 
 class SpectrumErrors(NamedTuple):
-    """Of n materials, ∫|y − ŷ| / ∫y where y is known: MultiMat's normalised error; NaN where the spectrum is zero."""
+    """MultiMat's normalised error ∫|y − ŷ| / ∫y of n materials, over the known range; NaN if y is zero."""
 
     predicted: Array
-    """(n,) of the prediction."""
+    """(n,) errors of the prediction."""
     mean: Array
-    """(n,) of the mean of the training spectra, for who knows no structure."""
+    """(n,) errors of the mean training spectrum, the baseline that ignores the structure."""
 
 
 @dataclass(frozen=True, eq=False)
 class SpectrumTarget:
     """ŷ(c) = Σ_j w_j y_j,  w = softmax_j(⟨z_c, z_j⟩/τ) over the k training spectra with the largest ⟨z_c, z_j⟩.
 
-    At each energy the mean is over those of the k that are known there; where none is, ŷ is zero.
+    At each energy the mean is over those of the k spectra that are known there; if none is, ŷ is zero.
     """
 
     model: Model
-    """Aligned; it embeds crystals and the spectra."""
+    """Pre-trained model that embeds crystals and spectra."""
     name: str
     """`dos` (states/eV/atom from −10 to 10 eV), `phonon_dos` or `xrd` (on the model's grid, as its network sees it)."""
     vectors: NDArray[np.float32]
@@ -57,16 +58,16 @@ class SpectrumTarget:
     curves: Array
     """(m, G) the training spectra."""
     known: NDArray[np.bool_]
-    """(m, G) where each is known."""
+    """(m, G) mask of the known range of each."""
     neighbours: int = NEIGHBOURS
-    """k."""
+    """Number of neighbours k."""
 
     @classmethod
     def fit(cls, model: Model, name: str, materials: Sequence[Material], neighbours: int = NEIGHBOURS) -> Self:
-        """From training materials that have the spectrum; others are passed over.
+        """Store the training materials that have the spectrum; others are skipped.
 
         Raises:
-            ConfigError: not a spectrum, the model has no such modality, or no material has one.
+            ConfigError: the modality is not a spectrum, the model does not have it, or no material has one.
         """
         if name not in SPECTRA:
             raise ConfigError(f"{name!r} is not a spectrum; there are {', '.join(SPECTRA)}")
@@ -81,7 +82,7 @@ class SpectrumTarget:
         return cls(model, name, model.embed(name, values), curves, known, neighbours)
 
     def predict(self, crystals: Sequence[Crystal]) -> Array:
-        """(n, G) the spectra of n crystals.
+        """Predict the spectra (n, G) of n crystals.
 
         Raises:
             InputError: a crystal that cannot be encoded.
@@ -97,10 +98,10 @@ class SpectrumTarget:
         return np.asarray((shares * self.curves[nearest]).sum(axis=1) / np.where(total > 0, total, 1.0))
 
     def errors(self, materials: Sequence[Material]) -> SpectrumErrors:
-        """Beside the mean of the training spectra, of materials that have the spectrum and were not learnt from.
+        """Compare the errors of prediction and mean training spectrum on materials that were not trained on.
 
         Raises:
-            ConfigError: one that has none.
+            ConfigError: a material has no spectrum.
         """
         missing = [material.id for material in materials if material.value(self.name) is None]
         if missing:
@@ -121,23 +122,23 @@ class SpectrumTarget:
 
 
 def part_of(model: Model, dataset: Dataset, which: SplitName, name: str) -> list[Material]:
-    """Materials with a spectrum, of one part of the split that the model was trained on.
+    """Read the materials with a spectrum in one part of the split that the model was trained with.
 
     Raises:
         ConfigError: the model does not record its split.
-        DatasetError: not one material is left.
+        DatasetError: no material is left.
     """
     if not model.card.split:
         raise ConfigError("the model does not record which split it was trained on; pre-train with this version")
     rule = SplitRule.from_mapping(model.card.split, origin="the split of the model")
     fits = [model.modality("crystal")]
     selection = Selection.build(dataset, rule, which, [name], fits=fits)
-    found: list[Material] = []
+    materials: list[Material] = []
     for place in np.flatnonzero(selection.counts).tolist():
         shard, group, _ = selection.rows(place)[0].tolist()
         table = dataset.read(shard, row_group=group, modalities=[name])
-        found += table_to_materials(table.take(selection.rows(place)[:, 2]), modalities=[name])
-    return found
+        materials += table_to_materials(table.take(selection.rows(place)[:, 2]), modalities=[name])
+    return materials
 
 
 def _curve(modality: Modality[Any], value: Any) -> Array:

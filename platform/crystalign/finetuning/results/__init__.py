@@ -1,1 +1,1 @@
-"""What predictions are worth: errors beside baselines, comparisons of methods, matbench's records."""
+"""Evaluation of predictions: errors and baselines, comparisons of methods, matbench records."""

@@ -1,4 +1,4 @@
-"""Whether one way is better than another: means with their spread over seeds, and paired tests."""
+"""Comparison of methods: mean and spread over seeds, and paired tests."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numpy.typing import ArrayLike
 from crystalign.errors import ConfigError
 
 FEW = 10
-"""Pairs below which the signed-rank test cannot become significant or hardly so: five have p ≥ 0.06."""
+"""Smallest number of pairs for the signed-rank test; with five pairs p cannot fall below 0.06."""
 
 
 class Spread(NamedTuple):
-    """Mean and scatter of n runs."""
+    """Mean and standard deviation of n runs."""
 
     mean: float
-    """Over the runs."""
+    """Mean over the runs."""
     std: float
-    """Standard deviation of a run (n − 1); NaN of a single one."""
+    """Sample standard deviation (n − 1); NaN for a single run."""
     n: int
-    """Runs."""
+    """Number of runs."""
 
     def __str__(self) -> str:
         """`0.123 ± 0.004`."""
@@ -30,22 +30,22 @@ class Spread(NamedTuple):
 
 
 class PairedDifference(NamedTuple):
-    """a − b over pairs."""
+    """Statistics of the differences a − b over pairs."""
 
     mean: float
     """Mean difference."""
     low: float
-    """Lower end of its 95 % interval, by Student's t; infinite of a single pair."""
+    """Lower end of the 95 % interval of the mean (Student's t); infinite for a single pair."""
     high: float
-    """Upper end."""
+    """Upper end of that interval."""
     relative: float
-    """mean(a) / mean(b) − 1: −0.1 is 10 % less."""
+    """Relative difference mean(a) / mean(b) − 1; −0.1 means 10 % less."""
     p: float
-    """Two-sided; 1 where nothing differs, NaN of a single pair."""
+    """Two-sided p-value; 1 if all differences are zero, NaN for a single pair."""
     test: Literal["t", "wilcoxon"]
-    """Which one."""
+    """Name of the test."""
     n: int
-    """Pairs."""
+    """Number of pairs."""
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -63,20 +63,21 @@ def spread(values: Sequence[float]) -> Spread:
 def paired_difference(
     a: ArrayLike, b: ArrayLike, *, test: Literal["auto", "t", "wilcoxon"] = "auto"
 ) -> PairedDifference:
-    """Compare errors that belong together: of two methods with the same seed, or on the same material.
+    """Compare paired errors of two methods, with the same seed or on the same material.
 
-    `auto` takes the paired t-test for fewer than 10 pairs, as seeds are: means of many errors are near enough to
-    normal, and the signed-rank test of five pairs cannot fall below p = 0.06. For 10 and more, as materials are, it
-    takes Wilcoxon's signed-rank test, because errors of single materials have heavy tails. Materials of one formula
-    are no independent pairs: average them first.
+    `auto` uses the paired t-test for fewer than 10 pairs, typically seeds: means of many errors are nearly normal, and
+    the signed-rank test of five pairs cannot give p < 0.06. For 10 or more pairs, typically materials, it uses
+    Wilcoxon's signed-rank test, because errors of single materials have heavy tails. Materials with the same formula
+    are not
+    independent: average them first.
 
     Args:
         a: (n,) errors.
         b: (n,) errors of the baseline, in the same order.
-        test: which.
+        test: name of the test, or `auto`.
 
     Raises:
-        ConfigError: not as many a as b, or none.
+        ConfigError: a and b have different lengths, or are empty.
     """
     from scipy import stats
 

@@ -1,4 +1,4 @@
-"""Matbench's record format: five folds of predictions with their scores, as its leaderboard takes them.
+"""Matbench's record format: five folds of predictions with their scores, as its leaderboard accepts them.
 
 A record holds, for each task such as `matbench_log_kvrh`, the folds `fold_0` … `fold_4`, each with `data` (id →
 prediction), `parameters` and `scores`, and a sha256 of all of it (Dunn et al., npj Comput. Mater. 6, 138 (2020)). The
@@ -26,29 +26,28 @@ BENCHMARK, VERSION = "matbench_v0.1", "0.6"
 REGRESSION = ("mae", "rmse", "mape", "max_error")
 CLASSIFICATION = ("accuracy", "balanced_accuracy", "f1", "rocauc")
 SMALLEST = 1e-5
-"""Labels nearer to zero do not count in `mape`."""
+"""Labels closer to zero are ignored in `mape`."""
 
 
 class Fold(NamedTuple):
     """The predictions of one fold."""
 
     predictions: Mapping[str, float]
-    """Id of a test material → what was predicted; of a classification the probability."""
+    """Id of a test material → prediction; for classification, the probability."""
     scores: Mapping[str, float]
-    """By `fold_scores`."""
+    """Scores from `fold_scores`."""
     parameters: Mapping[str, Any] = {}
-    """Whatever describes the model."""
+    """Description of the model."""
 
 
 def fold_scores(values: ArrayLike, predicted: ArrayLike, *, classification: bool = False) -> dict[str, float]:
-    """The scores of a fold, defined as matbench defines them.
+    """Compute the scores of a fold as defined by matbench.
 
-    Regression: mean absolute error, its root of the mean square, mean relative error where the label is above 10⁻⁵,
-    and the largest error. Classification, of probabilities cut at 0.5: accuracy, mean recall of the classes, F₁; and
-    the area under the ROC curve.
+    Regression: mean absolute error, root mean square error, mean relative error over labels above 10⁻⁵, and maximum
+    error. Classification: accuracy, balanced accuracy and F₁ at a threshold of 0.5, and the area under the ROC curve.
 
     Args:
-        values: (n,) labels, 0 or 1 of a classification.
+        values: (n,) labels; 0 or 1 for classification.
         predicted: (n,).
         classification: which scores.
     """
@@ -57,8 +56,8 @@ def fold_scores(values: ArrayLike, predicted: ArrayLike, *, classification: bool
         return _classified(y > 0.5, z)
     error, far = np.abs(y - z), np.abs(y) > SMALLEST
     mape = float(np.mean(error[far] / np.abs(y[far]))) if far.any() else 0.0
-    found = (float(error.mean()), float(np.sqrt(np.square(error).mean())), mape, float(error.max()))
-    return dict(zip(REGRESSION, found, strict=True))
+    scores = (float(error.mean()), float(np.sqrt(np.square(error).mean())), mape, float(error.max()))
+    return dict(zip(REGRESSION, scores, strict=True))
 
 
 def _classified(positive: NDArray[np.bool_], probabilities: NDArray[np.float64]) -> dict[str, float]:
@@ -67,15 +66,15 @@ def _classified(positive: NDArray[np.bool_], probabilities: NDArray[np.float64])
     recalls = [float(hits[positive == side].mean()) for side in (True, False) if (positive == side).any()]
     both = int((said & positive).sum())
     f1 = 2.0 * both / max(int(said.sum()) + int(positive.sum()), 1)
-    found = (float(hits.mean()), float(np.mean(recalls)), f1, roc_auc(positive, probabilities))
-    return dict(zip(CLASSIFICATION, found, strict=True))
+    scores = (float(hits.mean()), float(np.mean(recalls)), f1, roc_auc(positive, probabilities))
+    return dict(zip(CLASSIFICATION, scores, strict=True))
 
 
 def fold_of(folder: str, target: str, *, log10: bool = False, classification: bool = False) -> Fold:
-    """The test part of a finished trial as a fold.
+    """Convert the test part of a finished trial to a fold.
 
     Args:
-        folder: of the trial, whose split was that fold's.
+        folder: folder of the trial, whose split must be that of the fold.
         target: the property column.
         log10: matbench's target is the logarithm of the column, as of `matbench_log_kvrh`.
         classification: which scores.
@@ -97,7 +96,7 @@ def fold_of(folder: str, target: str, *, log10: bool = False, classification: bo
 
 
 def _check_positive(target: str, columns: Mapping[str, NDArray[np.float64]]) -> None:
-    """Refuse what has no logarithm, which would turn the whole fold into NaN.
+    """Refuse values without a logarithm, which would turn the scores of the fold into NaN.
 
     Raises:
         FileFormatError: a value that is not positive.
@@ -113,7 +112,7 @@ def _check_positive(target: str, columns: Mapping[str, NDArray[np.float64]]) -> 
 
 
 def record(tasks: Mapping[str, Sequence[Fold]], user_metadata: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A record of whole tasks.
+    """Make a record of complete tasks.
 
     Args:
         tasks: `matbench_log_kvrh`, … → its folds, in order.
@@ -154,10 +153,10 @@ def write_record(uri: str, tasks: Mapping[str, Sequence[Fold]], user_metadata: M
 
 
 def read_record(uri: str) -> dict[str, list[Fold]]:
-    """The tasks of a record, its hash checked.
+    """Read the tasks of a record and check its hash.
 
     Raises:
-        FileFormatError: it is no record, or was altered.
+        FileFormatError: the file is not a record, or was altered.
     """
     try:
         whole = json.loads(storage.read_bytes(uri))
@@ -176,5 +175,5 @@ def _folds(results: Mapping[str, Any]) -> list[Fold]:
 
 
 def _hash(values: Mapping[str, Any]) -> str:
-    """sha256 of the JSON of a dictionary, keys in order at every level."""
+    """sha256 of the JSON of a dictionary, keys sorted at every level."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

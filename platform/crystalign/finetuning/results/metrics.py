@@ -1,4 +1,4 @@
-"""Errors of predictions, beside those of knowing nothing but the training labels."""
+"""Errors of predictions and of baselines that only use the training labels."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ Array = NDArray[np.float64]
 
 
 def constants(train: TrainSet) -> dict[str, Array]:
-    """`mean` and `median` of the training labels, (T,) in the unit of the property; of a classification its rate and
-    the more frequent class.
+    """Return `mean` and `median` of the training labels, (T,) in the unit of the property.
+
+    For classification these are the base rate and the majority class.
 
     Raises:
-        TypeError: anything but a `TrainSet`.
+        TypeError: the argument is not a `TrainSet`.
     """
     if not isinstance(train, TrainSet):
         raise TypeError(f"baselines are fitted to the training part alone, not to {type(train).__name__}")
@@ -24,9 +25,9 @@ def constants(train: TrainSet) -> dict[str, Array]:
 
 
 def regression_metrics(values: Array, predicted: Array, mean: float, median: float, *, log10: bool) -> dict[str, float]:
-    """Of one target, over the materials that have it.
+    """Metrics of a regression target, over the materials with a label.
 
-    `mae`, `rmse` in its unit; `mae_of_mean`, `mae_of_median`: of the constants that the training labels give;
+    `mae`, `rmse` in its unit; `mae_of_mean`, `mae_of_median`: MAE of the mean and median baselines;
     `scaled_mae` = mae / mae_of_mean (Costa et al.: above 1 it is worse than predicting the mean) and
     `scaled_by_median`; for targets that are learnt as log₁₀, `mae_log10` too.
 
@@ -39,26 +40,26 @@ def regression_metrics(values: Array, predicted: Array, mean: float, median: flo
     """
     known = np.isfinite(values)
     y, z = values[known], predicted[known]
-    found = {
+    metrics = {
         "n": float(len(y)),
         "mae": float(np.abs(y - z).mean()),
         "rmse": float(np.sqrt(np.square(y - z).mean())),
         "mae_of_mean": float(np.abs(y - mean).mean()),
         "mae_of_median": float(np.abs(y - median).mean()),
     }
-    found["scaled_mae"] = _ratio(found["mae"], found["mae_of_mean"])
-    found["scaled_by_median"] = _ratio(found["mae"], found["mae_of_median"])
+    metrics["scaled_mae"] = _ratio(metrics["mae"], metrics["mae_of_mean"])
+    metrics["scaled_by_median"] = _ratio(metrics["mae"], metrics["mae_of_median"])
     if log10:
-        found["mae_log10"] = float(np.abs(np.log10(y) - np.log10(np.maximum(z, 1e-12))).mean())
-    return found
+        metrics["mae_log10"] = float(np.abs(np.log10(y) - np.log10(np.maximum(z, 1e-12))).mean())
+    return metrics
 
 
 def classification_metrics(values: Array, probabilities: Array, rate: float) -> dict[str, float]:
-    """Of one target, over the materials that have it.
+    """Metrics of a classification target, over the materials with a label.
 
-    `roc_auc` (0.5 where all answers are alike, NaN where the test holds one class), `accuracy` and
-    `balanced_accuracy` at a probability of 0.5, `log_loss`, and beside them `accuracy_of_majority` and
-    `log_loss_of_rate`, of who knows the share of the training labels alone.
+    `roc_auc` (0.5 if all scores are equal, NaN if there is only one class), `accuracy` and
+    `balanced_accuracy` at a probability of 0.5, `log_loss`, and the baselines `accuracy_of_majority` (majority class)
+    and `log_loss_of_rate` (base rate of the training labels).
 
     Args:
         values: (n,) 0 or 1; NaN where not known.
@@ -81,7 +82,7 @@ def classification_metrics(values: Array, probabilities: Array, rate: float) -> 
 
 
 def roc_auc(positive: NDArray[np.bool_], scores: Array) -> float:
-    """P(score of a positive > score of a negative) + ½ P(equal), from ranks (Mann and Whitney); NaN of one class."""
+    """P(score of a positive > score of a negative) + ½ P(equal), from ranks (Mann and Whitney); NaN for one class."""
     from scipy.stats import rankdata
 
     n, m = int(positive.sum()), int((~positive).sum())
@@ -91,7 +92,7 @@ def roc_auc(positive: NDArray[np.bool_], scores: Array) -> float:
 
 
 def log_losses(positive: NDArray[np.bool_], probabilities: Array) -> Array:
-    """(n,) −ln p of the true class; probabilities stop at 10⁻⁶."""
+    """Log losses (n,), −ln p of the true class; probabilities are clipped at 10⁻⁶."""
     p = np.clip(probabilities, 1e-6, 1.0 - 1e-6)
     return np.asarray(-np.log(np.where(positive, p, 1.0 - p)))
 

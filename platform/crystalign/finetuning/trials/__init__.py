@@ -1,1 +1,1 @@
-"""One trial: its settings, its plan, the fit and the files it leaves; and ensembles of trials."""
+"""A fine-tuning trial: settings, plan, fit and output files; and ensembles of trials."""

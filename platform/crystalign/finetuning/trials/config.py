@@ -1,4 +1,4 @@
-"""`TrialConfig`: everything that decides one fine-tuning trial; importing this imports no torch."""
+"""`TrialConfig`: all settings of a fine-tuning trial. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from crystalign.model_config import ModalitySpec
 from crystalign.storage import FileEntry, Uri
 
 CONSTANTS = ("mean", "median")
-"""Initialisations that learn nothing but a constant."""
+"""Initialisations that only predict a constant."""
 SCRATCH = "scratch"
 """The initialisation with fresh weights."""
 
 
 class TrialConfig(Config):
-    """One way to one property. Baselines are initialisations and encoders like any other.
+    """Settings of a fine-tuning trial. Baselines are chosen by `initialisation` and `encoders` as well.
 
     - `initialisation: mean` or `median`: the constant of the training labels
     - `scratch` with `encoders: {composition: {encoder: crabnet}}`: the composition alone
@@ -38,37 +38,37 @@ class TrialConfig(Config):
     data: Uri
     """Dataset with the labels."""
     task: Task
-    """What is predicted."""
+    """Prediction task."""
     split: SplitConfig = Field(default_factory=sixty_twenty_twenty)
-    """How the labels are split."""
+    """Split of the labels."""
     n_labels: int | None = Field(default=None, ge=2)
-    """Training labels, of a learning curve; by default all. The test part stays the same."""
+    """Number of training labels, for a learning curve; by default all. The test part does not change."""
     initialisation: str = SCRATCH
     """`scratch`, `mean`, `median`, or the URI of a pre-trained model."""
     like: Uri | None = None
-    """Of `scratch`: a model whose encoders are built anew, so that the comparison with it is one of weights alone."""
+    """With `scratch`: a model whose encoders are rebuilt with fresh weights, to isolate the effect of pre-training."""
     encoders: dict[str, ModalitySpec] = Field(default_factory=dict)
-    """Of `scratch`: modality → encoder, in place of `like`."""
+    """With `scratch`: modality → encoder, instead of `like`."""
     modalities: tuple[str, ...] = ()
     """Modalities that the network reads, of those that the model or `encoders` have; by default the crystal, or, where
     `encoders` are given, all of them."""
     require: tuple[str, ...] = ()
     """Modalities that every material must have, read or not: with the same list, trials over different modalities are
-    tested on the same materials. A material that has none of those that are read is left out in any case."""
+    tested on the same materials. A material with none of the modalities that are read is always left out."""
     vectors: Literal["encoder", "embedding"] = "encoder"
-    """What the head reads: the encoder's own vector, or the unit vector of the aligned space."""
+    """Input of the head: the encoder's own vector, or the unit vector in the aligned space."""
     fusion: FusionConfig = FusionConfig()
-    """Where several modalities meet."""
+    """Fusion of several modalities."""
     head: HeadConfig = HeadConfig()
-    """What follows."""
+    """Head after the fusion."""
     recipe: Recipe = Recipe()
-    """How the network is fitted."""
+    """Training recipe."""
     lr: float = Field(default=1e-3, gt=0)
-    """Learning rate at the top of the schedule."""
+    """Peak learning rate of the schedule."""
     seed: int = Field(default=0, ge=0)
-    """Decides the weights, the order of the labels, and dropout; the split and `n_labels` do not depend on it."""
+    """Seed of initial weights, order of the labels and dropout; the split and `n_labels` do not depend on it."""
     shuffle_labels: bool = False
-    """A control: labels change places before they are split. What then is better than the mean is a leak."""
+    """Control: permute the labels before the split. A result better than the mean baseline then indicates a leak."""
 
     @field_validator("initialisation")
     @classmethod
@@ -102,34 +102,34 @@ class TrialConfig(Config):
 
     @property
     def origin(self) -> str | None:
-        """The model whose encoders are taken or built anew; None without one."""
+        """Model whose encoders are copied or rebuilt; None without one."""
         if self.initialisation == SCRATCH:
             return self.like
         return None if self.constant else self.initialisation
 
     @property
     def constant(self) -> bool:
-        """Whether it predicts one number."""
+        """Whether it predicts a constant."""
         return self.initialisation in CONSTANTS
 
     @property
     def pretrained(self) -> bool:
-        """Whether weights are taken from a model."""
+        """Whether weights are copied from a model."""
         return self.initialisation not in {SCRATCH, *CONSTANTS}
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The modalities that are read, defaults resolved."""
+        """Modalities that are read, with defaults resolved."""
         return self.modalities or tuple(self.encoders) or ("crystal",)
 
     @property
     def specs(self) -> dict[str, ModalitySpec]:
-        """The encoders of a trial without a model."""
+        """Encoders of a trial without a model."""
         given = self.encoders or {"crystal": ModalitySpec(encoder="dual-space")}
         missing = set(self.chosen) - set(given)
         if missing:
             raise ConfigError(
-                f"modalities: nothing says which encoder reads {', '.join(sorted(missing))}; set `encoders` or `like`"
+                f"modalities: no encoder is given for {', '.join(sorted(missing))}; set `encoders` or `like`"
             )
         return {name: given[name] for name in self.chosen}
 
@@ -137,52 +137,52 @@ class TrialConfig(Config):
     def id(self) -> str:
         """The trial's name: 16 hexadecimal digits of the sha256 of its settings, every default written out.
 
-        A dataset, a model or a list of ids that changes under its URI does not change the id; the result holds their
-        checksums, and `finished` compares those.
+        The id does not change if the content of a dataset, a model or a list of ids changes; the result contains their
+        checksums, which `finished` compares.
         """
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class TrialResult(Config):
-    """What a trial found; `result.json`, written last. Without it a trial is not finished."""
+    """Result of a trial: `result.json`, written last. A trial without it is not finished."""
 
     format: int
     """Version of the layout."""
     id: str
-    """Of the settings."""
+    """Id of the trial."""
     config: TrialConfig
-    """The settings."""
+    """Settings of the trial."""
     dataset_sha256: str
-    """Of the manifest of the dataset."""
+    """sha256 of the dataset's manifest."""
     model_sha256: str = ""
-    """Identity of the model that encoders were taken from or built like."""
+    """Identity of the model whose encoders were copied or rebuilt."""
     split_sha256: str = ""
-    """Of the file of a published split; empty of a rule."""
+    """sha256 of the file of a published split; empty for a rule."""
     sizes: dict[str, int]
-    """Part → materials."""
+    """Part → number of materials."""
     left_out: dict[str, int] = {}
-    """Why labelled materials are in no part → how many."""
+    """Reason → number of labelled materials that are in no part."""
     seen: dict[str, int] = {}
-    """Part → materials whose keys pre-training took; none of the test part."""
+    """Part → number of materials whose keys were used in pre-training; 0 for the test part."""
     parameters: int = 0
-    """Weights of the network."""
+    """Number of weights of the network."""
     trained: int = 0
-    """Of them learnt."""
+    """Number of trained weights."""
     metrics: dict[str, dict[str, float]]
-    """Target → metric → value, on the test part, which was looked at once; without those that are not defined."""
+    """Target → metric → value on the test part, evaluated once; undefined metrics are left out."""
     validation: dict[str, dict[str, float]]
     """The same on the validation part, by which learning rates are compared."""
     coverage: dict[str, dict[str, float]] = {}
-    """Target → level → share of the test labels within their intervals."""
+    """Target → level → coverage: share of the test labels within their intervals."""
     score: float | None = None
-    """On the validation part: what the fit minimised; None of a constant."""
+    """Validation loss that early stopping minimised; None for a constant."""
     kept_epoch: int = 0
     """The epoch whose weights were tested."""
     epochs: int = 0
-    """How many there were."""
+    """Number of epochs."""
     ended: str
-    """`epochs`, `patience`, `seconds`, `stopped`, or `constant`."""
+    """Reason for the end: `epochs`, `patience`, `seconds`, `stopped`, or `constant`."""
     seconds: float = 0.0
     """Processor time of the fit, features not counted."""
     files: tuple[FileEntry, ...]

@@ -1,4 +1,4 @@
-"""Several seeds of one trial as one predictor: their mean, and intervals as wide as they disagree.
+"""Ensemble of several seeds of a trial: predicts their mean, with intervals scaled by their spread.
 
 ensemble/
 ├── ensemble.json   calibration, and the folders of the members; written last
@@ -39,14 +39,14 @@ class EnsembleFile(Config):
     members: tuple[str, ...]
     """Identity of the model in each of the folders 0, 1, …"""
     calibration: Calibration | None
-    """Widths of intervals in units of the members' spread."""
+    """Calibration of the intervals in units of the members' spread."""
 
 
 class Ensemble:
     """Members that predict the same targets on the same scale; ẑ is their mean."""
 
     def __init__(self, members: Sequence[PropertyModel], calibration: Calibration | None = None) -> None:
-        """Join them.
+        """Make an ensemble.
 
         Args:
             members: at least two.
@@ -70,7 +70,7 @@ class Ensemble:
 
     @classmethod
     def from_trials(cls, folders: Sequence[str]) -> Self:
-        """Finished trials that differ in their seed alone, calibrated on their calibration part.
+        """Make an ensemble of finished trials that differ only in their seed, and calibrate it.
 
         Args:
             folders: at least two, each with a `model` and its predictions.
@@ -81,30 +81,30 @@ class Ensemble:
         joined = cls([PropertyModel.from_pretrained(storage.join(folder, MODEL)) for folder in folders])
         if joined.members[0].config.task.kind == "classification":
             return joined
-        scaled, values = joined.told(folders, "calibration")
-        wanted = joined.members[0].config.scaler.scaled(values)
-        joined.calibration = calibrate(np.mean(scaled, axis=0), wanted, np.std(scaled, axis=0, ddof=1))
+        scaled, values = joined.member_predictions(folders, "calibration")
+        labels = joined.members[0].config.scaler.scaled(values)
+        joined.calibration = calibrate(np.mean(scaled, axis=0), labels, np.std(scaled, axis=0, ddof=1))
         return joined
 
-    def told(self, folders: Sequence[str], part: PartName) -> tuple[Array, Array]:
-        """What the members' trials said of a part of their labels.
+    def member_predictions(self, folders: Sequence[str], part: PartName) -> tuple[Array, Array]:
+        """Predictions of the members' trials for a part of the split.
 
         Args:
-            folders: of the M trials, in the order of the members.
-            part: any but the training part.
+            folders: folders of the M trials, in the order of the members.
+            part: any part except the training part.
 
         Returns:
-            (M, n, T) on the scale of the network, and (n, T) labels in their unit; NaN where not known.
+            (M, n, T) predictions on the scale of the network, and (n, T) labels in their unit; NaN where unknown.
 
         Raises:
-            ModelError: the trials were asked about different materials.
+            ModelError: the parts of the trials contain different materials.
         """
         tables = [_predictions(folder, part) for folder in folders]
         if any(table.column("id") != tables[0].column("id") for table in tables):
             raise ModelError(f"the {part} parts of the trials {', '.join(folders)} are different materials")
         targets, scaler = self.members[0].targets, self.members[0].config.scaler
-        said = [scaler.scaled(_values(table, [f"{name}_predicted" for name in targets])) for table in tables]
-        return np.stack(said), _values(tables[0], targets)
+        predictions = [scaler.scaled(_values(table, [f"{name}_predicted" for name in targets])) for table in tables]
+        return np.stack(predictions), _values(tables[0], targets)
 
     def predict(
         self, materials: Sequence[Material | Crystal], *, level: float = 0.9, batch_size: int = 64
@@ -125,7 +125,7 @@ class Ensemble:
         """Read an ensemble from a path or URI, and verify its members.
 
         Raises:
-            ModelError: there is none, or a member is missing or another.
+            ModelError: there is no ensemble, or a member is missing or was replaced.
         """
         try:
             values: dict[str, Any] = json.loads(storage.read_bytes(storage.join(uri, FILE)))
@@ -142,7 +142,7 @@ class Ensemble:
 
 
 def load_predictor(uri: str) -> Predictor:
-    """The fine-tuned model or the ensemble at a path or URI.
+    """Load the fine-tuned model or the ensemble at a path or URI.
 
     Raises:
         ModelError: there is neither, or it is broken.
@@ -151,7 +151,7 @@ def load_predictor(uri: str) -> Predictor:
 
 
 def find_predictors(uri: str) -> dict[str, str]:
-    """The fine-tuned model or ensemble at a place, or all in the folders below it, such as `best` of a campaign.
+    """Find the fine-tuned model or ensemble in a folder, or all in its subfolders, such as `best` of a campaign.
 
     Returns:
         Name of the folder → its URI.
@@ -161,19 +161,19 @@ def find_predictors(uri: str) -> dict[str, str]:
     """
     uri = uri.rstrip("/")
     places = [uri] if _is_predictor(uri) else [place.rstrip("/") for place in sorted(storage.list_folders(uri))]
-    found = {place.rpartition("/")[2]: place for place in places if _is_predictor(place)}
-    if not found:
+    predictors = {place.rpartition("/")[2]: place for place in places if _is_predictor(place)}
+    if not predictors:
         raise ModelError(
             f"no fine-tuned model at {uri}, nor in the folders below it; `crystalign tune` writes some to best/"
         )
-    return found
+    return predictors
 
 
 def describe_predictor(uri: str) -> PropertyModelFile:
-    """Settings and card of a fine-tuned model, or of the first member of an ensemble, without its weights.
+    """Read settings and card of a fine-tuned model, or of an ensemble's first member, without the weights.
 
     Raises:
-        ModelError: there is neither, or it is of a version that is not known.
+        ModelError: there is neither, or its version is not supported.
     """
     return read_description(storage.join(uri, "0") if _is_ensemble(uri) else uri)
 

@@ -1,6 +1,6 @@
-"""Everything about a trial that can be refused in its first second: data, labels, split, the model it starts from.
+"""Check a trial before it starts: data, labels, split, and the pre-trained model.
 
-Nothing here imports torch, so that a campaign checks all its trials before the first of them starts.
+This module does not import torch, so a campaign can quickly check all its trials before the first one starts.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ from crystalign.shards.dataset import Dataset
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A trial that can start."""
+    """Checked inputs of a trial."""
 
     config: TrialConfig
     """Its settings."""
     dataset: Dataset
-    """Where the labels are."""
+    """Dataset with the labels."""
     labels: Labels
-    """All that can be used."""
+    """All usable labels."""
     split: Split
-    """Of these labels, all but the test part limited to `n_labels`."""
+    """Split of these labels; all parts except the test part are limited to `n_labels`."""
     specs: dict[str, ModalitySpec]
-    """Modality → encoder; empty of a constant."""
+    """Modality → encoder; empty for a constant."""
     origin: ModelFile | None
-    """The description of the model that encoders are taken from or built like."""
+    """Description of the model whose encoders are copied or rebuilt."""
     seen: dict[str, int]
-    """Part → materials whose keys pre-training took."""
+    """Part → number of materials whose keys were used in pre-training."""
 
     @property
     def checksums(self) -> tuple[str, str, str]:
-        """Of what may change under the URIs of the settings: dataset, model, and list of ids; empty where there is
+        """Checksums of the content behind the URIs of the settings: dataset, model and list of ids; empty if there is
         none.
         """
         return self.dataset.manifest.sha256, "" if self.origin is None else self.origin.identity, self.split.sha256
 
 
 def plan(config: TrialConfig) -> Plan:
-    """Check a trial against its dataset and its model, whose weights are not read.
+    """Check a trial against its dataset and its model, without reading weights.
 
     Raises:
-        ConfigError: whatever is wrong with a setting; the message names the field and what would be valid.
+        ConfigError: a setting is not valid; the message names the field and valid values.
         DatasetError: there is no dataset.
     """
     origin = None if config.origin is None else _described(config)
@@ -121,12 +121,12 @@ def _specs(config: TrialConfig, origin: ModelFile | None) -> dict[str, ModalityS
 
 
 def _check_not_told(columns: Sequence[PropertySpec], specs: Mapping[str, ModalitySpec]) -> None:
-    told = [name for name in specs if modality_class(name).encodes_volume]
+    determining = [name for name in specs if modality_class(name).encodes_volume]
     for column in columns:
-        if column.quantity is Quantity.VOLUME_PER_ATOM and told:
+        if column.quantity is Quantity.VOLUME_PER_ATOM and determining:
             raise ConfigError(
-                f"modalities: {told[0]} contains {column.column}, which is then read off and not predicted; read "
-                "composition, or another modality that does not come from the structure"
+                f"modalities: {determining[0]} contains {column.column}, so the target would be read off "
+                "instead of predicted; read composition, or another modality that does not come from the structure"
             )
 
 
@@ -143,7 +143,7 @@ def _check_modalities(config: TrialConfig, dataset: Dataset) -> None:
 
 
 def _with_modalities(labels: Labels, dataset: Dataset, config: TrialConfig) -> Labels:
-    """Materials that have all of `require` and one of those that are read."""
+    """Keep the materials that have all of `require` and at least one of the modalities that are read."""
     have = {name: _presence(labels, dataset, name) for name in {*config.require, *config.chosen}}
     for name in config.require:
         labels, have = _keep(labels, have, have[name], f"without {name}")
@@ -160,7 +160,7 @@ def _keep(
 
 
 def _presence(labels: Labels, dataset: Dataset, name: str) -> NDArray[np.bool_]:
-    """(N,) which materials have a modality."""
+    """Mask (N,) of the materials that have a modality."""
     if dataset.manifest.modalities.get(name, 0) == len(dataset):
         return np.ones(len(labels), bool)
     shards = {int(shard): dataset.has(int(shard), name) for shard in np.unique(labels.places[:, 0])}

@@ -1,10 +1,10 @@
-"""One fine-tuning trial from its settings to a verified result.
+"""Run a fine-tuning trial from its settings to a verified result.
 
 <folder>/
 ├── model/                config.json, model.safetensors, …: what the service loads; none of a constant
 ├── predictions.parquet   id, formula, part, and of each target its label, prediction and interval
 ├── result.json           settings, metrics, checksums; written last
-└── state/                where a killed fit goes on; deleted when the result stands
+└── state/                checkpoint from which a killed fit resumes; deleted once the result is written
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from crystalign.storage import FileEntry
 
 FORMAT = 3
 LOOK_SECONDS = 1.0
-"""Between two looks of other ranks for the result that rank 0 writes."""
+"""Seconds between checks of the other ranks for the result that rank 0 writes."""
 RESULT, PREDICTIONS, MODEL = "result.json", "predictions.parquet", "model"
 
 Array = NDArray[np.float64]
@@ -61,21 +61,21 @@ def run_trial(
     store: FeatureStore | None = None,
     device: torch.device | str = "cpu",
 ) -> TrialResult:
-    """Fit, test once, write; or, where a whole result of this trial stands, return it.
+    """Fit, test once and write the result; or return the complete result of an earlier run.
 
     On several ranks of a process group all fit (`fit`), and rank 0 tests and writes.
 
     Args:
         config: the trial.
         folder: URI of its own folder.
-        on_epoch: takes the metrics of each epoch; True ends the fit, and what is kept is tested.
+        on_epoch: called with the metrics of each epoch; True ends the fit, and the best weights so far are tested.
         store: features of the dataset, shared by the trials of a process.
-        device: where to compute.
+        device: device of the computation.
 
     Raises:
         ConfigError: the trial cannot start; the message names the field.
         ModelError: the model it starts from is broken.
-        FloatingPointError: it diverged.
+        FloatingPointError: the fit diverged.
     """
     done = finished(config, folder)
     if done is not None:
@@ -110,17 +110,17 @@ def run_trial(
 
 
 def finished(config: TrialConfig, folder: str) -> TrialResult | None:
-    """The result of a trial, if it stands in the folder with all its files and belongs to this dataset and model.
+    """Return the result of a trial if it is complete and belongs to this dataset and model.
 
     Raises:
-        ConfigError: the trial could not start; then no result is trusted.
+        ConfigError: the trial is not valid, so an existing result is not trusted.
     """
-    place = storage.join(folder, RESULT)
-    if not storage.exists(place):
+    result_uri = storage.join(folder, RESULT)
+    if not storage.exists(result_uri):
         return None
     try:
-        values: dict[str, Any] = json.loads(storage.read_bytes(place))
-        result = TrialResult.from_mapping(values, origin=place)
+        values: dict[str, Any] = json.loads(storage.read_bytes(result_uri))
+        result = TrialResult.from_mapping(values, origin=result_uri)
         for entry in result.files:
             storage.verify(storage.join(folder, *entry.path.split("/")), entry)
     except (StorageError, VerificationError, ConfigError, ValueError):
@@ -131,7 +131,7 @@ def finished(config: TrialConfig, folder: str) -> TrialResult | None:
 
 
 def build_model(planned: Plan) -> PropertyModel:
-    """The network of a trial before its fit: encoders taken or fresh, the rest fresh by the seed.
+    """Build the network of a trial before its fit: encoders copied or fresh, the rest fresh from the seed.
 
     Raises:
         ModelError: the model it starts from is broken.
@@ -175,7 +175,7 @@ def build_model(planned: Plan) -> PropertyModel:
 
 
 def _files(planned: Plan, base: Model | None) -> Files:
-    """What fresh encoders need: the files of the model that is built anew, or made from the training part alone."""
+    """Files of fresh encoders: those of the model that is rebuilt, or made from the training part only."""
     files: Files = {}
     for name, spec in planned.specs.items():
         cls, own = encoder_class(spec.encoder), dict[str, bytes]()
@@ -189,15 +189,15 @@ def _files(planned: Plan, base: Model | None) -> Files:
     return files
 
 
-# --- what became of it ------------------------------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------------------------------
 
 
 def _tested(planned: Plan, model: PropertyModel, rows: LabelledRows, fitted: Fitted, folder: str) -> TrialResult:
-    """Calibrate on its part, look at the test part once, write."""
+    """Calibrate on the calibration part, evaluate the test part once, and write the result."""
     split, scaler = planned.split, model.config.scaler
-    told = {part.name: rows.tell(part.rows) for part in split.parts}
-    vectors: dict[str, NDArray[np.float32]] = {name: found for name, (_, found) in told.items()}
-    scaled: dict[str, Array] = {name: told[name][0].double().numpy() for name in told if name != "train"}
+    predictions = {part.name: rows.tell(part.rows) for part in split.parts}
+    vectors: dict[str, NDArray[np.float32]] = {name: found for name, (_, found) in predictions.items()}
+    scaled: dict[str, Array] = {name: predictions[name][0].double().numpy() for name in predictions if name != "train"}
     if planned.config.task.kind == "regression":
         model.calibration = calibrate(scaled["calibration"], scaler.scaled(split.calibration.values))
     model.domain = Domain.fit(vectors["train"], np.concatenate([vectors[part.name] for part in split.held_out]))
@@ -232,19 +232,19 @@ def _tested(planned: Plan, model: PropertyModel, rows: LabelledRows, fitted: Fit
 
 
 def _covered(model: PropertyModel, scaled: Array, part: Part) -> dict[str, dict[str, float]]:
-    """Target → level → share of the labels of a part within their intervals."""
-    found: dict[str, dict[str, float]] = {target: {} for target in model.targets}
+    """Target → level → coverage: share of the labels of a part within their intervals."""
+    coverages: dict[str, dict[str, float]] = {target: {} for target in model.targets}
     for level, radii in model.calibration.radii.items() if model.calibration else ():
         lower, upper = interval(model.calibration, scaled, level=float(level))
         shares = coverage(model.config.scaler.restored(lower), model.config.scaler.restored(upper), part.values)
         for target, share, radius in zip(model.targets, shares.tolist(), radii, strict=True):
             if radius is not None:
-                found[target][level] = share
-    return found
+                coverages[target][level] = share
+    return coverages
 
 
 def _constant(planned: Plan, folder: str) -> TrialResult:
-    """The trial that predicts one number."""
+    """Run a trial that predicts a constant."""
     value = constants(planned.split.train)[planned.config.initialisation]
     predicted: dict[str, Array] = {part.name: np.tile(value, (len(part), 1)) for part in planned.split.parts[1:]}
     return _write(
@@ -258,7 +258,7 @@ def _constant(planned: Plan, folder: str) -> TrialResult:
 
 
 def _metrics(planned: Plan, part: Part, predicted: Array) -> dict[str, dict[str, float]]:
-    """Target → metric → value, without those that are not defined."""
+    """Target → metric → value, without undefined metrics."""
     task, known = planned.config.task, constants(planned.split.train)
     found = {}
     for t, spec in enumerate(planned.labels.specs):
@@ -277,7 +277,7 @@ def _metrics(planned: Plan, part: Part, predicted: Array) -> dict[str, dict[str,
 def _write_predictions(
     planned: Plan, predicted: Mapping[str, Array], more: Mapping[str, Mapping[str, Array]], folder: str
 ) -> FileEntry:
-    """`predictions.parquet`: one row per material of every part but the training part."""
+    """Write `predictions.parquet`: one row per material of every part except training."""
     pieces = []
     for part in planned.split.parts[1:]:
         columns: dict[str, Any] = {"id": part.ids, "formula": part.groups("formula"), "part": [part.name] * len(part)}
@@ -290,7 +290,7 @@ def _write_predictions(
 
 
 def _write(planned: Plan, folder: str, **found: Any) -> TrialResult:
-    """`result.json`, last."""
+    """Write `result.json`, last."""
     dataset, model, split = planned.checksums
     result = TrialResult(
         format=FORMAT,

@@ -1,4 +1,4 @@
-"""Which columns of a density of states are the total or the two spins: their names first, then the numbers."""
+"""Identify the total or spin columns of a density of states, by name first, then by value."""
 
 from __future__ import annotations
 

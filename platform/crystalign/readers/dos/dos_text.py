@@ -1,4 +1,4 @@
-"""A density of states in columns of text: which column is what, decided by the numbers and said aloud."""
+"""Read a density of states in columns of text; notices say how columns were identified."""
 
 from __future__ import annotations
 

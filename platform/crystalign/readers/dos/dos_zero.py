@@ -1,4 +1,4 @@
-"""What the header of a density of states says of its energies: their unit, their zero, the Fermi level."""
+"""Unit, zero and Fermi level of a density of states, from its header."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ _SAME_ZERO = {"efermi": "fermi", "ef": "fermi", "e_f": "fermi", "e_fermi": "ferm
 
 
 class Header(NamedTuple):
-    """What a header states."""
+    """Statements of a header."""
 
     n_atoms: int | None
     efermi: float | None
@@ -133,7 +133,7 @@ def read_header(header: str, first: str) -> Header:
 
 
 def _notice(efermi: float | None, zero: str | None, relative: bool) -> str:
-    """What the zero was taken to be."""
+    """Notice that says which zero was assumed."""
     if zero == "vbm":
         return "the header says that energies are counted from the valence-band maximum; nothing was subtracted"
     if efermi is not None and not relative:

@@ -118,7 +118,7 @@ def read_brml(data: bytes, wavelength: str | float | None = None) -> PowderScan:
     scans = [scan for root in roots for route in root.iter() if local(route) == "DataRoute"
              if (scan := _route(route)) is not None]  # fmt: skip
     if not scans:
-        message = "the .brml holds no scan of 2θ and counts that can be told for sure; export it as .xy"
+        message = "the .brml holds no scan that is certainly 2θ and counts; export it as .xy"
         raise SpectrumError(message, reason="no-scan")
     angle, counts, joined = combine(scans)
     angle, counts, cut = without_negative_angles(angle, counts)

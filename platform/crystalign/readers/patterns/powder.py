@@ -1,4 +1,4 @@
-"""Powder patterns in columns of text: what the positions are decides how they become 2θ."""
+"""Powder patterns in columns of text, with positions in 2θ, Q or d converted to 2θ."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from crystalign.readers.text.columns import TextTable, decode_text, read_table
 Array = NDArray[np.float64]
 
 FREE = ("CuKa", "MoKa", "AgKa")
-"""Wavelengths to draw a pattern over Q or d with, where none is stated: the first that reaches its end."""
+"""Wavelengths for converting Q or d if none is stated: the first that reaches the end of the pattern."""
 STRIDE, UNEVEN = 5, 0.25
-"""Rows of a scan go on by one and the same angle: over this many rows it may change by this fraction."""
+"""A scan has a constant step: over this many rows it may change by this fraction."""
 LAST_SINE = np.sin(np.radians(80.0))
 """Sine of the largest θ that a pattern over Q or d is converted to."""
 
@@ -78,8 +78,8 @@ def _refuse_peaks(angle: Array) -> None:
 def _converted(positions: Array, heights: Array, axis: Axis, stated: Stated) -> tuple[Array, Array, Stated]:
     """2θ in degrees of Q or d.
 
-    2θ = 2 arcsin(Q λ / 4π), Q = 2π / d. The wavelength is the stated one; where there is none any would do for
-    the positions, so one of `FREE` is taken and the intensities count as measured with it.
+    2θ = 2 arcsin(Q λ / 4π), Q = 2π / d. The wavelength is the stated one; without one, any wavelength gives consistent
+    positions, so one of `FREE` is used and assumed for the intensities.
 
     Raises:
         SpectrumError: positions that are not positive, or that the stated wavelength cannot reach.

@@ -1,4 +1,4 @@
-"""Positions that look like 2θ, Q or d and are not: refused by their names, or found by the numbers."""
+"""Detect positions that look like 2θ, Q or d but are not, by column name or by value."""
 
 from __future__ import annotations
 

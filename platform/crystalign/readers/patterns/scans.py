@@ -1,4 +1,4 @@
-"""Scans of one measurement: what a file holds of them, and one pattern made of several."""
+"""Scans of one measurement, and their combination to one pattern."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PowderScan:
     wavelength: float | None
     """Å; None if neither the file nor the user says."""
     notices: tuple[str, ...] = ()
-    """What was left out, converted, joined or taken for granted."""
+    """What was left out, converted, joined or assumed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +82,7 @@ def without_negative_angles(two_theta: Array, intensities: Array) -> tuple[Array
 
 
 def combine(scans: Sequence[Scan]) -> tuple[Array, Array, tuple[str, ...]]:
-    """One pattern of several scans: repeated points are added, ranges are joined.
+    """Combine several scans to one pattern: repeated points are added, ranges are joined.
 
     Points closer than a quarter of a step are merged: their counts and their times are added. If all points
     were then counted equally long, the result is in counts, otherwise in counts per second, so that

@@ -1,7 +1,7 @@
-"""The wavelength of a measured pattern: what its file states, and what the user adds.
+"""Wavelength of a measured pattern, from its file or from the user.
 
-A header is full of numbers: dates, times, temperatures, voltages. A number is a wavelength only beside a
-word for it, and only between 0.05 and 5 Å. Where nothing is stated, nothing is guessed.
+A header contains many numbers: dates, times, temperatures, voltages. A number is only taken as wavelength next to a
+word for it and between 0.05 and 5 Å. If none is stated, none is guessed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from crystalign.physics.diffraction import WAVELENGTHS, parse_wavelength
 KEV_ANGSTROM = 12.398419843
 """keV Å: photon energy times wavelength, CODATA 2018."""
 SAME = 0.01
-"""Wavelengths that differ by less than this fraction are of one tube."""
+"""Wavelengths that differ by less than this fraction belong to one anode."""
 SHORTEST, LONGEST = 0.05, 5.0
 
 _NUMBER = r"(?<![\w.])([-+]?\d*[.,]?\d+(?:[eE][-+]?\d+)?)"
@@ -75,14 +75,14 @@ _SMALL = str.maketrans("₁₂", "12")
 
 
 class Stated(NamedTuple):
-    """What a header says of the wavelength."""
+    """Wavelength stated in a header."""
 
     value: float | None
     """Å."""
     exact: bool = True
     """False where only the anode is known, not which lines were recorded."""
     notices: tuple[str, ...] = ()
-    """How the value was found, where that is a choice."""
+    """How the value was chosen, if there was a choice."""
 
 
 def stated_wavelength(header: str) -> float | None:
@@ -130,7 +130,7 @@ def find_wavelength(header: str) -> Stated:
 
 
 def agree(first: float, second: float) -> bool:
-    """Whether two wavelengths may be of one tube."""
+    """Whether two wavelengths may belong to one anode."""
     return abs(first - second) <= SAME * max(first, second)
 
 

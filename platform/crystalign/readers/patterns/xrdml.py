@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 MAX_ELEMENTS, MAX_DEPTH = 200_000, 100
 _POWDER_AXES = {"gonio", "2theta", "2theta-omega", "omega-2theta", "2theta-theta", "theta-2theta"}
 _TILTS = ("Omega", "Psi", "Chi")
-"""Axes which, where they stand still, have to stand alike in all scans that are added."""
+"""Axes that, if fixed, must have the same position in all scans that are added."""
 
 
 class _Found(NamedTuple):
@@ -77,7 +77,7 @@ def local(element: ET.Element) -> str:
 
 
 def parse_xml(data: bytes, kind: str) -> ET.Element:
-    """The tree of an XML file of a stranger: no entities, and bounded in size and depth.
+    """Parse an untrusted XML file: entities are refused, size and depth are limited.
 
     Raises:
         FileFormatError: it is too large, cut, or defines entities.
@@ -109,7 +109,7 @@ def parse_xml(data: bytes, kind: str) -> ET.Element:
 
 
 def _check_encoding(start: bytes, kind: str) -> None:
-    """Refuse encodings in which a definition of entities does not look like one.
+    """Refuse encodings that could hide an entity definition.
 
     Raises:
         FileFormatError: such an encoding.
@@ -226,7 +226,7 @@ def _unit(points: ET.Element) -> str:
 
 
 def _tilts(points: ET.Element) -> dict[str, float]:
-    """Where axes stand that do not move."""
+    """Positions of the fixed axes."""
     found = {}
     for axis in points.findall("{*}positions"):
         common = _floats(axis, "commonPosition")

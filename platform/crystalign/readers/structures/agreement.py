@@ -11,7 +11,7 @@ from crystalign.crystal import SYMBOLS
 from crystalign.readers.structures.reading import Objection
 
 AMOUNT_TOLERANCE = 0.04
-"""Of an element's share, relative to the stated amount: occupancies and formulas are rounded to two or three digits."""
+"""Relative tolerance of an element's amount: occupancies and formulas are rounded to two or three digits."""
 AMOUNT_FLOOR = 0.03
 """Atoms per formula unit below which a difference is rounding."""
 Z_TOLERANCE = 0.03
@@ -35,7 +35,7 @@ Amounts = Mapping[int, float]
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """What a file says of its structure; None where it says nothing."""
+    """Statements of a file about its structure; None if there is no statement."""
 
     formula: Amounts | None = None
     """Atoms of one formula unit."""

@@ -1,4 +1,4 @@
-"""CIF, read with gemmi and compared with what the file says of itself.
+"""Read CIF with gemmi and compare the structure with the statements of the file.
 
 gemmi reads the syntax and knows the space groups; this module decides which of several readings of a file is the
 right one, and refuses a structure that contradicts its own file (`crystalign.readers.structures.reading`).

@@ -1,7 +1,7 @@
-"""Which element a site of a CIF is: its type symbol, its label, and the file's formula decide together.
+"""Assign elements to the sites of a CIF from type symbols, labels and the file's formula.
 
-Labels are no element symbols: `HO1` may be the hydrogen of an oxygen or holmium, `CA1` calcium or a carbon, `Wat1` a
-water oxygen. Where the formula does not decide, the file is refused.
+Labels are not element symbols: `HO1` may be the hydrogen of an oxygen or holmium, `CA1` calcium or a carbon, `Wat1` a
+water oxygen. If the formula does not decide, the file is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ GROUPS = {
 }
 """Names of groups whose hydrogen has no site of its own → the atom that has."""
 WATER = frozenset({"wat", "hoh"})
-"""How labels begin that nothing but water has."""
+"""Beginnings of labels that only water has."""
 _SCATTERERS = {"cval": "C", "siva": "Si", "siv": "Si", "hiso": "H"}
 """Names of scattering factors that are used as type symbols."""
 _CHARGE = re.compile(r"(\d+(\.\d+)?)?[+-]?(\d+(\.\d+)?)?[+-]?")

@@ -1,4 +1,4 @@
-"""The table of sites of a CIF: where each site is, what it is called, how far it is occupied."""
+"""Read the table of sites of a CIF: positions, labels and occupancies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crystalign.errors import CrystalError
 from crystalign.readers.structures.expansion import Site
 
 OCCUPANCY_SLACK = 0.05
-"""By how much the occupancies of one place may exceed 1 and count as rounded."""
+"""Excess over 1 of the occupancies at one position that counts as rounding."""
 _SITE = "_atom_site_"
 _COLUMNS = (
     "label",

@@ -67,7 +67,7 @@ class Operations:
 
 
 class Symmetry(NamedTuple):
-    """What a CIF says of its symmetry."""
+    """Symmetry stated in a CIF."""
 
     candidates: tuple[Operations, ...]
     """Every reading that fits the cell; one where operations or a Hall symbol are given."""
@@ -80,9 +80,9 @@ class Symmetry(NamedTuple):
     conflict: str = ""
     """How the statements contradict each other; empty where they do not."""
     assumed: str = ""
-    """What was taken for want of a statement; empty where everything is stated."""
+    """Assumptions made for missing statements; empty if everything is stated."""
     missing: bool = False
-    """Nothing is said: the one candidate is P 1."""
+    """Whether no symmetry is stated, so that the only candidate is P 1."""
 
 
 def symmetry_of(block: Any, lattice: NDArray[np.float64]) -> Symmetry:

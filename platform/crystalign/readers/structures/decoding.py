@@ -1,4 +1,4 @@
-"""The text of a structure file, whose encoding nobody states."""
+"""Decode the text of a structure file, whose encoding is not stated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All sites of a cell from those of the asymmetric unit and the symmetry operations."""
+"""Generate all sites of a cell from the asymmetric unit and the symmetry operations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 LEAST_TOLERANCE, MOST_TOLERANCE = 0.01, 0.1
 """Å; images of a site nearer than this are one, with the rounding of its coordinates between these bounds."""
 MAX_PAIRS = 64
-"""Sites on one place, on average: more are no mixed occupancy."""
+"""Largest average number of sites per position; more cannot be mixed occupancy."""
 SHARED = 0.05
 """Å; different elements this near share a site, and so do parts of one element that add up to at most one."""
 

@@ -1,4 +1,4 @@
-"""POSCAR, CONTCAR and XDATCAR, read strictly: nothing is guessed, least of all an element.
+"""Strict reader of POSCAR, CONTCAR and XDATCAR, which never guesses elements.
 
 The format (VASP wiki, "POSCAR"): a title, one or three scale factors, three lattice vectors, the elements, how many
 atoms of each, perhaps `Selective dynamics`, `Direct` or `Cartesian`, the positions; what follows (velocities) is no

@@ -1,6 +1,6 @@
-"""What a reader returns: a crystal, what is worth knowing about it, and where it contradicts its own file.
+"""Result of a structure reader: a crystal, remarks about it, and contradictions with its own file.
 
-A structure enters a dataset only if it agrees with everything that its file says. A disagreement is an
+A structure enters a dataset only if it agrees with all statements of its file. A disagreement is an
 `Objection`: the structure is refused, unless the user accepts that kind of objection by its reason
 (`crystalign ingest --accept REASON`), and then the row carries it as a remark.
 """
@@ -26,7 +26,7 @@ OBJECTIONS = {
     "sites-without-coordinates": "a site other than hydrogen has no coordinates",
     "occupancy-above-one": "a site is occupied more than once",
 }
-"""Reason → what it means: everything that `--accept` may name."""
+"""Reason → meaning: all values that `--accept` takes."""
 
 
 class Objection(NamedTuple):
@@ -35,7 +35,7 @@ class Objection(NamedTuple):
     reason: str
     """One of `OBJECTIONS`."""
     message: str
-    """Both values, and what to do."""
+    """Message with both values and what to do."""
 
 
 class Reading(NamedTuple):
@@ -43,9 +43,9 @@ class Reading(NamedTuple):
 
     crystal: Crystal
     remarks: tuple[str, ...] = ()
-    """What a user of the structure should know, e.g. that hydrogen is missing."""
+    """Remarks for the user, e.g. that hydrogen is missing."""
     objections: tuple[Objection, ...] = ()
-    """Why it should be refused."""
+    """Contradictions for which it should be refused."""
 
     def accepted(self, accept: Collection[str] = ()) -> Reading:
         """The reading without objections: those in `accept` become remarks.

@@ -1,6 +1,6 @@
-"""Structures out of the bytes of one file, whatever its format: the one door for strangers' structures.
+"""Read structures from the bytes of a file in any supported format; the entry point for untrusted files.
 
-`read_structures` gives everything that a file holds, `read_structure` and `structure_of_file` its first structure.
+`read_structures` returns all structures of a file, `read_structure` and `structure_of_file` the first one.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ def read_structures(data: bytes, name: str, *, kind: str = "auto", limits: Limit
 def read_structure(
     data: bytes, name: str, *, kind: str = "auto", limits: Limits | None = None, accept: Collection[str] = ()
 ) -> Reading:
-    """The first structure of a file, checked: it overlaps nowhere and agrees with what its file says.
+    """Read the first structure of a file, and check that atoms do not overlap and that it agrees with its file.
 
     Args:
         data: the file, perhaps compressed.
         name: of the file.
         kind: one of `KINDS`, or `auto`.
         limits: bounds on sizes.
-        accept: reasons of `crystalign.readers.structures.reading.OBJECTIONS` that do not matter.
+        accept: reasons of `crystalign.readers.structures.reading.OBJECTIONS` to accept.
 
     Raises:
         InputError: it holds no structure, or one that cannot be used.
@@ -113,7 +113,7 @@ def crystal_from_cif(text: str, *, accept: Collection[str] = ()) -> Crystal:
 
     Args:
         text: the CIF.
-        accept: contradictions that do not matter, reasons of `crystalign.readers.structures.reading.OBJECTIONS`.
+        accept: contradictions to accept, reasons of `crystalign.readers.structures.reading.OBJECTIONS`.
 
     Raises:
         FileFormatError: not a CIF.
@@ -213,7 +213,7 @@ def _attempt(read: Callable[[], Crystal | Reading]) -> Reading | InputError:
         found = read()
     except InputError as error:
         return error
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # one structure must not lose the others
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # others may still be good
         return FileFormatError(f"the structure cannot be read: {type(error).__name__}: {error}", reason="unforeseen")
     return found if isinstance(found, Reading) else Reading(found)
 

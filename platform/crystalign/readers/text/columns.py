@@ -1,4 +1,4 @@
-"""Columns of numbers in a text file: which sign separates them, which one is the decimal point, which rows count."""
+"""Read columns of numbers in a text file: detect the separator, the decimal sign and the data rows."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ _BOMS = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextTable:
-    """Rows of numbers and what else a text file says."""
+    """Rows of numbers and the header of a text file."""
 
     values: Array
     """(M, columns); NaN where a cell holds none."""
     header: tuple[str, ...]
     """The lines that are no rows, without blanks at their ends."""
     names: tuple[str, ...]
-    """What the line above the rows calls the columns; empty if it has another number of words."""
+    """Column names from the line above the rows; empty if it has another number of words."""
     notices: tuple[str, ...] = ()
-    """What was taken for granted."""
+    """Assumptions that were made, for the user to check."""
 
     def without_gaps(self, columns: tuple[int, ...]) -> TextTable:
         """The rows that have a number in each of these columns.
@@ -119,7 +119,7 @@ def read_table(text: str, *, at_least: int = 2) -> TextTable:
     """The rows of numbers of a text.
 
     Columns are separated by semicolons, tabs, blanks or commas; a comma may also be the decimal point or
-    separate thousands. Which, the whole file decides. Comments, and what stands before the first row
+    separate thousands. The whole file decides which. Comments, and what stands before the first row
     that has as many numbers as most, are the header.
 
     Raises:

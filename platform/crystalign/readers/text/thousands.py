@@ -1,4 +1,4 @@
-"""Numbers such as 1,050 or 1 050 in rows whose columns are separated by the same sign."""
+"""Thousands separators, as in 1,050 or 1 050, that are also the column separator."""
 
 from __future__ import annotations
 

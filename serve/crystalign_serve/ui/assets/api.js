@@ -1,8 +1,8 @@
-// The HTTP API, and its errors as one exception.
+// Client of the HTTP API. All errors are raised as ApiError.
 
 const TIMEOUT_MS = 60_000;
 
-/** What went wrong, in the server's words where it had any. */
+/** An error, with title and detail from the server if it sent any. */
 export class ApiError extends Error {
   constructor(title, detail, status) {
     super(`${title}: ${detail}`);
@@ -20,11 +20,11 @@ async function failure(response) {
 const KEY = "crystalign-api-key";
 let asking = null;
 
-/** Ask for the API key, once for all requests that need it; it is kept until the tab is closed. */
+/** Ask for the API key, once for all concurrent requests; it is stored until the tab is closed. */
 function askForKey(refused) {
   asking ??= Promise.resolve().then(() => {
-    if (sessionStorage.getItem(KEY) !== refused) return true; // another request has just been given one
-    const key = window.prompt(refused ? "This API key is not the right one. API key:" : "This service asks for an API key:");
+    if (sessionStorage.getItem(KEY) !== refused) return true; // the user has just entered a key for another request
+    const key = window.prompt(refused ? "This API key is not the right one. API key:" : "This service requires an API key:");
     if (!key?.trim()) return false;
     sessionStorage.setItem(KEY, key.trim());
     return true;
@@ -61,7 +61,7 @@ export const predictions = async (id, signal) => (await json(`${material(id)}/pr
 export const cifPath = (id) => `${material(id)}/cif`;
 export const cif = async (id, signal) => (await call(cifPath(id), { signal })).text();
 
-/** A link carries no API key: where one is needed, fetch the file and hand it over. */
+/** Download a file with the API key, because a plain link cannot send it. */
 export async function downloadWithKey(event, id, name) {
   if (!sessionStorage.getItem(KEY)) return;
   event.preventDefault();

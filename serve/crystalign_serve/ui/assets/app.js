@@ -1,4 +1,4 @@
-// The page: one state (parts, filter, k, the open material), which the URL and the history hold and everything shows.
+// The page. Its state (parts, filter, k, open material) is stored in the URL and the browser history.
 
 import * as api from "./api.js";
 import { showDetail } from "./detail.js";
@@ -23,7 +23,7 @@ const similar = ({ id }) => go({ ...EMPTY, k: state.k, parts: [{ kind: "id", val
 const open = ({ id }) => go({ ...state, open: id }, { replace: state.open !== null });
 const close = () => go({ ...state, open: null });
 
-/** Enter a state: write it into the URL and the history, then show it. */
+/** Go to a state: write it to the URL and the history, then show it. */
 async function go(next, { replace = false } = {}) {
   const { hash, complete: whole } = await encode(next);
   const write = history[replace ? "replaceState" : "pushState"].bind(history);
@@ -55,7 +55,7 @@ async function enter(next, whole) {
   return undefined;
 }
 
-/** Come from a link, a reload, or the back button. */
+/** Show the state of a link, a reload, or the back button. */
 async function arrive() {
   const held = history.state;
   try {
@@ -114,7 +114,7 @@ function showAnswer(answer) {
     : null;
   const empty = results.length ? null : el("div", { class: "message" },
     el("h2", null, "No crystal matches"),
-    el("p", null, state.filter ? "Nothing in the index passes this filter. Loosen it and search again." : "The index gave no result for this query."));
+    el("p", null, state.filter ? "No crystal in the index passes this filter. Relax it and search again." : "The index returned no result for this query."));
   $("status").replaceChildren(...[...notices, ...otherReadings(), partial, empty, orderNote(answer), results.length ? el("div", { class: "summary" }, el("p", null, summary), shareButton()) : null].filter(Boolean));
   showResults($("results"), results, { onOpen: open, onSimilar: similar });
   showIndex({ shards_ok: answer.shards_ok, shards_total: answer.shards_total, version: answer.index_version, elapsed: answer.elapsed_ms });
@@ -124,29 +124,29 @@ function showAnswer(answer) {
 function orderNote({ results, query }) {
   if (!results.some((result, i) => i > 0 && result.score > results[i - 1].score)) return null;
   const why = /pattern/.test(query?.ordered_by ?? "")
-    ? "The order counts two ranks, by embedding and by match of the patterns. The scores are of the patterns alone, so they need not fall from rank to rank."
-    : "The service gave this order; the scores do not fall from rank to rank.";
+    ? "The order combines two rankings, by embedding and by pattern match. The scores are those of the pattern match alone, so they may not decrease with rank."
+    : "The service set this order; the scores do not decrease with rank.";
   return el("p", { class: "note" }, why);
 }
 
-/** A searched text that may be a formula or a chemical system: said, with the other readings as buttons. */
+/** Notes for searched texts that may also be a formula or a chemical system, with buttons for those readings. */
 function otherReadings() {
   return state.parts.filter((part) => part.kind === "text").map((part) => {
-    const asked = question(part.value, state.filter);
-    return asked && el("p", { class: "note actions" }, el("span", null, `Searched for the words “${part.value}”. Search instead for`), readings(part, asked));
+    const ambiguity = question(part.value, state.filter);
+    return ambiguity && el("p", { class: "note actions" }, el("span", null, `Searched for the words “${part.value}”. Search instead for`), readings(part, ambiguity));
   }).filter(Boolean);
 }
 
-function readings(part, asked) {
+function readings(part, ambiguity) {
   const run = ({ kind, value, filter }) => {
     const others = state.parts.filter((other) => other !== part && other.kind !== kind);
     return go({ ...state, parts: [...others, { ...part, kind, value }], filter, open: null });
   };
-  const answers = asked.answers.filter((answer) => answer.kind !== part.kind || answer.value !== part.value);
+  const answers = ambiguity.answers.filter((answer) => answer.kind !== part.kind || answer.value !== part.value);
   return answers.map((answer) => el("button", { type: "button", class: "quiet", onclick: () => run(answer) }, answer.label));
 }
 
-/** A question in the place of the results; `choose` gets the answer that is clicked. */
+/** Show a question instead of the results; `choose` is called with the answer that the user clicks. */
 function ask({ title, detail, answers: choices }, choose) {
   running.search.abort();
   showError(title, detail);
@@ -178,11 +178,11 @@ function showError(title, detail) {
   $("page").classList.remove("opened", "alone");
   $("detail").hidden = true;
   $("results").replaceChildren();
-  const [told, ...places] = String(detail).split("\n"); // lines below the first point at a place, and need one width
-  const meant = state.parts.filter((part) => part.kind === "formula").map((part) => [part, question(part.value, state.filter)]).find(([, asked]) => asked);
+  const [message, ...pointer] = String(detail).split("\n"); // further lines point at a position: use a fixed-width font
+  const ambiguous = state.parts.filter((part) => part.kind === "formula").map((part) => [part, question(part.value, state.filter)]).find(([, ambiguity]) => ambiguity);
   const asks = /wavelength/i.test(`${title} ${detail}`) && state.parts.some(takesWavelength);
   $("status").replaceChildren(el("div", { class: "message error", role: "alert" },
-    el("h2", null, title), el("p", null, told), places.length ? el("pre", null, places.join("\n")) : null, asks ? askWavelength() : null, meant ? el("p", { class: "actions" }, readings(...meant)) : null));
+    el("h2", null, title), el("p", null, message), pointer.length ? el("pre", null, pointer.join("\n")) : null, asks ? askWavelength() : null, ambiguous ? el("p", { class: "actions" }, readings(...ambiguous)) : null));
 }
 
 function askWavelength() {
@@ -225,9 +225,9 @@ function showIndex(now) {
   $("index").replaceChildren(...entries.map(([name, value]) => el("div", { class: name === "Shards" && low ? "warning" : null }, el("dt", null, name), el("dd", null, String(value)))));
 }
 
-async function showInfo(asked) {
+async function showInfo(request) {
   try {
-    const [info, health] = await Promise.all([asked, api.health().catch(() => ({}))]);
+    const [info, health] = await Promise.all([request, api.health().catch(() => ({}))]);
     $("notice").hidden = !info.notice;
     $("notice").replaceChildren(info.notice ?? "");
     showFields(info.fields ?? []);
@@ -265,7 +265,7 @@ function listen() {
 }
 
 listen();
-const told = api.info();
-await told.then(({ modalities }) => learn(modalities), () => learn()); // a link names kinds, which the service declares
+const infoRequest = api.info();
+await infoRequest.then(({ modalities }) => learn(modalities), () => learn()); // links refer to kinds that the service declares
 showKinds();
-await Promise.all([showInfo(told), arrive()]);
+await Promise.all([showInfo(infoRequest), arrive()]);

@@ -1,4 +1,4 @@
-// One material: its structure, lattice, curves over the query's, properties and where it comes from.
+// Detail view of one material: structure, lattice, curves overlaid on the query's, properties and provenance.
 
 import * as api from "./api.js";
 import { el, formula, quantity, spaceGroup } from "./dom.js";
@@ -17,8 +17,8 @@ function lattice(cell, sites) {
 }
 
 function provenance(entries) {
-  const known = Object.entries(entries ?? {}).filter(([, value]) => value !== null && value !== "");
-  return el("dl", { class: "provenance" }, known.map(([key, value]) => [el("dt", null, key), el("dd", null, String(value))]));
+  const withValue = Object.entries(entries ?? {}).filter(([, value]) => value !== null && value !== "");
+  return el("dl", { class: "provenance" }, withValue.map(([key, value]) => [el("dt", null, key), el("dd", null, String(value))]));
 }
 
 const section = (title, ...children) => el("section", null, el("h3", null, title), ...children);
@@ -46,24 +46,24 @@ async function drawStructure(host, id, signal) {
   }
 }
 
-/** λ in Å of a pattern whose axis says it: the material's is drawn at the same. */
+/** λ (Å) from the axis label of the query's pattern; the material's pattern is drawn at the same wavelength. */
 const measuredAt = (curve) => /λ = ([\d.]+)/.exec(curve?.x_label ?? "")?.[1];
 
-/** Both curves in one figure, or in two where their axes mean different things. */
-function overlay(mine, asked) {
-  if (mine.x_label === asked.x_label) return [[mine, asked]];
-  const axis = PLOTS[mine.kind]?.zero_axis;
-  if (!axis) return [[mine], [asked]];
+/** Both curves in one figure, or in two if their x axes differ. */
+function overlay(material, ofQuery) {
+  if (material.x_label === ofQuery.x_label) return [[material, ofQuery]];
+  const axis = PLOTS[material.kind]?.zero_axis;
+  if (!axis) return [[material], [ofQuery]];
   const fromZero = (curve) => ({ ...curve, name: `${curve.name}, from ${/E_\w+/.exec(curve.x_label)?.[0] ?? "its zero"}`, x_label: axis });
-  return [[fromZero(mine), fromZero(asked)]];
+  return [[fromZero(material), fromZero(ofQuery)]];
 }
 
 async function drawCurve(host, id, kind, { query, wavelength }, signal) {
   const { title } = PLOTS[kind];
   try {
-    const mine = { ...(await api.curve(id, kind, measuredAt(query) ?? wavelength, signal)), kind, name: id, role: "match" };
-    const asked = query?.kind === kind ? { ...query, name: "query", role: "asked" } : null;
-    const figures = asked ? overlay(mine, asked) : [[mine]];
+    const material = { ...(await api.curve(id, kind, measuredAt(query) ?? wavelength, signal)), kind, name: id, role: "match" };
+    const ofQuery = query?.kind === kind ? { ...query, name: "query", role: "asked" } : null;
+    const figures = ofQuery ? overlay(material, ofQuery) : [[material]];
     host.replaceChildren(...figures.map((curves) => plot(curves, { title: `${title} of ${id}` })));
   } catch (error) {
     if (!signal.aborted) host.replaceChildren(problem(error));
@@ -75,7 +75,7 @@ function curves(data, context, signal) {
   kinds.sort((a, b) => (b === context.query?.kind) - (a === context.query?.kind));
   const missing = context.query && !kinds.includes(context.query.kind)
     ? section(PLOTS[context.query.kind]?.title ?? "Query", plot([{ ...context.query, name: "query", role: "asked" }], { title: "The query" }),
-      el("p", { class: "muted" }, "This material has no such curve to lay over the query."))
+      el("p", { class: "muted" }, "This material has no such curve to compare with the query."))
     : null;
   return [missing, ...kinds.map((kind) => {
     const host = el("div", { class: "plots" }, el("p", { class: "muted" }, "Loading…"));
@@ -86,10 +86,10 @@ function curves(data, context, signal) {
 
 function prediction({ label, unit, value, lower, upper, level, out_of_domain: distance, model }) {
   const name = unit ? label.replace(` (${unit})`, "") : label;
-  const known = lower !== null && upper !== null;
-  const interval = known ? el("small", { class: "interval" }, `${quantity(lower)} … ${quantity(upper)}`) : null;
+  const hasInterval = lower !== null && upper !== null;
+  const interval = hasInterval ? el("small", { class: "interval" }, `${quantity(lower)} … ${quantity(upper)}`) : null;
   const far = distance !== null && distance > 1;
-  const title = `By the model ${model}.${known ? ` The interval holds the value with ${100 * level} %.` : ""}${far ? " This material is unlike those that the model learnt from: do not rely on it." : ""}`;
+  const title = `By the model ${model}.${hasInterval ? ` The interval contains the value with ${100 * level} % probability.` : ""}${far ? " This material is unlike the training data: the prediction is unreliable." : ""}`;
   return el("div", { class: far ? "property far" : "property", title },
     el("dt", null, name, far ? el("span", { class: "warning" }, " unlike the training data") : null),
     el("dd", null, quantity(value), el("small", null, unit ? `\u202f${unit}` : ""), interval));

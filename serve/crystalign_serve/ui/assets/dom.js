@@ -1,4 +1,4 @@
-// Elements and text. Everything that comes from a server or a file becomes a text node here, never markup.
+// DOM elements and formatted text. Text from a server or a file becomes a text node, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -20,7 +20,7 @@ export const svg = (tag, attributes, ...children) => fill(document.createElement
 
 export const $ = (id) => document.getElementById(id);
 
-/** "Fe2O3" with its numbers as subscripts. */
+/** "Fe2O3" with subscripts. */
 export function formula(text) {
   const parts = String(text).split(/(\d+(?:\.\d+)?)/);
   return el("span", { class: "formula" }, parts.map((part, i) => (i % 2 ? el("sub", null, part) : part)));
@@ -28,7 +28,7 @@ export function formula(text) {
 
 const BARS = /-(\d)/g;
 
-/** "Fm-3m (225)": the bar over the number, subscripts of screw axes, the number of the group. */
+/** Space group symbol with overbars and screw-axis subscripts, and its number. */
 export function spaceGroup(symbol, number) {
   if (!symbol && !number) return el("span", { class: "muted" }, "space group unknown");
   const node = el("span", { class: "spacegroup" });
@@ -40,7 +40,7 @@ export function spaceGroup(symbol, number) {
   return node;
 }
 
-/** A number for reading: four significant digits, a real minus sign, no exponent where it can be avoided. */
+/** Format a number: four significant digits, a true minus sign, an exponent only for very small or large values. */
 export function quantity(value) {
   if (typeof value !== "number") return String(value);
   if (!Number.isFinite(value)) return "–";
@@ -51,8 +51,8 @@ export function quantity(value) {
   return text.replaceAll("-", "−");
 }
 
-/** "E − E_F (eV)" in pieces for `sub`: text, subscript, text, … */
+/** Split "E − E_F (eV)" into text and subscripts; `sub` renders a subscript. */
 export const withSubscripts = (text, sub) => String(text).split(/_([A-Za-z]+)/).map((part, i) => (i % 2 ? sub(part) : part));
 
-/** The label of a property without the unit that some labels repeat in brackets. */
+/** The label of a property, without a unit in brackets. */
 export const label = ({ label: text, unit }) => (unit ? String(text).replace(` (${unit})`, "") : String(text));

@@ -1,4 +1,4 @@
-// The query form: the box and its guess, the parts with their weights, the filter and its help, the examples.
+// The query form: search box with detected kind, parts with weights, filter with help, examples.
 
 import { $, el } from "./dom.js";
 import { fromRequest, guessFile, isFile, isSent, KINDS, mayRepeat, measuredKind, takesWavelength, typedKinds, WAVELENGTHS } from "./query.js";
@@ -7,7 +7,7 @@ import { DEFAULT_K } from "./link.js";
 
 const LARGEST = 8 * 2 ** 20;
 
-/** The text of a file in UTF-8; null for any other, which is sent as it is. */
+/** The text of a UTF-8 file; null for any other file, which is sent as bytes. */
 function textOf(bytes) {
   try {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
@@ -18,8 +18,8 @@ function textOf(bytes) {
 }
 
 /**
- * The form's own state is `parts`, the box and its kind. `search` is called when the query should run, `fail` with a
- * title and a reason, `ask` with a question and what to do with the answer.
+ * The form's own state is `parts`, the box and its kind. Callbacks: `search` runs the query, `fail` shows an error with
+ * title and reason, `ask` shows a question and calls its second argument with the chosen answer.
  */
 export function makeForm({ search, fail, ask }) {
   let parts = [];
@@ -29,17 +29,17 @@ export function makeForm({ search, fail, ask }) {
 
   const typed = () => $("box").value.trim();
   const boxPart = () => ({ kind: $("kind").value, value: typed(), weight: 1 });
-  const place = (part, beside = false) => {
-    const makesWay = (other) => (other.kind === part.kind && !beside) || (isFile(part) && other.kind === "auto");
-    parts = [...parts.filter((other) => !makesWay(other)), part];
+  const addPart = (part, beside = false) => {
+    const isReplaced = (other) => (other.kind === part.kind && !beside) || (isFile(part) && other.kind === "auto");
+    parts = [...parts.filter((other) => !isReplaced(other)), part];
   };
 
-  /** Ask what a typed text is where it has several readings, and go on with the answer; false where it has one. */
-  function doubtful(goOn) {
+  /** If a typed text is ambiguous, ask what it is and call `goOn` after the answer; false if it is not ambiguous. */
+  function isAmbiguous(goOn) {
     const unsure = typed() && !chosen && $("kind").value === "text" && typed() !== settled;
-    const asked = unsure ? question(typed(), $("filter").value) : null;
-    if (!asked || asked.common) return false;
-    ask(asked, (answer) => {
+    const ambiguity = unsure ? question(typed(), $("filter").value) : null;
+    if (!ambiguity || ambiguity.common) return false;
+    ask(ambiguity, (answer) => {
       $("box").value = settled = answer.value;
       $("kind").value = answer.kind;
       $("filter").value = answer.filter;
@@ -63,13 +63,13 @@ export function makeForm({ search, fail, ask }) {
   }
 
   function pin() {
-    if (typed()) place(boxPart());
+    if (typed()) addPart(boxPart());
     clearBox();
     showParts();
   }
 
   function submit() {
-    if (doubtful(submit)) return;
+    if (isAmbiguous(submit)) return;
     if (parts.length && typed()) pin();
     searched = typed();
     search();
@@ -77,8 +77,8 @@ export function makeForm({ search, fail, ask }) {
 
   function wavelengthControl(part) {
     const custom = part.wavelength && !WAVELENGTHS.some(([value]) => value === part.wavelength);
-    const known = custom ? [...WAVELENGTHS, [part.wavelength, `${part.wavelength} Å`]] : WAVELENGTHS;
-    const choices = known.map(([value, text]) => el("option", { value, selected: (part.wavelength ?? "") === value }, text));
+    const wavelengths = custom ? [...WAVELENGTHS, [part.wavelength, `${part.wavelength} Å`]] : WAVELENGTHS;
+    const choices = wavelengths.map(([value, text]) => el("option", { value, selected: (part.wavelength ?? "") === value }, text));
     return el("select", { class: "chip", "aria-label": "Wavelength", onchange: (event) => changed(part, { wavelength: event.target.value }) }, choices);
   }
 
@@ -122,7 +122,7 @@ export function makeForm({ search, fail, ask }) {
   }
 
   async function read(file) {
-    if (file.size > LARGEST) throw new Error(`it has ${(file.size / 2 ** 20).toFixed(1)} MB and the server takes up to 8 MB`);
+    if (file.size > LARGEST) throw new Error(`it has ${(file.size / 2 ** 20).toFixed(1)} MB; the limit is 8 MB`);
     if (file.size === 0) throw new Error("it is empty");
     const bytes = await file.arrayBuffer();
     const text = textOf(bytes);
@@ -130,7 +130,7 @@ export function makeForm({ search, fail, ask }) {
     return text === null ? { ...part, stamp: `${file.size} ${Date.now()} ${Math.random()}` } : part;
   }
 
-  /** Files join what stands in the form; a text that was already searched makes way. */
+  /** Add files to the query. A text that was already searched is replaced. */
   async function takeFiles(files) {
     const taken = [];
     for (const file of files) {
@@ -143,7 +143,7 @@ export function makeForm({ search, fail, ask }) {
     }
     const twice = taken.find((part, i) => !mayRepeat(part) && taken.findIndex((other) => other.kind === part.kind) < i);
     if (twice) {
-      fail("One file of a kind, please", `A query holds one ${KINDS[twice.kind].label} file; drop ${twice.name} in a search of its own.`);
+      fail("Too many files of one kind", `A query can have one ${KINDS[twice.kind].label} file. Search with ${twice.name} separately.`);
       return;
     }
     const there = taken.length === 1 ? parts.find((other) => isFile(other) && other.kind === taken[0].kind) : null;
@@ -154,7 +154,7 @@ export function makeForm({ search, fail, ask }) {
   function join(taken, beside = true) {
     if (typed() === searched) clearBox();
     else pin();
-    taken.forEach((part, i) => place(part, beside || i > 0));
+    taken.forEach((part, i) => addPart(part, beside || i > 0));
     showParts();
     search();
     return true;
@@ -163,8 +163,8 @@ export function makeForm({ search, fail, ask }) {
   function replacement(there, part) {
     const both = { label: `Search with both ${there.name} and ${part.name}`, join: true, beside: true };
     return {
-      title: `The query already holds ${there.name}`,
-      detail: `What is to be done with ${part.name}?`,
+      title: `The query already contains ${there.name}`,
+      detail: `What do you want to do with ${part.name}?`,
       answers: [{ label: `Search with ${part.name} instead`, join: true, beside: false }, ...(mayRepeat(part) ? [both] : []), { label: `Keep ${there.name}` }],
     };
   }
@@ -175,7 +175,7 @@ export function makeForm({ search, fail, ask }) {
     if (typed() && typed() === searched) submit();
   });
   const combine = () => {
-    if (doubtful(combine)) return;
+    if (isAmbiguous(combine)) return;
     pin();
     $("box").focus();
   };
@@ -192,13 +192,13 @@ export function makeForm({ search, fail, ask }) {
 
   return {
     takeFiles,
-    /** What the form asks for. */
+    /** The query, filter and k of the form. */
     read: () => ({
       parts: [...parts, ...(typed() ? [boxPart()] : [])],
       filter: $("filter").value.trim(),
       k: Number($("k").value || DEFAULT_K),
     }),
-    /** Show a state: one typed part stands in the box, anything else as parts. */
+    /** Show a state: a single typed part goes into the box, anything else becomes parts. */
     write({ parts: given, filter, k }) {
       const typedOnly = given.length === 1 && !isFile(given[0]);
       parts = typedOnly ? [] : given;
@@ -218,7 +218,7 @@ export function makeForm({ search, fail, ask }) {
   };
 }
 
-/** What may be typed and which files are taken, once the service has said so. */
+/** Fill in the kinds of text and files that the service accepts. */
 export function showKinds() {
   $("kind").replaceChildren(...typedKinds().map(([value, { label }]) => el("option", { value }, label)));
   const files = Object.values(KINDS).map((kind) => kind.files).filter(Boolean);
@@ -228,7 +228,7 @@ export function showKinds() {
   $("file").setAttribute("accept", [...new Set([...files.flatMap(({ suffixes }) => suffixes), ...offered])].join(","));
 }
 
-/** The filter's help: its fields, each a button that writes it into the filter. */
+/** Help for the filter: its fields, each with a button that inserts it. */
 export function showFields(fields) {
   const insert = (name) => {
     const filter = $("filter");

@@ -1,10 +1,11 @@
-// A search as a URL and back. Files travel compressed; one that is too large is named and the page says so.
+// Encode a search as a URL fragment, and decode it. Files are compressed. For a file that is too large, only the name
+// is stored, and the page asks for the file again.
 
 import { isBinary, isFile, KINDS } from "./query.js";
 
 const LONGEST_URL = 8000;
 const LARGEST_FILE = 8 * 2 ** 20;
-const BINARY = "!"; // in the place of a file that is no text
+const BINARY = "!"; // stands for a binary file, which is not stored
 export const DEFAULT_K = 12;
 
 async function through(stream, bytes, limit = Infinity) {
@@ -31,7 +32,7 @@ async function unpack(text) {
   return new TextDecoder().decode(await through(new DecompressionStream("deflate-raw"), bytes, LARGEST_FILE));
 }
 
-/** The fragment of a state, and whether it holds the whole query. */
+/** The URL fragment of a state, and whether it contains the whole query. */
 export async function encode(state) {
   const write = async (withFiles) => {
     const query = new URLSearchParams();
@@ -51,7 +52,7 @@ export async function encode(state) {
   return { hash: await write(false), complete: false };
 }
 
-/** The state of a fragment. Raises an Error that names the file where the link could not hold it. */
+/** The state of a URL fragment. Throws an Error that names a file which the link does not contain. */
 export async function decode(hash) {
   const query = new URLSearchParams(hash.replace(/^#/, ""));
   const parts = [];

@@ -1,4 +1,4 @@
-// A small line plot in SVG: axes with units, ticks, several curves, a readout under the pointer or the arrow keys.
+// An SVG line plot: axes with units, ticks, several curves, and a readout at the pointer or by arrow keys.
 
 import { el, quantity, svg, withSubscripts } from "./dom.js";
 import { PLOTS } from "./query.js";
@@ -8,7 +8,7 @@ const MARGIN = { top: 10, right: 12, bottom: 38, left: 50 };
 const small = (text) => svg("tspan", { class: "sub", "baseline-shift": "sub" }, text);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
-/** Round ticks that cover [low, high] with about `count` steps of 1, 2 or 5 times a power of ten. */
+/** About `count` ticks in [low, high], with a step of 1, 2 or 5 times a power of ten. */
 export function ticks(low, high, count) {
   const raw = (high - low) / Math.max(1, count) || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
@@ -18,7 +18,7 @@ export function ticks(low, high, count) {
   return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
 
-/** The y of a curve at x, linear between its points; null outside. */
+/** y of a curve at x by linear interpolation; null outside its range. */
 function at(curve, x) {
   const { x: xs, y: ys } = curve;
   if (!(x >= xs[0] && x <= xs.at(-1))) return null;
@@ -32,12 +32,12 @@ function at(curve, x) {
   return span ? ys[low] + ((ys[high] - ys[low]) * (x - xs[low])) / span : ys[low];
 }
 
-/** Curves as the API sends them, made drawable: one y per x (spin channels summed), x ascending. */
+/** Prepare a curve of the API for plotting: sum spin channels, drop non-finite points, sort by x. */
 function tidy({ x, y, ...rest }) {
   const channels = Array.isArray(y[0]) ? y : [y];
   const points = x.map((value, i) => [value, channels.reduce((sum, channel) => sum + channel[i], 0)]);
-  const kept = points.filter((point) => point.every(Number.isFinite)).sort((a, b) => a[0] - b[0]);
-  return { ...rest, x: kept.map((point) => point[0]), y: kept.map((point) => point[1]) };
+  const finite = points.filter((point) => point.every(Number.isFinite)).sort((a, b) => a[0] - b[0]);
+  return { ...rest, x: finite.map((point) => point[0]), y: finite.map((point) => point[1]) };
 }
 
 const range = (values) => values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
@@ -48,8 +48,8 @@ function toUnitMaximum(curve) {
 }
 
 /**
- * A figure of curves { name, role, x, y, x_label, y_label, kind } over one another.
- * Curves whose y do not share a unit, and curves that are relative anyway, are each scaled to a maximum of one.
+ * A figure with several curves { name, role, x, y, x_label, y_label, kind }.
+ * Curves with different y units, and curves of relative intensity, are each scaled to a maximum of one.
  */
 export function plot(curves, { title }) {
   const [first] = curves;
@@ -60,7 +60,7 @@ export function plot(curves, { title }) {
   const readout = el("output", { class: "readout" });
   const canvas = svg("svg", { class: "plot", tabindex: 0, role: "img", "aria-label": `${title}: ${yLabel} against ${first.x_label}` });
   const figure = el("figure", { class: "curve" }, el("figcaption", null, el("span", { class: "legend" }, legend), readout), canvas);
-  if (!drawn.length) return el("p", { class: "muted" }, `${title}: nothing to draw.`);
+  if (!drawn.length) return el("p", { class: "muted" }, `${title}: no data to plot.`);
 
   const xs = range(drawn.flatMap((curve) => [curve.x[0], curve.x.at(-1)]));
   const [low, high] = range(drawn.flatMap((curve) => range(curve.y)));
@@ -121,8 +121,8 @@ function follow(canvas, readout, frameOf, curves, xLabel) {
     cursor.setAttribute("visibility", "visible");
     const values = curves.map((curve) => [curve, at(curve, x)]).filter(([, y]) => y !== null);
     const digits = xs[1] - xs[0] > 30 ? 1 : 2;
-    const place = `${name} ${x.toFixed(digits).replace("-", "−")}${unit ? ` ${unit}` : ""}`;
-    readout.replaceChildren(el("span", null, withSubscripts(place, (text) => el("sub", null, text))), ...values.map(([curve, y]) => el("span", { class: curve.role }, quantity(Number(y.toFixed(3))))));
+    const position = `${name} ${x.toFixed(digits).replace("-", "−")}${unit ? ` ${unit}` : ""}`;
+    readout.replaceChildren(el("span", null, withSubscripts(position, (text) => el("sub", null, text))), ...values.map(([curve, y]) => el("span", { class: curve.role }, quantity(Number(y.toFixed(3))))));
   };
   const hide = () => {
     frameOf().cursor.setAttribute("visibility", "hidden");

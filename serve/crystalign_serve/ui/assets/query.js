@@ -1,13 +1,13 @@
-// What a query is: parts of different kinds, how each is recognised, and the request they make together.
+// The query model: parts of different kinds, how each is recognised, and the API request that they form.
 //
 // A part is { kind, value, weight, name?, wavelength?, stamp? }. `value` is what was typed, the text of a file, the
 // bytes of a file that is no UTF-8 text (with a stamp that tells it from others of its name), or (from an example) the
 // arrays themselves.
 
-export const KINDS = {}; // what a part may be; `learn` fills it
-export const PLOTS = {}; // how curves are drawn, by modality; `learn` fills it
+export const KINDS = {}; // kinds of parts, filled by `learn`
+export const PLOTS = {}; // plot settings by modality, filled by `learn`
 
-/** A regular expression of the service's, or one that matches nothing where this browser cannot read it. */
+/** A regular expression from the service; if this browser does not support it, one that matches nothing. */
 function expression(pattern) {
   try {
     return new RegExp(pattern || "(?!)");
@@ -21,11 +21,11 @@ function kindOf({ name, query: { label, structure, fields, files } }) {
   const kind = { label, modality: name, names, structure };
   if (!files) return [names[0], kind];
   const clues = files.clues.map(({ pattern, strength }) => ({ pattern: expression(pattern), strength }));
-  const known = { ...files, clues, name_pattern: expression(files.name_pattern) };
-  return structure ? ["structure", { ...kind, file: true, files: known }] : [names[0], { ...kind, file: names[0], files: known }];
+  const compiled = { ...files, clues, name_pattern: expression(files.name_pattern) };
+  return structure ? ["structure", { ...kind, file: true, files: compiled }] : [names[0], { ...kind, file: names[0], files: compiled }];
 }
 
-/** Take in what `/api/info` says of the modalities, in the order in which the page offers them. */
+/** Fill KINDS and PLOTS from the modalities of `/api/info`, in the order in which the page offers them. */
 export function learn(modalities = []) {
   const kinds = modalities.filter(({ query }) => query).map(kindOf);
   const words = kinds.filter(([, { files }]) => !files).sort(([, a], [, b]) => a.label.localeCompare(b.label));
@@ -41,10 +41,10 @@ const tables = () => Object.entries(KINDS).filter(([, { files, structure }]) => 
 
 const takers = () => tables().filter(([, { files }]) => files.takes_wavelength).map(([kind]) => kind);
 
-/** Whether a part may need the wavelength that it was measured with. */
+/** Whether a part may need a wavelength. */
 export const takesWavelength = ({ kind }) => takers().includes(kind) || (kind === "auto" && takers().length > 0);
 
-/** The kind of a part whose wavelength was just given: one that takes it, where a single kind does. */
+/** The kind of a part after a wavelength was given: for an undetected file, the only kind that takes one, if unique. */
 export const measuredKind = ({ kind }) => (kind === "auto" && takers().length === 1 ? takers()[0] : kind);
 
 export const WAVELENGTHS = [["", "λ from file"], ["CuKa", "Cu Kα"], ["CoKa", "Co Kα"], ["MoKa", "Mo Kα"]];
@@ -57,7 +57,7 @@ export const isBinary = (part) => part.value instanceof ArrayBuffer;
 /** Whether a part is a file of the user, which the server reads. */
 export const isSent = (part) => isFile(part) && (typeof part.value === "string" || isBinary(part));
 
-/** Rows of numbers of a text file; comments, headers and other lines are passed over. */
+/** Rows of numbers in a text file; comments, headers and other lines are skipped. */
 function rows(text) {
   const numbers = text.split(/\r?\n/).map((line) => line.trim().split(/[\s,;]+/).filter(Boolean).map(Number));
   return numbers.filter((row) => row.length >= 2 && row.every(Number.isFinite));
@@ -65,7 +65,7 @@ function rows(text) {
 
 const isCif = (text) => /^[ \t]*data_/m.test(text) && /_cell_length_a/i.test(text);
 
-/** A scale factor, three vectors, then symbols or counts: a table of three columns has none of the last. */
+/** Whether a text is a POSCAR: a scale factor, three vectors, then symbols or counts, which a plain table lacks. */
 function isPoscar(text) {
   const lines = text.slice(0, 4000).split(/\r\n|\n|\r/, 8).map((line) => line.split(/[!#]/)[0].trim().split(/\s+/).filter(Boolean));
   const numbers = (words) => words.length > 0 && words.every((word) => Number.isFinite(Number(word)));
@@ -87,15 +87,15 @@ function fileKind(part) {
   return isCif(part.value) || CIF.test(name) ? "cif" : "poscar";
 }
 
-/** Which kind of query a file is: by its name, then by its content where that is text; "auto" leaves it to the server. */
+/** Detect the kind of a file from its name, then from its text; "auto" leaves the detection to the server. */
 export function guessFile(name, content) {
   const leaf = unpacked(name);
   const text = typeof content === "string" ? content : "";
   const head = text.slice(0, 4000).toLowerCase();
   const pick = (test) => tables().find(([, { files }]) => test(files))?.[0];
   if (CIF.test(leaf) || POSCAR.test(leaf)) return "structure";
-  const told = pick(({ suffixes }) => suffixes.some((end) => leaf.toLowerCase().endsWith(end))) ?? pick(({ marks }) => marks.some((word) => head.includes(word)));
-  if (told) return told;
+  const identified = pick(({ suffixes }) => suffixes.some((end) => leaf.toLowerCase().endsWith(end))) ?? pick(({ marks }) => marks.some((word) => head.includes(word)));
+  if (identified) return identified;
   if (OTHER.test(leaf) || /^\s*[{[]/.test(head)) return "auto";
   const named = pick(({ name_pattern: pattern }) => pattern.test(leaf.toLowerCase()));
   if (named) return named;
@@ -110,10 +110,10 @@ export function guessFile(name, content) {
 
 const withWavelength = ({ value, wavelength }) => (wavelength ? { ...value, wavelength } : value);
 
-/** Whether a query may hold two files of this kind: each is a part of its own, and they share their weight. */
+/** Whether a query may contain two files of this kind. Each is a part of its own, and they share their weight. */
 export const mayRepeat = (part) => part.kind === "structure" && isSent(part);
 
-/** The request of a state: `{ body }` for JSON, or `{ form }` where there are files, which the server reads. */
+/** The API request of a state: `{ body }` for JSON, or `{ form }` if there are files. */
 export function toRequest({ parts, filter, k }) {
   const files = parts.filter(isSent);
   const query = {};

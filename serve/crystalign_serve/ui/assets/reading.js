@@ -1,6 +1,6 @@
-// What a typed text may be: a formula, a chemical system, an id, or words; and the question where it may be several.
+// Detect whether a typed text is a formula, a chemical system, an id or words, and ask the user if it is ambiguous.
 //
-// Whether a formula can be used is decided by the server, which says why not. Here is only told what was meant.
+// Only the intended kind is detected here. The server decides whether a formula is valid, and explains why not.
 
 const SYMBOLS =
   ("H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo " +
@@ -38,7 +38,7 @@ export function isFormula(text) {
   return symbols > 0;
 }
 
-/** Which kind of query a typed text is. */
+/** The most likely kind of a typed text. */
 export function guess(text) {
   const typed = text.trim();
   if (typed.length > LONGEST) return "text";
@@ -48,7 +48,7 @@ export function guess(text) {
   return "text";
 }
 
-/** "Fe-O", "fe – o", "Li-Fe-P-O" → their symbols, in the order they stand in; empty for anything else. */
+/** Symbols of a chemical system such as "Fe-O", "fe – o" or "Li-Fe-P-O", in order; empty for any other text. */
 export function chemicalSystem(text) {
   if (text.length > LONGEST) return [];
   const parts = plain(text).split(/[-,]/).map((part) => part.trim());
@@ -56,7 +56,7 @@ export function chemicalSystem(text) {
   return parts.length > 1 && symbols.every((symbol) => SYMBOLS.includes(symbol)) ? [...new Set(symbols)] : [];
 }
 
-/** Formulas that differ from the text in upper and lower case alone: "nacl" → ["NaCl"]; the likeliest first. */
+/** Formulas that differ from the text only in case, e.g. "nacl" → ["NaCl"]; the most likely first. */
 export function suggestions(text) {
   if (text.length > LONGEST) return [];
   const typed = plain(text);
@@ -75,14 +75,14 @@ export function suggestions(text) {
     ways.push(here.sort((a, b) => a[0] - b[0]).slice(0, 3));
   }
   const most = /\d/.test(typed) ? 2 * MOST_SYMBOLS : MOST_SYMBOLS;
-  return ways.at(-1).filter(([, count]) => count > 0 && count <= most).map(([, , found]) => found).filter(isFormula);
+  return ways.at(-1).filter(([, count]) => count > 0 && count <= most).map(([, , candidate]) => candidate).filter(isFormula);
 }
 
 const bothFilters = (given, more) => (given.trim() ? `(${given.trim()}) AND ${more}` : more);
 
 /**
- * What must be asked about a text before it is searched for; null where it has one reading.
- * An answer is { label, kind, value, filter }, with the filter that stands in the form taken in.
+ * The question to ask about an ambiguous text before the search; null if the text is not ambiguous.
+ * An answer is { label, kind, value, filter }; its filter includes the one in the form.
  */
 export function question(text, filter = "") {
   const typed = text.trim();
@@ -95,7 +95,7 @@ export function question(text, filter = "") {
     const names = system.map((symbol) => `"${symbol}"`).join(",");
     return {
       title: `“${typed}” is a chemical system. What do you want?`,
-      detail: `Crystals are filtered by their elements, and ordered by how near their composition is to ${formula}.`,
+      detail: `Crystals are filtered by elements and ordered by how close their composition is to ${formula}.`,
       answers: [
         { label: `Crystals of ${listed} alone`, kind: "formula", value: formula, filter: bothFilters(filter, `_crystalign_chemsys="${[...system].sort().join("-")}"`) },
         { label: `Crystals with ${listed} and perhaps others`, kind: "formula", value: formula, filter: bothFilters(filter, `elements HAS ALL ${names}`) },

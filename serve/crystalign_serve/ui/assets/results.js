@@ -1,4 +1,4 @@
-// The list of answers: one card per material.
+// The list of results: one card per material.
 
 import { el, formula, label, quantity, spaceGroup } from "./dom.js";
 
@@ -9,13 +9,13 @@ function property(entry) {
   return el("div", { class: "property" }, el("dt", { title: label(entry) }, label(entry)), el("dd", null, quantity(entry.value), el("small", null, unit)));
 }
 
-/** The properties that are known, as a definition list. */
+/** The properties that have a value, as a definition list. */
 export function properties(entries, count = Infinity) {
-  const known = (entries ?? []).filter((entry) => entry.value !== null && entry.value !== undefined);
-  return known.length ? el("dl", { class: "properties" }, known.slice(0, count).map(property)) : null;
+  const withValue = (entries ?? []).filter((entry) => entry.value !== null && entry.value !== undefined);
+  return withValue.length ? el("dl", { class: "properties" }, withValue.slice(0, count).map(property)) : null;
 }
 
-/** What a reader must know about the structure; nothing where there is nothing to say. */
+/** Warnings about the structure; null if there are none. */
 export const remarks = (material) => (material.remarks ? el("p", { class: "warning remarks" }, material.remarks) : null);
 
 function scoreTitle({ match }) {
@@ -47,7 +47,7 @@ function card(result, top, { onOpen, onSimilar }) {
   );
 }
 
-/** Cards into the list; the arrow keys move among them. */
+/** Fill the list with one card per result. */
 export function showResults(list, results, handlers) {
   list.replaceChildren(...results.map((result) => card(result, results[0].score, handlers)));
 }
@@ -57,7 +57,7 @@ export function showLoading(list, count) {
   list.replaceChildren(...Array.from({ length: Math.min(count, 6) }, skeleton));
 }
 
-/** Mark which card is open. */
+/** Mark the card of the open material. */
 export function markOpen(list, id) {
   for (const item of list.children) {
     const open = item.dataset.id === id && id !== null;
@@ -67,7 +67,7 @@ export function markOpen(list, id) {
   }
 }
 
-/** Arrow keys among cards: left and right by one, up and down by a row; Home and End. */
+/** Move among cards by keys: left and right by one, up and down by a row, Home and End. */
 export function arrowKeys(list) {
   list.addEventListener("keydown", (event) => {
     const buttons = [...list.querySelectorAll(".open")];

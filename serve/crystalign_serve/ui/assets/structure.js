@@ -1,4 +1,4 @@
-// The crystal in 3-D, by 3Dmol: its atoms with every image on the faces of the cell, the cell, and its axes.
+// 3-D view of a crystal with 3Dmol: atoms with their periodic images on the cell faces, the cell, and its axes.
 
 import { el } from "./dom.js";
 
@@ -7,7 +7,7 @@ const BORDER = 54;
 const NONMETALS = new Set("H B C N O F Si P S Cl Ge As Se Br Sb Te I".split(" "));
 let library = null;
 
-/** 3Dmol is half a megabyte: it is fetched when the first structure is looked at. */
+/** Load 3Dmol (0.5 MB) when the first structure is shown. */
 function load() {
   library ??= new Promise((resolve, reject) => {
     const script = el("script", {
@@ -20,7 +20,7 @@ function load() {
   return library;
 }
 
-/** Fractional shifts that bring a coordinate into [0, n], both ends included. */
+/** Integer shifts that move a fractional coordinate into [0, n], both ends included. */
 function shifts(fraction, n) {
   const start = fraction - Math.floor(fraction + 1e-4);
   const all = [];
@@ -49,18 +49,18 @@ function block(atoms, crystal, n) {
   return images;
 }
 
-/** Bonds by distance, but none between two like metal atoms of a compound: those are contacts, not bonds. */
+/** Bonds by distance, except between two atoms of the same metal in a compound, which are contacts and not bonds. */
 function bond(model) {
   model.assignBonds();
   const atoms = model.selectedAtoms({});
   if (new Set(atoms.map((atom) => atom.elem)).size < 2) return;
   for (const atom of atoms) {
-    const kept = atom.bonds.map((other) => NONMETALS.has(atom.elem) || atoms[other]?.elem !== atom.elem);
-    for (const list of ["bonds", "bondOrder"]) atom[list] = atom[list].filter((_, i) => kept[i]);
+    const isBond = atom.bonds.map((other) => NONMETALS.has(atom.elem) || atoms[other]?.elem !== atom.elem);
+    for (const list of ["bonds", "bondOrder"]) atom[list] = atom[list].filter((_, i) => isBond[i]);
   }
 }
 
-/** Draw the edges and axes of the block; its corners. */
+/** Draw the edges and axes of the block. Returns its corners. */
 function cell(viewer, crystal, n, ink) {
   const { elements } = crystal.matrix;
   const corner = (a, b, c) => {
@@ -82,9 +82,9 @@ function cell(viewer, crystal, n, ink) {
   return [0, 1].flatMap((a) => [0, 1].flatMap((b) => [0, 1].map((c) => corner(a * n, b * n, c * n))));
 }
 
-/** Zoom so that atoms and cell fill the view, whatever its shape. */
-function fit(viewer, host, places) {
-  const points = viewer.modelToScreen(places.map(({ x, y, z }) => ({ x, y, z })));
+/** Zoom so that atoms and cell fill the view at any aspect ratio. */
+function fit(viewer, host, positions) {
+  const points = viewer.modelToScreen(positions.map(({ x, y, z }) => ({ x, y, z })));
   const extent = (axis) => Math.max(...points.map((p) => p[axis])) - Math.min(...points.map((p) => p[axis]));
   const room = (size, wide) => (size - 2 * BORDER) / Math.max(wide, 1);
   viewer.zoom(Math.min(room(host.clientWidth, extent("x")), room(host.clientHeight, extent("y")), 6));
@@ -99,7 +99,7 @@ function legend(atoms, colours) {
   });
 }
 
-/** Draw a CIF into `host`; the element it returns holds the controls and the legend. */
+/** Draw a CIF into `host`. Returns an element with the controls and the legend. */
 export async function showStructure(host, cif) {
   const $3Dmol = await load();
   const style = getComputedStyle(document.documentElement);

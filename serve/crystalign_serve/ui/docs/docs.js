@@ -1,4 +1,4 @@
-// The description of the API, drawn by Swagger UI 5.35.0 (Apache-2.0), all of it served from here.
+// API documentation with Swagger UI 5.35.0 (Apache-2.0), served from this package.
 
 SwaggerUIBundle({
   url: "/openapi.json",
