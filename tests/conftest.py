@@ -11,24 +11,36 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ONE_AT_A_TIME = {"end_to_end", "jobs", "serve"}
-"""Folders whose tests start clusters, look for processes that are left behind, time answers or drive a browser."""
+TOGETHER = ("jobs", "serve")
+"""Folders whose tests start clusters, look for processes that are left behind, time answers or drive a browser: with
+several processes the tests of such a folder are all run by one of them, and first, as they take longest."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores; before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def folder_of(nodeid: str) -> str:
+    """`tests/jobs/test_cli.py::test_x` → `jobs`."""
+    return nodeid.split("/")[1]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes longest comes first where several processes share the work."""
+    if getattr(config.option, "numprocesses", None) or "PYTEST_XDIST_WORKER" in os.environ:
+        order = {name: place for place, name in enumerate(TOGETHER)}
+        items.sort(key=lambda item: order.get(folder_of(item.nodeid), len(order)))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n N` a file is run by one process, and what must be alone by a single one, which begins with it."""
+    """With `-n N` a file is run by one process, and so is each of the folders `TOGETHER`."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            path = nodeid.partition("::")[0]
-            return "one at a time" if path.split("/")[1] in ONE_AT_A_TIME else path
+            return folder_of(nodeid) if folder_of(nodeid) in TOGETHER else nodeid.partition("::")[0]
 
-    config.option.loadscopereorder = False  # in the order of collection: what must be alone takes longest
+    config.option.loadscopereorder = False  # in the order of collection
     return ByFile(config, log)
 
 

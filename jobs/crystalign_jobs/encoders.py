@@ -31,7 +31,7 @@ class Row(Config):
     """One network."""
 
     name: str
-    """As in a model's configuration."""
+    """Name of the network in a model's configuration."""
     modality: str
     """The modality that it reads."""
     parameters: int
@@ -51,7 +51,7 @@ class Option(Config):
     """One option of a network."""
 
     option: str
-    """As under `options` in a model's configuration."""
+    """Name of the option under `options` in a model's configuration."""
     default: Any
     """Default value."""
     meaning: str

@@ -41,7 +41,7 @@ def main(config: BuildIndex) -> IndexManifest:
     from crystalign_jobs.runtime.progress import Meter
 
     source = EmbeddingManifest.read(config.embeddings)
-    print(f"writing to {config.out}/\n├─ segments/\n└─ manifest.json  (last)")
+    print(f"writing to {config.out}/\n├─ segments/\n└─ manifest.json  written last")
     with driving(config.out), Meter("index", total=source.rows, unit="rows") as meter:
         manifest = build_index(
             config.embeddings,

@@ -116,7 +116,8 @@ def main(config: Ingest) -> Manifest:
     chunks = share_out(items, min(config.rows_per_shard, max(LEAST_ROWS, -(-expected // CHUNKS))))
     print(f"ingesting {config.source} ({expected:,} entries, {len(chunks)} tasks) into {config.out}/")
     print(
-        "├─ shards/        one row per crystal\n├─ quarantine/    rejected entries with reasons\n└─ manifest.json  last"
+        "├─ shards/        one row per crystal\n├─ quarantine/    rejected entries with reasons\n"
+        "└─ manifest.json  written last"
     )
     results = []
     with driving(config.out) as drives:

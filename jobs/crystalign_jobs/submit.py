@@ -67,7 +67,7 @@ class Submit(Config):
     address: str | None = None
     """Dashboard of the cluster, e.g. http://127.0.0.1:8265; default: RAY_API_SERVER_ADDRESS."""
     wait: bool = True
-    """Follow the log until the job ends, and exit with its exit code; otherwise return once the job is accepted."""
+    """Follow the log until the job ends, and exit with its exit code; if false, return once the job is accepted."""
 
 
 def main(config: Submit) -> None:

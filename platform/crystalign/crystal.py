@@ -142,12 +142,10 @@ class Crystal:
         Args:
             max_sites: largest number of sites.
             min_distance: Å; two sites closer than this, periodic images included, overlap unless their occupancies sum
-                to
-            at most one.
+                to at most one.
             max_volume: Å³; a larger cell is mostly vacuum, yet costs as much memory and time as a filled one.
             max_skew: largest ratio of a lattice vector's length to the spacing of the planes that it crosses; a more
-                skewed
-            cell can be replaced by a reduced one.
+                skewed cell can be replaced by a reduced one.
 
         Raises:
             CrystalError: too many sites, too large a cell, or overlapping atoms.

@@ -56,7 +56,7 @@ def plain_text(text: str) -> str:
 
 
 def strip_charge(text: str) -> tuple[str, tuple[str, ...]]:
-    """Remove the charge of a formula; returns the formula and a note that says so."""
+    """Remove the charge of a formula; returns the formula and a note on the charge, if there was one."""
     charge = next((match for pattern in _CHARGES if (match := pattern.search(text))), None)
     if charge is not None:
         return text[: charge.start()], (f"the charge {charge[1]} is left out",)

@@ -95,7 +95,7 @@ class LocalBackend:
         return next((row for row in rows if row is not None), None)
 
     async def shards(self) -> tuple[int, int]:
-        """All shards answer, because they are in this process."""
+        """Number of shards that answer, and number of all; they are equal, since all shards are in this process."""
         return len(self._segments), len(self._segments)
 
 

@@ -52,7 +52,7 @@ class Content(NamedTuple):
     modality: str
     """Modality whose encoder reads the value."""
     value: Any
-    """A value of the modality."""
+    """The parsed content, as a value of the modality."""
     notices: tuple[str, ...]
     """Assumptions of the parser, for the user to check."""
 

@@ -25,9 +25,9 @@ class PredictJob(NamedTuple):
     """One prediction request."""
 
     materials: tuple[Material, ...]
-    """At least one, each with an id."""
+    """Materials, at least one; each has an id."""
     models: tuple[str, ...]
-    """At least one, by name."""
+    """Names of the models, at least one."""
     level: float
     """Nominal coverage of the intervals."""
 

@@ -30,7 +30,7 @@ class SearchQuery(Config):
 
     @property
     def material_id(self) -> str | None:
-        """The id in the query; None if there is none."""
+        """Id of the material that serves as a query; None if the query has no id."""
         material_id = self.parts.get("id")
         return None if material_id is None else str(material_id)
 

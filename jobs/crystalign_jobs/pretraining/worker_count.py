@@ -58,7 +58,7 @@ def least_workers(config: Pretrain) -> int:
 
 
 def is_elastic(config: Pretrain) -> bool:
-    """Whether the number of workers may change."""
+    """Whether the number of workers may change during the run."""
     return least_workers(config) < config.num_workers
 
 

@@ -150,7 +150,7 @@ class ChargeDensityColumns(TableColumns):
         """
         rho = cells[self.values].astype(np.float64)
         if rho.size != math.prod(self.shape):
-            message = f"a charge density of {rho.size} values; expected {self.shape}"
+            message = f"the charge density has {rho.size} values; expected {self.shape}"
             raise DensityError(message, reason="bad-grid")
         grid = rho.reshape(self.shape)
         density = ChargeDensity.from_grid(grid, crystal.lattice, convention=self.convention, pseudo=self.pseudo)

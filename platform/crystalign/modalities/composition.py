@@ -94,7 +94,7 @@ QUERY = QuerySpec(
 
 
 class CompositionModality(Modality[Composition]):
-    """A batch holds `z` (n, M) int64, padded with zeros, and `fraction` (n, M) float32."""
+    """A batch holds atomic numbers `z` (n, M) int64 and fractions `fraction` (n, M) float32, padded with zeros."""
 
     name: ClassVar[str] = "composition"
     label: ClassVar[str] = "Composition"

@@ -40,10 +40,13 @@ class Picture:
         """Check shape, type and size."""
         pixels = np.asarray(self.pixels)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            message = f"an array of {pixels.dtype} with shape {pixels.shape}; a picture is uint8 with shape (H, W, 3)"
+            message = f"the picture is {pixels.dtype} with shape {pixels.shape}; it must be uint8 with shape (H, W, 3)"
             raise InputError(message, reason="bad-picture")
         if not (min(pixels.shape[:2]) >= MIN_SIDE and max(pixels.shape[:2]) <= MAX_SIDE):
-            message = f"{pixels.shape[1]} × {pixels.shape[0]} pixels; both sides must have {MIN_SIDE} to {MAX_SIDE}"
+            message = (
+                f"the picture has {pixels.shape[1]} × {pixels.shape[0]} pixels; "
+                f"each side must have {MIN_SIDE} to {MAX_SIDE}"
+            )
             raise InputError(message, reason="bad-picture")
         object.__setattr__(self, "pixels", pixels)
 

@@ -37,8 +37,8 @@ class QueryField:
     help: str
     """Description for the HTTP API."""
     flag: str | None = None
-    """Description for `crystalign search --NAME` and `Client.search(NAME=…)`; None if the field is only in JSON. If
-    the modality has files, these take the path of one."""
+    """Description for `crystalign search --NAME` and `Client.search(NAME=…)`; None if the field is only in JSON.
+    Both take the path of a file if the modality is read from files."""
 
 
 class Clue(NamedTuple):

@@ -41,7 +41,7 @@ class Vector:
         with np.errstate(over="ignore"):
             values = np.asarray(self.values, np.float64).astype(np.float32)
         if values.ndim != 1 or not 1 <= len(values) <= MAX_WIDTH:
-            message = f"an array of shape {values.shape}; expected (W,) with 1 <= W <= {MAX_WIDTH:,}"
+            message = f"the vector has shape {values.shape}; expected (W,) with 1 <= W <= {MAX_WIDTH:,}"
             raise InputError(message, reason="bad-shape")
         if np.isinf(values).any():
             message = f"number {int(np.isinf(values).argmax())} is infinite in single precision; NaN means not known"

@@ -82,7 +82,7 @@ def contrastive_loss(
 def scaled_cross_entropy(
     anchors: Tensor, candidates: Tensor, targets: Tensor, indistinct: Tensor, scale: Tensor
 ) -> Tensor:
-    """Of c anchors against N candidates → scalar."""
+    """Loss of c anchors against N candidates → scalar."""
     return cross_entropy((scale * anchors) @ candidates.T, targets, indistinct)
 
 

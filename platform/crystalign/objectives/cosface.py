@@ -85,7 +85,7 @@ def cosface_loss(
 def _margin_cross_entropy(
     anchors: Tensor, candidates: Tensor, targets: Tensor, indistinct: Tensor, *, scale: float, margin: float
 ) -> Tensor:
-    """Of c anchors against N candidates → scalar."""
+    """Loss of c anchors against N candidates → scalar."""
     logits = (scale * anchors) @ candidates.T  # (c, N)
     own = logits.new_full((len(targets), 1), -scale * margin)  # (c, 1)
     return cross_entropy(logits.scatter_add_(1, targets[:, None], own), targets, indistinct)

@@ -26,17 +26,17 @@ class FlatSettings(Config):
     pairs: tuple[Pair, ...] | Annotated[str, Field(pattern=r"^(all|anchored\([a-z_]+\))$")] = ()
     """Pairs of `clip`, `siglip` and `cosface`."""
     pair_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
-    """Of the same."""
+    """Pair → weight of its loss, for `clip`, `siglip` and `cosface`."""
     objective: FormerKind = "clip"
     """Kind of objective."""
     initial_temperature: float = Field(default=0.07, gt=0.01, le=1.0)
     """Initial temperature of `clip`, `siglip` and `tensorclip`."""
     learn_temperature: bool = True
-    """Of the same."""
+    """Whether the temperature of `clip`, `siglip` and `tensorclip` is learned."""
     cosface_scale: float = Field(default=3.0, gt=0, allow_inf_nan=False)
-    """Of `cosface`."""
+    """Logit scale of `cosface`."""
     cosface_margin: float = Field(default=0.5, ge=0, lt=2)
-    """Of `cosface`."""
+    """Margin of `cosface`."""
     barlow_off_diagonal: float = Field(default=0.0051, ge=0, allow_inf_nan=False)
     """Setting of `barlow`."""
 

@@ -99,7 +99,7 @@ def _chunk_loss(
     parameters: int,
     inputs: Inputs,
 ) -> Tensor:
-    """Of the anchors [start, stop), in one direction; `first` is the first of this rank's."""
+    """Loss of the anchors [start, stop) in one direction; `first` is the first anchor of this rank."""
     query, key = way
     anchors, candidates = inputs[query, "anchors"][start - first : stop - first], inputs[key]  # (c, D), (N, D)
     targets = torch.arange(start, stop, device=anchors.device)  # (c,)

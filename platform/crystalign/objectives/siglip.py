@@ -97,7 +97,7 @@ def sigmoid_loss(
 def _sigmoid(
     anchors: Tensor, candidates: Tensor, targets: Tensor, indistinct: Tensor, scale: Tensor, bias: Tensor
 ) -> Tensor:
-    """Of c anchors against N candidates → scalar."""
+    """Loss of c anchors against N candidates → scalar."""
     import torch.nn.functional as F  # noqa: N812
 
     logits = (scale * anchors) @ candidates.T + bias  # (c, N)

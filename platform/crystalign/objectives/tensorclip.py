@@ -113,7 +113,7 @@ def tensor_loss(
 def _chunk_loss(
     axis: tuple[str, str, str], keys: Mapping[str, Tensor], start: int, stop: int, inputs: Mapping[Any, Tensor]
 ) -> Tensor:
-    """Of the anchors [start, stop) of the axis' first modality against all pairs of the other two."""
+    """Loss of the anchors [start, stop) of the axis' first modality against all pairs of the other two."""
     anchor, second, third = axis
     a, b, c = inputs[anchor][start:stop], inputs[second], inputs[third]  # (m, D), (N, D), (N, D)
     logits = inputs[SCALE] * ((a[:, None, :] * b) @ c.T)  # (m, N, N)

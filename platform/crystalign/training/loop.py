@@ -50,7 +50,7 @@ OnCheckpoint = Callable[[Model, TrainState], None]
 
 
 class Step(nn.Module):
-    """Maps a batch to its loss. It is one module so that DDP sees the temperatures as well as the encoders."""
+    """Compute the loss of a batch. One module holds encoders and temperatures, so that DDP covers both."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()

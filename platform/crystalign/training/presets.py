@@ -47,7 +47,7 @@ def default_model() -> ModelConfig:
 
 
 def tiny() -> dict[str, Any]:
-    """The demo: six modalities, two minutes."""
+    """Settings of the demo: six modalities, at most two minutes of training."""
     return {
         "model": tiny_model(),
         "batch_size": 128,

@@ -93,7 +93,9 @@ def receive(connection: socket.socket, until: float | None = None) -> Message:
     """
     n_head, n_body = _LENGTHS.unpack(_exactly(connection, _LENGTHS.size, until))
     if n_head > MAX_JSON or n_head + n_body > MAX_MESSAGE:
-        raise WireError(f"message of {n_head} + {n_body} bytes; limits: {MAX_JSON} for JSON, {MAX_MESSAGE} in all")
+        raise WireError(
+            f"message of {n_head} bytes of JSON and {n_body} of arrays; limits: {MAX_JSON} and, in all, {MAX_MESSAGE}"
+        )
     head, body = _exactly(connection, n_head, until), _exactly(connection, n_body, until)
     return _parse(head, body)
 

@@ -62,7 +62,7 @@ def test_where_a_band_lies_matters(name):
 
 
 def test_a_network_that_cannot_know_energies_or_gets_another_grid_is_refused():
-    with pytest.raises(ConfigError, match="knows its energy"):
+    with pytest.raises(ConfigError, match="neither an energy nor a position"):
         make_encoder("dos-transformer", {"positions": "none"})
     with pytest.raises(ConfigError, match="400 points for a network of 601"):
         make_encoder("dos-transformer-multimat")({"dos": torch.zeros(1, 400)})

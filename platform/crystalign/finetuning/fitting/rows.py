@@ -39,11 +39,11 @@ class LabelledRows:
         self._where = np.full(len(labels), -1, np.int64)
 
     def prepare(self, rows: Rows) -> None:
-        """Make the features of these rows, and their vectors where the encoders are frozen.
+        """Featurise these rows and, if the encoders are frozen, encode them.
 
         Raises:
             ConfigError: a row has none of the model's modalities.
-            InputError: a value that cannot be featurised.
+            InputError: a value cannot be featurised.
         """
         self.store.prepare(self.labels.places[rows], self.model.modalities)
         if self.model.frozen:

@@ -30,8 +30,8 @@ class HeadConfig(Config):
     """Head that maps the fused vector to the targets."""
 
     kind: Literal["linear", "mlp", "elastic"] = "linear"
-    """`linear`: one matrix, as MultiMat. `mlp`: hidden layers. `elastic`: predicts the elastic tensor, whose
-    invariants are the moduli; for the targets bulk and shear modulus."""
+    """`linear`: one linear layer, as in MultiMat. `mlp`: hidden layers. `elastic`: predicts the elastic tensor and
+    computes the moduli as its invariants; only for bulk and shear modulus."""
     hidden: tuple[int, ...] = Field(default=(128,), min_length=1)
     """Widths of the hidden layers of `mlp`; for `elastic`, the first is the number of edge channels."""
     dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -163,7 +163,7 @@ def read_record(uri: str) -> dict[str, list[Fold]]:
         stated = whole.pop("hash")
         tasks = {name: _folds(task["results"]) for name, task in whole["tasks"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileFormatError(f"{uri} is no record of matbench: {error!r}", reason="bad-record") from error
+        raise FileFormatError(f"{uri} holds no record of Matbench: {error!r}", reason="bad-record") from error
     if _hash(whole) != stated:
         raise FileFormatError(f"{uri} is not what its hash says: it was altered", reason="bad-record")
     return tasks

@@ -158,7 +158,7 @@ class TrialResult(Config):
     model_sha256: str = ""
     """Identity of the model whose encoders were copied or rebuilt."""
     split_sha256: str = ""
-    """sha256 of the file of a published split; empty for a rule."""
+    """sha256 of the file of a published split; empty if a rule makes the split."""
     sizes: dict[str, int]
     """Part → number of materials."""
     left_out: dict[str, int] = {}

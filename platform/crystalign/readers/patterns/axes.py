@@ -63,11 +63,11 @@ _RADIAN = re.compile(r"rad(?:ian)?s?\b|_rad\b", re.IGNORECASE)
 
 
 class Axis(NamedTuple):
-    """Where the positions and the intensities are, and what the positions are."""
+    """Columns of positions and intensities, and the quantity and unit of the positions."""
 
     kind: Kind
     unit: str
-    """`deg`, `rad`, `A` or `nm` (the reciprocal of it for Q)."""
+    """`deg` or `rad`; `A` or `nm`, which mean Å⁻¹ or nm⁻¹ for Q."""
     position: int
     """Column of the positions."""
     intensity: int
@@ -76,10 +76,10 @@ class Axis(NamedTuple):
 
 
 def axis_of(table: TextTable) -> Axis:
-    """What the header says of the columns; without a header they are 2θ in degrees and the intensity.
+    """Find the columns from the header; without a header, they are 2θ in degrees and intensity.
 
     Raises:
-        SpectrumError: positions that are no 2θ, Q or d, or of which the header leaves the unit open.
+        SpectrumError: the positions are not 2θ, Q or d, or their unit is not stated.
     """
     named = _named(table)
     angle = named is not None and named.kind == "two_theta"
@@ -110,7 +110,7 @@ def _kind(text: str) -> tuple[Kind, str] | None:
 
 
 def _named(table: TextTable) -> Axis | None:
-    """From names of columns, one for each."""
+    """The axis that the column names state; None if they name no position."""
     # two words above two columns are names only if they read like names: "D. Smith" is none
     counted = any(_INTENSITY.match(name) or name.lower() == "g(r)" for name in table.names)
     kinds = [_kind(name.strip()) for name in table.names]
@@ -145,7 +145,7 @@ def _named(table: TextTable) -> Axis | None:
 
 
 def _from_lines(table: TextTable) -> Axis:
-    """From a header line that begins with the name of an axis; 2θ if there is none."""
+    """The axis from a header line that begins with the name of one; 2θ if there is no such line."""
     for line in reversed(table.header):
         found = _kind(line.lstrip("#!%;/*'\" \t").strip())
         if found is not None and (found[0] == "two_theta" or _NAMES_A_COLUMN.match(found[1])):
@@ -187,12 +187,12 @@ def _skip_index(table: TextTable, axis: Axis) -> Axis:
 
 
 def _check(axis: Axis) -> Axis:
-    """Refuse what cannot be put on a scale of 2θ."""
+    """Refuse positions that cannot be converted to 2θ."""
     if axis.kind == "theta":
         message = "the positions are called theta: are they θ or 2θ? Give 2θ in degrees, in a column named 2theta"
         raise SpectrumError(message, reason="axis-unclear")
     if axis.kind == "other":
-        message = "the header calls the positions something else than 2θ, Q or d: this is no powder pattern"
+        message = "the header names another quantity than 2θ, Q or d for the positions: this is not a powder pattern"
         raise SpectrumError(message, reason="axis-unsupported")
     if axis.kind in {"energy", "time", "channel"}:
         word = {"energy": "photon energies", "time": "times of flight", "channel": "channels or distances"}[axis.kind]

@@ -44,7 +44,9 @@ def read_gsas(data: bytes, wavelength: str | float | None = None) -> PowderScan:
     binning, points = (words[4].upper() if len(words) > 4 else ""), int(words[2])
     kind = words[-1].upper() if re.fullmatch(r"[A-Z]+", words[-1].upper()) and len(words) > 5 else "STD"
     if not 1 <= points <= _MAX_POINTS:
-        raise FileFormatError(f"the BANK line announces {points} points", reason="bad-header")
+        raise FileFormatError(
+            f"the BANK line announces {points} points; 1 to {_MAX_POINTS:,} can be read", reason="bad-header"
+        )
     if binning not in {"CONST", "CONS"} or kind not in {"STD", "ESD", "FXY", "FXYE"}:
         message = (
             f"the GSAS file holds points of kind {binning} {kind}; CONST with STD, ESD, FXY or FXYE (angles at one "
@@ -75,7 +77,7 @@ def _stepped(body: str, words: list[str], kind: str, points: int) -> tuple[Array
     except (IndexError, ValueError) as error:
         raise FileFormatError("the BANK line does not say start and step", reason="bad-header") from error
     if step <= 0:
-        raise FileFormatError(f"the step of the BANK line is {step}", reason="bad-header")
+        raise FileFormatError(f"the step of the BANK line is {step}; it must be positive", reason="bad-header")
     numbers: list[float] = []
     detectors: set[str] = set()
     full = True

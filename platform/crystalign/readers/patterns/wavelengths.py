@@ -80,7 +80,7 @@ class Stated(NamedTuple):
     value: float | None
     """Å."""
     exact: bool = True
-    """False where only the anode is known, not which lines were recorded."""
+    """Whether the header states which lines were recorded; False if it names only the anode or its Kα."""
     notices: tuple[str, ...] = ()
     """How the value was chosen, if there was a choice."""
 
@@ -229,7 +229,7 @@ def _energy(header: str) -> float | None:
 
 
 def _tube(header: str) -> Stated:
-    """Of `Cu Kα1`, or of an anode."""
+    """Wavelength of a line that the header names, such as `Cu Kα1`, or of an anode."""
     tubes = {f"{found[1].title()}Ka{found[2].translate(_SMALL)}" for found in _TUBE.finditer(header)}
     values = sorted({WAVELENGTHS[tube] for tube in tubes if tube in WAVELENGTHS})
     if values and not agree(values[0], values[-1]):

@@ -112,7 +112,7 @@ class Built(NamedTuple):
 
 
 def _decided(found: Sequence[Built | CrystalError], symmetry: Symmetry) -> Reading:
-    """The reading that agrees with the file, where one does.
+    """The reading that agrees with the statements of the file; if none does, the one with the fewest objections.
 
     Raises:
         CrystalError: none can be built, or several agree and differ.
@@ -152,7 +152,7 @@ def _same(one: Crystal, other: Crystal) -> bool:
 
 
 def _symmetry_objection(best: Built, symmetry: Symmetry) -> tuple[Objection, ...]:
-    """Statements of the symmetry that contradict each other or the atoms, or that leave a choice."""
+    """Objection if statements of symmetry are missing, ambiguous, or contradict each other or the atoms."""
     if symmetry.missing:
         message = (
             "the file states no symmetry: neither operations nor a space group. If it lists the whole cell, write "
@@ -234,7 +234,7 @@ def _hydrogen_remarks(placed: Sequence[Row], stated: Statements, agreement: Agre
 
 
 def _left_out(rows: Sequence[Row], stated: Statements) -> list[str]:
-    """Sites without an atom, which a formula must confirm.
+    """Remark on vacant sites, which are left out if the file has a formula.
 
     Raises:
         CrystalError: there are such sites and no formula.
@@ -249,7 +249,7 @@ def _left_out(rows: Sequence[Row], stated: Statements) -> list[str]:
 
 
 def _multiplicities(placed: Sequence[Row], orbits: Sequence[NDArray[np.float64]]) -> list[Objection]:
-    """Sites of which the file states another number of images than there are."""
+    """Objection if a stated site multiplicity differs from the number of images."""
     pairs = list(zip(placed, orbits, strict=True))
     if any(row.multiplicity is None for row in placed) or all(row.multiplicity == 1 for row in placed):
         return []
@@ -257,12 +257,12 @@ def _multiplicities(placed: Sequence[Row], orbits: Sequence[NDArray[np.float64]]
     if not wrong:
         return []
     row, orbit = wrong[0]
-    message = f"the operations make {len(orbit)} images of {row.label}, the file states {row.multiplicity}"
+    message = f"{row.label} has multiplicity {len(orbit)} under the operations, but {row.multiplicity} in the file"
     return [Objection("multiplicity-disagrees", message)]
 
 
 def _refuse_alternatives(placed: Sequence[Row]) -> None:
-    """Alternatives of a disordered structure need occupancies.
+    """Refuse disorder groups without partial occupancies.
 
     Raises:
         CrystalError: two groups of alternatives are fully occupied.

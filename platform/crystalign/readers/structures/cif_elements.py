@@ -196,7 +196,7 @@ def _by_formula(
         count *= len(options[key])
     names = ", ".join(sorted({word for word, _ in undecided}))
     if count > MAX_COMBINATIONS:
-        message = f"too many labels name more than one element: {names[:120]}; give _atom_site_type_symbol"
+        message = f"too many labels may mean more than one element: {names[:120]}; give _atom_site_type_symbol"
         raise CrystalError(message, reason="ambiguous-element")
     fixed = {key: found[0] for key, found in options.items()}
     per_class: dict[tuple[str, bool], float] = {}

@@ -34,17 +34,17 @@ class Row(NamedTuple):
     word: str
     """The type symbol, or the label where there is none."""
     is_type: bool
-    """Which of the two."""
+    """Whether `word` is the type symbol."""
     site: Site | None
-    """Where it is; None where the file gives no coordinates."""
+    """Position and occupancy; None if the file gives no coordinates."""
     label: str
-    """For messages."""
+    """Name of the site in messages."""
     multiplicity: int | None = None
-    """How many images the file says that it has."""
+    """Site multiplicity that the file states."""
     attached: int = 0
-    """Hydrogen atoms that it carries and that have no site of their own."""
+    """Number of attached hydrogen atoms, which have no sites of their own."""
     alternative: str = ""
-    """The group of alternatives that it belongs to; empty where there is none."""
+    """Disorder group; empty if the site is in none."""
 
 
 def site_rows(block: Any, max_sites: int) -> list[Row]:
@@ -99,7 +99,7 @@ def _columns(block: Any) -> dict[str, list[str]]:
 
 
 def _row(cells: dict[str, str], number: int, rounding: float) -> Row | None:
-    """One row; None where it is marked as no atom."""
+    """One row; None if the file flags it as no atom."""
     from gemmi import cif
 
     text = {name: "" if cell in {"?", "."} else cif.as_string(cell).strip() for name, cell in cells.items()}
@@ -108,7 +108,7 @@ def _row(cells: dict[str, str], number: int, rounding: float) -> Row | None:
     word, is_type = (text["type_symbol"], True) if text["type_symbol"] else (text["label"], False)
     label = text["label"] or word or f"row {number + 1}"
     if not word:
-        raise CrystalError(f"row {number + 1} of the sites has neither a label nor a type symbol", reason="bad-sites")
+        raise CrystalError(f"row {number + 1} of the atom sites has neither label nor type symbol", reason="bad-sites")
     coords = [text[f"fract_{axis}"] for axis in "xyz"]
     if not all(coords):
         return Row(word, is_type, None, label)
@@ -139,7 +139,7 @@ def _row(cells: dict[str, str], number: int, rounding: float) -> Row | None:
 
 
 def _rounding(text: str) -> float:
-    """Half a unit of the last digit of a coordinate that needs digits; 0 where it is exact, such as 0.25."""
+    """Rounding error of a coordinate, half a unit of its last digit; 0 if it is exact, a multiple of 1/24."""
     digits = re.sub(r"\(.*", "", text).partition(".")[2]
     if not digits.isdigit() or len(digits) > 8:
         return 0.0
@@ -148,7 +148,7 @@ def _rounding(text: str) -> float:
 
 
 def cif_number(text: str | None) -> float:
-    """A CIF number, its uncertainty dropped; NaN where there is none or it is none."""
+    """A CIF number without its uncertainty; NaN if the value is missing or not a number."""
     from gemmi import cif
 
     return float(cif.as_number(text)) if text else float("nan")

@@ -55,9 +55,9 @@ class Operations:
     translations: NDArray[np.float64]
     """(M, 3) in [0, 1)."""
     known_by: str
-    """How the file tells it, for messages."""
+    """Source of the operations in the file, for messages."""
     number: int | None
-    """Of the space group, where a table has this setting."""
+    """Number of the space group; None if the setting is not tabulated."""
     axis: str = ""
     """The unique axis of a monoclinic setting, where a table gives it."""
 
@@ -72,9 +72,9 @@ class Symmetry(NamedTuple):
     candidates: tuple[Operations, ...]
     """Every reading that fits the cell; one where operations or a Hall symbol are given."""
     number: int | None
-    """Of the space group that the file names."""
+    """Number of the space group that the file states."""
     name: str
-    """As the file writes it."""
+    """Name of the space group as the file writes it."""
     named: tuple[Operations, ...] = ()
     """The settings that the name may mean; none where there is no name."""
     conflict: str = ""
@@ -105,7 +105,7 @@ def symmetry_of(block: Any, lattice: NDArray[np.float64]) -> Symmetry:
     explicit = _listed(block) or _of_hall(hall)
     if explicit is not None:
         if not _fits(explicit, lattice):
-            message = f"{explicit.known_by} do not keep the cell: its lengths or angles do not have that symmetry"
+            message = f"{explicit.known_by} do not fit the cell: its lengths or angles do not have that symmetry"
             raise CrystalError(message, reason="symmetry-does-not-fit-cell")
         stated = number or (named[0].number if named else None)
         conflict = conflict or _conflict_of_setting(explicit, named, spoken)
@@ -162,7 +162,7 @@ def _conflict_of_numbers(known: list[list[Any]], number: int | None, names: list
 
 
 def _conflict_of_setting(explicit: Operations, named: list[Operations], spoken: str) -> str:
-    """Operations that are tabulated, of the named group, and in another setting than the name's."""
+    """Message if the given operations are a tabulated setting of the named group, but not the named one; else empty."""
     own = _code_set(explicit)
     if not named or explicit.number is None or any(_code_set(one) == own for one in named):
         return ""
@@ -176,7 +176,7 @@ def _code_set(operations: Operations) -> frozenset[int]:
 
 
 def _assumed(number: int, candidates: tuple[Operations, ...], lattice: NDArray[np.float64]) -> str:
-    """Whether a number alone leaves settings open that fit the cell as well as the standard one."""
+    """Message if other settings of the number fit the cell as well as the standard one; else empty."""
     import gemmi
 
     standard = gemmi.find_spacegroup_by_number(number).hm
@@ -195,9 +195,9 @@ def _assumed(number: int, candidates: tuple[Operations, ...], lattice: NDArray[n
 def named_group_holds(crystal: Crystal, symmetry: Symmetry) -> bool:
     """Whether the operations of a structure, or at least its atoms, have the symmetry of the named space group.
 
-    Operations of the named group's type are enough. Others may still make a structure that has it, such as a
-    whole cell listed with centring alone: then each kind of site must be unchanged by the group, but for those
-    that are split into alternatives less than 1 Å apart.
+    Operations of the named group's type are enough. A structure may also have the symmetry without listing it, such
+    as a whole cell listed with the centring operations alone. Then the named group must map the sites of each
+    occupancy onto each other, except for split sites less than 1 Å apart.
     """
     operations, number = symmetry.candidates[0], symmetry.number
     if number is None or operations.number == number:
@@ -233,7 +233,7 @@ def _found_number(crystal: Crystal) -> int | None:
 
 
 def _parts(crystal: Crystal) -> list[Crystal]:
-    """The sites of one content each; those that are split into near alternatives are left out."""
+    """One crystal for each kind of site occupancy, without split sites less than 1 Å apart."""
     from crystalign.physics.neighbour_list import within
 
     if crystal.occupancies is None:
@@ -314,7 +314,7 @@ def _listed(block: Any) -> Operations | None:
         operations = _operations([_operation(word) for word in ("x,y,z", *words)], known_by, None)
         operations = _generated(operations) if tag == _MAGNETIC else operations
         if not _closed(operations):
-            message = f"{known_by} are no group: applied twice they give others. Some are missing or mistyped"
+            message = f"{known_by} form no group: products of them are not listed. Some are missing or mistyped"
             raise CrystalError(message, reason="bad-symmetry-operations")
         return replace(operations, number=_number_of(operations))
     return None
@@ -374,7 +374,7 @@ def _operations(found: Iterable[Any], known_by: str, number: int | None, axis: s
 
 
 def _encoded(rotations: NDArray[np.int64], translations: NDArray[np.float64]) -> NDArray[np.int64]:
-    """One integer for each operation modulo the lattice: nine base-4 digits and three of base 24."""
+    """One integer for each operation modulo the lattice: nine digits of base 8 and three of base 24."""
     code = np.zeros(rotations.shape[:-2], np.int64)
     for digit in np.moveaxis(rotations.reshape(*rotations.shape[:-2], 9), -1, 0):
         code = code * 8 + np.clip(digit, -3, 4) + 3
@@ -416,7 +416,7 @@ def _fits(operations: Operations, lattice: NDArray[np.float64]) -> bool:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A Hermann–Mauguin name without what tells its origin or axes, and that: `F d -3 m Z` → (`fd-3m`, `2`)."""
+    """Split a Hermann–Mauguin name into symbol and code of origin or axes: `F d -3 m Z` → (`fd-3m`, `2`)."""
     text = re.sub("(\\d)[\u0304\u0305]", r"-\1", name.lower())  # a bar over its number
     text = re.sub("[\u2010-\u2015\u2212]", "-", re.sub(r"[\s_()~]", "", text))
     body, colon, code = text.partition(":")

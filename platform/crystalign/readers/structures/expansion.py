@@ -13,7 +13,7 @@ from crystalign.readers.structures.cif_symmetry import Operations
 Array = NDArray[np.float64]
 
 LEAST_TOLERANCE, MOST_TOLERANCE = 0.01, 0.1
-"""Å; images of a site nearer than this are one, with the rounding of its coordinates between these bounds."""
+"""Å; bounds of the tolerance within which images of a site coincide, 4 × `rounding` × the longest lattice vector."""
 MAX_PAIRS = 64
 """Largest average number of sites per position; more cannot be mixed occupancy."""
 SHARED = 0.05
@@ -34,10 +34,10 @@ class Site(NamedTuple):
 def images(site: Site, operations: Operations, lattice: Array) -> Array:
     """(m, 3) the distinct images of a site in the cell; m is its multiplicity.
 
-    A site that operations move by no more than its coordinates are rounded lies on their fixed points:
-    it is first put there exactly, x̄ = mean of R x + t over these operations, so that 0.3333 becomes 1/3 and the
-    images of x̄ coincide exactly. Coordinates that are thirds or sixths within their rounding are taken for these
-    where that puts the site on a more special position: 0.33 in a large cell.
+    If some operations move a site by no more than the rounding of its coordinates, the site lies on a special position.
+    It is moved there exactly, to x̄ = mean of R x + t over these operations, so that 0.3333 becomes 1/3 and the images
+    of x̄ coincide. Coordinates within their rounding of a multiple of 1/6, such as 0.33 in a large cell, are replaced
+    by it if that gives fewer images.
     """
     length = np.linalg.norm(lattice, axis=1).max()
     tolerance = float(np.clip(4.0 * site.rounding * length, LEAST_TOLERANCE, MOST_TOLERANCE))
@@ -66,10 +66,10 @@ def _orbit(point: Array, operations: Operations, lattice: Array, tolerance: floa
 
 
 class Shared(NamedTuple):
-    """Which sites are one."""
+    """Which sites coincide."""
 
     owner: NDArray[np.int64]
-    """(N,) of each site the first one at its place; itself where it is the first."""
+    """(N,) index of the first site at the position of each site."""
     repeated: NDArray[np.bool_]
     """(N,) whether a site only repeats its owner: the same element, fully occupied, listed twice."""
 

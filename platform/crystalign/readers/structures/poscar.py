@@ -44,7 +44,7 @@ class _Head:
 
 
 def _head(lines: list[str], max_sites: int) -> tuple[_Head, int]:
-    """Read down to the positions; gives the number of their first line."""
+    """Read the header; returns it and the line number of the first position, from zero."""
     lattice = np.array([_numbers(lines, number, 3, "a lattice vector") for number in (2, 3, 4)])
     scale = _scale(lines, lattice)
     number, symbols = 5, None
@@ -89,7 +89,7 @@ def _scale(lines: list[str], lattice: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def _positions(lines: list[str], first: int, head: _Head) -> tuple[NDArray[np.float64], list[str]]:
-    """(N, 3) as written, and the element that each line names at its end, or nothing."""
+    """(N, 3) coordinates as written, and the element at the end of each line; empty if a line has none."""
     coords, named = [], []
     for number in range(first, first + head.n_atoms):
         line = lines[number] if number < len(lines) else ""
@@ -107,7 +107,7 @@ def _positions(lines: list[str], first: int, head: _Head) -> tuple[NDArray[np.fl
 
 
 def _behind(words: list[str]) -> list[str]:
-    """What stands behind a position, three flags of selective dynamics left out: VASP ignores them where not asked."""
+    """Words after a position, without flags of selective dynamics, which VASP ignores without the keyword."""
     for first in (0, 1):
         flags = words[first : first + 3]
         if len(flags) == 3 and all(flag.upper().strip(".") in {"T", "F", "TRUE", "FALSE"} for flag in flags):
@@ -131,7 +131,7 @@ def _check_named(symbols: list[str], named: list[str]) -> None:
     for number, (symbol, word) in enumerate(zip(symbols, named, strict=True), start=1):
         other = element_of(word)
         if other is not None and other != symbol:
-            message = f"position {number} is {symbol} by the line of elements and {other} by its own line"
+            message = f"position {number} is {symbol} in the line of elements, but {other} at the end of its own line"
             raise CrystalError(message, reason="elements-disagree")
 
 

@@ -76,7 +76,7 @@ def read_structures(data: bytes, name: str, *, kind: str = "auto", limits: Limit
     kind = kind or sniffed_kind(plain)
     if kind not in _READERS:
         known = "CIF, POSCAR, XDATCAR, extended XYZ, JSON, vasprun.xml and CHGCAR"
-        message = f"{name!r} is no structure that is known, by its name and content; there are {known}"
+        message = f"neither name nor content of {name!r} is that of a known structure format; these are {known}"
         raise FileFormatError(message, reason="unsupported-file")
     return _READERS[kind](plain, name, limits)
 

@@ -31,15 +31,15 @@ class Notation:
     """How the rows of one file are written."""
 
     split: Split
-    """The cells of a line without quotes."""
+    """Splits a line into cells; quotes are removed before, unless `quoted`."""
     decimal: str = "."
-    """The sign between units and tenths."""
+    """Decimal separator."""
     thousands: str = ""
-    """The sign between groups of three digits; empty if there is none."""
+    """Thousands separator; empty if there is none."""
     notices: tuple[str, ...] = ()
     """What was decided, for the user to check."""
     quoted: bool = False
-    """Whether quotes tell the cells of a line apart, so that they stay until it is split."""
+    """Whether cells are quoted, so that the quotes are kept until the line is split."""
 
     def cells(self, line: str) -> list[str]:
         """The cells of a line, written as Python reads them where they are numbers; empty ones at its end cut."""
@@ -92,7 +92,7 @@ def notation_of(lines: Sequence[str]) -> Notation:
 
 
 def _between_quotes(lines: Sequence[str]) -> str | None:
-    """The sign that stands between quoted cells; None where quotes tell nothing."""
+    """Separator of quoted cells; None if no line holds a quoted cell beside others."""
     masked = [rest for line in lines if '"' in line and (rest := _QUOTED.sub("Q", line).strip()) != "Q"]
     if not masked:
         return None
@@ -198,7 +198,7 @@ def _groups(cells: Sequence[str], sign: str, other: str) -> bool:
 
 
 def _undecided(rows: list[list[str]]) -> bool:
-    """Whether 10,020 is ten and a bit, where every comma stands before three digits.
+    """Whether 10,020 means 10.02, in a file where every comma precedes three digits.
 
     Angles and energies are small, so a comma in the first column marks decimals. In another column it
     separates thousands if smaller numbers are written without it.

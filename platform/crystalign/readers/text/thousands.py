@@ -20,11 +20,11 @@ _PADDED = re.compile(r"0\d{2}(?:\.\d*)?")
 
 
 def join_thousands(rows: list[Row]) -> tuple[list[Row], tuple[str, ...]]:
-    """The rows with numbers put together that a separator of thousands divided, and a notice.
+    """Join numbers that a thousands separator split into several cells; returns the rows and a notice.
 
-    Narrower rows show how many columns there are: where all wider ones hold nothing but groups of three digits
-    behind the last of these, the groups belong to it. Where no row is narrower, a group that begins with zero
-    in a column that holds nothing but groups shows it.
+    The narrowest rows give the number of columns. If all cells of wider rows beyond that number are groups of three
+    digits, they belong to the last column. If all rows have the same width, a column of three-digit groups is joined
+    with the one before it if one of the groups begins with zero.
     """
     widths = {len(cells) for _, cells in rows}
     narrow = min((width for width in widths if width >= 2), default=0)
@@ -51,7 +51,7 @@ def refuse_possible_thousands(rows: Sequence[Row]) -> None:
     if all(len(cells) == 3 and _FIRST.fullmatch(cells[1]) and _GROUP.fullmatch(cells[2]) for _, cells in rows):
         message = (
             f"{','.join(rows[0][1])!r} may be two numbers, one with a separator of thousands, or three; name the "
-            "columns in a header line, or write numbers without signs between thousands"
+            "columns in a header line, or write numbers without thousands separators"
         )
         raise FileFormatError(message, reason="columns-ambiguous")
 
