@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TOGETHER = ("jobs", "serve")
 """Folders whose tests start clusters, look for processes that are left behind, time answers or drive a browser: with
-several processes the tests of such a folder are all run by one of them, and first, as they take longest."""
+several processes the tests of such a folder are all run by one of them."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores; before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,11 +24,10 @@ def folder_of(nodeid: str) -> str:
     return nodeid.split("/")[1]
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes longest comes first where several processes share the work."""
-    if getattr(config.option, "numprocesses", None) or "PYTEST_XDIST_WORKER" in os.environ:
-        order = {name: place for place, name in enumerate(TOGETHER)}
-        items.sort(key=lambda item: order.get(folder_of(item.nodeid), len(order)))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of jobs come first where several processes share the work: together they take longest."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: folder_of(item.nodeid) != "jobs")
 
 
 @pytest.hookimpl(optionalhook=True)
