@@ -38,7 +38,7 @@ class Place(NamedTuple):
     scheme: str
     """`file`, `s3` or `gs`."""
     bucket: str
-    """Bucket of an object store; empty on disk. With `gs` it may begin with `anonymous@`."""
+    """Bucket of an object store; empty for files on disk. `anonymous@` before a `gs` bucket: no credentials."""
     path: str
     """Absolute path on disk, or key in a bucket; empty for the bucket itself."""
 

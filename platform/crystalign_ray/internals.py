@@ -51,6 +51,22 @@ def silent_core() -> Iterator[None]:
         os.close(devnull)
 
 
+@contextmanager
+def silent_shutdown() -> Iterator[None]:
+    """Suppress the errors of the cluster that a thread of Ray prints to the driver's stdout.
+
+    Shutting down Serve kills its controller, and Ray reports each call that was waiting for it. To be replaced once
+    `ray.init(log_to_driver=False)` covers this thread.
+    """
+    worker = _module("ray._private.worker")
+    before = _attribute(worker, "print_to_stdstream")
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
+
+
 def data_execution_callback() -> type:
     """The class whose `on_execution_step` Ray Data calls in each iteration of its scheduler.
 

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from crystalign.errors import ConfigError, Error
-from crystalign_ray.internals import silent_core
+from crystalign_ray.internals import silent_core, silent_shutdown
 from crystalign_ray.resources import (
     LEAST_LOGICAL_CPUS,
     joining,
@@ -78,7 +78,8 @@ def session(address: str | None = None, *, verbose: bool = False, uses_data: boo
         quieten(uses_data=uses_data)
         yield folder is not None
     finally:
-        ray.shutdown()
+        with silent_shutdown():
+            ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 

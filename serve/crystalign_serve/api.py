@@ -234,7 +234,7 @@ def build_api(
         predictors: the fine-tuned models that `service.models` describes.
         access: access rules; by default everybody may send requests.
         limits: concurrency and queue limits.
-        sandbox: time and memory limits for reading one file.
+        sandbox: limits of time and memory within which one uploaded file is read.
     """
     app, files = application(access, limits), Sandbox(sandbox)
     api = Api(service, backend, files)

@@ -21,7 +21,7 @@ PROBE_SECONDS = 1.0
 PROBE_EVERY_SECONDS = 0.2
 """Pause between probes of a deployment that is down."""
 SURE_SECONDS = 1.0
-"""A deployment with several replicas is marked down after its probes have failed for this long."""
+"""A deployment with several replicas counts as down when its probes have failed for this long."""
 LIFELINE_SECONDS = 2.0
 """Duration of the open call that detects the death of a replica."""
 _DEAD = (RayActorError, DeploymentUnavailableError)

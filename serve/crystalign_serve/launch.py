@@ -264,6 +264,7 @@ def running(config: Serve) -> Iterator[Running]:
         Error: the index, the model or the dataset cannot be used.
     """
     _require_cluster(config.address)
+    from crystalign_ray.internals import silent_shutdown
     from crystalign_ray.session import session  # imports Ray
 
     port = config.port or _free_port(config.host)
@@ -285,7 +286,8 @@ def running(config: Serve) -> Iterator[Running]:
         except (RuntimeError, TimeoutError) as error:
             raise Error(f"the service did not start: {error}") from error
         finally:
-            serve.shutdown() if owns_cluster else serve.delete(APPLICATION)
+            with silent_shutdown():
+                serve.shutdown() if owns_cluster else serve.delete(APPLICATION)
 
 
 def _require_cluster(address: str | None) -> None:

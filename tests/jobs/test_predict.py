@@ -91,7 +91,7 @@ def test_files_that_cannot_be_used_are_named_and_the_others_predicted(models, ci
     assert stop.value.code == 1
     said = capsys.readouterr()
     assert json.loads(said.out)["formula"] == "ClK"
-    for name in ("broken.cif: ", "notes.txt: 'notes.txt' is no structure", "absent.cif: "):
+    for name in ("broken.cif: ", "notes.txt: neither name nor content of 'notes.txt'", "absent.cif: "):
         assert name in said.err
     assert cli.main(["predict", *flags(models["energy"]), wrong[1]]) == 2
     assert "none of the 1 files" in capsys.readouterr().err

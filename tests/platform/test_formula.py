@@ -160,22 +160,22 @@ def test_a_chemical_system_is_told_from_a_formula():
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.text(max_size=MAX_FORMULA) | st.text("FeONaCl()[]{}.·0123456789/+-^ xδ", max_size=MAX_FORMULA))
 def test_any_text_is_read_or_refused_at_once(text):
-    started = time.process_time()
+    started = time.perf_counter()
     try:
         read_formula(text)
     except InputError as error:
         str(error).encode()
-    assert time.process_time() - started < 2
+    assert time.perf_counter() - started < 2
 
 
 @pytest.mark.parametrize(
     "text", ["(" * 99 + "Fe" + ")" * 99, "Fe" * 100, "[" * 200, "1." * 100, "Fe1/3" * 40, "nacl" * 50]
 )
 def test_the_worst_formulas_are_read_in_an_instant(text):
-    started = time.process_time()
+    started = time.perf_counter()
     with contextlib.suppress(InputError):
         read_formula(text)
-    assert time.process_time() - started < 1
+    assert time.perf_counter() - started < 1
 
 
 # --- the one form of a composition ------------------------------------------------------------------------------------

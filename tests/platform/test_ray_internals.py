@@ -87,3 +87,14 @@ def test_what_the_core_writes_while_it_connects_stays_off_the_terminal(capfd):
         os.write(2, b"a note of the core\n")
     os.write(2, b"an error of ours\n")
     assert capfd.readouterr().err == "an error of ours\n"
+
+
+def test_errors_of_the_cluster_stay_off_the_terminal_while_it_shuts_down(capsys):
+    from ray._private import worker
+
+    message = {"lines": ["Task ServeController failed"], "pid": "raylet", "is_err": False}
+    with internals.silent_shutdown():
+        worker.print_to_stdstream(message, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+    worker.print_to_stdstream(message, ignore_prefix=False)
+    assert "Task ServeController failed" in capsys.readouterr().out

@@ -115,8 +115,8 @@ class Campaign(Config):
     baseline: str = SCRATCH
     """The initialisation that the others are compared with; gains are left out if none has this name."""
     modalities: tuple[str, ...] = ()
-    """Input modalities, e.g. `crystal`, `crystal+xrd`: one row of the table each. Default: the crystal, or the
-    modalities of the `encoders` of an initialisation."""
+    """Sets of input modalities to compare, e.g. `crystal` and `crystal+xrd`; each becomes a row of the table.
+    Default: the modalities in the `encoders` of an initialisation, or the crystal alone."""
     require: tuple[str, ...] = ()
     """Modalities that every material must have, so that all rows are tested on the same materials."""
     fusion: tuple[FusionName, ...] = ("early",)

@@ -28,7 +28,7 @@ def map_rows(rows: Sequence[dict[str, Any]], work: Callable[[dict[str, Any]], di
         The decoded results, in the order in which the tasks finish.
 
     Raises:
-        Error: a task raised this error of Crystalign.
+        Error: a task failed with this error of Crystalign.
     """
     if not rows:
         return

@@ -40,7 +40,7 @@ class Bert(Published):
         head: tuple[int, ...] = ()
         """Widths of the MLP layers after pooling; empty for no MLP."""
         max_tokens: int = Field(default=48, ge=4)
-        """Longest text in tokens; longer texts are truncated."""
+        """Maximum length of a text in tokens; longer texts are cut off there."""
         vocabulary: int = Field(default=3000, ge=64)
         """Largest size of the trained tokenizer."""
         hidden: int = Field(default=96, ge=8)

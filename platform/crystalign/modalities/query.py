@@ -33,7 +33,7 @@ class QueryField:
     name: str
     """Key in the JSON of a search."""
     type: Any
-    """Type of the value: a `Config`, or a type that pydantic supports."""
+    """Type that checks the value: a `Config` class, or any type pydantic understands."""
     help: str
     """Description for the HTTP API."""
     flag: str | None = None

@@ -79,7 +79,7 @@ class TextModality(Modality[Text]):
         """Settings of length and augmentation."""
 
         max_bytes: int = 16384
-        """Longest text in bytes; longer texts are truncated."""
+        """Maximum length of a text in bytes; longer texts are cut off there."""
         clause_dropout: float = Field(default=0.3, ge=0, lt=1)
         """Probability of dropping each clause in training, so that the model does not rely on the formula alone."""
 

@@ -1,4 +1,4 @@
-"""Embedding of the text by a frozen language model, computed once and stored in the shards."""
+"""Text as a vector from a frozen language model. `derive` computes the vectors once and stores them in the shards."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def cached_backward(
         autocast: precision of each pass.
 
     Returns:
-        The objective's value and parts, without gradients.
+        The loss and its parts as plain numbers; the gradients are already in the parameters.
     """
     states: list[RandomState] = []
     embeddings: list[dict[str, Tensor]] = []

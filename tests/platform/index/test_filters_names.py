@@ -215,9 +215,9 @@ def test_filters_that_cost_too_much_are_refused(leaf):
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.text(max_size=200) | st.text('()" ANDORT<=>nsites1"\\', max_size=200))
 def test_any_text_is_a_filter_or_a_query_error_at_once(text):
-    started = time.process_time()
+    started = time.perf_counter()
     try:
         parse_filter(text, FIELDS)
     except QueryError as error:
         str(error).encode()
-    assert time.process_time() - started < 5
+    assert time.perf_counter() - started < 5

@@ -288,12 +288,12 @@ def test_a_zero_that_is_unclear_is_refused(header, reason):
 def test_hostile_headers_of_a_density_do_not_take_long():
     import time
 
-    start = time.process_time()
+    start = time.perf_counter()
     for line in ("e" * 1000, "fermi " * 160, "e-" * 500, "zero is set " * 80, "fermi level" + "_" * 900):
         data = _text(E, UP, header=f"# {line}\n" * 45)
         assert len(parse_dos(data, name="a.dat").energies) == len(E)
     _check_refused(_text(E, UP, header=f"# {'e' * 1000}\n" * 150), "bad-header")
-    assert time.process_time() - start < 6
+    assert time.perf_counter() - start < 6
 
 
 def test_falling_energies_are_turned_round_with_a_notice():

@@ -89,13 +89,13 @@ def test_rows_that_can_be_two_or_three_numbers_are_refused(rows):
 def test_long_cells_are_refused_in_no_time():
     import time
 
-    start = time.process_time()
+    start = time.perf_counter()
     for cell in ("1" * 10_000 + "x", "1" * 10_000 + ".-", "9" * 10_000 + "d"):
         rows = [f"{a:.2f};{c:.0f}" for a, c in zip(ANGLES, COUNTS, strict=True)]
         rows[500] = f"{ANGLES[500]};{cell}"
         with pytest.raises(InputError):
             parse_xrd((CU + "\n".join(rows)).encode(), name="a.csv")
-    assert time.process_time() - start < 2
+    assert time.perf_counter() - start < 2
 
 
 def test_more_columns_than_are_read_are_refused():

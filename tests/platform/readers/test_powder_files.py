@@ -489,8 +489,8 @@ def test_entities_do_not_hide_behind_an_encoding(encoding):
 def test_hostile_headers_do_not_take_long():
     import time
 
-    start = time.process_time()
+    start = time.perf_counter()
     for line in ("ratio " * 30_000, "K-alpha " * 20_000, "x" * 200_000, "energy " * 25_000, "unit: " * 30_000):
         assert find_wavelength(line).value is None
         _check((f"# {line}\n" + CU).encode() + _lines(header=""))
-    assert time.process_time() - start < 10
+    assert time.perf_counter() - start < 10

@@ -63,7 +63,7 @@ class LabelledRows:
 
     @torch.no_grad()
     def outputs(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Return `answers` for any number of rows, without gradients and dropout."""
+        """Return `answers` for any number of rows, in evaluation mode: no gradients, no dropout."""
         was_training = self.model.training
         self.model.eval()
         try:

@@ -1,1 +1,1 @@
-"""Measured powder patterns: columns of text and the files of instruments; `pattern_file` reads any of them."""
+"""Readers of measured powder patterns: text columns and instrument formats. `pattern_file` picks one."""
