@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from crystalign.encoders.encoder import Files
 from crystalign.encoders.mlp import mlp
+from crystalign.encoders.number_tokens import NUMBER, NumberEmbedding, split_numbers
 from crystalign.encoders.published import NETWORK, TOKENIZER, Published, published_description, read_options
 from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
@@ -53,6 +54,9 @@ class Bert(Published):
         """Channels of the inner MLP layer, in units of `hidden`."""
         dropout: float = Field(default=0.0, ge=0, lt=1)
         """Dropout probability in training."""
+        numbers: Literal["digits", "values"] = "digits"
+        """Measured numbers as pieces of digits, or as one token whose embedding follows from the value; the latter is
+        for networks that are trained from scratch."""
 
     settings: Settings
 
@@ -68,6 +72,8 @@ class Bert(Published):
         if getattr(self.network, "pooler", None) is not None:
             self.network.pooler = None  # the pooler is a head for another task; its weights would never be trained
         channels = int(self.network.config.hidden_size)
+        number = self._tokenizer.token_to_id(NUMBER) if settings.numbers == "values" else None
+        self.numbers = None if number is None else NumberEmbedding(channels, number)
         self.pooling = TokenMean(channels) if settings.pooling == "attention" else None
         self.head = mlp(channels, settings.head)
         self.width = (channels, *settings.head)[-1]
@@ -78,10 +84,16 @@ class Bert(Published):
 
     def read(self, texts: Sequence[str], device: torch.device) -> Tensor:
         """Encode n texts; returns (n, width)."""
-        encoded = self._tokenizer.encode_batch(list(texts))
+        split = [split_numbers(text) for text in texts] if self.numbers is not None else [(text, []) for text in texts]
+        encoded = self._tokenizer.encode_batch([text for text, _ in split])
         tokens = torch.tensor([e.ids for e in encoded], device=device)  # (n, T)
         mask = torch.tensor([e.attention_mask for e in encoded], device=device)  # (n, T)
-        states: Tensor = self.network(input_ids=tokens, attention_mask=mask).last_hidden_state  # (n, T, C)
+        if self.numbers is None:
+            given = {"input_ids": tokens}
+        else:
+            embedded = self.network.get_input_embeddings()(tokens)  # (n, T, C)
+            given = {"inputs_embeds": embedded + self.numbers(tokens, [values for _, values in split])}
+        states: Tensor = self.network(**given, attention_mask=mask).last_hidden_state  # (n, T, C)
         vector: Tensor = self.head(self._pool(states, mask))  # (n, width)
         return vector
 
@@ -103,11 +115,17 @@ class Bert(Published):
             ConfigError: there are no captions to train on, or the published encoder cannot be read.
         """
         if settings.pretrained is not None:
+            if settings.numbers == "values":
+                raise ConfigError("a published encoder has no token for numbers; leave out numbers='values'")
             return _published_files(settings)
         texts = [str(getattr(value, "description", value)) for value in values]
         if not texts:
             raise ConfigError("the text encoder's tokenizer is trained on captions, and the training rows have none")
-        tokenizer = train_tokenizer(texts, vocabulary=settings.vocabulary, max_tokens=settings.max_tokens)
+        special = (NUMBER,) if settings.numbers == "values" else ()
+        texts = [split_numbers(text)[0].replace(NUMBER, " ") for text in texts] if special else texts
+        tokenizer = train_tokenizer(
+            texts, vocabulary=settings.vocabulary, max_tokens=settings.max_tokens, special=special
+        )
         return small_network_files(settings, tokenizer)
 
 
@@ -141,7 +159,7 @@ def small_network_files(settings: Any, tokenizer: Any) -> Files:
     return {TOKENIZER: tokenizer.to_str().encode(), NETWORK: json.dumps(description, indent=2).encode()}
 
 
-def train_tokenizer(texts: Sequence[str], *, vocabulary: int, max_tokens: int) -> Any:
+def train_tokenizer(texts: Sequence[str], *, vocabulary: int, max_tokens: int, special: Sequence[str] = ()) -> Any:
     """Train a WordPiece tokenizer (Wu et al., arXiv:1609.08144) that keeps case and splits formulas into elements.
 
     The vocabulary holds the letters of the texts and their most frequent pieces; other words are split into letters.
@@ -160,8 +178,10 @@ def train_tokenizer(texts: Sequence[str], *, vocabulary: int, max_tokens: int) -
     for piece, count in pieces.items():
         letters.update(dict.fromkeys(piece, count))
     alphabet = _by_frequency(letters)[: vocabulary // 4]
-    ordered = dict.fromkeys([*SPECIAL, *alphabet, *(f"##{c}" for c in alphabet), *_by_frequency(pieces)])
-    return _word_piece(list(ordered)[:vocabulary], normalizer, splitter, max_tokens)
+    ordered = dict.fromkeys([*SPECIAL, *special, *alphabet, *(f"##{c}" for c in alphabet), *_by_frequency(pieces)])
+    tokenizer = _word_piece(list(ordered)[:vocabulary], normalizer, splitter, max_tokens)
+    tokenizer.add_special_tokens(list(special))  # matched before the text is split
+    return tokenizer
 
 
 def word_tokenizer(words: Sequence[str], *, max_tokens: int) -> Any:

@@ -1,0 +1,68 @@
+"""Numbers in a text as values: one token for each, whose embedding follows from the size of the number.
+
+A tokenizer that splits 2.82 into digits hides that it lies between 2.80 and 2.85. Here the number becomes the token
+`[NUM]`, and W φ(x) is added to the embedding of this token, as in xVal (Golkar et al., arXiv:2310.02989), with Fourier
+features of the logarithm instead of the number itself, because lengths and volumes span decades:
+
+    φ(x) = (sign x, u, sin 2π 2ᵏu, cos 2π 2ᵏu  for k = −2 … 6),  u = log₁₀ max(|x|, 10⁻⁶)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+NUMBER = "[NUM]"
+"""The token that stands for a number."""
+_OCTAVES = range(-2, 7)
+_SMALLEST = 1e-6
+_PATTERN = re.compile(r"(?<![\w.)\-−])[-−]?\d{1,12}(?:\.\d{1,12})?(?![\w(]|\.\d)")
+_UNIT = re.compile(r"\s?(?:[-–]\s?\d|Å|A\b|°|%|eV|GPa|K\b|g/cm|µB)")
+
+
+def split_numbers(text: str) -> tuple[str, list[float]]:
+    """Replace measured numbers by `[NUM]`, and return their values in order.
+
+    Numbers with decimals and numbers before a unit are measured. Counts, indices of formulas and space groups stay.
+    """
+    values: list[float] = []
+
+    def replaced(match: re.Match[str]) -> str:
+        if "." not in match[0] and not _UNIT.match(text, match.end()):
+            return match[0]
+        values.append(float(match[0].replace("−", "-")))
+        return NUMBER
+
+    return _PATTERN.sub(replaced, text.replace(NUMBER, "NUM")), values
+
+
+class NumberEmbedding(nn.Module):
+    """W φ(x) for the tokens that stand for numbers; 0 for the others.
+
+    Args:
+        channels: channels of a token embedding.
+        token: id of `[NUM]`.
+    """
+
+    def __init__(self, channels: int, token: int) -> None:
+        super().__init__()
+        self.token = token
+        self.linear = nn.Linear(2 + 2 * len(_OCTAVES), channels)
+
+    def forward(self, tokens: Tensor, values: Sequence[Sequence[float]]) -> Tensor:
+        """(n, T) token ids and the numbers of each text, in order → (n, T, C).
+
+        Numbers after the last token of a text that was cut off are ignored.
+        """
+        at = tokens == self.token  # (n, T)
+        dtype = self.linear.weight.dtype
+        sizes = torch.zeros(tokens.shape, dtype=torch.float64)
+        for row, (count, numbers) in enumerate(zip(at.sum(dim=1).tolist(), values, strict=True)):
+            sizes[row, at[row].cpu()] = torch.tensor(numbers[:count], dtype=torch.float64)
+        u = sizes.abs().clamp(min=_SMALLEST).log10()  # (n, T)
+        angles = [2 * torch.pi * 2.0**k * u for k in _OCTAVES]
+        features = torch.stack([sizes.sign(), u, *(a.sin() for a in angles), *(a.cos() for a in angles)], dim=-1)
+        return self.linear(features.to(tokens.device, dtype)) * at[..., None].to(dtype)
