@@ -172,12 +172,12 @@ class Crystal:
 
         Two sites whose occupancies sum to at most one are alternative positions of one atom.
         """
-        found = pairs_within(self.lattice, self.cart_coords, cutoff)
-        if self.occupancies is None or not len(found.distances):
-            return float(found.distances.min()) if len(found.distances) else math.inf
+        pairs = pairs_within(self.lattice, self.cart_coords, cutoff)
+        if self.occupancies is None or not len(pairs.distances):
+            return float(pairs.distances.min()) if len(pairs.distances) else math.inf
         share = np.array([sum(x for _, x in site) for site in self.occupancies])
-        both = share[found.senders] + share[found.receivers] > 1.0 + 0.05
-        return float(found.distances[both].min()) if both.any() else math.inf
+        both = share[pairs.senders] + share[pairs.receivers] > 1.0 + 0.05
+        return float(pairs.distances[both].min()) if both.any() else math.inf
 
     def closest_distance(self, cutoff: float) -> float:
         """Shortest distance between two sites, periodic images included, Å; infinity beyond `cutoff`."""
@@ -257,12 +257,12 @@ class Crystal:
             "pbc": np.ones((1, 3), bool),
         }
         if cutoff is not None:
-            found = pairs_within(self.lattice, self.cart_coords, cutoff)
+            pairs = pairs_within(self.lattice, self.cart_coords, cutoff)
             arrays |= {
-                "edge_index": np.stack([found.senders, found.receivers]),
-                "edge_shift": found.images,
-                "edge_vec": found.vectors.astype(real),
-                "edge_weight": found.distances.astype(real),
+                "edge_index": np.stack([pairs.senders, pairs.receivers]),
+                "edge_shift": pairs.images,
+                "edge_vec": pairs.vectors.astype(real),
+                "edge_weight": pairs.distances.astype(real),
             }
         if self.occupancies is not None:
             species = [(i, z, x) for i, site in enumerate(self.occupancies) for z, x in site]

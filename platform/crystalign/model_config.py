@@ -46,7 +46,7 @@ class ModelConfig(Config):
     The flat layout of earlier releases, with the objective's settings among the model's, is read as well.
     """
 
-    moved: ClassVar[Mapping[str, str]] = {name: f"objective.{place.name}" for name, place in PLACES.items()}
+    moved: ClassVar[Mapping[str, str]] = {name: f"objective.{setting.name}" for name, setting in PLACES.items()}
     """Describe the flat layout of earlier releases."""
 
     modalities: dict[str, ModalitySpec]
@@ -97,9 +97,9 @@ class ModelConfig(Config):
     @property
     def unwritten(self) -> dict[str, Any]:
         """Settings that were not given, in pydantic's `exclude` form; in a saved model, those added later."""
-        found: dict[str, Any] = dict.fromkeys(set(type(self).model_fields) - self.model_fields_set, True)
+        unset: dict[str, Any] = dict.fromkeys(set(type(self).model_fields) - self.model_fields_set, True)
         objective = set(type(self.objective).model_fields) - self.objective.model_fields_set - {"kind"}
-        return {"objective": objective} | found
+        return {"objective": objective} | unset
 
     def written_out(self) -> Self:
         """Return the same settings with every default written out."""

@@ -87,7 +87,7 @@ class Registry(Generic[T]):
     def refresh(self) -> None:
         """Read the entry points again, after a package was installed or removed."""
         self._offered = None
-        self._loaded = {name: found for name, found in self._loaded.items() if name in self._entries}
+        self._loaded = {name: entry for name, entry in self._loaded.items() if name in self._entries}
 
     def names(self) -> tuple[str, ...]:
         """All names: built-in ones, those registered in this process, then those of other packages, sorted."""

@@ -81,9 +81,9 @@ class FileEntry(Config):
             raise ValueError(f"{path!r} is not a path below the manifest's folder")
         return path
 
-    def difference(self, found: Fingerprint) -> str:
+    def difference(self, actual: Fingerprint) -> str:
         """How a content differs from this entry, as text for a message; empty if it does not."""
-        return found.difference(self.sha256, self.bytes)
+        return actual.difference(self.sha256, self.bytes)
 
 
 def entry_of(path: str, content: bytes | Fingerprint) -> FileEntry:

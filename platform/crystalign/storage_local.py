@@ -94,11 +94,11 @@ def gone(uri: str) -> ConflictError:
     return ConflictError(f"{uri} is not replaced: it is gone, another process deleted it")
 
 
-def changed(uri: str, found: str, expected: str) -> ConflictError:
+def changed(uri: str, actual: str, expected: str) -> ConflictError:
     """The error if a file to replace has other content than expected."""
     return ConflictError(
         f"{uri} is not replaced: another process changed it meanwhile (its sha256 was {expected[:12]}…, now it is "
-        f"{found[:12]}…); read it again and repeat"
+        f"{actual[:12]}…); read it again and repeat"
     )
 
 

@@ -179,7 +179,7 @@ _ENTRIES: dict[str, str | EncoderEntry] = {
     ),
 }
 ENCODERS: Registry[EncoderEntry] = Registry(
-    "encoder", "crystalign.encoders", _ENTRIES, accepts=lambda found: isinstance(found, EncoderEntry)
+    "encoder", "crystalign.encoders", _ENTRIES, accepts=lambda entry: isinstance(entry, EncoderEntry)
 )
 """All encoders: built-in ones, then those of other packages."""
 

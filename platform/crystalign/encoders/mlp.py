@@ -52,6 +52,6 @@ class VectorMLP(Encoder):
         values, mask = inputs["values"], inputs["mask"]
         if values.shape[1] != self.settings.inputs:
             raise ConfigError(f"vectors of {values.shape[1]} numbers, expected {self.settings.inputs}: set `inputs`")
-        known = values * mask
-        vector: Tensor = self.layers(torch.cat([known, mask], dim=1) if self.settings.missing else known)
+        masked = values * mask
+        vector: Tensor = self.layers(torch.cat([masked, mask], dim=1) if self.settings.missing else masked)
         return vector

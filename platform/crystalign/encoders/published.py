@@ -139,9 +139,9 @@ def empty_network(description: dict[str, Any]) -> nn.Module:
     """
     from transformers import AutoConfig, AutoModel
 
-    known = {key: value for key, value in description.items() if key != "model_type"}
+    settings = {key: value for key, value in description.items() if key != "model_type"}
     try:
-        config = AutoConfig.for_model(description["model_type"], **known)
+        config = AutoConfig.for_model(description["model_type"], **settings)
         network: nn.Module = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
     except (KeyError, ValueError) as error:
         message = f"{NETWORK} describes no network that transformers knows: {error}"

@@ -31,8 +31,8 @@ NAMES = tuple(_CLASSES)
 """Built-in modalities, in display order."""
 
 
-def _is_modality(found: object) -> bool:
-    return isinstance(found, type) and issubclass(found, Modality)
+def _is_modality(entry: object) -> bool:
+    return isinstance(entry, type) and issubclass(entry, Modality)
 
 
 MODALITIES: Registry[type[Modality[Any]]] = Registry(

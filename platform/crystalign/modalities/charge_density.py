@@ -169,19 +169,19 @@ def parse_chgcar(source: Path | bytes) -> tuple[Crystal, ChargeDensity]:
 
     from crystalign.readers.structures.vasp import structure_of_chgcar
 
-    # pymatgen reads the grid; of a head without elements it would make H, He, …
+    # pymatgen reads only the grid: if the header names no elements, it assumes H, He, …
     try:
         crystal = structure_of_chgcar(source if isinstance(source, bytes) else source.read_bytes(), "CHGCAR")
     except InputError as error:
         raise DensityError(f"not a readable CHGCAR: {error}", reason="unreadable-chgcar") from error
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pymatgen warns of what it guesses
+            warnings.simplefilter("ignore")  # pymatgen warns about its guesses
             path = Path(folder) / "CHGCAR"
             if isinstance(source, bytes):
                 path.write_bytes(source)
             values = Chgcar.from_file(str(path if isinstance(source, bytes) else source)).data["total"]
-    except Exception as error:  # pymatgen raises whatever its parser met
+    except Exception as error:  # pymatgen's parser may raise anything
         message = f"not a readable CHGCAR: {type(error).__name__}: {str(error)[:200]}"
         raise DensityError(message, reason="unreadable-chgcar") from error
     return crystal, ChargeDensity.from_grid(values, crystal.lattice, convention="rho_times_volume")

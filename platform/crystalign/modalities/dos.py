@@ -129,9 +129,13 @@ def parse_dos(
     from crystalign.readers.compression import decompress, without_suffix
 
     data = source if isinstance(source, bytes) else source.read_bytes()
-    known = name or (source.name if isinstance(source, Path) else "")
-    data = decompress(data, limit=MAX_BYTES, name=known or "the file")
-    if without_suffix(known).lower().endswith(".xml") or data.lstrip()[:5] == b"<?xml" or b"<modeling" in data[:4096]:
+    file_name = name or (source.name if isinstance(source, Path) else "")
+    data = decompress(data, limit=MAX_BYTES, name=file_name or "the file")
+    if (
+        without_suffix(file_name).lower().endswith(".xml")
+        or data.lstrip()[:5] == b"<?xml"
+        or b"<modeling" in data[:4096]
+    ):
         from crystalign.readers.dos.vasprun_dos import read_vasprun_dos
 
         run = read_vasprun_dos(data)
@@ -143,15 +147,17 @@ def parse_dos(
     if kind not in ("fermi", "vbm"):
         raise SpectrumError(f"zero = {kind!r}; energies are counted from fermi or vbm", reason="bad-header")
     atoms = n_atoms if n_atoms is not None else text.n_atoms
-    told = text.notices
+    notices = text.notices
     if atoms is None:
-        told = (*told, "densities were read per atom; if they are of the cell, add `# n_atoms = ...` to the file")
+        notices = (*notices, "densities were read per atom; if they are of the cell, add `# n_atoms = ...` to the file")
     relative = text.relative or kind == "vbm"
     if zero is not None and zero != (text.zero or "fermi"):
-        told = (*told, f"energies are counted from {zero}, as you said")
+        notices = (*notices, f"energies are counted from {zero}, as you said")
     energies = text.energies - (0.0 if relative else text.efermi or 0.0)
     zero_of: Zero = "vbm" if kind == "vbm" else "fermi"
-    return DensityOfStates(energies, text.densities, 1 if atoms is None else atoms, text.efermi, zero_of, notices=told)
+    return DensityOfStates(
+        energies, text.densities, 1 if atoms is None else atoms, text.efermi, zero_of, notices=notices
+    )
 
 
 class DosQuery(Config):

@@ -168,13 +168,13 @@ def key_columns(modality: type[Modality[Any]], materials: Sequence[Material | No
     Two materials whose keys are equal in any column are neither negatives of each other in training nor
     misses in evaluation. A material without the modality has zeros.
     """
-    known = {
+    own_keys = {
         row: [stable_hash(key) for key in (*modality.equivalences(material), material.structure)]
         for row, material in enumerate(materials)
         if material is not None and material.value(modality.name) is not None
     }
     keys = np.zeros((len(materials), modality.n_keys + 1), np.int64)
-    for row, own in known.items():
+    for row, own in own_keys.items():
         keys[row] = own
     return keys
 

@@ -126,7 +126,7 @@ class ProfileMatcher(Config):
         return Match(scores, strains)
 
     def _draw(self, pattern: PowderPattern, grid: Array) -> Array:
-        """One computed profile: intensity per Q over ln Q."""
+        """Return one computed profile: intensity per Q on a grid of ln Q."""
         q = 2.0 * np.pi / pattern.d_spacings
         seen = (q > 0.9 * np.exp(grid[0])) & (
             q < min(1.1 * np.exp(grid[-1]), 0.95 * 4.0 * np.pi / REFERENCE_WAVELENGTH)

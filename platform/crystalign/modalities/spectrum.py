@@ -61,15 +61,15 @@ class SpectrumModality(Modality[Value]):
             SpectrumError: the spectrum does not cover the window.
         """
 
-    def covered(self, value: Value) -> tuple[float, float]:  # noqa: ARG002 (a spectrum may know better)
+    def covered(self, value: Value) -> tuple[float, float]:  # noqa: ARG002 (subclasses read it)
         """Return the range where the spectrum is known, in the unit of `edges`."""
         return float(self.edges[0]), float(self.edges[-1])
 
     def known(self, value: Value) -> NDArray[np.bool_]:
         """Mask (B,) of the bins of `curve` within the known range."""
         low, high = self.covered(value)
-        known: NDArray[np.bool_] = (self.edges[:-1] >= low - 1e-9) & (self.edges[1:] <= high + 1e-9)
-        return known
+        in_range: NDArray[np.bool_] = (self.edges[:-1] >= low - 1e-9) & (self.edges[1:] <= high + 1e-9)
+        return in_range
 
     def shown(self, value: Value, rng: np.random.Generator | None = None) -> tuple[float, float]:
         """Return the range given to the network: between two rungs within the known range.

@@ -87,10 +87,10 @@ def settings_of_language_model(
     """
     if entry is None:
         return dict(features)
-    wanted = features.get("language_model") or entry.identity
-    if wanted != entry.identity:
+    identity = features.get("language_model") or entry.identity
+    if identity != entry.identity:
         raise ConfigError(
             f"the text embeddings of {origin} were made by {entry.label}, and the model reads those of the language "
-            f"model {wanted[:12]}; derive a copy of the dataset with that one, or train on this one"
+            f"model {identity[:12]}; derive a copy of the dataset with that one, or train on this one"
         )
-    return {"width": entry.width} | dict(features) | {"language_model": wanted}
+    return {"width": entry.width} | dict(features) | {"language_model": identity}

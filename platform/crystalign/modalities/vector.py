@@ -122,13 +122,13 @@ class VectorModality(Modality[Vector], Generic[S]):
                 f"a {self.name} vector of {len(value.values)} numbers, expected {self.settings.width}: set `width`"
             )
             raise InputError(message, reason="bad-width")
-        known = np.isfinite(value.values)
+        mask = np.isfinite(value.values)
         if rng is not None and self.settings.dropout > 0:
-            keep = rng.random(len(known)) >= self.settings.dropout
-            keep[rng.choice(np.flatnonzero(known))] = True
-            known &= keep
-        values = np.where(known, value.values, np.float32(0.0))
-        return {"values": np.arcsinh(values) if self.settings.squash else values, "mask": known.astype(np.float32)}
+            keep = rng.random(len(mask)) >= self.settings.dropout
+            keep[rng.choice(np.flatnonzero(mask))] = True
+            mask &= keep
+        values = np.where(mask, value.values, np.float32(0.0))
+        return {"values": np.arcsinh(values) if self.settings.squash else values, "mask": mask.astype(np.float32)}
 
     def collate(self, samples: Sequence[Features]) -> Inputs:
         """Stack the vectors."""
@@ -147,5 +147,5 @@ class VectorModality(Modality[Vector], Generic[S]):
         if vector is None:
             return material.id
         # an irrational offset keeps exact values away from rounding boundaries; NaN becomes a special number
-        known = np.nan_to_num(vector.values.astype(np.float64), nan=-1e9)
-        return hashlib.blake2b(np.floor(known / 1e-4 + 0.31831).tobytes(), digest_size=16).hexdigest()
+        numbers = np.nan_to_num(vector.values.astype(np.float64), nan=-1e9)
+        return hashlib.blake2b(np.floor(numbers / 1e-4 + 0.31831).tobytes(), digest_size=16).hexdigest()

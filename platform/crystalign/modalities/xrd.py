@@ -108,8 +108,8 @@ class MeasuredPattern:
         if np.percentile(counts[measured], 5) < 1e-5 * counts.max():
             measured = slice(None)  # without background a zero is a valid value, as in a simulated scan
         elif (cut := len(counts) - (measured.stop - measured.start)) > 0:
-            told = f"{cut} points without counts at the ends were left out"
-            object.__setattr__(self, "notices", (*self.notices, told))
+            notice = f"{cut} points without counts at the ends were left out"
+            object.__setattr__(self, "notices", (*self.notices, notice))
         object.__setattr__(self, "two_theta", angle[measured])
         object.__setattr__(self, "intensities", counts[measured])
         object.__setattr__(self, "wavelength", parse_wavelength(self.wavelength))
@@ -169,7 +169,7 @@ class XrdQuery(Config):
 
 
 def _draw(value: MeasuredPattern | PowderPattern, wavelength: str) -> PlottedCurve:
-    """A measurement as it was sent, or peaks as a diffractometer at `wavelength` would show them; the maximum is 1.
+    """Return a measured curve, or peaks as a diffractometer at `wavelength` would record them; the maximum is 1.
 
     Raises:
         SpectrumError: an unknown wavelength.

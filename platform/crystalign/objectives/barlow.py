@@ -161,13 +161,13 @@ def _coefficients(n: int, weight: float) -> dict[Partition, tuple[float, float]]
 
     Σ over exactly π is Σ_{σ ≥ π} μ(π, σ) Σ over at least σ.
     """
-    found = dict.fromkeys(_partitions(n), (0.0, 0.0))
+    coefficients = dict.fromkeys(_partitions(n), (0.0, 0.0))
     for fine in _partitions(n):
         target, factor = _target(fine), _weight(fine, weight)
-        for coarse, (of_squares, of_moments) in found.items():
+        for coarse, (of_squares, of_moments) in coefficients.items():
             sign = factor * _moebius(fine, coarse)
-            found[coarse] = (of_squares + sign, of_moments - 2 * target * sign)
-    return found
+            coefficients[coarse] = (of_squares + sign, of_moments - 2 * target * sign)
+    return coefficients
 
 
 def _constant(n: int, width: int, weight: float) -> float:

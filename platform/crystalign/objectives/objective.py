@@ -118,6 +118,6 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "tensorclip": "crystalign.objectives.tensorclip:TensorClip",
         "barlow": "crystalign.objectives.barlow:BarlowTwins",
     },
-    accepts=lambda found: isinstance(found, type) and issubclass(found, Objective),
+    accepts=lambda entry: isinstance(entry, type) and issubclass(entry, Objective),
 )
 """Registry of objectives: name in `objective: {kind: …}` → class."""

@@ -48,7 +48,7 @@ def decompress(data: bytes, *, limit: int, name: str) -> bytes:
         rest = engine.unused_data.lstrip(b"\x00")
         following, engine = _engine(rest)
         if engine is None or following != kind:
-            return b"".join(parts)  # what follows a stream and is none itself is padding
+            return b"".join(parts)  # data after a stream that is no stream itself is padding
 
 
 def _engine(data: bytes) -> tuple[str, Any]:

@@ -80,14 +80,14 @@ def _checked(material: Material, limits: Limits) -> Iterator[Finding]:
         yield Finding(material.id, "implausible-density", message)
 
 
-def compare_with_source(stored: Mapping[str, Crystal], found: Sequence[Material | Reject]) -> Iterator[Finding]:
+def compare_with_source(stored: Mapping[str, Crystal], entries: Sequence[Material | Reject]) -> Iterator[Finding]:
     """Find rows for which the source now gives another crystal, or none.
 
     Args:
         stored: crystals of the dataset by id.
-        found: the materials and rejects that the source yields now.
+        entries: the materials and rejects that the source yields now.
     """
-    for entry in found:
+    for entry in entries:
         crystal = stored.get(entry.id)
         if crystal is None:
             continue

@@ -96,10 +96,10 @@ class Selection:
             digest.update(f"{shard}/{group}/{len(mask)}:".encode() + np.packbits(mask).tobytes())
         return digest.hexdigest()
 
-    def rows(self, place: int) -> NDArray[np.int64]:
-        """(c, 3) shard, row group and row of the selected rows of the row group with index `place` (0 to G − 1)."""
-        chosen = np.flatnonzero(self.masks[place])
-        where = np.tile([self.shards[place], self.groups[place]], (len(chosen), 1))
+    def rows(self, index: int) -> NDArray[np.int64]:
+        """(c, 3) shard, row group and row of the selected rows of the row group with index `index` (0 to G − 1)."""
+        chosen = np.flatnonzero(self.masks[index])
+        where = np.tile([self.shards[index], self.groups[index]], (len(chosen), 1))
         return np.column_stack([where, chosen])
 
     def save(self, uri: str) -> str:

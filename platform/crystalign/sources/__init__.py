@@ -26,7 +26,7 @@ SOURCES = Registry[SourceKind](
         "json": "crystalign.sources.pymatgen_json:KIND",
         "files": "crystalign.sources.files:KIND",
     },
-    accepts=lambda found: isinstance(found, SourceKind),
+    accepts=lambda entry: isinstance(entry, SourceKind),
 )
 """Every kind of source by name."""
 DEFAULT = "files"
@@ -66,8 +66,8 @@ def open_source(
 
     unknown = sorted(set(accept) - set(OBJECTIONS))
     if unknown:
-        known = "".join(f"\n  {reason}: {meaning}" for reason, meaning in OBJECTIONS.items())
-        raise ConfigError(f"no reason {unknown[0]!r} to accept; there are{known}")
+        reasons = "".join(f"\n  {reason}: {meaning}" for reason, meaning in OBJECTIONS.items())
+        raise ConfigError(f"no reason {unknown[0]!r} to accept; there are{reasons}")
     kind = SOURCES[_kind_of(location)]
     if kind.needs_mapping != (mapping is not None):
         needs, takes = "needs --mapping, the YAML that says what its columns are", "takes no --mapping"
@@ -79,10 +79,10 @@ def open_source(
 
 
 def _kind_of(location: str) -> str:
-    """The name of the one kind that recognises a location.
+    """Return the name of the kind that recognises a location, or `DEFAULT`.
 
     Raises:
-        ConfigError: more than one does.
+        ConfigError: more than one kind does.
     """
     names = [name for name, kind in SOURCES.items() if kind.recognises(location)]
     if len(names) > 1:

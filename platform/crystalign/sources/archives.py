@@ -85,11 +85,11 @@ class FolderTree(Tree):
         if kind == FileType.File:
             leaf, self.location = storage.name_of(self.location), self.location.rpartition("/")[0]
             return [Entry(leaf, refuse_name(leaf))]
-        found = storage.list_names(self.location)
-        if len(found) > self.limits.max_members:
-            message = f"{self.location} holds {len(found)} files; the limit is {self.limits.max_members}"
+        names = storage.list_names(self.location)
+        if len(names) > self.limits.max_members:
+            message = f"{self.location} holds {len(names)} files; the limit is {self.limits.max_members}"
             raise FileFormatError(message, reason="too-many-files")
-        return [Entry(name, refuse_name(name)) for name in found]
+        return [Entry(name, refuse_name(name)) for name in names]
 
     def read(self, name: str, limit: int) -> bytes:
         """The bytes of one file."""
@@ -281,10 +281,10 @@ def _instead(stream: Any) -> str:
     except OSError:
         return ""
     kinds = {b"\x1f\x8b": "gzip, as of a .tar.gz", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"Rar!": "rar", b"7z": "7z"}
-    found = next((kind for magic, kind in kinds.items() if start.startswith(magic)), None)
-    if found is None:
+    format_name = next((kind for magic, kind in kinds.items() if start.startswith(magic)), None)
+    if format_name is None:
         return " (it begins like one and is cut short)" if start.startswith(b"PK") else f" (it begins with {start!r})"
-    return f" (it begins like {found}: give it the ending of what it is)"
+    return f" (it begins like {format_name}: give it the ending of what it is)"
 
 
 def _too_large(name: str, size: int, limit: int) -> FileFormatError:

@@ -58,10 +58,10 @@ def read_calculation(
 
 
 def _attempt(
-    make: Callable[[], Any], name: str, identifier: str, origin: str, found: dict[str, Any], rejects: list[Reject]
+    make: Callable[[], Any], name: str, identifier: str, origin: str, modalities: dict[str, Any], rejects: list[Reject]
 ) -> None:
     try:
-        found[name] = make()
+        modalities[name] = make()
     except InputError as error:
         rejects.append(Reject(identifier, name, error.reason, str(error), origin))
 
@@ -73,7 +73,11 @@ def _dos(data: bytes) -> Any:
 
 
 def _density(data: bytes, crystal: Crystal | None) -> tuple[Crystal, Any]:
-    """The density, and the crystal it belongs to."""
+    """Return the crystal and its density.
+
+    Raises:
+        CrystalError: the CHGCAR has another structure than `crystal`.
+    """
     from crystalign.modalities.charge_density import parse_chgcar
 
     own, density = parse_chgcar(data)

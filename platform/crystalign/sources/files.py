@@ -20,7 +20,7 @@ _PARTS_OF_A_RUN = re.compile(r"(poscar|contcar|xdatcar)$")
 """Structure files that every VASP calculation leaves beside its vasprun.xml; other names are crystals of their own."""
 
 _BESIDE_A_RUN = {"", "json", *GRIDS}
-"""Kinds that belong to the one calculation of their folder; JSON there is what workflow tools leave."""
+"""Kinds of files that belong to the single calculation of their folder; JSON comes from workflow tools."""
 
 
 class FilesSource(Source):
@@ -70,21 +70,21 @@ class FilesSource(Source):
             try:
                 if isinstance(reading, InputError):
                     raise reading
-                found = reading.accepted(self.accept)
+                accepted = reading.accepted(self.accept)
             except InputError as error:
                 yield reject_of(error, identifier, item.key)
             else:
                 where = replace(self.provenance, reference=item.key)
-                yield Material(identifier, found.crystal, where, remarks=found.remarks)
+                yield Material(identifier, accepted.crystal, where, remarks=accepted.remarks)
 
     def _bytes(self, name: str) -> bytes:
-        """A file, unpacked, within the limit of its kind."""
+        """Return the decompressed content of a file, within the size limit of its kind."""
         limit = self.limits.bytes_of(file_kind(name))
         return decompress(self.tree.read(name, limit), limit=limit, name=name)
 
 
 def _first_of_each_name(entries: Sequence[Entry]) -> list[Entry]:
-    """Entries of which only the first of a name can be read; archives may repeat names."""
+    """Reject every entry whose name occurred before; archives may repeat names."""
     seen: set[str] = set()
     result = []
     for entry in entries:
@@ -95,7 +95,7 @@ def _first_of_each_name(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _items_of_folder(folder: str, entries: Sequence[Entry], root: str) -> Iterator[Item]:
-    """The items of one folder: a calculation where it holds a single run, else one item per file."""
+    """Return the items of one folder: one calculation if it holds a single run, otherwise one item per file."""
     usable = [entry for entry in entries if not entry.rejected]
     runs = [entry.name for entry in usable if file_kind(entry.name) == "vasprun"]
     grids = [entry.name for entry in usable if file_kind(entry.name) == "chgcar"]
@@ -133,7 +133,7 @@ def _item(entry: Entry) -> Item:
 
 
 def _unique_ids(items: Sequence[Item]) -> list[Item]:
-    """Items with different ids: where two files share a stem, the later one is called by its whole name."""
+    """Make the ids unique: if two files have the same stem, the later one gets its full name as id."""
     taken: set[str] = set()
     result = []
     for item in items:

@@ -89,24 +89,24 @@ class TableMapping(Config):
     @model_validator(mode="before")
     @classmethod
     def _modalities_by_name(cls, values: Any) -> Any:
-        """`dos: {…}` at the top is `modalities: {dos: {…}}`; each is checked by its modality's own class."""
+        """Move sections such as `dos: {…}` at the top level into `modalities`, and validate each by its modality."""
         if not isinstance(values, dict):
             return values
         readable = {name: cls.columns for name, cls in MODALITIES.items() if cls.columns is not None}
-        found = dict(values.get("modalities") or {})
+        sections = dict(values.get("modalities") or {})
         for name in [name for name in readable if values.get(name) is not None]:
-            if name in found:
+            if name in sections:
                 raise ValueError(f"{name} is given twice, at the top and under modalities")
-            found[name] = values[name]
-        unknown = set(found) - set(readable)
+            sections[name] = values[name]
+        unknown = set(sections) - set(readable)
         if unknown:
             raise ValueError(f"no table holds {', '.join(sorted(unknown))}; it may hold {', '.join(readable)}")
         rest = {name: value for name, value in values.items() if name not in readable}
-        return rest | {"modalities": {name: readable[name].model_validate(value) for name, value in found.items()}}
+        return rest | {"modalities": {name: readable[name].model_validate(value) for name, value in sections.items()}}
 
     @model_validator(mode="after")
     def _consistent(self) -> TableMapping:
-        """Columns of a second table need a second table, and no two columns mean the same."""
+        """Check that `table: join` has a `join`, and that no two columns give the same property."""
         uses = [self.crystal.table, *(p.table for p in self.properties)]
         if "join" in uses and self.join is None:
             raise ValueError("a column says `table: join` but there is no `join`")

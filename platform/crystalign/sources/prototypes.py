@@ -90,13 +90,13 @@ def library() -> tuple[tuple[str, Crystal], ...]:
     # imported from the parent package: importing pymatgen.analysis.prototypes decodes the library, which takes seconds
     source = resources.files("pymatgen.analysis") / "prototypes" / "aflow_prototypes.json.gz"
     documents = json.loads(gzip.decompress(source.read_bytes()))
-    known = {z for family in _families() for z in family}
-    found = []
+    exchangeable = {z for family in _families() for z in family}
+    prototypes = []
     for document in documents:
         crystal = crystal_of_dict(document["snl"])
-        if crystal.is_ordered and len(crystal) <= MAX_SITES and set(crystal.composition) <= known:
-            found.append((str(document["tags"]["aflow"]), crystal))
-    return tuple(found)
+        if crystal.is_ordered and len(crystal) <= MAX_SITES and set(crystal.composition) <= exchangeable:
+            prototypes.append((str(document["tags"]["aflow"]), crystal))
+    return tuple(prototypes)
 
 
 @functools.cache
@@ -122,7 +122,7 @@ def candidates(seed: int) -> tuple[Candidate, ...]:
 
 
 def _draw(index: int, seed: int) -> list[tuple[int, tuple[tuple[int, int], ...]]]:
-    """Different substitutions of one prototype, in random order."""
+    """Draw distinct substitutions of one prototype, in random order."""
     parent = library()[index][1]
     present = list(parent.composition)
     choices = [next(family for family in _families() if z in family) for z in present]
@@ -164,16 +164,16 @@ def volume_scale(index: int, elements: Mapping[int, int]) -> float | None:
 
 @functools.cache
 def _distances(index: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """(E,) senders, receivers and distances (Å) of a parent, far enough for every element."""
+    """Return senders, receivers and distances (Å), (E,) each, of a parent, within a cutoff that suits every element."""
     from crystalign.physics.neighbour_list import neighbours
 
-    found = neighbours(library()[index][1], cutoff=7.0)
-    return found.senders, found.receivers, found.distances
+    pairs = neighbours(library()[index][1], cutoff=7.0)
+    return pairs.senders, pairs.receivers, pairs.distances
 
 
 @functools.cache
 def _element(z: int) -> tuple[float, float, float, float]:
-    """(electronegativity, bond radius Å, its slope Å, atomic radius Å) of an element."""
+    """Return (electronegativity, bond radius Å, its slope Å, atomic radius Å) of an element."""
     from pymatgen.core import Element
 
     element = Element(SYMBOLS[z])
@@ -189,10 +189,10 @@ def _families() -> tuple[tuple[int, ...], ...]:
 
 @functools.cache
 def _bond_parameters() -> dict[str, dict[str, float]]:
-    """By element: the radius r₀ and the slope k, Å, of `DLSVolumePredictor`."""
+    """Return the radius r₀ and the slope k (Å) of `DLSVolumePredictor`, by element."""
     table = resources.files("pymatgen.core") / "structure_prediction" / "DLS_bond_params.yaml"
-    found: dict[str, dict[str, float]] = yaml.safe_load(table.read_text(encoding="utf-8"))
-    return found
+    parameters: dict[str, dict[str, float]] = yaml.safe_load(table.read_text(encoding="utf-8"))
+    return parameters
 
 
 KIND = SourceKind(

@@ -76,10 +76,10 @@ class PymatgenJsonSource(Source):
 
     def load(self, item: Item) -> Iterator[Material | Reject]:
         """Load the entries of one slice."""
-        text, wanted = self.text(), set(item.rows)
+        text, numbers = self.text(), set(item.rows)
         entries = scan(text, layout_of(text), stem=self.stem, start=item.start, first=item.first)
         for number, entry in enumerate(entries, start=item.first):
-            if number in wanted:
+            if number in numbers:
                 yield self._material(entry, number)
             if entry.stop >= item.stop:
                 return
@@ -91,12 +91,12 @@ class PymatgenJsonSource(Source):
     def _material(self, entry: Entry, number: int) -> Material | Reject:
         where = f"{self.location} entry {number}"
         try:
-            found = read_document(entry.value, max_sites=self.limits.max_sites).accepted(self.accept)
+            reading = read_document(entry.value, max_sites=self.limits.max_sites).accepted(self.accept)
         except InputError as error:
             return reject_of(error, entry.id, where)
         except Exception as error:  # noqa: BLE001 (one bad entry must not stop the following ones)
             return Reject(entry.id, "read", *unforeseen(error), where)
-        return Material(entry.id, found.crystal, replace(self.provenance, reference=where), remarks=found.remarks)
+        return Material(entry.id, reading.crystal, replace(self.provenance, reference=where), remarks=reading.remarks)
 
     def _slices(self, pending: list[tuple[int, Entry]]) -> list[Item]:
         if not pending:

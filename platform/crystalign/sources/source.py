@@ -93,12 +93,12 @@ class Source(ABC):
         if item.rejected:
             yield Reject(item.id or item.key, "list", *item.rejected, self.origin(item))
             return
-        found = self.load(item)
+        results = self.load(item)
         while True:
             try:
-                # the clock runs only here: never while the reader of this generator is at work
+                # the limit holds for reading alone, not for the code that consumes this generator
                 with time_limit(self.limits.max_seconds, item.key):
-                    material = next(found)
+                    material = next(results)
             except StopIteration:
                 return
             except InputError as error:
@@ -120,12 +120,12 @@ class Source(ABC):
             with time_limit(self.limits.max_seconds, material.id):
                 check_id(material.id)
                 crystal.check(max_sites=self.limits.max_sites, min_distance=self.limits.min_distance)
-                known = symmetry(crystal)
+                group = symmetry(crystal)
         except InputError as error:
             return Reject(material.id[:MAX_ID_LENGTH], "check", error.reason, str(error), where)
         except Exception as error:  # noqa: BLE001 (one bad crystal must not stop the others)
             return Reject(material.id[:MAX_ID_LENGTH], "check", *unforeseen(error), where)
-        return replace(material, spacegroup_number=known.number, prototype=known.prototype)
+        return replace(material, spacegroup_number=group.number, prototype=group.prototype)
 
 
 class SourceRequest(NamedTuple):
@@ -184,13 +184,13 @@ def sample(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
     if limit is None or limit >= total:
         return list(items)
     chosen = np.sort(np.random.default_rng(seed).choice(total, size=limit, replace=False))
-    kept, first = [], 0
+    sampled, first = [], 0
     for item in items:
         low, high = np.searchsorted(chosen, (first, first + item.count))
         if high > low:
-            kept.append(item.take((chosen[low:high] - first).tolist()) if item.rows else item)
+            sampled.append(item.take((chosen[low:high] - first).tolist()) if item.rows else item)
         first += item.count
-    return kept
+    return sampled
 
 
 def file_id(name: str) -> str:

@@ -58,13 +58,13 @@ class TableSource(Source):
         self.main.check()
         if self.joined:
             self.joined.check()
-        ids, kept = self.main.column(self.mapping.id).to_pylist(), self._kept()
+        ids, included = self.main.column(self.mapping.id).to_pylist(), self._kept()
         seen: set[str] = set()
         items, first = [], 0
         for size in self.main.sizes():
             good = []
             for row in range(first, first + size):
-                if not kept[row]:
+                if not included[row]:
                     continue
                 name = ids[row]
                 if name is None or str(name) in seen:
@@ -79,7 +79,7 @@ class TableSource(Source):
         return items
 
     def _kept(self) -> NDArray[np.bool_]:
-        """Mask of the rows that are part of the source."""
+        """Return the mask of the rows that are part of the source."""
         if self.mapping.where is None:
             return np.ones(sum(self.main.sizes()), bool)
         name, values = self.mapping.where
@@ -111,7 +111,7 @@ class TableSource(Source):
     def _material(
         self, name: str, row: Mapping[str, Any], other: Mapping[str, Any] | None
     ) -> tuple[Material, list[tuple[str, InputError]]]:
-        """One row as a material, and those of its modalities that cannot be read."""
+        """Convert one row to a material; also return the modalities that cannot be read, with their errors."""
         mapping = self.mapping
         crystal = self._crystal(row if mapping.crystal.table == "main" else other, name)
         modalities: dict[str, Any] = {}
@@ -149,19 +149,19 @@ class TableSource(Source):
     def _properties(
         self, row: Mapping[str, Any], other: Mapping[str, Any] | None, n_sites: int
     ) -> dict[PropertySpec, float]:
-        found: dict[PropertySpec, float] = {}
+        properties: dict[PropertySpec, float] = {}
         for column in self.mapping.properties:
             source = row if column.table == "main" else other
             if source is None or (column.where and source[column.where[0]].as_py() not in column.where[1]):
                 continue
             value = source[column.column].as_py()
             if value is not None and math.isfinite(value):
-                found[self.mapping.spec(column)] = float(value) / (n_sites if column.divide_by_sites else 1)
-        return found
+                properties[self.mapping.spec(column)] = float(value) / (n_sites if column.divide_by_sites else 1)
+        return properties
 
 
 class _Table:
-    """Some columns of one Parquet file; the row group read last is kept."""
+    """Selected columns of one Parquet file; the last row group that was read is cached."""
 
     def __init__(self, location: str, columns: Sequence[str]) -> None:
         self.location = location
@@ -188,7 +188,7 @@ class _Table:
         return self._file
 
     def check(self) -> None:
-        """Refuse a mapping that names columns which are not there."""
+        """Refuse a mapping that names missing columns."""
         there = self.file().schema_arrow.names
         missing = [name for name in self.columns if name not in there]
         if missing:
@@ -200,18 +200,18 @@ class _Table:
         return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
     def column(self, name: str) -> Any:
-        """One whole column, a light one."""
+        """Read one whole column; meant for small ones, such as ids."""
         return self.file().read(columns=[name])[name]
 
     def rows(self, rows: Sequence[int]) -> Any:
-        """The rows of these numbers, in this order, as a table."""
+        """Return the rows with these numbers, in the given order, as a table."""
         bounds = np.cumsum([0, *self.sizes()])
-        wanted = np.asarray(rows)
-        groups = np.searchsorted(bounds, wanted, side="right") - 1
+        numbers = np.asarray(rows)
+        groups = np.searchsorted(bounds, numbers, side="right") - 1
         parts, places = [], []
         for group in np.unique(groups):
             mine = np.flatnonzero(groups == group)
-            parts.append(self._group(int(group)).take(wanted[mine] - bounds[group]))
+            parts.append(self._group(int(group)).take(numbers[mine] - bounds[group]))
             places.append(mine)
         return pa.concat_tables(parts).take(np.argsort(np.concatenate(places)))
 
@@ -221,14 +221,14 @@ class _Table:
         return self._held[1]
 
     def matching(self, column: str, names: Sequence[str]) -> list[Mapping[str, Any] | None]:
-        """For each id the row that has it in `column`, or None."""
+        """Return, for each id, the row that has it in `column`, or None."""
         if column not in self._positions:
             ids = self.column(column).to_pylist()
             self._positions[column] = {str(name): row for row, name in enumerate(ids) if name is not None}
-        found = [self._positions[column].get(name) for name in names]
-        rows = [row for row in found if row is not None]
+        positions = [self._positions[column].get(name) for name in names]
+        rows = [row for row in positions if row is not None]
         cells = iter(_cells(self.rows(rows))) if rows else iter(())
-        return [None if row is None else next(cells) for row in found]
+        return [None if row is None else next(cells) for row in positions]
 
 
 def cell_matrix(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -252,7 +252,7 @@ def cell_matrix(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _cells(table: Any) -> Iterator[Mapping[str, Any]]:
-    """Each row as a mapping of Arrow scalars: long lists stay in Arrow until they are wanted."""
+    """Yield each row as a mapping of Arrow scalars, so that long lists are converted only when they are needed."""
     columns = {name: table[name] for name in table.column_names}
     for row in range(table.num_rows):
         yield {name: column[row] for name, column in columns.items()}
@@ -262,7 +262,7 @@ def _array(scalar: Any) -> NDArray[Any]:
     """The numbers of a list cell.
 
     Raises:
-        CrystalError: null, or nulls within.
+        CrystalError: the cell is null or contains nulls.
     """
     values = scalar.values if scalar.is_valid else None
     if values is None or values.null_count:
@@ -280,7 +280,7 @@ def _refused(row: int, name: str | None) -> Item:
 
 
 def _beside(location: str, other: str) -> str:
-    """The URI of a table that is named relative to the folder of another."""
+    """Return the URI of a table whose name is relative to the folder of another."""
     if "://" in other or other.startswith("/"):
         return other
     folder = location.rpartition("/")[0] or "."

@@ -77,10 +77,10 @@ class HeldOut:
             InputError: a value cannot be converted to features.
         """
         batches = []
-        for place in places:
-            table = dataset.read(place.shard, row_group=place.group, modalities=tuple(modalities))
+        for selected in places:
+            table = dataset.read(selected.shard, row_group=selected.group, modalities=tuple(modalities))
             materials = table_to_materials(
-                table.take(place.rows), dataset.manifest.properties, modalities=tuple(modalities)
+                table.take(selected.rows), dataset.manifest.properties, modalities=tuple(modalities)
             )
             starts = range(0, len(materials), _ROWS_PER_BATCH)
             batches += [make_batch(materials[start : start + _ROWS_PER_BATCH], modalities) for start in starts]

@@ -54,14 +54,14 @@ class FeatureStore:
             InputError: a value that cannot be featurised; a note names its place.
         """
         for name, modality in modalities.items():
-            kept = self._kept.setdefault(_key(modality), {})
-            missing = sorted({(int(s), int(r)) for s, r in places} - set(kept))
+            cache = self._kept.setdefault(_key(modality), {})
+            missing = sorted({(int(s), int(r)) for s, r in places} - set(cache))
             for start in range(0, len(missing), CHUNK):
                 if self.bytes >= self.limit:
                     return
                 chunk = missing[start : start + CHUNK]
-                for place, features in zip(chunk, self._make(chunk, name, modality), strict=True):
-                    kept[place] = features
+                for position, features in zip(chunk, self._make(chunk, name, modality), strict=True):
+                    cache[position] = features
                     self.bytes += sum(array.nbytes for array in (features or {}).values())
 
     def batch(self, places: Places, modalities: Mapping[str, Modality[Any]]) -> Batch:
@@ -69,20 +69,20 @@ class FeatureStore:
         rows = [(int(shard), int(row)) for shard, row in places]
         samples: dict[str, list[Features | None]] = {}
         for name, modality in modalities.items():
-            kept = self._kept.get(_key(modality), {})
-            absent = [place for place in rows if place not in kept]
+            cache = self._kept.get(_key(modality), {})
+            absent = [position for position in rows if position not in cache]
             made = dict(zip(absent, self._make(absent, name, modality), strict=True)) if absent else {}
-            samples[name] = [made[place] if place in made else kept[place] for place in rows]
+            samples[name] = [made[position] if position in made else cache[position] for position in rows]
         return collated(samples, modalities)
 
     def _make(self, places: Sequence[tuple[int, int]], name: str, modality: Modality[Any]) -> list[Features | None]:
         values = self.dataset.gather(places, name)
         features: list[Features | None] = []
-        for place, value in zip(places, values, strict=True):
+        for position, value in zip(places, values, strict=True):
             try:
                 features.append(None if value is None else modality.featurise(value))
             except InputError as error:
-                error.add_note(f"while making the {name!r} features of row {place[1]} of shard {place[0]}")
+                error.add_note(f"while making the {name!r} features of row {position[1]} of shard {position[0]}")
                 raise
         return features
 
@@ -108,12 +108,12 @@ def batch_of(materials: Sequence[Material], modalities: Mapping[str, Modality[An
 def collated(samples: Mapping[str, Sequence[Features | None]], modalities: Mapping[str, Modality[Any]]) -> Batch:
     """Collate features as a batch without equivalence keys, which regression does not need."""
     n = len(next(iter(samples.values())))
-    known = {name: [s for s in column if s is not None] for name, column in samples.items()}
+    present = {name: [s for s in column if s is not None] for name, column in samples.items()}
     return Batch(
         real=torch.ones(n, dtype=torch.bool),
         present={name: torch.tensor([s is not None for s in column]) for name, column in samples.items()},
         inputs={
-            name: modality.collate(known[name] or [modality.empty_sample()]) for name, modality in modalities.items()
+            name: modality.collate(present[name] or [modality.empty_sample()]) for name, modality in modalities.items()
         },
         keys={},
     )

@@ -105,7 +105,7 @@ class PublishedSplit(Config):
         return assigned
 
 
-def _keys(found: Any) -> str:
+def _keys(content: Any) -> str:
     """List some of the existing names for a message."""
-    names = sorted(map(str, found)) if isinstance(found, dict | list | set) else [type(found).__name__]
+    names = sorted(map(str, content)) if isinstance(content, dict | list | set) else [type(content).__name__]
     return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

@@ -128,12 +128,12 @@ class Split:
         Raises:
             ConfigError: a part is empty.
         """
-        found: dict[str, PartName] = dict(parts)
+        assigned: dict[str, PartName] = dict(parts)
         if labels.task.kind == "regression":
             held_out = sorted({key for key in keys if parts.get(key) == "validation"})
             held_out.sort(key=lambda key: fraction(key, CALIBRATION))
-            found |= dict.fromkeys(held_out[: len(held_out) // 2], "calibration")
-        names = np.array([found.get(key, "") for key in keys])
+            assigned |= dict.fromkeys(held_out[: len(held_out) // 2], "calibration")
+        names = np.array([assigned.get(key, "") for key in keys])
         self.labels, self.by, self.keys, self.sha256 = labels, by, tuple(keys), sha256
         self.train = TrainSet(labels, np.flatnonzero(names == "train"))
         self.validation = ValidationSet(labels, np.flatnonzero(names == "validation"))
@@ -223,8 +223,10 @@ def make_split(labels: Labels, config: SplitConfig) -> Split:
     unknown = sum(key is None for key in keys)
     if unknown:
         raise ConfigError(f"split: {unknown} materials have no {config.by}; split by formula, or derive it first")
-    known = tuple(str(key) for key in keys)
-    return Split(labels, known, {key: config.name_of(fraction(key, config.salt)) for key in set(known)}, by=config.by)
+    group_keys = tuple(str(key) for key in keys)
+    return Split(
+        labels, group_keys, {key: config.name_of(fraction(key, config.salt)) for key in set(group_keys)}, by=config.by
+    )
 
 
 def _published(labels: Labels, lists: PublishedLists, config: PublishedSplit) -> Split:

@@ -158,15 +158,15 @@ def read_labels(dataset: Dataset, task: Task) -> Labels:
     names = [spec.column for spec in specs]
     table = dataset.table(["id", "source", "vintage", "formula", "chemsys", "prototype", "n_sites", GROUP, *names])
     values = np.column_stack([_numbers(table, name) for name in names])  # (rows, T)
-    known = np.isfinite(values)
+    finite = np.isfinite(values)
     if not task.allow_other_vintage:
-        _refuse_other_vintage(table, specs, known)
-    inside = known & ~_outside(task, values)
+        _refuse_other_vintage(table, specs, finite)
+    inside = finite & ~_outside(task, values)
     small = np.ones(len(values), bool)
     if task.max_sites is not None:
         small = table.column("n_sites").to_numpy() <= task.max_sites
     keep = inside.any(axis=1) & small
-    labelled = known.any(axis=1)
+    labelled = finite.any(axis=1)
     left_out = {
         "outside the limits": int((labelled & ~inside.any(axis=1)).sum()),
         f"more than {task.max_sites} sites": int((inside.any(axis=1) & ~small).sum()),
@@ -174,14 +174,14 @@ def read_labels(dataset: Dataset, task: Task) -> Labels:
     values = np.where(inside, values, np.nan)[keep]
     for number, spec in enumerate(specs):
         task._enough(spec, int(np.isfinite(values[:, number]).sum()), dataset)  # noqa: SLF001
-    kept = table.filter(pa.array(keep))
-    keys = {name: tuple(kept.column(name).to_pylist()) for name in GROUPS if name != "material"}
-    ids = tuple(str(name) for name in kept.column("id").to_pylist())
-    same = kept.column(GROUP).to_pylist()
+    selected = table.filter(pa.array(keep))
+    keys = {name: tuple(selected.column(name).to_pylist()) for name in GROUPS if name != "material"}
+    ids = tuple(str(name) for name in selected.column("id").to_pylist())
+    same = selected.column(GROUP).to_pylist()
     keys["material"] = tuple(name if group is None else group for name, group in zip(ids, same, strict=True))
-    places = np.column_stack([kept.column(name).to_numpy() for name in ("shard", "row")]).astype(np.int64)
+    places = np.column_stack([selected.column(name).to_numpy() for name in ("shard", "row")]).astype(np.int64)
     learnt = _learnt(task, specs, ids, values)
-    sizes = kept.column("n_sites").to_numpy().astype(np.int64)
+    sizes = selected.column("n_sites").to_numpy().astype(np.int64)
     return Labels(task, specs, ids, places, keys, sizes, learnt, {why: n for why, n in left_out.items() if n})
 
 
@@ -213,18 +213,18 @@ def _outside(task: Task, values: Array) -> NDArray[np.bool_]:
     return np.asarray((values < lower) | (values > upper))
 
 
-def _refuse_other_vintage(table: pa.Table, specs: tuple[PropertySpec, ...], known: NDArray[np.bool_]) -> None:
+def _refuse_other_vintage(table: pa.Table, specs: tuple[PropertySpec, ...], is_labelled: NDArray[np.bool_]) -> None:
     sources = [str(name) for name in table.column("source").to_pylist()]
     vintages = [name or "" for name in table.column("vintage").to_pylist()]
     rows = np.array([f"{source} {vintage}".strip() for source, vintage in zip(sources, vintages, strict=True)])
     for number, spec in enumerate(specs):
         own = f"{spec.source} {spec.vintage}".strip()
-        other = Counter(rows[known[:, number] & (rows != own)].tolist())
+        other = Counter(rows[is_labelled[:, number] & (rows != own)].tolist())
         if other:
             geometry = ", ".join(f"{name} ({n:,})" for name, n in other.most_common(3))
             raise ConfigError(
-                f"target: {sum(other.values()):,} of {int(known[:, number].sum()):,} labels of {spec.column} are of "
-                f"{own} and their geometries of {geometry}; take labels of the same release, or set "
+                f"target: {sum(other.values()):,} of {int(is_labelled[:, number].sum()):,} labels of {spec.column} are "
+                f"of {own} and their geometries of {geometry}; take labels of the same release, or set "
                 "allow_other_vintage to learn from structures that may have been relaxed again since"
             )
 
@@ -245,21 +245,21 @@ def _learnt(task: Task, specs: tuple[PropertySpec, ...], ids: tuple[str, ...], v
 
 
 def _classes(task: Task, specs: tuple[PropertySpec, ...], values: Array) -> Array:
-    known = np.isfinite(values)
+    is_labelled = np.isfinite(values)
     if task.threshold is None:
-        distinct = np.unique(values[known])
+        distinct = np.unique(values[is_labelled])
         if not set(distinct.tolist()) <= {0.0, 1.0}:
             raise ConfigError(
                 f"threshold: {', '.join(s.column for s in specs)} holds {len(distinct)} different values, from "
                 f"{distinct[0]} to {distinct[-1]}, not 0 and 1; set the threshold above which a "
                 f"material is {task.classes[1]!r}"
             )
-    binary = np.where(known, values > (0.5 if task.threshold is None else task.threshold), np.nan)
+    binary = np.where(is_labelled, values > (0.5 if task.threshold is None else task.threshold), np.nan)
     for number, spec in enumerate(specs):
         share = float(np.nanmean(binary[:, number]))
         if share in {0.0, 1.0}:
             raise ConfigError(
-                f"threshold: all {int(known[:, number].sum()):,} labels of {spec.column} are "
+                f"threshold: all {int(is_labelled[:, number].sum()):,} labels of {spec.column} are "
                 f"{task.classes[int(share)]!r}; they run from {np.nanmin(values[:, number]):g} to "
                 f"{np.nanmax(values[:, number]):g}, choose a threshold between"
             )

@@ -224,9 +224,10 @@ class _Fit:
         score = float(prediction_loss(scaled[:, None], torch.ones(len(rows), 1, dtype=torch.bool), labels, kind))
         values = self.model.config.scaler.restored(scaled.double().numpy())
         errors = np.abs(values - self.split.validation.values)
-        known = np.isfinite(errors)
+        is_labelled = np.isfinite(errors)
         means = [
-            float(errors[known[:, t], t].mean()) if known[:, t].any() else math.nan for t in range(errors.shape[1])
+            float(errors[is_labelled[:, t], t].mean()) if is_labelled[:, t].any() else math.nan
+            for t in range(errors.shape[1])
         ]
         return score, {f"mae/{name}": mean for name, mean in zip(self.model.targets, means, strict=True)}
 
@@ -288,7 +289,7 @@ class _Fit:
         assert self.folder is not None
         weights = {name: parameter.detach() for name, parameter in self.learning.items()}
         tensors = {"weights": weights, "kept": self.kept, "average": self.average}
-        flat = {f"{part}/{name}": t for part, found in tensors.items() for name, t in found.items()}
+        flat = {f"{part}/{name}": t for part, group in tensors.items() for name, t in group.items()}
         moments = {f"optimiser/{name}": t for name, t in optimiser_tensors(self.model, self.optimiser).items()}
         save_state(self.folder, self.key, self.state, flat | moments)
         self.saved = self.state.seconds
@@ -311,20 +312,20 @@ class _Fit:
         restore_optimiser(self.model, self.optimiser, parts["optimiser"])
 
 
-def prediction_loss(outputs: Tensor, able: Tensor, wanted: Tensor, kind: str, ranks: Ranks | None = None) -> Tensor:
+def prediction_loss(outputs: Tensor, able: Tensor, labels: Tensor, kind: str, ranks: Ranks | None = None) -> Tensor:
     """Mean over predictors of the mean loss over the labels for which the predictor has input.
 
     Args:
         outputs: (n, P, T) on the scale of the network.
         able: (n, P) bool.
-        wanted: (n, T) labels on that scale; NaN where not known.
+        labels: (n, T) on that scale; NaN where not known.
         kind: `l1`, `huber` (of unit width), `mse`, or `cross entropy` of a logit.
         ranks: if given, the n rows are this rank's share, and the sum over ranks is the loss of the whole batch.
     """
-    known = torch.isfinite(wanted)[:, None] & able[..., None]  # (n, P, T)
-    labels = torch.nan_to_num(wanted)[:, None].to(outputs.dtype).expand_as(outputs)  # (n, P, T)
-    loss = torch.where(known, LOSSES[kind](outputs, labels, reduction="none"), 0.0)
-    counts = known.sum(dim=(0, 2))  # (P,)
+    usable = torch.isfinite(labels)[:, None] & able[..., None]  # (n, P, T)
+    targets = torch.nan_to_num(labels)[:, None].to(outputs.dtype).expand_as(outputs)  # (n, P, T)
+    loss = torch.where(usable, LOSSES[kind](outputs, targets, reduction="none"), 0.0)
+    counts = usable.sum(dim=(0, 2))  # (P,)
     counts = counts if ranks is None else ranks.summed(counts)
     means = loss.sum(dim=(0, 2)) / counts.clamp(min=1)
     mean: Tensor = means.sum() / (counts > 0).sum().clamp(min=1)

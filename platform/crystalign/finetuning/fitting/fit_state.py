@@ -51,15 +51,15 @@ def save_state(folder: str, key: str, state: FitState, tensors: dict[str, Tensor
     storage.write_bytes(storage.join(folder, name), data)
     described = {"key": key, "tensors": name, "sha256": Fingerprint.of(data).sha256, "state": asdict(state)}
     storage.write_bytes(storage.join(folder, STATE), json.dumps(described, indent=2).encode())
-    for place in _tensor_files(folder):
-        if not place.endswith(f"/{name}"):
-            storage.delete(place)
+    for uri in _tensor_files(folder):
+        if not uri.endswith(f"/{name}"):
+            storage.delete(uri)
 
 
 def forget_state(folder: str) -> None:
     """Delete a state and the stop file of its fit; other files are kept."""
-    for place in (storage.join(folder, STATE), storage.join(folder, STOP), *_tensor_files(folder)):
-        storage.delete(place)
+    for uri in (storage.join(folder, STATE), storage.join(folder, STOP), *_tensor_files(folder)):
+        storage.delete(uri)
 
 
 def _tensor_files(folder: str) -> list[str]:

@@ -25,7 +25,8 @@ def fitting_optimiser(model: PropertyModel, recipe: Recipe, lr: float) -> torch.
             scale = group["lr_scale"] * scales.get(names[id(parameter)], 1.0)
             groups.setdefault((scale, group["weight_decay"]), []).append(parameter)
     described = [
-        {"params": found, "lr_scale": scale, "weight_decay": decay} for (scale, decay), found in groups.items()
+        {"params": parameters, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay), parameters in groups.items()
     ]
     optimiser = torch.optim.AdamW(described, lr=lr, betas=recipe.betas, eps=1e-8)
     set_learning_rate(optimiser, lr)
@@ -50,7 +51,7 @@ def _block(name: str) -> str:
     Blocks follow each other as an encoder declares them, which is the order of its forward pass.
     """
     parts = name.split(".")
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if part.isdigit():
-            return ".".join(parts[: place + 1])
+            return ".".join(parts[: index + 1])
     return ".".join(parts[:-1][:2] or parts)

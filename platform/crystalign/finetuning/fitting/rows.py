@@ -103,9 +103,9 @@ class LabelledRows:
     @torch.no_grad()
     def _encode(self, rows: Rows) -> Views:
         batch = self.store.batch(self.labels.places[rows], self.model.modalities)
-        known = torch.stack(list(batch.present.values())).any(dim=0)
-        if not bool(known.all()):
-            lacking = self.labels.ids[int(rows[int((~known).nonzero()[0, 0])])]
+        has_input = torch.stack(list(batch.present.values())).any(dim=0)
+        if not bool(has_input.all()):
+            lacking = self.labels.ids[int(rows[int((~has_input).nonzero()[0, 0])])]
             raise ConfigError(
                 f"modalities: {lacking} and perhaps others have none of {', '.join(batch.present)}; derive them, or "
                 "choose others"

@@ -26,12 +26,12 @@ def fresh_encoders(
     Raises:
         ConfigError: an encoder does not have a setting, or a required file is missing.
     """
-    found = {}
+    encoders = {}
     for name, spec in specs.items():
         cls, settings = encoder_class(spec.encoder), encoder_settings(spec.encoder, spec.options)
         own: Files = {path.partition("/")[2]: data for path, data in files.items() if path.startswith(f"{name}/")}
-        found[name] = cls.restore(settings, own) if restore else cls.build(settings, own)
-    return found
+        encoders[name] = cls.restore(settings, own) if restore else cls.build(settings, own)
+    return encoders
 
 
 def taken_from(model: Model, modalities: Sequence[str]) -> tuple[dict[str, Encoder], dict[str, nn.Module]]:

@@ -108,8 +108,8 @@ def readme(described: PropertyModelFile, parameters: int) -> str:
         units = {spec.column: spec for spec in config.targets}
         lines += [
             f"| {_name(units, target)} | {metric} | {value:.4g} |"
-            for target, found in card.metrics.items()
-            for metric, value in found.items()
+            for target, metrics in card.metrics.items()
+            for metric, value in metrics.items()
         ]
     usage = (
         "```python\nfrom crystalign.finetuning.model.property_model import PropertyModel\n\n"

@@ -173,8 +173,8 @@ class PropertyModel(nn.Module):
         """Return outputs (n, P, T) and mask (n, P) from the encoders' output; elastic heads need the crystals."""
         vectors, able = self.fusion(views)
         inputs = None if crystals is None else self._cast(crystals)
-        found = [self.heads[name](vectors[name], inputs) for name in self.fusion.predictors]  # (n, T) each
-        return torch.stack(found, dim=1), able
+        outputs = [self.heads[name](vectors[name], inputs) for name in self.fusion.predictors]  # (n, T) each
+        return torch.stack(outputs, dim=1), able
 
     def combined(self, outputs: Tensor, able: Tensor) -> Tensor:
         """Return the weighted mean (n, T) of the predictors on the network's scale; probabilities are averaged."""
@@ -184,10 +184,10 @@ class PropertyModel(nn.Module):
 
     def represent(self, views: Views) -> Tensor:
         """Return the vectors (n, R) that `Domain` compares: concatenated modalities, normalised, zero if missing."""
-        found = [views.vectors[name] for name in self.fusion.modalities]
-        vectors = [F.layer_norm(v, v.shape[1:]) / v.shape[1] ** 0.5 for v in found]
-        known = [views.present[name][:, None].to(self.dtype) for name in self.fusion.modalities]
-        return torch.cat([vector * flag for vector, flag in zip(vectors, known, strict=True)], dim=1)
+        embeddings = [views.vectors[name] for name in self.fusion.modalities]
+        vectors = [F.layer_norm(v, v.shape[1:]) / v.shape[1] ** 0.5 for v in embeddings]
+        present = [views.present[name][:, None].to(self.dtype) for name in self.fusion.modalities]
+        return torch.cat([vector * flag for vector, flag in zip(vectors, present, strict=True)], dim=1)
 
     @torch.no_grad()
     def elastic_tensors(self, materials: Sequence[Material | Crystal]) -> NDArray[np.float64]:

@@ -118,11 +118,11 @@ def ieee_rotation(crystal: Crystal, symprec: float = SYMPREC) -> Matrix:
     lengths = np.linalg.norm(vectors, axis=1)
     first, second, third = vectors
     if system in {"orthorhombic", "triclinic"}:
-        third, first, second = (vectors[place] for place in np.argsort(lengths, kind="stable"))
+        third, first, second = (vectors[index] for index in np.argsort(lengths, kind="stable"))
     elif system == "monoclinic":
         unique = int(np.argmin(np.abs(vectors @ vectors.T - np.diag(lengths**2)).sum(axis=1)))
         second = vectors[unique]
-        third = min((v for place, v in enumerate(vectors) if place != unique), key=np.linalg.norm)
+        third = min((v for index, v in enumerate(vectors) if index != unique), key=np.linalg.norm)
         first = np.cross(second, third)
     z = third / np.linalg.norm(third)
     x = first - (first @ z) * z

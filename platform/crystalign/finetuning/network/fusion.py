@@ -127,7 +127,7 @@ def weighted(outputs: Tensor, able: Tensor, weights: Tensor) -> Tensor:
     return (outputs * shares[..., None]).sum(dim=1)
 
 
-def stacking_weights(outputs: Tensor, able: Tensor, wanted: Tensor) -> Tensor:
+def stacking_weights(outputs: Tensor, able: Tensor, labels: Tensor) -> Tensor:
     """Fit non-negative weights (P,) of sum 1 by which P predictors' outputs match the labels best.
 
     Least squares min_w ‖Σ_p w_p z_p − z‖² with w ≥ 0 (Lawson and Hanson), over the rows and targets for which every
@@ -136,17 +136,17 @@ def stacking_weights(outputs: Tensor, able: Tensor, wanted: Tensor) -> Tensor:
     Args:
         outputs: (n, P, T), of the validation part.
         able: (n, P) bool.
-        wanted: (n, T) on the same scale; NaN where not known.
+        labels: (n, T) on the same scale; NaN where not known.
     """
     import numpy as np
     from scipy.optimize import nnls
 
     predictors = outputs.shape[1]
     equal = torch.full((predictors,), 1.0 / predictors)
-    known = (torch.isfinite(wanted) & able.all(dim=1, keepdim=True)).numpy()  # (n, T)
-    answers = outputs.double().movedim(1, 2).numpy()[known]  # (m, P)
+    usable = (torch.isfinite(labels) & able.all(dim=1, keepdim=True)).numpy()  # (n, T)
+    answers = outputs.double().movedim(1, 2).numpy()[usable]  # (m, P)
     if len(answers) < 3 * predictors:
         return equal
-    found, _ = nnls(answers, wanted.double().numpy()[known])
-    total = float(np.sum(found))
-    return torch.from_numpy(found / total).float() if total > 0 else equal
+    weights, _ = nnls(answers, labels.double().numpy()[usable])
+    total = float(np.sum(weights))
+    return torch.from_numpy(weights / total).float() if total > 0 else equal

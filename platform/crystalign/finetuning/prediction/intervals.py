@@ -24,33 +24,33 @@ from crystalign.finetuning.network.config import LEVELS, Calibration
 Array = NDArray[np.float64]
 
 
-def calibrate(scaled: Array, wanted: Array, spread: Array | None = None) -> Calibration:
+def calibrate(scaled: Array, labels: Array, spread: Array | None = None) -> Calibration:
     """Compute the half widths of the intervals from the errors on the calibration part.
 
     Args:
         scaled: (n, T) predictions on the scale of the network.
-        wanted: (n, T) labels on that scale; NaN where not known.
+        labels: (n, T) on that scale; NaN where not known.
         spread: (n, T) standard deviation over the members of an ensemble.
 
     Raises:
         ConfigError: a target has no label.
     """
-    known = np.isfinite(wanted)
-    if not known.any(axis=0).all():
+    is_labelled = np.isfinite(labels)
+    if not is_labelled.any(axis=0).all():
         raise ConfigError("intervals need at least one label of each target in the calibration part")
     floor: tuple[float, ...] = ()
     width = np.ones_like(scaled)
     if spread is not None:
-        medians = [float(np.median(spread[known[:, t], t])) for t in range(scaled.shape[1])]
+        medians = [float(np.median(spread[is_labelled[:, t], t])) for t in range(scaled.shape[1])]
         floor = tuple(max(value, 1e-6) for value in medians)
         width = _width(spread, floor)
-    scores = np.abs(scaled - wanted) / width
+    scores = np.abs(scaled - labels) / width
     radii = {}
     for level in LEVELS:
-        found = [_quantile(scores[known[:, t], t], level) for t in range(scaled.shape[1])]
-        if any(q is not None for q in found):
-            radii[f"{level:g}"] = tuple(found)
-    return Calibration(n=tuple(known.sum(axis=0).tolist()), radii=radii, floor=floor)
+        quantiles = [_quantile(scores[is_labelled[:, t], t], level) for t in range(scaled.shape[1])]
+        if any(q is not None for q in quantiles):
+            radii[f"{level:g}"] = tuple(quantiles)
+    return Calibration(n=tuple(is_labelled.sum(axis=0).tolist()), radii=radii, floor=floor)
 
 
 def interval(
@@ -68,8 +68,8 @@ def interval(
         raise ConfigError(f"level {level:g} is not calibrated; there are {', '.join(f'{value:g}' for value in LEVELS)}")
     if calibration is None:
         return np.full_like(scaled, np.nan), np.full_like(scaled, np.nan)
-    found = calibration.radii.get(f"{level:g}", (None,) * scaled.shape[1])
-    radii = np.array([np.inf if radius is None else radius for radius in found])
+    half_widths = calibration.radii.get(f"{level:g}", (None,) * scaled.shape[1])
+    radii = np.array([np.inf if radius is None else radius for radius in half_widths])
     if calibration.floor:
         if spread is None:
             raise ConfigError("this calibration is in units of an ensemble's spread, and there is none")

@@ -210,16 +210,16 @@ class PredictorGroup:
             ConfigError: a level that is not calibrated.
         """
         materials, members = [as_material(value) for value in values], self._members()
-        found: dict[int, list[tuple[Array, Array]]] = {id(member): [] for member in members}
+        outputs: dict[int, list[tuple[Array, Array]]] = {id(member): [] for member in members}
         for start in range(0, len(materials), batch_size):
             batches, views = _Batches(materials[start : start + batch_size]), dict[str, Views]()
             for member in members:
                 identity = self._identity[id(member)]
                 if identity not in views:
                     views[identity] = _encoded(member, batches.of(member.modalities))
-                found[id(member)].append(_answer(member, views[identity], batches))
+                outputs[id(member)].append(_answer(member, views[identity], batches))
         ids = tuple(material.id for material in materials)
-        return {name: _assembled(predictor, found, ids, level) for name, predictor in self.predictors.items()}
+        return {name: _assembled(predictor, outputs, ids, level) for name, predictor in self.predictors.items()}
 
     def _members(self) -> list[Network]:
         """Return each member once."""
@@ -279,10 +279,10 @@ def _answer(member: Network, views: Views, batches: _Batches) -> tuple[Array, Ar
 
 
 def _assembled(
-    predictor: Predictor, found: Mapping[int, list[tuple[Array, Array]]], ids: tuple[str, ...], level: float
+    predictor: Predictor, outputs: Mapping[int, list[tuple[Array, Array]]], ids: tuple[str, ...], level: float
 ) -> Prediction:
     first = predictor.members[0]
-    parts = [found[id(member)] for member in predictor.members]
+    parts = [outputs[id(member)] for member in predictor.members]
     targets = len(first.targets)
     answers = Answers(
         tuple(np.concatenate([np.empty((0, targets)), *(scaled for scaled, _ in part)]) for part in parts),

@@ -78,8 +78,8 @@ class SpectrumTarget:
                 f"none of {len(materials)} training materials has {name}; `crystalign derive`, or ingest it"
             )
         curves = np.stack([_curve(modality, value) for value in values])
-        known = np.stack([_known(modality, value, curves.shape[1]) for value in values])
-        return cls(model, name, model.embed(name, values), curves, known, neighbours)
+        in_range = np.stack([_known(modality, value, curves.shape[1]) for value in values])
+        return cls(model, name, model.embed(name, values), curves, in_range, neighbours)
 
     def predict(self, crystals: Sequence[Crystal]) -> Array:
         """Predict the spectra (n, G) of n crystals.
@@ -107,12 +107,12 @@ class SpectrumTarget:
         if missing:
             raise ConfigError(f"{len(missing)} materials, such as {missing[0]}, have no {self.name} to compare with")
         modality = self.model.modality(self.name)
-        wanted = np.stack([_curve(modality, material.value(self.name)) for material in materials])
-        known = np.stack([_known(modality, m.value(self.name), wanted.shape[1]) for m in materials])
+        curves = np.stack([_curve(modality, material.value(self.name)) for material in materials])
+        in_range = np.stack([_known(modality, m.value(self.name), curves.shape[1]) for m in materials])
         predicted = self.predict([material.crystal for material in materials])
         counted = self.known.sum(axis=0)
         mean = (self.curves * self.known).sum(axis=0) / np.where(counted > 0, counted, 1)
-        return SpectrumErrors(_normalised(wanted, predicted, known), _normalised(wanted, mean, known))
+        return SpectrumErrors(_normalised(curves, predicted, in_range), _normalised(curves, mean, in_range))
 
     def _sharpness(self) -> float:
         for pair, scale in self.model.logit_scales().items():
@@ -134,10 +134,10 @@ def part_of(model: Model, dataset: Dataset, which: SplitName, name: str) -> list
     fits = [model.modality("crystal")]
     selection = Selection.build(dataset, rule, which, [name], fits=fits)
     materials: list[Material] = []
-    for place in np.flatnonzero(selection.counts).tolist():
-        shard, group, _ = selection.rows(place)[0].tolist()
+    for index in np.flatnonzero(selection.counts).tolist():
+        shard, group, _ = selection.rows(index)[0].tolist()
         table = dataset.read(shard, row_group=group, modalities=[name])
-        materials += table_to_materials(table.take(selection.rows(place)[:, 2]), modalities=[name])
+        materials += table_to_materials(table.take(selection.rows(index)[:, 2]), modalities=[name])
     return materials
 
 
@@ -151,6 +151,6 @@ def _known(modality: Modality[Any], value: Any, points: int) -> NDArray[np.bool_
     return modality.known(value) if isinstance(modality, SpectrumModality) else np.ones(points, dtype=bool)
 
 
-def _normalised(wanted: Array, predicted: Array, known: NDArray[np.bool_]) -> Array:
-    area = (wanted * known).sum(axis=1)
-    return np.asarray((np.abs(wanted - predicted) * known).sum(axis=1) / np.where(area > 0, area, np.nan))
+def _normalised(curves: Array, predicted: Array, in_range: NDArray[np.bool_]) -> Array:
+    area = (curves * in_range).sum(axis=1)
+    return np.asarray((np.abs(curves - predicted) * in_range).sum(axis=1) / np.where(area > 0, area, np.nan))

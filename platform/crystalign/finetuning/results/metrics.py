@@ -38,8 +38,8 @@ def regression_metrics(values: Array, predicted: Array, mean: float, median: flo
         median: of the training labels.
         log10: whether to give the error of the logarithms.
     """
-    known = np.isfinite(values)
-    y, z = values[known], predicted[known]
+    is_labelled = np.isfinite(values)
+    y, z = values[is_labelled], predicted[is_labelled]
     metrics = {
         "n": float(len(y)),
         "mae": float(np.abs(y - z).mean()),
@@ -66,8 +66,8 @@ def classification_metrics(values: Array, probabilities: Array, rate: float) -> 
         probabilities: (n,) of class 1.
         rate: share of class 1 among the training labels.
     """
-    known = np.isfinite(values)
-    y, p = values[known] > 0.5, probabilities[known]
+    is_labelled = np.isfinite(values)
+    y, p = values[is_labelled] > 0.5, probabilities[is_labelled]
     hits = (p > 0.5) == y
     recalls = [float(hits[y == side].mean()) for side in (True, False) if (y == side).any()]
     return {

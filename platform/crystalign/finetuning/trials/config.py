@@ -192,15 +192,15 @@ class TrialResult(Config):
     def content(self) -> dict[str, Any]:
         """Plain values for a table: the settings flattened, and the metrics of the test part."""
         flat = {f"config/{name}": value for name, value in _flat(self.config.model_dump(mode="json"))}
-        flat |= {f"{target}/{name}": v for target, found in self.metrics.items() for name, v in found.items()}
+        flat |= {f"{target}/{name}": v for target, metrics in self.metrics.items() for name, v in metrics.items()}
         return {"id": self.id, **flat, **{f"size/{part}": n for part, n in self.sizes.items()}}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    pairs: list[tuple[str, Any]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{name}.")
+            pairs += _flat(value, f"{prefix}{name}.")
         else:
-            found.append((f"{prefix}{name}", value))
-    return found
+            pairs.append((f"{prefix}{name}", value))
+    return pairs

@@ -160,8 +160,8 @@ def find_predictors(uri: str) -> dict[str, str]:
         ModelError: there is none.
     """
     uri = uri.rstrip("/")
-    places = [uri] if _is_predictor(uri) else [place.rstrip("/") for place in sorted(storage.list_folders(uri))]
-    predictors = {place.rpartition("/")[2]: place for place in places if _is_predictor(place)}
+    folders = [uri] if _is_predictor(uri) else [folder.rstrip("/") for folder in sorted(storage.list_folders(uri))]
+    predictors = {folder.rpartition("/")[2]: folder for folder in folders if _is_predictor(folder)}
     if not predictors:
         raise ModelError(
             f"no fine-tuned model at {uri}, nor in the folders below it; `crystalign tune` writes some to best/"

@@ -183,8 +183,8 @@ def _files(planned: Plan, base: Model | None) -> Files:
             own = base.encoders[name].files()  # type: ignore[operator]
         elif cls.prepare.__func__ is not Encoder.prepare.__func__:  # type: ignore[attr-defined]
             values = planned.dataset.gather([(int(s), int(r)) for s, r in planned.split.train.places], name)
-            known = [value for value in values if value is not None]
-            own = cls.prepare(encoder_settings(spec.encoder, spec.options), known)
+            present = [value for value in values if value is not None]
+            own = cls.prepare(encoder_settings(spec.encoder, spec.options), present)
         files |= {f"{name}/{path}": data for path, data in own.items()}
     return files
 
@@ -196,7 +196,7 @@ def _tested(planned: Plan, model: PropertyModel, rows: LabelledRows, fitted: Fit
     """Calibrate on the calibration part, evaluate the test part once, and write the result."""
     split, scaler = planned.split, model.config.scaler
     predictions = {part.name: rows.tell(part.rows) for part in split.parts}
-    vectors: dict[str, NDArray[np.float32]] = {name: found for name, (_, found) in predictions.items()}
+    vectors: dict[str, NDArray[np.float32]] = {name: embedded for name, (_, embedded) in predictions.items()}
     scaled: dict[str, Array] = {name: predictions[name][0].double().numpy() for name in predictions if name != "train"}
     if planned.config.task.kind == "regression":
         model.calibration = calibrate(scaled["calibration"], scaler.scaled(split.calibration.values))
@@ -210,8 +210,8 @@ def _tested(planned: Plan, model: PropertyModel, rows: LabelledRows, fitted: Fit
     columns: dict[str, dict[str, Array]] = {}
     for name, values in scaled.items():
         columns[name] = {"out_of_domain": model.domain.score(vectors[name])}
-        for end, found in zip(("lower", "upper"), interval(model.calibration, values), strict=True):
-            restored = scaler.restored(found)
+        for end, bound in zip(("lower", "upper"), interval(model.calibration, values), strict=True):
+            restored = scaler.restored(bound)
             columns[name] |= {f"{target}_{end}": restored[:, t] for t, target in enumerate(model.targets)}
     entries.append(_write_predictions(planned, predicted, columns, folder))
     return _write(
@@ -259,19 +259,19 @@ def _constant(planned: Plan, folder: str) -> TrialResult:
 
 def _metrics(planned: Plan, part: Part, predicted: Array) -> dict[str, dict[str, float]]:
     """Target → metric → value, without undefined metrics."""
-    task, known = planned.config.task, constants(planned.split.train)
-    found = {}
+    task, baselines = planned.config.task, constants(planned.split.train)
+    by_target = {}
     for t, spec in enumerate(planned.labels.specs):
         values, answers = part.values[:, t], predicted[:, t]
-        mean, median = float(known["mean"][t]), float(known["median"][t])
+        mean, median = float(baselines["mean"][t]), float(baselines["median"][t])
         if not np.isfinite(values).any():
             continue
         if task.kind == "classification":
             metrics = classification_metrics(values, answers, mean)
         else:
             metrics = regression_metrics(values, answers, mean, median, log10=task.transform == "log10")
-        found[spec.column] = {name: value for name, value in metrics.items() if np.isfinite(value)}
-    return found
+        by_target[spec.column] = {name: value for name, value in metrics.items() if np.isfinite(value)}
+    return by_target
 
 
 def _write_predictions(
@@ -289,7 +289,7 @@ def _write_predictions(
     return storage.write_bytes(storage.join(folder, PREDICTIONS), sink.getvalue())
 
 
-def _write(planned: Plan, folder: str, **found: Any) -> TrialResult:
+def _write(planned: Plan, folder: str, **fields: Any) -> TrialResult:
     """Write `result.json`, last."""
     dataset, model, split = planned.checksums
     result = TrialResult(
@@ -302,7 +302,7 @@ def _write(planned: Plan, folder: str, **found: Any) -> TrialResult:
         sizes=planned.split.sizes,
         left_out=dict(planned.labels.left_out),
         seen=planned.seen,
-        **found,
+        **fields,
     )
     storage.write_bytes(storage.join(folder, RESULT), (result.model_dump_json(indent=2) + "\n").encode())
     return result

@@ -37,7 +37,7 @@ _WHOLE = {
     "", "dos", "tdos", "tot", "total", "totaldos", "dostot", "dostotal", "totdos", "states", "density", "e", "n", "g",
     "rho", "densityofstates", "statesev", "channel", "component", "electrons", "ev",
 }  # fmt: skip
-"""What is left of the name of a spin of the whole density."""
+"""Names of columns of one spin of the total density, without the word for the spin."""
 _OTHERS = re.compile(r"\bp-?dos|\bproj|partial|\berr(?:or)?\b|sigma|smooth", re.IGNORECASE)
 
 
@@ -87,14 +87,14 @@ def kind_of(name: str) -> Kind:
 
 
 def _names(table: TextTable, count: int) -> tuple[str, ...]:
-    """The names of the densities; empty ones where the header has none.
+    """Return the names of the density columns; empty strings if the header has none.
 
     Three words above three columns are names only if they read like names: "Rutile TiO2 DOS" is a title.
     """
     if table.names and len(table.names) == count + 1:
         first, *names = table.names
-        known = any(kind_of(name) in {"spin", "total", "integral"} or _PART.match(name) for name in names)
-        if _ENERGY.match(first) or known:
+        reads_like_names = any(kind_of(name) in {"spin", "total", "integral"} or _PART.match(name) for name in names)
+        if _ENERGY.match(first) or reads_like_names:
             return tuple(names)
     elif count == 2 and table.header and _OTHERS.search(table.header[-1]):
         raise _ambiguous(count + 1, (table.header[-1][:60],))
@@ -105,7 +105,7 @@ def _check_first(table: TextTable) -> None:
     """Refuse a table whose first column is not the energies.
 
     Raises:
-        SpectrumError: such a table.
+        SpectrumError: it is not.
     """
     values, names = table.values, table.names
     elsewhere = any(re.match(r"(?i)^\W*energ", name) for name in names[1:]) and not _ENERGY.match(names[0])
@@ -130,7 +130,7 @@ def _ambiguous(width: int, names: tuple[str, ...]) -> SpectrumError:
 
 
 def _alone(name: str, kind: Kind) -> tuple[str, ...]:
-    """What to say of the only column; refuse one spin of two and an integral.
+    """Return notices about the only density column; refuse one spin of two and an integral.
 
     Raises:
         SpectrumError: the column is not a whole density.
@@ -144,10 +144,10 @@ def _alone(name: str, kind: Kind) -> tuple[str, ...]:
 
 
 def _pair_by_names(names: tuple[str, ...], kinds: list[Kind]) -> Chosen | None:
-    """What two names say; None if both are plain words for a density, or there are none.
+    """Choose from two columns by their names; None if the numbers have to decide.
 
     Raises:
-        SpectrumError: they say that neither is the total, or that one spin is missing.
+        SpectrumError: the names say that neither is the total, or that one spin is missing.
     """
     first, second = kinds
     whole = ("total", "plain", "none")
@@ -155,7 +155,7 @@ def _pair_by_names(names: tuple[str, ...], kinds: list[Kind]) -> Chosen | None:
     if second == "spin" and first in {"spin", "plain", "none"}:
         return (0, 1), f"{names[0] or 'column 2'!r} and {names[1]!r} were read as the two spins"
     if first in whole and second == "integral":
-        return chosen  # the numbers have to agree
+        return chosen  # the numbers decide
     if (first in {"total", "plain"} and second == "other") or (first == "total" and second in {"plain", "none"}):
         chosen = (0,), f"column 3, {names[1]!r}, is no spin and was left out"
     elif (first in {"other", "integral"} and second == "total") or (first == "integral" and second == "plain"):
@@ -166,10 +166,10 @@ def _pair_by_names(names: tuple[str, ...], kinds: list[Kind]) -> Chosen | None:
 
 
 def _pair_by_numbers(columns: Array, kinds: list[Kind], sums: _Sums) -> Chosen:
-    """Two columns that no name tells apart: two spins, or a density and its integral.
+    """Choose from two columns by their numbers: they are two spins, or a density and its integral.
 
     Raises:
-        SpectrumError: they may be either.
+        SpectrumError: the columns may be either.
     """
     rising = bool((np.diff(sums.columns[1]) >= -NEAR * 0.01 * np.abs(columns[1]).max()).all()) and columns[1].min() >= 0
     if sums(1, (0,)) or (rising and kinds[1] == "integral"):
@@ -202,7 +202,7 @@ def _by_names(names: tuple[str, ...], kinds: list[Kind]) -> Chosen | None:
 
 
 def _by_numbers(columns: Array, sums: _Sums) -> Chosen | None:
-    """Find the spin columns of three or more by their numbers: sums and integrals of the others are no spins."""
+    """Find the two spins among three or more columns by their numbers; sums and integrals of columns are no spins."""
     if len(columns) == 3 and sums(2, (0, 1)):
         return (0, 1), "columns 2 and 3 are the two spins, column 4 is their integral"
     if len(columns) == 4 and sums(2, (0,)) and sums(3, (1,)):
@@ -213,7 +213,7 @@ def _by_numbers(columns: Array, sums: _Sums) -> Chosen | None:
 
 
 def _upright(columns: Array) -> Array:
-    """Two spins, the second one upright."""
+    """Return the two spins; the second is made positive if it is drawn downwards."""
     spins = columns.copy()
     if spins[1].max() <= 0:
         spins[1] *= -1.0
@@ -225,19 +225,19 @@ def _adds_up(total: Array, parts: Array) -> bool:
 
 
 class _Sums:
-    """Whether a column is the integral of others, by the trapezium rule or by either of the rectangle rules."""
+    """Test whether a column is the integral of others, by the trapezoidal rule or either rectangle rule."""
 
     def __init__(self, energies: Array, columns: Array) -> None:
         self.columns = columns
         self._steps = np.diff(energies)
 
     def falls(self, column: int) -> bool:
-        """Whether a column goes down throughout and stays positive."""
+        """Whether a column never rises and is never negative."""
         values = self.columns[column]
         return bool((np.diff(values) <= 0).all() and values.min() >= 0)
 
     def __call__(self, integral: int, parts: tuple[int, ...]) -> bool:
-        """Whether one column is the integral of the sum of others, but for a constant."""
+        """Whether one column is the integral of the sum of others, up to a constant."""
         values = self.columns[integral]
         density = np.abs(self.columns[list(parts)]).sum(axis=0)
         span = values[-1] - values[0]

@@ -45,17 +45,17 @@ def read_text_dos(data: bytes) -> TextDos:
     table = table.without_gaps(tuple(range(width)))
     header = "\n".join(line[:1000] for line in table.header)
     stated = read_header(header, table.names[0] if table.names else "")
-    densities, told = spins_of(table)
+    densities, choices = spins_of(table)
     energies = table.values[:, 0]
     if (np.diff(energies) < 0).all():
         energies, densities = energies[::-1], densities[:, ::-1]
-        told = (*told, "the energies fall from row to row; the spectrum was turned round")
-    notices = (*table.notices, *told, *stated.notices)
+        choices = (*choices, "the energies fall from row to row; the spectrum was turned round")
+    notices = (*table.notices, *choices, *stated.notices)
     return TextDos(energies, densities, stated.n_atoms, stated.efermi, stated.zero, stated.relative, notices)
 
 
 def _doscar(text: str) -> TextDos | None:
-    """The total density of a VASP DOSCAR; None if the text is none.
+    """Read the total density of a VASP DOSCAR; None if the text is not one.
 
     Raises:
         FileFormatError: fewer rows than announced.
@@ -80,5 +80,5 @@ def _doscar(text: str) -> TextDos | None:
         message = "the total density of the DOSCAR is not a block of 3 or 5 numbers a row"
         raise FileFormatError(message, reason="bad-row")
     spins = values[:, 1:3].T if values.shape[1] == 5 else values[:, 1:2].T
-    told = (f"total density of a DOSCAR; energies are counted from its Fermi level, {efermi:g} eV",)
-    return TextDos(values[:, 0], spins, atoms, efermi, None, relative=False, notices=told)
+    notices = (f"total density of a DOSCAR; energies are counted from its Fermi level, {efermi:g} eV",)
+    return TextDos(values[:, 0], spins, atoms, efermi, None, relative=False, notices=notices)

@@ -100,8 +100,8 @@ def read_header(header: str, first: str) -> Header:
         raise SpectrumError(message, reason="bad-header")
     in_ev = _check_units(header, first)
     stated: dict[str, str] = {}
-    for found in _KEYS.finditer(header):
-        stated.setdefault(found[1].lower().replace("_", ""), found[2])
+    for match in _KEYS.finditer(header):
+        stated.setdefault(match[1].lower().replace("_", ""), match[2])
     try:
         atoms = int(stated["natoms"]) if "natoms" in stated else None
     except ValueError as error:
@@ -176,8 +176,8 @@ def _fermi(header: str, in_ev: bool) -> float | None:
         SpectrumError: it is no number, has an unknown unit, or the header states two.
     """
     values: list[float] = []
-    for found in _FERMI.finditer(header):
-        word, unit = found["bare"] or found["said"], found["unit"] or found["before"] or ""
+    for match in _FERMI.finditer(header):
+        word, unit = match["bare"] or match["said"], match["unit"] or match["before"] or ""
         given = _GIVEN.match(word.replace("\u2212", "-").rstrip(".,") if word[-1:] in ".," else word)
         if given is None:
             if re.match(r"(?i)set|zero|shift|align|the|a|not|taken", word):
@@ -203,14 +203,14 @@ def _fermi(header: str, in_ev: bool) -> float | None:
 
 
 def _check_units(header: str, first: str) -> bool:
-    """Refuse other units than eV and lists of states; True if the header says that the energies are in eV.
+    """Refuse units other than eV and lists of single states; return whether the header states eV.
 
     Raises:
         SpectrumError: such a file.
     """
     without = _FERMI.sub("", header)
-    units = [found["unit"] for found in _OF_ENERGY.finditer(without)]
-    units += [found[0] for found in _COLUMN.finditer(first)]
+    units = [match["unit"] for match in _OF_ENERGY.finditer(without)]
+    units += [match[0] for match in _COLUMN.finditer(first)]
     named: re.Match[str] | None = None
     other = next((unit for unit in units if unit.lower() != "ev"), None)
     if other is not None or (named := _NO_ENERGY.search(without)) is not None:

@@ -37,8 +37,8 @@ def read_vasprun_dos(data: bytes) -> RunDos:
     Raises:
         SpectrumError: the file is cut, the run wrote no density of states or no Fermi level, or a number overflowed.
     """
-    found = _Collector()
-    parser = ET.XMLParser(target=found)  # noqa: S314 (expat bounds entity expansion)
+    collector = _Collector()
+    parser = ET.XMLParser(target=collector)  # noqa: S314 (expat bounds entity expansion)
     try:
         for start in range(0, len(data), _CHUNK):
             parser.feed(data[start : start + _CHUNK])
@@ -46,19 +46,19 @@ def read_vasprun_dos(data: bytes) -> RunDos:
     except (ET.ParseError, LookupError, UnicodeError) as error:
         message = f"the vasprun.xml is damaged or cut ({error}); its density of states cannot be trusted. Copy it again"
         raise SpectrumError(message, reason="unreadable-vasprun") from error
-    if found.root != "modeling":
+    if collector.root != "modeling":
         raise SpectrumError(
-            f"the XML begins with <{found.root[:40]}>: it is no vasprun.xml", reason="unreadable-vasprun"
+            f"the XML begins with <{collector.root[:40]}>: it is no vasprun.xml", reason="unreadable-vasprun"
         )
-    if not found.sets:
+    if not collector.sets:
         message = (
             "this run wrote no density of states; run VASP with NEDOS (and LORBIT = 11 if you want projections) and a "
             "mesh of k-points, not a path"
         )
         raise SpectrumError(message, reason="no-dos")
-    if found.atoms < 1:
+    if collector.atoms < 1:
         raise SpectrumError("the vasprun.xml does not say how many atoms there are", reason="unreadable-vasprun")
-    spins, told = _spins(found)
+    spins, notices = _spins(collector)
     tables, repaired = [], 0
     for rows in spins:
         table, lost = _table(rows)
@@ -67,18 +67,20 @@ def read_vasprun_dos(data: bytes) -> RunDos:
     if len({len(table) for table in tables}) != 1 or any((t[:, 0] != tables[0][:, 0]).any() for t in tables):
         raise SpectrumError("the two spins of the vasprun.xml have different energies", reason="unreadable-vasprun")
     if repaired:
-        told.append(f"{repaired} densities were overwritten with stars by VASP; they were taken from the integral")
-    return RunDos(tables[0][:, 0], np.stack([t[:, 1] for t in tables]), _fermi(found.efermi), found.atoms, tuple(told))
+        notices.append(f"{repaired} densities were overwritten with stars by VASP; they were taken from the integral")
+    return RunDos(
+        tables[0][:, 0], np.stack([t[:, 1] for t in tables]), _fermi(collector.efermi), collector.atoms, tuple(notices)
+    )
 
 
-def _spins(found: _Collector) -> tuple[list[list[str]], list[str]]:
-    """The sets that are spins."""
-    if len(found.sets) == 4:
-        return found.sets[:1], ["non-collinear run: the total density was read, the magnetisation left out"]
-    if len(found.sets) > 2:
-        message = f"the density of states has {len(found.sets)} sets; VASP writes 1, 2 or 4"
+def _spins(collector: _Collector) -> tuple[list[list[str]], list[str]]:
+    """Return the sets of the spin channels, and notices."""
+    if len(collector.sets) == 4:
+        return collector.sets[:1], ["non-collinear run: the total density was read, the magnetisation left out"]
+    if len(collector.sets) > 2:
+        message = f"the density of states has {len(collector.sets)} sets; VASP writes 1, 2 or 4"
         raise SpectrumError(message, reason="unreadable-vasprun")
-    return found.sets, []
+    return collector.sets, []
 
 
 def _fermi(text: str) -> float:
@@ -96,7 +98,10 @@ def _fermi(text: str) -> float:
 
 
 def _table(rows: list[str]) -> tuple[Array, int]:
-    """(M, 3) energy, density and integral; a density of stars is the slope of the integral, as VASP makes it."""
+    """Return energy, density and integral (M, 3), and the number of repaired densities.
+
+    VASP prints a density that is too wide as stars; it is then computed as the slope of the integral.
+    """
     values = np.full((len(rows), 3), np.nan)
     if len(rows) < 2:
         raise SpectrumError("the density of states of the vasprun.xml has no points", reason="no-dos")
@@ -127,7 +132,7 @@ def _float(word: str) -> float:
 
 
 class _Collector:
-    """What the parser tells, of which only the total density of states is kept."""
+    """Parser target that keeps only the total density of states, the Fermi level and the number of atoms."""
 
     def __init__(self) -> None:
         self.root = ""
@@ -148,12 +153,12 @@ class _Collector:
             self._dos, self.sets, self.efermi = len(self._path), [], ""
         if self._dos and tag == "set" and "total" in self._path and "spin" in attributes.get("comment", ""):
             self.sets.append([])
-        wanted = (tag == "i" and attributes.get("name") == "efermi") or (tag == "r" and "total" in self._path)
-        if (self._dos and wanted) or (tag == "atoms" and "atominfo" in self._path):
+        is_dos_number = (tag == "i" and attributes.get("name") == "efermi") or (tag == "r" and "total" in self._path)
+        if (self._dos and is_dos_number) or (tag == "atoms" and "atominfo" in self._path):
             self._text = []
 
     def data(self, text: str) -> None:
-        """Text of the open element."""
+        """Collect the text of the open element."""
         if self._text is not None:
             self._text.append(text)
 

@@ -84,14 +84,14 @@ def axis_of(table: TextTable) -> Axis:
     named = _named(table)
     angle = named is not None and named.kind == "two_theta"
     if not angle:
-        refuse_other_scales(table, known=named is not None)
+        refuse_other_scales(table, recognised=named is not None)
     axis = _check(_skip_index(table, named if named is not None else _from_lines(table)))
     counted = bool(table.names) and _INTENSITY.match(table.names[axis.intensity]) is not None
     if axis.kind == "two_theta" and not counted and max(axis.position, axis.intensity) < table.values.shape[1]:
         second = second_scale(table, axis.position, axis.intensity)
         if second is not None:
-            position, intensity, told = second
-            axis = axis._replace(position=position, intensity=intensity, notices=(*axis.notices, told))
+            position, intensity, notice = second
+            axis = axis._replace(position=position, intensity=intensity, notices=(*axis.notices, notice))
     if _LOG.search(table.names[axis.intensity] if table.names else ""):
         message = f"the intensities are {table.names[axis.intensity]!r}; export plain counts"
         raise SpectrumError(message, reason="intensity-scaled")
@@ -102,16 +102,16 @@ def _kind(text: str) -> tuple[Kind, str] | None:
     """The kind of axis that a name begins with, and the rest of the name; None for a value such as `energy = 20`."""
     text = text[:MAX_NAME]
     for kind, pattern in _AXIS:
-        found = pattern.match(text)
-        if found is not None:
-            rest = text[found.end() :]
-            return None if _VALUE.match(rest) else (kind, text[found.start("name") :])
+        match = pattern.match(text)
+        if match is not None:
+            rest = text[match.end() :]
+            return None if _VALUE.match(rest) else (kind, text[match.start("name") :])
     return None
 
 
 def _named(table: TextTable) -> Axis | None:
-    """The axis that the column names state; None if they name no position."""
-    # two words above two columns are names only if they read like names: "D. Smith" is none
+    """Return the axis that the column names state; None if they name no position."""
+    # two words above two columns may be something else than their names, such as "D. Smith"
     counted = any(_INTENSITY.match(name) or name.lower() == "g(r)" for name in table.names)
     kinds = [_kind(name.strip()) for name in table.names]
     kinds = [
@@ -119,13 +119,13 @@ def _named(table: TextTable) -> Axis | None:
         for kind, name in zip(kinds, table.names, strict=True)
     ]
     order = ("two_theta", "q", "d", "energy", "time", "channel", "other", "theta")
-    known = [(order.index(kind[0]), column) for column, kind in enumerate(kinds) if kind is not None]
-    if not known or (len(known) == len(kinds) and len({place for place, _ in known}) == 1):
+    ranked = [(order.index(kind[0]), column) for column, kind in enumerate(kinds) if kind is not None]
+    if not ranked or (len(ranked) == len(kinds) and len({rank for rank, _ in ranked}) == 1):
         return None  # "2-Theta Angle" is one name of two words
     if sum(name.lower() in {"h", "k", "l"} for name in table.names) == 3:
         message = "the file lists reflections (h, k, l), not a measured curve; give the scan itself"
         raise SpectrumError(message, reason="peak-list")
-    position = min(known)[1]
+    position = min(ranked)[1]
     kind = kinds[position]
     assert kind is not None
     heights = [c for c, name in enumerate(table.names) if c != position and kinds[c] is None and _INTENSITY.match(name)]
@@ -134,32 +134,32 @@ def _named(table: TextTable) -> Axis | None:
     if not after:
         message = f"columns {', '.join(table.names)}: none of them is an intensity"
         raise SpectrumError(message, reason="no-intensity")
-    told: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     if len(heights) > 1 and after[0] != heights[-1]:
-        told = (f"of {len(heights)} columns of intensities the first, {table.names[after[0]]!r}, was read",)
-    if len([1 for place, _ in known if place == min(known)[0]]) > 1:
-        told = (*told, "the file holds several curves; the first was read")
+        notices = (f"of {len(heights)} columns of intensities the first, {table.names[after[0]]!r}, was read",)
+    if len([1 for rank, _ in ranked if rank == min(ranked)[0]]) > 1:
+        notices = (*notices, "the file holds several curves; the first was read")
     if position != 0:
-        told = (*told, f"positions are in column {position + 1}, {table.names[position]!r}")
-    return Axis(kind[0], _unit(kind[0], kind[1]), position, after[0], told)
+        notices = (*notices, f"positions are in column {position + 1}, {table.names[position]!r}")
+    return Axis(kind[0], _unit(kind[0], kind[1]), position, after[0], notices)
 
 
 def _from_lines(table: TextTable) -> Axis:
-    """The axis from a header line that begins with the name of one; 2θ if there is no such line."""
+    """Return the axis that a header line begins with; 2θ if no line begins with one."""
     for line in reversed(table.header):
-        found = _kind(line.lstrip("#!%;/*'\" \t").strip())
-        if found is not None and (found[0] == "two_theta" or _NAMES_A_COLUMN.match(found[1])):
-            kind, rest = found
-            # the unit stands beside the name: what follows the next word of a column belongs to others
+        named = _kind(line.lstrip("#!%;/*'\" \t").strip())
+        if named is not None and (named[0] == "two_theta" or _NAMES_A_COLUMN.match(named[1])):
+            kind, rest = named
+            # the unit follows the name; text after the name of another column belongs to that column
             return Axis(
                 kind, _unit(kind, re.split(r"\bI\b|int|count|wave|lambda|;", rest, flags=re.IGNORECASE)[0]), 0, 1
             )
     if table.names and _INTENSITY.match(table.names[1]):
         first, second = table.names[0][:40], table.names[1][:40]
-        told = f"the columns are called {first!r} and {second!r}; they were read as 2θ in degrees and intensity"
+        notice = f"the columns are called {first!r} and {second!r}; they were read as 2θ in degrees and intensity"
     else:
-        told = "no header names the columns: they were read as 2θ in degrees and intensity"
-    return Axis("two_theta", "deg", 0, 1, (told,))
+        notice = "no header names the columns: they were read as 2θ in degrees and intensity"
+    return Axis("two_theta", "deg", 0, 1, (notice,))
 
 
 def _unit(kind: Kind, text: str) -> str:
@@ -171,7 +171,7 @@ def _unit(kind: Kind, text: str) -> str:
 
 
 def _skip_index(table: TextTable, axis: Axis) -> Axis:
-    """Step over a first column that only numbers the rows, where no name says which column is which."""
+    """Skip a first column that only numbers the rows, unless its name is that of an axis."""
     values = table.values
     if axis.position != 0 or values.shape[1] < 3 or (table.names and _kind(table.names[0]) is not None):
         return axis
@@ -182,8 +182,8 @@ def _skip_index(table: TextTable, axis: Axis) -> Axis:
         angles = bool((steps > 0).all() or (steps < 0).all()) and bool(np.isfinite(second).all())
     if not (numbered and angles):
         return axis
-    told = "the first column only numbers the rows; columns 2 and 3 were read"
-    return axis._replace(position=1, intensity=2, notices=(*axis.notices, told))
+    notice = "the first column only numbers the rows; columns 2 and 3 were read"
+    return axis._replace(position=1, intensity=2, notices=(*axis.notices, notice))
 
 
 def _check(axis: Axis) -> Axis:

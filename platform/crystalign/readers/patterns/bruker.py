@@ -45,7 +45,7 @@ def read_uxd(text: str, wavelength: str | float | None = None) -> PowderScan:
     for number, block in enumerate(blocks, 1):
         stop = blocks[number].start() if number < len(blocks) else len(text)
         own = _fields(text[before : block.start()])
-        for key in ("START", "2THETA", "STEPCOUNT"):  # where a range begins and how long it is it has to say itself
+        for key in ("START", "2THETA", "STEPCOUNT"):  # each range must state its own start and length
             fields.pop(key, None)
         fields |= own
         body = text[block.end() : stop]
@@ -128,21 +128,21 @@ def read_brml(data: bytes, wavelength: str | float | None = None) -> PowderScan:
 
 def _members(archive: zipfile.ZipFile) -> list[str]:
     names = [entry.filename for entry in archive.infolist()]
-    found = sorted({name for name in names if _RAW.search(name)})
-    if not found:
+    members = sorted({name for name in names if _RAW.search(name)})
+    if not members:
         raise FileFormatError("the archive holds no RawData0.xml: it is no .brml", reason="unreadable-brml")
-    experiments = {name.rpartition("/")[0] for name in found}
+    experiments = {name.rpartition("/")[0] for name in members}
     if len(names) > MAX_ENTRIES or len(experiments) > 1:
         message = f"the .brml holds {len(experiments)} experiments in {len(names)} files; export one of them as .xy"
         raise FileFormatError(message, reason="several-measurements")
-    if len(found) > MAX_MEMBERS:
-        message = f"the .brml holds {len(found)} measurements; at most {MAX_MEMBERS} are read"
+    if len(members) > MAX_MEMBERS:
+        message = f"the .brml holds {len(members)} measurements; at most {MAX_MEMBERS} are read"
         raise FileFormatError(message, reason="too-large")
-    return found
+    return members
 
 
 def _contents(archive: zipfile.ZipFile, names: list[str]) -> Iterator[bytes]:
-    """The files, which together may have MAX_BYTES."""
+    """Yield the contents of the files, at most `MAX_BYTES` in total."""
     left = MAX_BYTES
     for name in names:
         with archive.open(name) as stream:
@@ -154,10 +154,10 @@ def _contents(archive: zipfile.ZipFile, names: list[str]) -> Iterator[bytes]:
 
 
 def _route(route: ET.Element) -> Scan | None:
-    """A scan of points `time, absorber, positions ..., counts`; None if it is no scan over 2θ.
+    """Read a scan with points `time, absorber, positions ..., counts`; None if it is not a scan over 2θ.
 
-    Which column is 2θ is told by the start and the end that the scan states. The absorber has to be 1
-    throughout: the meaning of other values is not documented.
+    The column of 2θ is the one that runs from the stated start to the stated end. The absorber must be 1 at all
+    points, because the meaning of other values is not documented.
     """
     axis = next((a for a in route.iter() if local(a) == "ScanAxisInfo" and _is_two_theta(a)), None)
     lines = [datum.text or "" for datum in route.iter() if local(datum) == "Datum"]
@@ -202,7 +202,7 @@ def _spans(column: Array, ends: list[float]) -> bool:
 
 
 def _counter(route: ET.Element, width: int) -> int | None:
-    """The column of the counts: the one that is called a counter, the last where none is named; None if unclear."""
+    """Return the column of the counts: the one named a counter, or the last if none is named; None if unclear."""
     views = [(view, " ".join(str(e.get("LogicName")) for e in view.iter())) for view in route.iter()
              if local(view) == "RawDataView"]  # fmt: skip
     counters = [view for view, name in views if "counter" in name.lower()]

@@ -34,11 +34,11 @@ def read_gsas(data: bytes, wavelength: str | float | None = None) -> PowderScan:
         SpectrumError: several banks, times of flight, or another kind of points.
     """
     text = decode_text(data)
-    found = list(BANK.finditer(text))
-    if len(found) != 1:
-        message = f"the GSAS file holds {len(found)} banks; write one of them to a file of its own"
+    banks = list(BANK.finditer(text))
+    if len(banks) != 1:
+        message = f"the GSAS file holds {len(banks)} banks; write one of them to a file of its own"
         raise SpectrumError(message, reason="several-banks")
-    header, rest = text[: found[0].start()], text[found[0].start() :]
+    header, rest = text[: banks[0].start()], text[banks[0].start() :]
     bank, _, body = rest.partition("\n")
     words = bank.split()
     binning, points = (words[4].upper() if len(words) > 4 else ""), int(words[2])
@@ -61,8 +61,8 @@ def read_gsas(data: bytes, wavelength: str | float | None = None) -> PowderScan:
     angle, counts, turned = ascending(angle[:points] / 100.0, counts[:points])
     angle, counts, cut = without_negative_angles(angle, counts)
     stated = settle(find_wavelength(header), wavelength)
-    told = "angles were read in hundredths of a degree, as GSAS writes them"
-    return PowderScan(angle, counts, stated.value, (*stated.notices, told, *turned, *cut))
+    notice = "angles were read in hundredths of a degree, as GSAS writes them"
+    return PowderScan(angle, counts, stated.value, (*stated.notices, notice, *turned, *cut))
 
 
 def _listed(body: str) -> tuple[Array, Array]:
@@ -71,7 +71,7 @@ def _listed(body: str) -> tuple[Array, Array]:
 
 
 def _stepped(body: str, words: list[str], kind: str, points: int) -> tuple[Array, Array]:
-    """Points on the steps of the BANK line, in fields of fixed width or separated by blanks."""
+    """Read intensities in fields of fixed width; angles follow from start and step in the BANK line."""
     try:
         start, step = float(words[5]), float(words[6])
     except (IndexError, ValueError) as error:

@@ -61,10 +61,10 @@ def _finish(
 
 
 def _refuse_peaks(angle: Array) -> None:
-    """Refuse a list of peaks: its rows are not evenly spaced, a scan's are but for gaps and rounding.
+    """Refuse a list of peaks, which is not evenly spaced; a scan is, except for gaps and rounding.
 
     Raises:
-        SpectrumError: such a list.
+        SpectrumError: it is a list of peaks.
     """
     strides = np.diff(angle[::STRIDE])
     if len(strides) < 4 or (strides <= 0).any():
@@ -76,7 +76,7 @@ def _refuse_peaks(angle: Array) -> None:
 
 
 def _converted(positions: Array, heights: Array, axis: Axis, stated: Stated) -> tuple[Array, Array, Stated]:
-    """2θ in degrees of Q or d.
+    """Convert Q or d to 2θ in degrees.
 
     2θ = 2 arcsin(Q λ / 4π), Q = 2π / d. The wavelength is the stated one; without one, any wavelength gives consistent
     positions, so one of `FREE` is used and assumed for the intensities.
@@ -89,15 +89,15 @@ def _converted(positions: Array, heights: Array, axis: Axis, stated: Stated) -> 
             raise SpectrumError("a d-spacing is zero or negative; remove those rows", reason="bad-positions")
         q = 2.0 * np.pi / (positions * (10.0 if axis.unit == "nm" else 1.0))
     else:
-        kept = positions >= 0
-        q, heights = positions[kept] / (10.0 if axis.unit == "nm" else 1.0), heights[kept]
+        nonnegative = positions >= 0
+        q, heights = positions[nonnegative] / (10.0 if axis.unit == "nm" else 1.0), heights[nonnegative]
     name = f"{axis.kind} in {'nm' if axis.unit == 'nm' else 'Å'}{'' if axis.kind == 'd' else '⁻¹'}"
-    told = [f"the positions, {name}, were converted to 2θ"]
+    notices = [f"the positions, {name}, were converted to 2θ"]
     value = stated.value
     if value is None:
         reach = [WAVELENGTHS[tube] for tube in FREE if q.max() * WAVELENGTHS[tube] / (4.0 * np.pi) < LAST_SINE]
         value = reach[0] if reach else WAVELENGTHS[FREE[-1]]
-        told.append(
+        notices.append(
             f"no wavelength is stated; {name} needs none for its positions, and the intensities were taken as "
             f"measured at {value} Å"
         )
@@ -110,13 +110,13 @@ def _converted(positions: Array, heights: Array, axis: Axis, stated: Stated) -> 
         )
         raise SpectrumError(message, reason="wavelength-contradictory")
     if beyond.any() and stated.value is None:
-        told.append(f"{int(beyond.sum())} points beyond 2θ = 160° were left out")
+        notices.append(f"{int(beyond.sum())} points beyond 2θ = 160° were left out")
         sine, heights = sine[~beyond], heights[~beyond]
-    return np.degrees(2.0 * np.arcsin(sine)), heights, Stated(value, stated.exact, (*stated.notices, *told))
+    return np.degrees(2.0 * np.arcsin(sine)), heights, Stated(value, stated.exact, (*stated.notices, *notices))
 
 
 def _step_scan(table: TextTable) -> tuple[Array, Array] | None:
-    """2θ and counts of a file that states start, step and end once and then only lists counts, row by row."""
+    """Return 2θ and counts of a file that states start, step and end and lists only counts; None for other files."""
     for line in reversed(table.header):
         words = re.split(r"[\s,;]+", line.strip())[:3]
         try:

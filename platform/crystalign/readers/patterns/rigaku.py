@@ -30,13 +30,13 @@ def read_ras(data: bytes, wavelength: str | float | None = None) -> PowderScan:
         raise FileFormatError(f"the .ras holds more than {MAX_SCANS} scans", reason="too-large")
     headers, scans, notices = [parts[0]], [], []
     for number, part in enumerate(parts[1:], 1):
-        rows, found, after = part.partition(_END)
-        if not found:
+        rows, marker, after = part.partition(_END)
+        if not marker:
             message = f"scan {number} of the .ras has no {_END}: the file is cut; export it again"
             raise FileFormatError(message, reason="truncated")
-        scan, told = _scan(rows, _fields(headers[-1]), number)
+        scan, scan_notices = _scan(rows, _fields(headers[-1]), number)
         scans.append(scan)
-        notices += told
+        notices += scan_notices
         headers.append(after)
     stated = _wavelength(headers)
     angle, counts, joined = combine(scans)
@@ -46,7 +46,7 @@ def read_ras(data: bytes, wavelength: str | float | None = None) -> PowderScan:
 
 
 def _fields(header: str) -> dict[str, str]:
-    """The values of a header by their keys, in capitals."""
+    """Return the values of a header by upper-case key."""
     return {key.upper(): value.strip(' "\r') for key, value in re.findall(r"^\*(\w+)[ \t]+(.*)$", header, re.MULTILINE)}
 
 
@@ -57,18 +57,18 @@ def _scan(rows: str, fields: dict[str, str], number: int) -> tuple[Scan, list[st
         raise SpectrumError(message, reason="not-a-powder-scan")
     table = read_table(rows).without_gaps((0, 1))
     values = table.values
-    told = list(table.notices)
+    notices = list(table.notices)
     factor = values[:, 2] if values.shape[1] > 2 else np.ones(len(values))
     if not (np.isfinite(factor).all() and (factor > 0).all()):
         message = f"scan {number} of the .ras has attenuators that are not positive numbers"
         raise SpectrumError(message, reason="bad-attenuation")
     if (factor != 1).any():
-        told.append("counts were multiplied by the attenuators in the third column")
-    return Scan(values[:, 0], values[:, 1] * factor, _seconds(fields, len(values))), told
+        notices.append("counts were multiplied by the attenuators in the third column")
+    return Scan(values[:, 0], values[:, 1] * factor, _seconds(fields, len(values))), notices
 
 
 def _seconds(fields: dict[str, str], points: int) -> np.ndarray | None:
-    """Counting time of each point from step and speed; 1 where the intensities are counts per second."""
+    """Return the counting time of each point, 1 for counts per second; None if it is not stated."""
     unit = fields.get("MEAS_SCAN_UNIT_Y", "").lower()
     if "cps" in unit or "/s" in unit:
         return np.ones(points)
@@ -83,16 +83,16 @@ def _seconds(fields: dict[str, str], points: int) -> np.ndarray | None:
 
 
 def _wavelength(headers: list[str]) -> Stated:
-    """That of the first header that states one; the others have to agree.
+    """Return the wavelength of the first header that states one; the others must agree.
 
     Raises:
         SpectrumError: scans at different wavelengths.
     """
-    found = [stated for header in headers if (stated := find_wavelength(header)).value is not None]
-    values = [stated.value for stated in found if stated.value is not None]
+    stating = [stated for header in headers if (stated := find_wavelength(header)).value is not None]
+    values = [stated.value for stated in stating if stated.value is not None]
     if values and max(values) > 1.001 * min(values):
         message = (
             f"the scans of the .ras were measured at {min(values):.5f} and {max(values):.5f} Å; export one of them"
         )
         raise SpectrumError(message, reason="wavelength-contradictory")
-    return found[0] if found else Stated(None)
+    return stating[0] if stating else Stated(None)

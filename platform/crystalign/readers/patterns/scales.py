@@ -33,12 +33,12 @@ _NO_ANGLE = re.compile(
 MAX_NAME = 200
 
 
-def refuse_other_scales(table: TextTable, *, known: bool) -> None:
+def refuse_other_scales(table: TextTable, *, recognised: bool) -> None:
     """Refuse positions that the header calls reciprocal d, sin θ / λ, Q² and the like.
 
     Args:
         table: rows and header.
-        known: whether the positions were recognised as 2θ, Q or d by a name.
+        recognised: whether the positions were recognised as 2θ, Q or d by a name.
 
     Raises:
         SpectrumError: such a name, or a unit that no angle has.
@@ -49,8 +49,8 @@ def refuse_other_scales(table: TextTable, *, known: bool) -> None:
         power = re.match(r"(?i)q", name) and _POWER.search(name[:40])
         if _RECIPROCAL.match(name) or power:
             raise _unclear(name)
-    if not known and table.names and (found := _NO_ANGLE.search(table.names[0][:MAX_NAME])):
-        raise _unclear(f"{table.names[0][:40]}, with the unit {found[0].strip()}")
+    if not recognised and table.names and (match := _NO_ANGLE.search(table.names[0][:MAX_NAME])):
+        raise _unclear(f"{table.names[0][:40]}, with the unit {match[0].strip()}")
 
 
 def _unclear(name: str) -> SpectrumError:
@@ -72,16 +72,16 @@ def second_scale(table: TextTable, position: int, intensity: int) -> tuple[int, 
     first, second = values[:, position], values[:, intensity]
     steps = np.diff(second)
     if not ((steps >= 0).all() or (steps <= 0).all()) or (steps == 0).mean() > 0.5:
-        return None  # a column of d is rounded, so that it may stand still here and there
+        return None  # no positions; values of d may repeat where they are rounded, but not in most rows
     order = [(position, intensity)] if _bragg(first, second) else []
     order += [(intensity, position)] if _bragg(second, first) else []
     rest = list(range(max(position, intensity) + 1, table.values.shape[1]))
     if order and rest:
         angle, spacing = order[0]
-        told = (
+        notice = (
             f"column {spacing + 1} is d of the angles in column {angle + 1}; column {rest[0] + 1} was read as intensity"
         )
-        return angle, rest[0], told
+        return angle, rest[0], notice
     if order:
         raise SpectrumError("the two columns are 2θ and d; there is no intensity", reason="no-intensity")
     if rest:
@@ -94,7 +94,7 @@ def second_scale(table: TextTable, position: int, intensity: int) -> tuple[int, 
 
 
 def _bragg(angle: Array, spacing: Array) -> bool:
-    """Whether all rows obey Bragg's law with one wavelength, but for rounding."""
+    """Whether nearly all rows obey Bragg's law with one wavelength."""
     if angle.min() <= 0 or angle.max() >= 180 or spacing.min() <= 0:
         return False
     wavelength = 2.0 * spacing * np.sin(np.radians(0.5 * angle))

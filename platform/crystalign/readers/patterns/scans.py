@@ -50,10 +50,10 @@ def ascending(two_theta: Array, intensities: Array) -> tuple[Array, Array, tuple
         SpectrumError: the angles go up and down.
     """
     steps = np.diff(two_theta)
-    told: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     if (steps <= 0).all() and (steps < 0).any():
         two_theta, intensities, steps = two_theta[::-1], intensities[::-1], -steps[::-1]
-        told = ("the angles fall from row to row; the scan was turned round",)
+        notices = ("the angles fall from row to row; the scan was turned round",)
     if (steps < 0).any():
         where = int(np.argmax(steps < 0))
         message = (
@@ -68,17 +68,17 @@ def ascending(two_theta: Array, intensities: Array) -> tuple[Array, Array, tuple
             raise SpectrumError(message, reason="non-monotonic")
         two_theta, group = np.unique(two_theta, return_inverse=True)
         intensities = np.bincount(group, intensities) / np.bincount(group)
-        told = (*told, f"{equal} rows repeat the angle of the row before; their intensities were averaged")
-    return two_theta, intensities, told
+        notices = (*notices, f"{equal} rows repeat the angle of the row before; their intensities were averaged")
+    return two_theta, intensities, notices
 
 
 def without_negative_angles(two_theta: Array, intensities: Array) -> tuple[Array, Array, tuple[str, ...]]:
     """The points at 2θ of at least 0: those on the other side of the beam repeat them."""
-    kept = two_theta >= 0.0
-    if kept.all():
+    nonnegative = two_theta >= 0.0
+    if nonnegative.all():
         return two_theta, intensities, ()
-    told = f"{int((~kept).sum())} points at negative 2θ were left out"
-    return two_theta[kept], intensities[kept], (told,)
+    notice = f"{int((~nonnegative).sum())} points at negative 2θ were left out"
+    return two_theta[nonnegative], intensities[nonnegative], (notice,)
 
 
 def combine(scans: Sequence[Scan]) -> tuple[Array, Array, tuple[str, ...]]:
@@ -112,23 +112,23 @@ def combine(scans: Sequence[Scan]) -> tuple[Array, Array, tuple[str, ...]]:
     total, time = np.bincount(group, counts), np.bincount(group, seconds)
     two_theta = np.bincount(group, angle) / size
     even = np.allclose(time, time[0], rtol=1e-3)
-    told = f"{len(scans)} scans of the file were {'added' if size.min() == size.max() > 1 else 'joined'}"
+    notice = f"{len(scans)} scans of the file were {'added' if size.min() == size.max() > 1 else 'joined'}"
     if not all(timed):
-        told += ", as if every point had been counted equally long, because no counting times are stated"
+        notice += ", as if every point had been counted equally long, because no counting times are stated"
     elif not even:
         equal = np.allclose(seconds, seconds[0], rtol=1e-3)
-        told += " as counts per second, because " + (
+        notice += " as counts per second, because " + (
             "not every angle was measured equally often" if equal else "their counting times differ"
         )
     if shifted:
-        told += f"; their angles are shifted against each other, and points within {near:.3g}° were taken as one"
-    return two_theta, np.asarray(total if even else total / time, np.float64), (told,)
+        notice += f"; their angles are shifted against each other, and points within {near:.3g}° were taken as one"
+    return two_theta, np.asarray(total if even else total / time, np.float64), (notice,)
 
 
 def _groups(angle: Array, near: float) -> tuple[NDArray[np.int64], bool]:
-    """(M,) which point of the result each angle belongs to, and whether scans are shifted against each other.
+    """Return, for each angle, its point in the result (M,), and whether scans are shifted against each other.
 
-    No point lies further than `near` from the first of its group: neighbours alone would chain shifted scans.
+    No angle is further than `near` from the first of its group; comparing neighbours alone would chain scans.
     """
     starts = np.concatenate([[True], np.diff(angle) > near])
     first = np.flatnonzero(starts)
@@ -146,5 +146,5 @@ def _alone(scan: Scan, angle: Array, order: NDArray[np.int64]) -> tuple[Array, A
     counts = scan.counts[order]
     if scan.seconds is None or np.allclose(scan.seconds, scan.seconds[0], rtol=1e-3):
         return angle, counts, ()
-    told = "the points were counted for different times; the pattern is in counts per second"
-    return angle, counts / scan.seconds[order], (told,)
+    notice = "the points were counted for different times; the pattern is in counts per second"
+    return angle, counts / scan.seconds[order], (notice,)

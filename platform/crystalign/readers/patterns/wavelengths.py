@@ -114,16 +114,18 @@ def find_wavelength(header: str) -> Stated:
         if energy is not None and not agree(energy, value):
             raise _contradiction(value, energy)
         if tube.value is not None and not agree(tube.value, value):
-            told = f"the file names a tube of {tube.value:.5f} Å and a wavelength of {value:.5f} Å; the number was used"
-            return Stated(value, notices=(told,))
+            notice = (
+                f"the file names a tube of {tube.value:.5f} Å and a wavelength of {value:.5f} Å; the number was used"
+            )
+            return Stated(value, notices=(notice,))
         return Stated(value)
     if "mean" in lines:
         return Stated(lines["mean"])
     if "1" in lines:
         others = [f"Kα₂ {lines['2']:.5f}"] if "2" in lines else []
         others += [f"Kβ {lines['b']:.5f}"] if "b" in lines else []
-        told = f"of the wavelengths in the file, Kα₁ = {lines['1']:.5f} Å was used (not {', '.join(others)})"
-        return Stated(lines["1"], notices=(told,) if others else ())
+        notice = f"of the wavelengths in the file, Kα₁ = {lines['1']:.5f} Å was used (not {', '.join(others)})"
+        return Stated(lines["1"], notices=(notice,) if others else ())
     if energy is not None:
         return Stated(energy, notices=(f"wavelength {energy:.5f} Å from the photon energy in the file",))
     return tube
@@ -147,11 +149,11 @@ def settle(stated: Stated, given: str | float | None) -> Stated:
         return Stated(chosen)
     if agree(chosen, stated.value):
         return stated if stated.exact else Stated(chosen)
-    told = (
+    notice = (
         f"the file states a wavelength of {stated.value:.5f} Å, which was used; the {chosen:.5f} Å that you gave was "
         "not. If the file is wrong, correct its header"
     )
-    return Stated(stated.value, stated.exact, (*stated.notices, told))
+    return Stated(stated.value, stated.exact, (*stated.notices, notice))
 
 
 def mean_of_lines(first: float, second: float, ratio: float = 0.5) -> float:
@@ -163,8 +165,8 @@ def of_anode(symbol: str) -> Stated:
     """The mean of Kα₁ and Kα₂ of an anode; nothing of an unknown one."""
     element = _ELEMENTS.get(symbol.strip().lower(), symbol.strip().title())
     value = WAVELENGTHS.get(f"{element}Ka")
-    told = f"wavelength {value} Å: the file only names the anode {element}, so the mean of Kα₁ and Kα₂"
-    return Stated(None) if value is None else Stated(value, exact=False, notices=(told,))
+    notice = f"wavelength {value} Å: the file only names the anode {element}, so the mean of Kα₁ and Kα₂"
+    return Stated(None) if value is None else Stated(value, exact=False, notices=(notice,))
 
 
 def _contradiction(first: float, second: float) -> SpectrumError:
@@ -173,26 +175,26 @@ def _contradiction(first: float, second: float) -> SpectrumError:
 
 
 def _labelled(header: str) -> tuple[list[float], dict[str, float]]:
-    """Å: wavelengths without a line, in their order, and those of lines by `1`, `2`, `mean` and `b`."""
+    """Return the wavelengths (Å) stated without a line, in order, and those of lines by `1`, `2`, `mean` and `b`."""
     plain: list[float] = []
     lines: dict[str, float] = {}
-    for found in _STATED.finditer(_RATIO.sub("", header)):
-        *_, number, unit = found.groups()
-        value = _angstrom(number, unit, found["gap"])
-        if value is None or re.search("[A-Za-z]", _BETWEEN.sub("", found["gap"].replace("_", " "))):
+    for match in _STATED.finditer(_RATIO.sub("", header)):
+        *_, number, unit = match.groups()
+        value = _angstrom(number, unit, match["gap"])
+        if value is None or re.search("[A-Za-z]", _BETWEEN.sub("", match["gap"].replace("_", " "))):
             continue
-        if found["word"] and not found["index"]:
+        if match["word"] and not match["index"]:
             plain.append(value)
-        elif found["beta"] or found["wbeta"] or found["uxd"] == "3":
+        elif match["beta"] or match["wbeta"] or match["uxd"] == "3":
             lines.setdefault("b", value)
         else:
-            which = (found["alpha"] or found["only"] or found["uxd"] or found["index"] or "mean").translate(_SMALL)
+            which = (match["alpha"] or match["only"] or match["uxd"] or match["index"] or "mean").translate(_SMALL)
             lines.setdefault(which if which in {"1", "2"} else "mean", value)
     return plain, lines
 
 
 def _angstrom(number: str, unit: str | None, gap: str) -> float | None:
-    """Å, of a number with the unit that follows it or stands in brackets before it."""
+    """Convert a number to Å by the unit after it or in brackets before it; None if it is no wavelength."""
     value = float(number.replace(",", "."))
     before = re.search(r"[\[(_\s]\s*(nm|pm|keV|eV|m)\s*[\])]?\s*[:=,\"']*\s*$", gap)
     unit = unit or (before[1] if before else None)
@@ -207,18 +209,18 @@ def _angstrom(number: str, unit: str | None, gap: str) -> float | None:
 
 
 def _energy(header: str) -> float | None:
-    """Å, of a photon energy between 2.5 and 250 keV.
+    """Return the wavelength (Å) of a stated photon energy between 2.5 and 250 keV; None if there is none.
 
     Raises:
         SpectrumError: the header states two of them.
     """
     values: list[float] = []
     of_beam = "\n".join(line for line in header.split("\n") if not _DETECTOR.search(line))
-    for found in _ENERGY.finditer(of_beam):
-        beside = re.split(r"[\n;,|]", of_beam[max(0, found.start() - 60) : found.start()])[-1] + found[0]
+    for match in _ENERGY.finditer(of_beam):
+        beside = re.split(r"[\n;,|]", of_beam[max(0, match.start() - 60) : match.start()])[-1] + match[0]
         if _OF_SAMPLE.search(beside):
             continue
-        number, unit = (found[1], found[2]) if found[1] else (found[4], found[3])
+        number, unit = (match[1], match[2]) if match[1] else (match[4], match[3])
         kev = float(number.replace(",", ".")) * (1.0 if unit.lower() == "kev" else 1e-3)
         if 2.5 <= kev <= 250.0:
             values.append(KEV_ANGSTROM / kev)
@@ -229,14 +231,14 @@ def _energy(header: str) -> float | None:
 
 
 def _tube(header: str) -> Stated:
-    """Wavelength of a line that the header names, such as `Cu Kα1`, or of an anode."""
-    tubes = {f"{found[1].title()}Ka{found[2].translate(_SMALL)}" for found in _TUBE.finditer(header)}
+    """Return the wavelength of a line that the header names, such as `Cu Kα1`, or of an anode."""
+    tubes = {f"{match[1].title()}Ka{match[2].translate(_SMALL)}" for match in _TUBE.finditer(header)}
     values = sorted({WAVELENGTHS[tube] for tube in tubes if tube in WAVELENGTHS})
     if values and not agree(values[0], values[-1]):
         raise _contradiction(values[0], values[-1])
-    for wanted in ("Ka", "Ka1", "Ka2"):
-        named = [tube for tube in sorted(tubes) if tube.endswith(wanted)]
+    for line in ("Ka", "Ka1", "Ka2"):
+        named = [tube for tube in sorted(tubes) if tube.endswith(line)]
         if named and named[0] in WAVELENGTHS:
-            return Stated(WAVELENGTHS[named[0]], exact=wanted != "Ka")
-    found = _ANODE.search(header) or _TARGET.search(header)
-    return Stated(None) if found is None else of_anode(found[1])
+            return Stated(WAVELENGTHS[named[0]], exact=line != "Ka")
+    match = _ANODE.search(header) or _TARGET.search(header)
+    return Stated(None) if match is None else of_anode(match[1])

@@ -30,7 +30,7 @@ _TILTS = ("Omega", "Psi", "Chi")
 """Axes that, if fixed, must have the same position in all scans that are added."""
 
 
-class _Found(NamedTuple):
+class _MeasuredScan(NamedTuple):
     scan: Scan
     tilts: dict[str, float]
     temperature: float | None
@@ -50,25 +50,27 @@ def read_xrdml(data: bytes, wavelength: str | float | None = None) -> PowderScan
     if local(root) != "xrdMeasurements":
         raise FileFormatError(f"the XML is no XRDML: it begins with <{local(root)[:40]}>", reason="unreadable-xrdml")
     measurements = root.findall("{*}xrdMeasurement")
-    found: list[_Found] = []
+    measured: list[_MeasuredScan] = []
     left: list[str] = []
     wavelengths: list[Stated] = []
     for measurement in measurements:
         scans = measurement.findall("{*}scan")
-        if len(found) + len(scans) > MAX_SCANS:
+        if len(measured) + len(scans) > MAX_SCANS:
             raise FileFormatError(f"the XRDML holds more than {MAX_SCANS} scans", reason="too-large")
-        kept = [one for scan in scans if (one := _scan(scan, left)) is not None]
-        found += kept
-        wavelengths += [_wavelength(measurement)] if kept else []
-    if not found:
+        usable = [one for scan in scans if (one := _scan(scan, left)) is not None]
+        measured += usable
+        wavelengths += [_wavelength(measurement)] if usable else []
+    if not measured:
         what = f" ({'; '.join(dict.fromkeys(left))})" if left else ""
         raise SpectrumError(f"the XRDML holds no completed scan over 2θ{what}", reason="no-scan")
-    _check_together(found, wavelengths, len(measurements))
-    angle, counts, joined = combine([one.scan for one in found])
+    _check_together(measured, wavelengths, len(measurements))
+    angle, counts, joined = combine([one.scan for one in measured])
     angle, counts, cut = without_negative_angles(angle, counts)
     stated = settle(wavelengths[0], wavelength)
-    told = [notice for one in found for notice in one.notices]
-    return PowderScan(angle, counts, stated.value, tuple(dict.fromkeys([*stated.notices, *told, *left, *joined, *cut])))
+    notices = [notice for one in measured for notice in one.notices]
+    return PowderScan(
+        angle, counts, stated.value, tuple(dict.fromkeys([*stated.notices, *notices, *left, *joined, *cut]))
+    )
 
 
 def local(element: ET.Element) -> str:
@@ -114,8 +116,8 @@ def _check_encoding(start: bytes, kind: str) -> None:
     Raises:
         FileFormatError: such an encoding.
     """
-    found = re.search(rb"""encoding\s*=\s*["']([\w.:-]{1,40})["']""", start)
-    name = found[1].decode() if found else "utf-8"
+    match = re.search(rb"""encoding\s*=\s*["']([\w.:-]{1,40})["']""", start)
+    name = match[1].decode() if match else "utf-8"
     try:
         plain = name.lower().startswith(("utf-16", "utf-32", "ucs-")) or "<!DOCTYPE".encode(name) == b"<!DOCTYPE"
     except (LookupError, UnicodeError):
@@ -125,8 +127,8 @@ def _check_encoding(start: bytes, kind: str) -> None:
         raise FileFormatError(message, reason="unsafe-xml")
 
 
-def _scan(scan: ET.Element, left: list[str]) -> _Found | None:
-    """A scan over 2θ; None if it was left out, and why is added to `left`."""
+def _scan(scan: ET.Element, left: list[str]) -> _MeasuredScan | None:
+    """Read a scan over 2θ. If it is left out, return None and append the reason to `left`."""
     status, swept = scan.get("status", "Completed"), scan.get("scanAxis", "Gonio")
     if status != "Completed":
         left.append(f"a scan of status {status[:20]!r} was left out")
@@ -143,26 +145,26 @@ def _scan(scan: ET.Element, left: list[str]) -> _Found | None:
         left.append(f"a scan over {swept[:20]} at fixed 2θ is not a powder pattern" if angle is None else
                     f"a scan over {swept[:20]} is not a powder pattern")  # fmt: skip
         return None
-    told: list[str] = []
+    notices: list[str] = []
     factor = _attenuation(points, len(counts))
     if factor is not None and raw is not None:
         counts = counts * factor
-        told.append("counts were multiplied by the beam attenuation factors")
+        notices.append("counts were multiplied by the beam attenuation factors")
     elif factor is not None:
-        told.append("beam attenuation factors were not applied: <intensities> already contain them")
+        notices.append("beam attenuation factors were not applied: <intensities> already contain them")
     divergence = _per_point(points, ("divergenceCorrections", "commonDivergenceCorrection"), len(counts))
     if raw is not None and divergence is not None and (divergence != divergence[0]).any():
-        told.append("divergence corrections were not applied to the counts")
+        notices.append("divergence corrections were not applied to the counts")
     seconds = _per_point(points, ("countingTimes", "commonCountingTime"), len(counts))
     if seconds is not None and not (seconds > 0).all():
         raise SpectrumError("a counting time of the XRDML is not positive", reason="bad-counting-time")
     if _unit(points) == "cps":
         seconds = np.ones(len(counts))
-    return _Found(Scan(angle, counts, seconds), _tilts(points), _temperature(points), tuple(told))
+    return _MeasuredScan(Scan(angle, counts, seconds), _tilts(points), _temperature(points), tuple(notices))
 
 
 def _positions(points: ET.Element, count: int) -> Array | None:
-    """2θ in degrees of each point; None where it stands still or is not given.
+    """Return 2θ (degrees) of each point; None if it is constant or not given.
 
     Raises:
         FileFormatError: another number of positions than of points.
@@ -184,7 +186,7 @@ def _positions(points: ET.Element, count: int) -> Array | None:
 
 
 def _attenuation(points: ET.Element, count: int) -> Array | None:
-    """Factors of the attenuators; None if there were none in the beam."""
+    """Return the attenuation factors; None if no attenuator was in the beam."""
     names = ("beamAttenuationFactors", "commonBeamAttenuationFactor", "beamAttenuationFactor")
     factor = _per_point(points, names, count)
     if factor is None or (factor == 1.0).all():
@@ -195,14 +197,14 @@ def _attenuation(points: ET.Element, count: int) -> Array | None:
 
 
 def _per_point(points: ET.Element, names: tuple[str, ...], count: int) -> Array | None:
-    """(count,) numbers of the first of these elements; one number stands for all points."""
-    found = next((values for name in names if (values := _floats(points, name)) is not None), None)
-    if found is None:
+    """Return the numbers (count,) of the first of these elements that exists; one number holds for all points."""
+    numbers = next((values for name in names if (values := _floats(points, name)) is not None), None)
+    if numbers is None:
         return None
-    if len(found) not in {1, count}:
-        message = f"the XRDML holds {len(found)} <{names[0]}> for {count} points; it is damaged, export it again"
+    if len(numbers) not in {1, count}:
+        message = f"the XRDML holds {len(numbers)} <{names[0]}> for {count} points; it is damaged, export it again"
         raise FileFormatError(message, reason="unreadable-xrdml")
-    return np.broadcast_to(found, (count,)).astype(np.float64)
+    return np.broadcast_to(numbers, (count,)).astype(np.float64)
 
 
 def _floats(parent: ET.Element, name: str) -> Array | None:
@@ -227,12 +229,12 @@ def _unit(points: ET.Element) -> str:
 
 def _tilts(points: ET.Element) -> dict[str, float]:
     """Positions of the fixed axes."""
-    found = {}
+    tilts = {}
     for axis in points.findall("{*}positions"):
         common = _floats(axis, "commonPosition")
         if axis.get("axis") in _TILTS and common is not None:
-            found[str(axis.get("axis"))] = float(common[0])
-    return found
+            tilts[str(axis.get("axis"))] = float(common[0])
+    return tilts
 
 
 def _temperature(points: ET.Element) -> float | None:
@@ -247,27 +249,27 @@ def _temperature(points: ET.Element) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _check_together(found: list[_Found], wavelengths: list[Stated], measurements: int) -> None:
+def _check_together(scans: list[_MeasuredScan], wavelengths: list[Stated], measurements: int) -> None:
     """Refuse scans that are no repetitions or ranges of one measurement.
 
     Raises:
-        SpectrumError: other tilts, temperatures, wavelengths or samples.
+        SpectrumError: tilts, temperatures, wavelengths or samples differ.
     """
     advice = "export each scan to its own file"
     values = {stated.value for stated in wavelengths}
     if len(values) > 1:
         raise SpectrumError(f"the XRDML was measured at several wavelengths; {advice}", reason="several-measurements")
     for name in _TILTS:
-        places = [one.tilts[name] for one in found if name in one.tilts]
+        places = [one.tilts[name] for one in scans if name in one.tilts]
         if places and max(places) - min(places) > 0.01:
             span = f"{name} from {min(places):g}° to {max(places):g}°"
             message = f"the scans of the XRDML were made at {span}; {advice}"
             raise SpectrumError(message, reason="several-measurements")
-    heat = [one.temperature for one in found if one.temperature is not None]
+    heat = [one.temperature for one in scans if one.temperature is not None]
     if heat and max(heat) - min(heat) > 5.0:
         message = f"the scans of the XRDML were made at temperatures from {min(heat):g} to {max(heat):g}; {advice}"
         raise SpectrumError(message, reason="several-measurements")
-    spans = sorted((one.scan.two_theta.min(), one.scan.two_theta.max()) for one in found)
+    spans = sorted((one.scan.two_theta.min(), one.scan.two_theta.max()) for one in scans)
     overlap = any(second[0] < first[1] for first, second in itertools.pairwise(spans))
     if measurements > 1 and overlap:
         message = f"the XRDML holds {measurements} measurements that overlap; {advice}"
@@ -275,7 +277,7 @@ def _check_together(found: list[_Found], wavelengths: list[Stated], measurements
 
 
 def _wavelength(measurement: ET.Element) -> Stated:
-    """What the instrument used; the anode's mean where the file only names the anode."""
+    """Return the wavelength used; the mean of Kα₁ and Kα₂ if the file only names the anode."""
     used = measurement.find("{*}usedWavelength")
     lines = {} if used is None else {name: _line(used, name) for name in ("kAlpha1", "kAlpha2", "kBeta")}
     intended = "" if used is None else used.get("intended", "").replace(" ", "").lower()
@@ -297,7 +299,7 @@ def _wavelength(measurement: ET.Element) -> Stated:
 
 
 def _line(used: ET.Element, name: str) -> float | None:
-    """Å, of one line; None where it is not given or zero."""
+    """Return the wavelength (Å) of one line; None if it is missing or zero."""
     values = _floats(used, name)
     if values is None or values[0] <= 0:
         return None

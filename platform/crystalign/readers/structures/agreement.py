@@ -130,15 +130,15 @@ def compare(composition: Amounts, volume: float, stated: Statements) -> Agreemen
 
 
 def _possible_densities(composition: Amounts, missing: float, volume: float, *, deuterated: bool) -> list[float]:
-    """g/cm³ with the hydrogen that has no site, without it, and with deuterium where that is named."""
+    """Return densities (g/cm³) with and without the hydrogen that has no site, also as deuterium if that is named."""
     held = composition.get(HYDROGEN, 0.0)
-    found = []
+    densities = []
     for hydrogen in dict.fromkeys((held + missing, held)):
         light = density_of({**composition, HYDROGEN: hydrogen}, volume)
-        found.append(light)
+        densities.append(light)
         if deuterated:
-            found.append(light + hydrogen * (_DEUTERIUM - 1.008) / volume * _DALTON_PER_CUBIC_ANGSTROM)
-    return found
+            densities.append(light + hydrogen * (_DEUTERIUM - 1.008) / volume * _DALTON_PER_CUBIC_ANGSTROM)
+    return densities
 
 
 def _z_agrees(units: float, stated: Statements, *, exact: bool) -> bool:
@@ -155,7 +155,10 @@ def _z_agrees(units: float, stated: Statements, *, exact: bool) -> bool:
 def _units(
     composition: Amounts, stated: Statements, objections: list[Objection], remarks: list[str]
 ) -> tuple[float | None, float]:
-    """Formula units in the cell, and the hydrogen atoms per cell that have no site."""
+    """Return the formula units in the cell, and the hydrogen atoms per cell that have no site.
+
+    A disagreement is appended to `objections`, missing hydrogen to `remarks`.
+    """
     formula = stated.formula
     if not formula:
         return None, 0.0
@@ -164,8 +167,8 @@ def _units(
     units = sum(composition.get(z, 0.0) for z in heavy) / total if total else 0.0
     exact = _whole(composition) and _whole(formula)  # nothing is rounded: every atom counts
     wrong = [z for z in heavy if not _equal(composition.get(z, 0.0), units * formula.get(z, 0.0), units, exact=exact)]
-    found, wanted = composition.get(HYDROGEN, 0.0), units * formula.get(HYDROGEN, 0.0)
-    missing = 0.0 if _equal(found, wanted, units, exact=exact) else wanted - found
+    hydrogen, stated_hydrogen = composition.get(HYDROGEN, 0.0), units * formula.get(HYDROGEN, 0.0)
+    missing = 0.0 if _equal(hydrogen, stated_hydrogen, units, exact=exact) else stated_hydrogen - hydrogen
     if wrong or missing < 0 or units <= 0:
         message = (
             f"the sites give {formula_text(composition, units)}, the file states {formula_text(formula)}"
@@ -183,10 +186,10 @@ def _whole(amounts: Amounts) -> bool:
     return all(abs(x - round(x)) < 1e-6 for x in amounts.values())
 
 
-def _equal(found: float, wanted: float, units: float, *, exact: bool) -> bool:
+def _equal(amount: float, expected: float, units: float, *, exact: bool) -> bool:
     if exact:
-        return abs(found - wanted) < 1e-6
-    return abs(found - wanted) <= max(AMOUNT_TOLERANCE * wanted, AMOUNT_FLOOR * units)
+        return abs(amount - expected) < 1e-6
+    return abs(amount - expected) <= max(AMOUNT_TOLERANCE * expected, AMOUNT_FLOOR * units)
 
 
 def density_of(composition: Amounts, volume: float) -> float:

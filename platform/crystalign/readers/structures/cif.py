@@ -95,12 +95,12 @@ def _read_block(block: Any, max_sites: int, max_positions: int) -> Reading:
             )
             raise CrystalError(message, reason="too-many-sites")
     stated, objections = _statements(block, rows)
-    found = [_built(rows, operations, lattice, stated, max_sites) for operations in symmetry.candidates]
-    reading = _decided(found, symmetry)
+    results = [_built(rows, operations, lattice, stated, max_sites) for operations in symmetry.candidates]
+    reading = _decided(results, symmetry)
     return reading._replace(objections=(*reading.objections, *objections))
 
 
-# --- which reading is right -----------------------------------------------------------------------------------------
+# --- choice of the reading ------------------------------------------------------------------------------------------
 
 
 class Built(NamedTuple):
@@ -111,15 +111,15 @@ class Built(NamedTuple):
     operations: Operations
 
 
-def _decided(found: Sequence[Built | CrystalError], symmetry: Symmetry) -> Reading:
-    """The reading that agrees with the statements of the file; if none does, the one with the fewest objections.
+def _decided(results: Sequence[Built | CrystalError], symmetry: Symmetry) -> Reading:
+    """Return the reading that agrees with the file's statements, or else the one with the fewest objections.
 
     Raises:
         CrystalError: none can be built, or several agree and differ.
     """
-    built = [one for one in found if isinstance(one, Built)]
+    built = [one for one in results if isinstance(one, Built)]
     if not built:
-        raise next(one for one in found if isinstance(one, CrystalError))
+        raise next(one for one in results if isinstance(one, CrystalError))
     agreeing = [one for one in built if not one.reading.objections and not _overlaps(one.reading.crystal)]
     if len(agreeing) > 1 and not all(_same(agreeing[0].reading.crystal, one.reading.crystal) for one in agreeing[1:]):
         choices = " or ".join(one.operations.known_by for one in agreeing)
@@ -142,7 +142,7 @@ def _overlaps(crystal: Crystal) -> bool:
 
 
 def _same(one: Crystal, other: Crystal) -> bool:
-    """Whether two readings of one cell are the same atoms in the same places."""
+    """Whether two readings of one cell have the same atoms at the same positions."""
     if len(one) != len(other):
         return False
     step = one.frac_coords[:, None] - other.frac_coords[None]
@@ -187,10 +187,10 @@ def _built(
 def _build(
     rows: Sequence[Row], operations: Operations, lattice: NDArray[np.float64], stated: Statements, max_sites: int
 ) -> Built:
-    """All sites of the cell, their elements, and how they agree with the file.
+    """Build all sites of the cell with their elements, and compare them with the file.
 
     Raises:
-        CrystalError: no site is left, an element is not known, or a place is occupied more than once.
+        CrystalError: no site is left, an element is not known, or a position is occupied more than once.
     """
     remarks: list[str] = []
     placed = [row for row in rows if row.site is not None and row.site.occupancy > 0 and not is_vacancy(row.word)]
@@ -219,12 +219,12 @@ def _build(
         objections.append(Objection("occupancy-above-one", message))
     elif sums > 1.0 + 1e-3:
         remarks.append(f"occupancies of one place add up to {sums:.3f} and were divided by that")
-    told = (*agreement.remarks, *remarks)
-    return Built(Reading(crystal, told, tuple(objections)), agreement, operations)
+    notices = (*agreement.remarks, *remarks)
+    return Built(Reading(crystal, notices, tuple(objections)), agreement, operations)
 
 
 def _hydrogen_remarks(placed: Sequence[Row], stated: Statements, agreement: Agreement) -> list[str]:
-    """Hydrogen that the file names without a site and that its formula does not tell."""
+    """Return a remark on hydrogen that the file names but gives no site, unless the formula already shows it."""
     if any(remark.startswith("hydrogen missing") for remark in agreement.remarks):
         return []
     if attached := [row.label for row in placed if row.attached]:
@@ -262,7 +262,7 @@ def _multiplicities(placed: Sequence[Row], orbits: Sequence[NDArray[np.float64]]
 
 
 def _refuse_alternatives(placed: Sequence[Row]) -> None:
-    """Refuse disorder groups without partial occupancies.
+    """Refuse disorder groups that are all fully occupied.
 
     Raises:
         CrystalError: two groups of alternatives are fully occupied.
@@ -280,7 +280,7 @@ def _merged(
     occupancy: NDArray[np.float64],
     remarks: list[str],
 ) -> tuple[Crystal, float]:
-    """The crystal, with the species that share a place on one site; and the largest sum of occupancies of a place."""
+    """Return the crystal, with species at one position as a mixed site, and the largest sum of occupancies."""
     shared = shared_sites(coords, lattice, occupancy, numbers)
     owners = np.unique(shared.owner)
     if shared.repeated.any():
@@ -288,8 +288,8 @@ def _merged(
             f"{int(shared.repeated.sum())} sites of the cell are listed more than once and were counted once"
         )
     members: dict[int, list[int]] = {int(owner): [] for owner in owners}
-    for place in np.flatnonzero(~shared.repeated).tolist():
-        members[int(shared.owner[place])].append(place)
+    for position in np.flatnonzero(~shared.repeated).tolist():
+        members[int(shared.owner[position])].append(position)
     sites: list[Occupancy] = []
     largest = 0.0
     for owner in owners:
@@ -307,7 +307,7 @@ def _merged(
 
 
 def _without_place(rows: Sequence[Row], agreement: Agreement, remarks: list[str]) -> list[Objection]:
-    """Sites without coordinates: hydrogen is a remark; another element an objection, unless the formula agrees."""
+    """Report sites without coordinates: a remark if hydrogen, or if formula or density agree, else an objection."""
     absent = [row for row in rows if row.site is None]
     if not absent:
         return []
@@ -322,7 +322,7 @@ def _without_place(rows: Sequence[Row], agreement: Agreement, remarks: list[str]
     return [Objection("sites-without-coordinates", message)]
 
 
-# --- what stands in a block -----------------------------------------------------------------------------------------
+# --- contents of a block --------------------------------------------------------------------------------------------
 
 
 def _sites_table(block: Any) -> bool:
@@ -330,7 +330,7 @@ def _sites_table(block: Any) -> bool:
 
 
 def _lattice(block: Any) -> NDArray[np.float64]:
-    """(3, 3) rows are the lattice vectors: a along x, b in the xy plane.
+    """Return the lattice (3, 3), rows are vectors: a along x, b in the xy plane.
 
     Raises:
         CrystalError: a length or an angle is missing, no number, or impossible.
@@ -358,7 +358,7 @@ def _lattice(block: Any) -> NDArray[np.float64]:
 
 
 def _statements(block: Any, rows: Sequence[Row]) -> tuple[Statements, tuple[Objection, ...]]:
-    """Formula, Z, volume and density, where the file gives them; and a formula that is not understood."""
+    """Return the formula, Z, volume and density that the file states, and an objection to an unreadable formula."""
     from gemmi import cif
 
     def number(tag: str) -> float | None:

@@ -72,18 +72,18 @@ def readings(word: str, *, is_type: bool) -> tuple[str, ...]:
     letters = _letters(word)
     group = _group(word)
     two, one = _KNOWN.get(letters[:2].lower()), _KNOWN.get(letters[:1].lower())
-    found: list[str | None] = []
+    symbols: list[str | None] = []
     literal = _literal(word) if is_type else None
     if literal is not None:
         return (literal,)
     if group:
-        found.append(GROUPS[group])
+        symbols.append(GROUPS[group])
     if len(letters) >= 2:
-        found.append(two)
-    found.append(one)
+        symbols.append(two)
+    symbols.append(one)
     if not is_type and letters == "W":
-        found.append("O")  # water in zeolites
-    return tuple(dict.fromkeys(symbol for symbol in found if symbol is not None))
+        symbols.append("O")  # water in zeolites
+    return tuple(dict.fromkeys(symbol for symbol in symbols if symbol is not None))
 
 
 def assign(words: Sequence[tuple[str, bool]], amounts: Sequence[float], stated: Statements, volume: float) -> list[int]:
@@ -103,7 +103,7 @@ def assign(words: Sequence[tuple[str, bool]], amounts: Sequence[float], stated: 
     for (word, is_type), key in zip(words, classes, strict=True):
         if key not in options:
             options[key] = _allowed(word, readings(word, is_type=is_type), stated.formula, is_type=is_type)
-    open_classes = [key for key, found in options.items() if len(found) > 1]
+    open_classes = [key for key, symbols in options.items() if len(symbols) > 1]
     if not open_classes:
         return [SYMBOLS.index(options[key][0]) for key in classes]
     chosen = _by_formula(options, open_classes, list(zip(classes, amounts, strict=True)), stated, volume)
@@ -111,7 +111,7 @@ def assign(words: Sequence[tuple[str, bool]], amounts: Sequence[float], stated: 
 
 
 def _literal(word: str) -> str | None:
-    """The element of a type symbol, a charge or the name of a scattering factor aside; None where it names none."""
+    """Return the element of a type symbol, which may have a charge or name a scattering factor; else None."""
     letters = _letters(word)
     isotope = re.fullmatch(r"[0-9]{1,3}([A-Z][a-z]?)", word[:MAX_WORD])  # `7Li`
     if isotope:
@@ -124,44 +124,48 @@ def _literal(word: str) -> str | None:
 
 
 def _group(word: str) -> str | None:
-    """The key of `GROUPS` that a word begins with, not followed by a small letter."""
-    found = re.match(r"(?i:wat|h2o|h3o|oh2|nh[234]|ch[23])(?![a-z])", word)
-    key = (found.group() if found else _letters(word)).lower()
+    """Return the key of `GROUPS` that a word begins with, if no lower-case letter follows it; else None."""
+    match = re.match(r"(?i:wat|h2o|h3o|oh2|nh[234]|ch[23])(?![a-z])", word)
+    key = (match.group() if match else _letters(word)).lower()
     return key if key in GROUPS else None
 
 
 def _letters(word: str) -> str:
-    """The letters that a word begins with."""
+    """Return the letters that a word begins with."""
     return word[: len(word) - len(word.lstrip(string.ascii_letters))]
 
 
-def _allowed(word: str, found: tuple[str, ...], formula: Amounts | None, *, is_type: bool) -> tuple[str, ...]:
-    """The readings that are left when the formula has been asked."""
-    if not found or (is_type and not formula and not _literal(word)):
+def _allowed(word: str, symbols: tuple[str, ...], formula: Amounts | None, *, is_type: bool) -> tuple[str, ...]:
+    """Return the elements that a word may mean and that the file's formula allows.
+
+    Raises:
+        CrystalError: there is none, or there are several and no formula.
+    """
+    if not symbols or (is_type and not formula and not _literal(word)):
         message = f"the site {word!r} names no element; give a symbol such as Fe as its _atom_site_type_symbol"
         raise CrystalError(message, reason="unknown-element")
     if is_type and _literal(word):
-        return found
-    if len(found) == 1 and formula:
-        return found
+        return symbols
+    if len(symbols) == 1 and formula:
+        return symbols
     if formula:
-        stated = tuple(symbol for symbol in found if SYMBOLS.index(symbol) in formula)
+        stated = tuple(symbol for symbol in symbols if SYMBOLS.index(symbol) in formula)
         if stated:
             return stated
-        message = f"the site {word!r} may be {' or '.join(found)}, and the formula of the file holds none of them"
+        message = f"the site {word!r} may be {' or '.join(symbols)}, and the formula of the file holds none of them"
         raise CrystalError(message, reason="unknown-element")
-    if _is_plain(word, found[0]):
-        return found[:1]
+    if _is_plain(word, symbols[0]):
+        return symbols[:1]
     kind = "type symbol" if is_type else "label"
     message = (
-        f"the {kind} {word!r} may be {' or '.join(found)} and no formula decides; give _atom_site_type_symbol or "
+        f"the {kind} {word!r} may be {' or '.join(symbols)} and no formula decides; give _atom_site_type_symbol or "
         "_chemical_formula_sum"
     )
     raise CrystalError(message, reason="ambiguous-element")
 
 
 def _is_plain(word: str, first: str) -> bool:
-    """Whether a label means its first reading without a formula: water, or a symbol before digits or one capital.
+    """Whether the first reading of a label is certain without a formula: water, or a symbol before digits or a capital.
 
     `Ca1`, `SiT` and `Ow2` do; `Cg1` (a centroid), `T1` (a tetrahedral site) and `Uiso` do not.
     """
@@ -186,10 +190,10 @@ def _by_formula(
     stated: Statements,
     volume: float,
 ) -> dict[tuple[str, bool], str]:
-    """The one combination of readings whose composition is that of the file.
+    """Return the only combination of readings that gives the composition of the file.
 
     Raises:
-        CrystalError: none is, or several are.
+        CrystalError: no combination does, or several do.
     """
     count = 1
     for key in undecided:
@@ -198,7 +202,7 @@ def _by_formula(
     if count > MAX_COMBINATIONS:
         message = f"too many labels may mean more than one element: {names[:120]}; give _atom_site_type_symbol"
         raise CrystalError(message, reason="ambiguous-element")
-    fixed = {key: found[0] for key, found in options.items()}
+    fixed = {key: symbols[0] for key, symbols in options.items()}
     per_class: dict[tuple[str, bool], float] = {}
     for key, amount in sites:
         per_class[key] = per_class.get(key, 0.0) + amount

@@ -80,15 +80,17 @@ def _columns(block: Any) -> dict[str, list[str]]:
     tables = []
     for item in block:
         if item.loop is not None:
-            found = {tags[t.lower()]: n for n, t in enumerate(item.loop.tags) if t.lower() in tags}
+            positions = {tags[t.lower()]: n for n, t in enumerate(item.loop.tags) if t.lower() in tags}
             width, values = len(item.loop.tags), list(item.loop.values)
-            tables.append({name: values[place::width] for name, place in found.items()})
+            tables.append({name: values[position::width] for name, position in positions.items()})
         elif item.pair is not None and item.pair[0].lower() in tags:
             tables.append({tags[item.pair[0].lower()]: [item.pair[1]]})
     placed = [table for table in tables if "fract_x" in table or "Cartn_x" in table]
     single = [table for table in tables if all(len(values) == 1 for values in table.values())]
     if len(placed) == 1 and len(next(iter(placed[0].values()))) == 1:
-        placed = [{name: values for table in single for name, values in table.items()}]  # one site, not looped
+        placed = [
+            {name: values for table in single for name, values in table.items()}
+        ]  # one site, written without a loop
     others = {name for table in tables if placed and table is not placed[0] for name in table}
     beside = others & {"occupancy", "type_symbol", "disorder_group"} - set(placed[0] if placed else ())
     if len(placed) > 1 or beside:
@@ -99,7 +101,7 @@ def _columns(block: Any) -> dict[str, list[str]]:
 
 
 def _row(cells: dict[str, str], number: int, rounding: float) -> Row | None:
-    """One row; None if the file flags it as no atom."""
+    """Read one row; None if the file marks it as a site without an atom."""
     from gemmi import cif
 
     text = {name: "" if cell in {"?", "."} else cif.as_string(cell).strip() for name, cell in cells.items()}

@@ -96,12 +96,12 @@ def symmetry_of(block: Any, lattice: NDArray[np.float64]) -> Symmetry:
         CrystalError: what is said cannot be understood, or does not fit the cell.
     """
     names = [text for tag in _NAMES if (text := _text(block, tag))]
-    number, known = _stated_number(block), [groups for name in names if (groups := _of_name(name))]
+    number, named_groups = _stated_number(block), [groups for name in names if (groups := _of_name(name))]
     hall = next((text for tag in _HALL if (text := _text(block, tag))), "")
     spoken = names[0] if names else ("" if number is None else f"number {number}")
     code = _code(block, names)
-    conflict = _conflict_of_numbers(known, number, names)
-    named = _settings(known[0], f"the space group {names[0]!r}", code) if known else []
+    conflict = _conflict_of_numbers(named_groups, number, names)
+    named = _settings(named_groups[0], f"the space group {names[0]!r}", code) if named_groups else []
     explicit = _listed(block) or _of_hall(hall)
     if explicit is not None:
         if not _fits(explicit, lattice):
@@ -123,7 +123,7 @@ def symmetry_of(block: Any, lattice: NDArray[np.float64]) -> Symmetry:
 
 
 def _settings(groups: list[Any], text: str, code: str) -> list[Operations]:
-    """Tabulated settings as operations, of the stated origin or axes where one is stated."""
+    """Return tabulated settings as operations; only those of the stated origin or axes, if there are any."""
     if any(group.ext == code for group in groups):
         groups = [group for group in groups if group.ext == code]
     return [
@@ -133,7 +133,7 @@ def _settings(groups: list[Any], text: str, code: str) -> list[Operations]:
 
 
 def _fitting(settings: list[Operations], lattice: NDArray[np.float64]) -> tuple[Operations, ...]:
-    """The settings that fit the cell; of several unique axes the conventional one.
+    """Return the settings that fit the cell; if several unique axes fit, those of the conventional one.
 
     Raises:
         CrystalError: none fits.
@@ -149,12 +149,14 @@ def _fitting(settings: list[Operations], lattice: NDArray[np.float64]) -> tuple[
     return tuple(operations for operations in fits if operations.axis == axis)
 
 
-# --- statements against each other ----------------------------------------------------------------------------------
+# --- contradictions between statements ------------------------------------------------------------------------------
 
 
-def _conflict_of_numbers(known: list[list[Any]], number: int | None, names: list[str]) -> str:
-    """Names and a number that mean different space groups."""
-    numbers = {group.number for groups in known for group in groups} | ({number} if number is not None else set())
+def _conflict_of_numbers(named_groups: list[list[Any]], number: int | None, names: list[str]) -> str:
+    """Message if the names and the number mean different space groups; else empty."""
+    numbers = {group.number for groups in named_groups for group in groups} | (
+        {number} if number is not None else set()
+    )
     if len(numbers) <= 1:
         return ""
     said = " and ".join([*(repr(name) for name in dict.fromkeys(names)), *([f"number {number}"] if number else [])])
@@ -203,11 +205,11 @@ def named_group_holds(crystal: Crystal, symmetry: Symmetry) -> bool:
     if number is None or operations.number == number:
         return True
     rotations = len(np.unique(operations.rotations.reshape(-1, 9), axis=0))
-    wanted = _operations(_of_number(number)[0].operations(), "", number)
-    same_type = rotations == len(np.unique(wanted.rotations.reshape(-1, 9), axis=0))
-    if operations.number is None and same_type and len(operations) >= len(wanted):
+    tabulated = _operations(_of_number(number)[0].operations(), "", number)
+    same_type = rotations == len(np.unique(tabulated.rotations.reshape(-1, 9), axis=0))
+    if operations.number is None and same_type and len(operations) >= len(tabulated):
         return True  # a setting that is not tabulated
-    if rotations > len(np.unique(wanted.rotations.reshape(-1, 9), axis=0)):
+    if rotations > len(np.unique(tabulated.rotations.reshape(-1, 9), axis=0)):
         return False
     settings = list(symmetry.named) or _all_settings(number)
     parts = _parts(crystal)
@@ -239,8 +241,8 @@ def _parts(crystal: Crystal) -> list[Crystal]:
     if crystal.occupancies is None:
         return [crystal]
     contents = [tuple((z, round(x, 3)) for z, x in site) for site in crystal.occupancies]
-    found = within(crystal, 1.0)
-    near = {int(r) for s, r in zip(found.senders, found.receivers, strict=True) if contents[s] == contents[r]}
+    pairs = within(crystal, 1.0)
+    near = {int(r) for s, r in zip(pairs.senders, pairs.receivers, strict=True) if contents[s] == contents[r]}
     parts = []
     for content in dict.fromkeys(contents):
         members = [n for n, own in enumerate(contents) if own == content and n not in near]
@@ -265,7 +267,7 @@ def _unchanged(crystal: Crystal, operations: Operations, tolerance: float = 0.1)
     return True
 
 
-# --- what a file says -----------------------------------------------------------------------------------------------
+# --- statements of a file -------------------------------------------------------------------------------------------
 
 
 def _text(block: Any, tag: str) -> str:
@@ -285,13 +287,13 @@ def _stated_number(block: Any) -> int | None:
 
 
 def _code(block: Any, names: list[str]) -> str:
-    """`1`, `2`, `H`, `R` or nothing: the origin or the axes that a name or a code tells."""
-    told = [_split(name)[1] for name in names] + [_EXTENSIONS.get(_text(block, tag).lower(), "") for tag in _CODES]
-    return next((code for code in told if code), "")
+    """Return the stated origin (`1`, `2`) or axes (`H`, `R`), from a name or a code; empty if none is stated."""
+    codes = [_split(name)[1] for name in names] + [_EXTENSIONS.get(_text(block, tag).lower(), "") for tag in _CODES]
+    return next((code for code in codes if code), "")
 
 
 def _listed(block: Any) -> Operations | None:
-    """The listed operations, checked to be a group.
+    """Return the listed operations after checking that they form a group; None if none are listed.
 
     Raises:
         CrystalError: one cannot be read, or they are no group.
@@ -321,14 +323,14 @@ def _listed(block: Any) -> Operations | None:
 
 
 def _number_of(operations: Operations) -> int | None:
-    """The space group of operations in a tabulated setting."""
+    """Return the number of the space group with these operations; None if no tabulated setting has them."""
     import gemmi
 
     group = gemmi.GroupOps(
         [_as_gemmi(r, t) for r, t in zip(operations.rotations, operations.translations, strict=True)]
     )
-    found = gemmi.find_spacegroup_by_ops(group)
-    return None if found is None else int(found.number)
+    tabulated = gemmi.find_spacegroup_by_ops(group)
+    return None if tabulated is None else int(tabulated.number)
 
 
 def _as_gemmi(rotation: NDArray[np.int64], translation: NDArray[np.float64]) -> Any:
@@ -341,7 +343,7 @@ def _as_gemmi(rotation: NDArray[np.int64], translation: NDArray[np.float64]) -> 
 
 
 def _operation(word: str) -> Any:
-    """An operation such as `-x,y+1/2,z`; decimals are taken for the nearest 24th within 0.005."""
+    """Parse an operation such as `-x,y+1/2,z`; a decimal within 0.005 of a multiple of 1/24 is replaced by it."""
     import gemmi
 
     try:
@@ -355,17 +357,17 @@ def _operation(word: str) -> Any:
     return operation
 
 
-def _fraction(found: re.Match[str]) -> str:
-    value = float(found.group())
+def _fraction(match: re.Match[str]) -> str:
+    value = float(match.group())
     parts = round(value * 24)
-    return f"{parts}/24" if abs(value - parts / 24) <= 0.005 else found.group()
+    return f"{parts}/24" if abs(value - parts / 24) <= 0.005 else match.group()
 
 
-def _operations(found: Iterable[Any], known_by: str, number: int | None, axis: str = "") -> Operations:
-    """Distinct operations as arrays; the identity alone where there is none."""
+def _operations(operations: Iterable[Any], known_by: str, number: int | None, axis: str = "") -> Operations:
+    """Convert distinct operations to arrays; the identity if there are none."""
     from gemmi import Op
 
-    pairs = {(tuple(np.ravel(op.rot) // Op.DEN), tuple(t % Op.DEN for t in op.tran)): None for op in found} or {
+    pairs = {(tuple(np.ravel(op.rot) // Op.DEN), tuple(t % Op.DEN for t in op.tran)): None for op in operations} or {
         ((1, 0, 0, 0, 1, 0, 0, 0, 1), (0, 0, 0)): None
     }
     rotations = np.array([rotation for rotation, _ in pairs], np.int64).reshape(-1, 3, 3)
@@ -391,12 +393,12 @@ def _products(a: Operations) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 def _closed(operations: Operations) -> bool:
     rotations, translations = _products(operations)
-    known = _encoded(operations.rotations, operations.translations)
-    return bool(np.isin(_encoded(rotations, translations), known).all())
+    codes = _encoded(operations.rotations, operations.translations)
+    return bool(np.isin(_encoded(rotations, translations), codes).all())
 
 
 def _generated(operations: Operations) -> Operations:
-    """The group that some operations generate, as far as `MAX_OPERATIONS`."""
+    """Return the group that the operations generate, or a part of it if it exceeds `MAX_OPERATIONS`."""
     while not _closed(operations) and len(operations) <= MAX_OPERATIONS:
         rotations, translations = _products(operations)
         _, first = np.unique(_encoded(rotations, translations), return_index=True)
@@ -428,7 +430,7 @@ def _split(name: str) -> tuple[str, str]:
 
 @functools.cache
 def _table() -> dict[str, list[Any]]:
-    """Settings by every spelling of their name: with and without the ones of monoclinic symbols, short and full."""
+    """Return the settings by every spelling of their name: short and full, monoclinic ones also without each `1`."""
     import gemmi
     from moyopy import HallSymbolEntry
 
@@ -449,19 +451,19 @@ def _table() -> dict[str, list[Any]]:
 
 
 def _of_name(name: str) -> list[Any]:
-    """The settings that a name may mean, in all origins and on all axes; none where it is not understood."""
+    """Return the settings that a name may mean, with all origins and axes; empty if it is not understood."""
     import gemmi
 
     body, _ = _split(name)
     groups = _table().get(body, [])
     if groups:
         return groups
-    found = gemmi.find_spacegroup_by_name(body)  # knows old symbols, such as F m 3 m
-    return [] if found is None else _table().get(_split(found.hm)[0], [found])
+    group = gemmi.find_spacegroup_by_name(body)  # knows old symbols, such as F m 3 m
+    return [] if group is None else _table().get(_split(group.hm)[0], [group])
 
 
 def _unique_axis(group: Any) -> str:
-    """`a`, `b` or `c` of a monoclinic setting, else nothing. A short name means b where the cell fits several."""
+    """Return the unique axis, `a`, `b` or `c`, of a monoclinic setting; else an empty string."""
     return str(group.monoclinic_unique_axis()).strip("\x00")
 
 
@@ -480,7 +482,7 @@ def _of_hall(symbol: str) -> Operations | None:
 
 
 def _of_number(number: int) -> list[Any]:
-    """The standard setting of a number, in both origins or on both kinds of axes where there are two."""
+    """Return the standard setting of a number; both if it has two origins or two kinds of axes."""
     import gemmi
 
     standard = gemmi.find_spacegroup_by_number(number)

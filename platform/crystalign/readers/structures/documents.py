@@ -76,7 +76,7 @@ def read_document(document: Any, *, max_sites: int) -> Reading:
 
 
 def _found(document: Document, max_sites: int) -> tuple[Reading, Document]:
-    """The structure, and the mapping whose other fields speak of it."""
+    """Return the structure, and the mapping whose other fields describe it."""
     for name in ("structure", "final_structure", "atoms"):
         if name in document:
             inner = document[name]
@@ -104,7 +104,7 @@ def _found(document: Document, max_sites: int) -> tuple[Reading, Document]:
 
 
 def _decoded(text: str, name: str, max_sites: int) -> Any:
-    """A structure that is a string: JSON within JSON, or a CIF."""
+    """Parse a structure that is stored as a string: JSON or a CIF."""
     if text.lstrip().startswith("{"):
         try:
             return json.loads(text)
@@ -124,7 +124,7 @@ def _decoded(text: str, name: str, max_sites: int) -> Any:
 
 
 def _crystal(document: Document, max_sites: int) -> Crystal:
-    """A pymatgen Structure or JARVIS Atoms."""
+    """Convert a pymatgen Structure or JARVIS Atoms."""
     if "lattice" in document and "sites" in document:
         _check_count(document["sites"], max_sites)
         return crystal_of_dict(document)
@@ -179,7 +179,7 @@ def _lattice(lattice: Document) -> Any:
 
 
 def _position(site: Document, lattice: Any) -> Any:
-    """(3,) fractional; Cartesian coordinates are used where there are no others, and compared where there are."""
+    """Return fractional coordinates (3,). Cartesian ones are converted if they are alone, otherwise compared."""
     cartesian = None if site.get("xyz") is None else np.array(site["xyz"], dtype=np.float64)
     if site.get("abc") is None:
         if cartesian is None:
@@ -197,7 +197,7 @@ def _position(site: Document, lattice: Any) -> Any:
 
 
 def _species(entries: list[Document]) -> Occupancy:
-    """(atomic number, fraction) pairs of one site; isotopes and oxidation states of an element are one."""
+    """(atomic number, fraction) pairs of one site; isotopes and oxidation states of an element are merged."""
     if not entries or len(entries) > MAX_SPECIES_PER_SITE:
         message = f"{len(entries)} species on one site"
         raise CrystalError(message, reason="bad-sites")
@@ -237,7 +237,7 @@ def _assembled(lattice: Any, frac_coords: Any, species: Sequence[Occupancy]) -> 
 
 
 def _jarvis(atoms: Document, max_sites: int) -> Crystal:
-    """JARVIS Atoms: `lattice_mat`, `coords`, `elements`, and whether the coordinates are `cartesian`."""
+    """Convert JARVIS Atoms, with the fields `lattice_mat`, `coords`, `elements` and `cartesian` (bool)."""
     try:
         lattice = np.array(atoms["lattice_mat"], dtype=np.float64)
         _check_count(atoms["elements"], max_sites)
@@ -261,7 +261,7 @@ def _jarvis(atoms: Document, max_sites: int) -> Crystal:
 
 
 def _optimade(entry: Document, max_sites: int) -> Reading:
-    """The attributes of an OPTIMADE structure; sites that hold nothing but a vacancy are left out."""
+    """Convert the attributes of an OPTIMADE structure; sites that are only vacancies are left out."""
     if entry.get("assemblies"):
         message = "the structure has assemblies of alternative sites, which are not read; choose one alternative"
         raise CrystalError(message, reason="unsupported-structure")
@@ -286,12 +286,12 @@ def _optimade(entry: Document, max_sites: int) -> Reading:
         raise CrystalError(message, reason="unreadable-structure") from error
     full = [n for n, site in enumerate(species) if site]
     attached = [str(one.get("name")) for one in kinds.values() if one.get("attached")]
-    told = (f"hydrogen missing: atoms attached to {', '.join(attached[:5])} have no site",) if attached else ()
-    return Reading(_assembled(lattice, frac[full], [species[n] for n in full]), told)
+    remarks = (f"hydrogen missing: atoms attached to {', '.join(attached[:5])} have no site",) if attached else ()
+    return Reading(_assembled(lattice, frac[full], [species[n] for n in full]), remarks)
 
 
 def _optimade_species(kind: Document | None, name: str) -> Occupancy:
-    """The occupancy of one site; a vacancy is what is missing to one."""
+    """Return the occupancy of one site, without vacancies, so that it may sum to less than 1."""
     if kind is None:
         return _occupancy([(name, 1.0)])
     pairs = zip(kind["chemical_symbols"], kind.get("concentration") or [1.0], strict=True)

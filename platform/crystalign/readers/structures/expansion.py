@@ -41,14 +41,14 @@ def images(site: Site, operations: Operations, lattice: Array) -> Array:
     """
     length = np.linalg.norm(lattice, axis=1).max()
     tolerance = float(np.clip(4.0 * site.rounding * length, LEAST_TOLERANCE, MOST_TOLERANCE))
-    found = _orbit(site.frac_coords, operations, lattice, tolerance)
+    orbit = _orbit(site.frac_coords, operations, lattice, tolerance)
     sixths = np.rint(site.frac_coords * 6.0) / 6.0
     exact = np.where(np.abs(sixths - site.frac_coords) <= site.rounding, sixths, site.frac_coords)
     if (exact != site.frac_coords).any():
         special = _orbit(exact, operations, lattice, tolerance)
-        if len(special) < len(found):
+        if len(special) < len(orbit):
             return special
-    return found
+    return orbit
 
 
 def _orbit(point: Array, operations: Operations, lattice: Array, tolerance: float) -> Array:
@@ -120,5 +120,5 @@ def _near_pairs(frac: Array, lattice: Array) -> list[tuple[int, int]]:
         message = f"more than {MAX_PAIRS} sites stand on one place"
         raise CrystalError(message, reason="bad-sites")
     pairs = tree.query_pairs(SHARED, output_type="ndarray")
-    found = {(min(a, b), max(a, b)) for a, b in numbers[pairs].tolist() if a != b}
-    return sorted(found)
+    distinct = {(min(a, b), max(a, b)) for a, b in numbers[pairs].tolist() if a != b}
+    return sorted(distinct)

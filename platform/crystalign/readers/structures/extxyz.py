@@ -33,7 +33,7 @@ def read_extxyz(text: str, *, max_sites: int) -> Crystal:
         raise FileFormatError(message, reason="needs-ase") from error
     try:
         atoms = read(io.StringIO("\n".join(lines)), index=-1, format="extxyz")
-    except Exception as error:  # ASE raises whatever its parser met
+    except Exception as error:  # ASE's parser may raise anything
         message = f"not readable as extended XYZ: {type(error).__name__}: {str(error)[:200]}"
         raise CrystalError(message, reason="unreadable-xyz") from error
     return Crystal.from_ase(atoms)

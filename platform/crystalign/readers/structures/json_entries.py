@@ -63,7 +63,7 @@ def layout_of(text: str) -> Layout:
 
 
 def _single_or_lines(text: str, start: int) -> Layout:
-    """One document, unless anything follows it."""
+    """Return the layout of a single document, or of lines if anything follows the first one."""
     _, stop = json.JSONDecoder().raw_decode(text, start)
     return Layout("lines" if text[_skip(text, stop) :][:1] else "single", start)
 
@@ -96,10 +96,10 @@ def scan(text: str, layout: Layout, *, stem: str, start: int | None = None, firs
             return
         begin, key = position, ""
         if layout.kind == "mapping":
-            found = _KEY.match(text, position)
-            if not found:
+            match = _KEY.match(text, position)
+            if not match:
                 raise ValueError(f"no key at character {position}")
-            key, position = json.loads(found.group(1)), found.end()
+            key, position = json.loads(match.group(1)), match.end()
         value, position = decoder.raw_decode(text, position)
         own = identifier_of(value)
         name = stem if layout.kind == "single" else f"{stem}-{number:06d}"
@@ -110,7 +110,7 @@ def scan(text: str, layout: Layout, *, stem: str, start: int | None = None, firs
 
 
 def _nothing_more(text: str, position: int, *, whole: bool) -> None:
-    """Refuse what follows the end of a list or mapping that is the whole file."""
+    """Refuse text after the end of a list or mapping that is the whole file."""
     rest = text[position : position + 1000].strip()
     if whole and rest:
         raise ValueError(f"{rest[:30]!r} follows the end of the file's list or mapping")

@@ -26,11 +26,12 @@ def read_poscar(text: str, *, max_sites: int) -> Crystal:
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     head, positions = _head(lines, max_sites)
-    return _crystal(head, _positions(lines, positions, head))
+    coords, named = _positions(lines, positions, head)
+    return _crystal(head, coords, named)
 
 
 class _Head:
-    """Everything above the positions."""
+    """The header: everything before the positions."""
 
     def __init__(self, lattice: NDArray[np.float64], scale: NDArray[np.float64], counts: list[int]) -> None:
         self.lattice, self.scale, self.counts = lattice, scale, counts
@@ -89,7 +90,7 @@ def _scale(lines: list[str], lattice: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def _positions(lines: list[str], first: int, head: _Head) -> tuple[NDArray[np.float64], list[str]]:
-    """(N, 3) coordinates as written, and the element at the end of each line; empty if a line has none."""
+    """Return coordinates (N, 3) as written, and the element at the end of each line; empty if a line has none."""
     coords, named = [], []
     for number in range(first, first + head.n_atoms):
         line = lines[number] if number < len(lines) else ""
@@ -115,8 +116,7 @@ def _behind(words: list[str]) -> list[str]:
     return words
 
 
-def _crystal(head: _Head, found: tuple[NDArray[np.float64], list[str]]) -> Crystal:
-    coords, named = found
+def _crystal(head: _Head, coords: NDArray[np.float64], named: list[str]) -> Crystal:
     frac = coords
     if head.cartesian:
         frac = np.asarray(np.linalg.solve(head.lattice.T, (coords * head.scale).T).T, np.float64)
@@ -127,7 +127,7 @@ def _crystal(head: _Head, found: tuple[NDArray[np.float64], list[str]]) -> Cryst
 
 
 def _check_named(symbols: list[str], named: list[str]) -> None:
-    """Elements at the ends of lines, where they are given, must be those of the head."""
+    """Check that the elements at the ends of position lines, if given, agree with the header."""
     for number, (symbol, word) in enumerate(zip(symbols, named, strict=True), start=1):
         other = element_of(word)
         if other is not None and other != symbol:
@@ -136,7 +136,7 @@ def _check_named(symbols: list[str], named: list[str]) -> None:
 
 
 def _symbols_elsewhere(head: _Head, named: list[str]) -> list[str]:
-    """The elements of a VASP 4 file, from the ends of the lines of positions, or from a title that is such a list.
+    """Return the elements of a VASP 4 file, from the ends of its position lines or from a title that lists them.
 
     Raises:
         CrystalError: neither names one element for each count.
@@ -166,12 +166,12 @@ def _line(lines: list[str], number: int, what: str) -> str:
 
 
 def _words(line: str) -> list[str]:
-    """Words up to a comment."""
+    """Return the words of a line before any comment."""
     return re.split(r"[!#]", line, maxsplit=1)[0].split()
 
 
 def _float(word: str) -> float | None:
-    """A Fortran number: `4.0D0` is 4."""
+    """Parse a Fortran number such as `4.0D0`; None if the word is not a number."""
     try:
         return float(re.sub(r"[dD]", "e", word)) if re.fullmatch(r"[-+.\deEdD]+", word) else None
     except ValueError:
@@ -216,11 +216,11 @@ def element_of(word: str) -> str | None:
 
 
 def _symbol(word: str) -> str:
-    found = element_of(word)
-    if found is None:
+    symbol = element_of(word)
+    if symbol is None:
         message = f"line 6 of the POSCAR names {word[:30]!r}, which is not an element"
         raise CrystalError(message, reason="unknown-element")
-    return found
+    return symbol
 
 
 # --- trajectories ---------------------------------------------------------------------------------------------------

@@ -46,6 +46,6 @@ def _counts(words: Sequence[str]) -> bool:
 
 
 def _symbol(word: str) -> bool:
-    """`Na`, `Na_pv`, `Na/3f2a`, also in small or large letters alone."""
+    """Whether a word names an element, such as `Na`, `Na_pv` or `Na/3f2a`, in upper or lower case."""
     symbol = re.split(r"[^A-Za-z]", word[:40], maxsplit=1)[0].capitalize()
     return symbol in SYMBOLS[1:] or symbol in {"D", "T"}

@@ -56,5 +56,5 @@ class Reading(NamedTuple):
         refused = [objection for objection in self.objections if objection.reason not in accept]
         if refused:
             raise CrystalError("; ".join(objection.message for objection in refused), reason=refused[0].reason)
-        told = tuple(f"{objection.reason}: {objection.message}" for objection in self.objections)
-        return Reading(self.crystal, (*self.remarks, *told))
+        new_remarks = tuple(f"{objection.reason}: {objection.message}" for objection in self.objections)
+        return Reading(self.crystal, (*self.remarks, *new_remarks))

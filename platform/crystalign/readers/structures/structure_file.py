@@ -75,8 +75,8 @@ def read_structures(data: bytes, name: str, *, kind: str = "auto", limits: Limit
     plain = decompress(data, limit=limits.bytes_of(kind), name=name)
     kind = kind or sniffed_kind(plain)
     if kind not in _READERS:
-        known = "CIF, POSCAR, XDATCAR, extended XYZ, JSON, vasprun.xml and CHGCAR"
-        message = f"neither name nor content of {name!r} is that of a known structure format; these are {known}"
+        formats = "CIF, POSCAR, XDATCAR, extended XYZ, JSON, vasprun.xml and CHGCAR"
+        message = f"neither name nor content of {name!r} is that of a known structure format; these are {formats}"
         raise FileFormatError(message, reason="unsupported-file")
     return _READERS[kind](plain, name, limits)
 
@@ -132,7 +132,7 @@ def crystal_from_poscar(text: str) -> Crystal:
 
 
 def _first_structure(text: str, kind: str) -> Reading:
-    """The first structure of a text in memory, however many sites it has, objections included.
+    """Return the first structure of a text, with its objections and without the usual limit on sites.
 
     Raises:
         InputError: there is none, or it is broken.
@@ -159,8 +159,8 @@ def structure_of_file(data: bytes, name: str, *, kind: str = "auto", limits: Lim
 def _cif(data: bytes, name: str, limits: Limits) -> Structures:
     from crystalign.readers.structures.cif import read_cif
 
-    found = read_cif(decode(data, name), max_sites=limits.max_sites, max_positions=limits.max_positions)
-    for number, (_, reading) in enumerate(found, start=1):
+    readings = read_cif(decode(data, name), max_sites=limits.max_sites, max_positions=limits.max_positions)
+    for number, (_, reading) in enumerate(readings, start=1):
         yield f"#{number}" if number > 1 else "", reading
 
 
@@ -210,12 +210,17 @@ def _chgcar(data: bytes, name: str, limits: Limits) -> Structures:
 
 def _attempt(read: Callable[[], Crystal | Reading]) -> Reading | InputError:
     try:
-        found = read()
+        result = read()
     except InputError as error:
         return error
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # others may still be good
+    except (
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # the other structures of the file may be readable
         return FileFormatError(f"the structure cannot be read: {type(error).__name__}: {error}", reason="unforeseen")
-    return found if isinstance(found, Reading) else Reading(found)
+    return result if isinstance(result, Reading) else Reading(result)
 
 
 _READERS: dict[str, Callable[[bytes, str, Limits], Structures]] = {

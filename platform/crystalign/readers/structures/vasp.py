@@ -35,14 +35,14 @@ def structure_of_vasprun(data: bytes) -> Crystal:
     except (ET.ParseError, ValueError, IndexError) as error:
         message = f"vasprun.xml is damaged or ends early: {error}"
         raise CrystalError(message, reason="unreadable-vasprun") from error
-    known = [element_of(symbol) for symbol in symbols]
-    if None in known:
-        message = f"vasprun.xml names {symbols[known.index(None)]!r}, which is not an element"
+    elements = [element_of(symbol) for symbol in symbols]
+    if None in elements:
+        message = f"vasprun.xml names {symbols[elements.index(None)]!r}, which is not an element"
         raise CrystalError(message, reason="unknown-element")
     if lattice is None or frac_coords is None or not symbols:
         message = "vasprun.xml holds no structure"
         raise CrystalError(message, reason="unreadable-vasprun")
-    return Crystal(lattice, frac_coords, np.array([SYMBOLS.index(str(symbol)) for symbol in known]))
+    return Crystal(lattice, frac_coords, np.array([SYMBOLS.index(str(symbol)) for symbol in elements]))
 
 
 def structure_of_chgcar(data: bytes, name: str, *, max_sites: int = 1000) -> Crystal:
@@ -57,7 +57,7 @@ def structure_of_chgcar(data: bytes, name: str, *, max_sites: int = 1000) -> Cry
 
 
 def _vectors(element: ET.Element, name: str) -> Any:
-    """(n, 3) numbers of a named `<varray>`."""
+    """Return the numbers (n, 3) of a named `<varray>`; None if there is none."""
     for array in element.iter("varray"):
         if array.get("name") == name:
             return np.array([[float(x) for x in (v.text or "").split()] for v in array.iter("v")])

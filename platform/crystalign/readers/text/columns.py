@@ -67,8 +67,8 @@ class TextTable:
         if lost > MAX_LOST * len(whole):
             message = f"{lost} of {len(whole)} rows hold nan or nothing where a number is needed; remove or repair them"
             raise FileFormatError(message, reason="nan")
-        told = f"{lost} of {len(whole)} rows left out: they hold nan or nothing where a number is needed"
-        return TextTable(self.values[whole], self.header, self.names, (*self.notices, told))
+        notice = f"{lost} of {len(whole)} rows left out: they hold nan or nothing where a number is needed"
+        return TextTable(self.values[whole], self.header, self.names, (*self.notices, notice))
 
 
 def decode_text(data: bytes) -> str:
@@ -138,13 +138,13 @@ def read_table(text: str, *, at_least: int = 2) -> TextTable:
     above = [(number, lines[number - 1].strip()) for number, _ in rows[:first]]
     header = sorted([*header, *above])
     values = _numbers(rows[first:], at_least, notation, lines)
-    told: list[str] = []
+    header_lines: list[str] = []
     size = 0
     for _, line in header:
         size += min(len(line), MAX_NAMES)
         if size > MAX_HEADER:
             break
-        told.append(line[:MAX_NAMES])
+        header_lines.append(line[:MAX_NAMES])
     before = [line for number, line in header if number < rows[first][0]]
     names = _names(before, notation, values.shape[1])
     filled = np.flatnonzero(np.isfinite(values).any(axis=0))  # spreadsheets export empty columns
@@ -152,11 +152,11 @@ def read_table(text: str, *, at_least: int = 2) -> TextTable:
     refuse_dotted_thousands(rows[first:])
     if not grouped and not names and "," in candidates[-1][1]:
         refuse_possible_thousands(rows[first:])
-    return TextTable(values[:, filled], tuple(told), names, (*notation.notices, *grouped))
+    return TextTable(values[:, filled], tuple(header_lines), names, (*notation.notices, *grouped))
 
 
 def _split_lines(lines: list[str]) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-    """Numbered lines of the header, and those that look like rows of numbers."""
+    """Return the numbered header lines, and the numbered lines that look like rows of numbers."""
     header: list[tuple[int, str]] = []
     rows: list[tuple[int, str]] = []
     for number, line in enumerate(lines, 1):
@@ -167,7 +167,7 @@ def _split_lines(lines: list[str]) -> tuple[list[tuple[int, str]], list[tuple[in
         elif not rows or _COMMENT.match(line):
             header.append((number, line.strip()))
         else:
-            # numbers in a header, such as a date, do not begin the rows
+            # numbers in the header, such as a date, are not the first rows
             ahead = lines[number : number + 3]
             if len(rows) <= 3 and ahead and any(_NUMERIC.match(a) for a in ahead) and len(lines) - number > len(rows):
                 header += [(n, text.strip()) for n, text in rows]
@@ -180,10 +180,10 @@ def _split_lines(lines: list[str]) -> tuple[list[tuple[int, str]], list[tuple[in
 
 
 def _is_row(line: str) -> bool:
-    """Whether a line begins with a number and holds nothing but numbers, signs between them and words for none.
+    """Whether a line begins with a number and contains only numbers, separators and words for missing values.
 
     Raises:
-        FileFormatError: it is too long.
+        FileFormatError: the line is too long.
     """
     if len(line) > MAX_LINE:
         if _NUMERIC.match(line[:100]):
@@ -199,7 +199,7 @@ def _is_row(line: str) -> bool:
 
 
 def _first_row(rows: list[Row], at_least: int) -> int:
-    """Which row begins the data: the first one as wide as most; narrower and wider ones before it are a header."""
+    """Return the index of the first data row: the first one of the most common width; rows before it are a header."""
     widths = Counter(len(cells) for _, cells in rows)
     usual = max(widths, key=lambda width: (widths[width], width))
     if usual < at_least:
@@ -214,10 +214,10 @@ def _first_row(rows: list[Row], at_least: int) -> int:
 
 
 def _refuse_wider(rows: list[Row], first: int, lines: list[str]) -> None:
-    """Refuse rows with more numbers than the others, but for those of a header.
+    """Refuse data rows with more numbers than the others.
 
     Raises:
-        FileFormatError: such a row.
+        FileFormatError: there is such a row.
     """
     width = len(rows[first][1])
     begin = first - 1 if _continues(rows, first) else first
@@ -231,7 +231,7 @@ def _refuse_wider(rows: list[Row], first: int, lines: list[str]) -> None:
 
 
 def _continues(rows: list[Row], first: int) -> bool:
-    """Whether the row before the first one as wide as most stands one step before it, so that it is no header."""
+    """Whether the row before the first data row lies one step before it, so that it is data and not a header."""
     if first == 0 or first + 1 >= len(rows):
         return False
     try:
@@ -242,7 +242,7 @@ def _continues(rows: list[Row], first: int) -> bool:
 
 
 def _numbers(rows: list[Row], at_least: int, notation: Notation, lines: list[str]) -> Array:
-    """(M, columns); NaN where a cell says that there is no number."""
+    """Return the numbers (M, columns); NaN where a cell has a word for a missing value."""
     width = len(rows[0][1])
     for number, cells in rows[:-1]:  # the last line may be cut
         if len(cells) < at_least:
@@ -253,7 +253,7 @@ def _numbers(rows: list[Row], at_least: int, notation: Notation, lines: list[str
         try:
             return np.array([cells for _, cells in rows], np.float64)
         except ValueError:
-            pass  # some cell is unusual: look at each
+            pass  # some cell is not a plain number: parse cell by cell
     for at, (number, cells) in enumerate(rows):
         for column, cell in enumerate(cells[:width]):
             try:
@@ -264,7 +264,7 @@ def _numbers(rows: list[Row], at_least: int, notation: Notation, lines: list[str
 
 
 def _unusual(cell: str, number: int, notation: Notation, lines: list[str]) -> float:
-    """The number of a cell that Python does not read as it stands."""
+    """Return the number in a cell that `float` cannot parse."""
     if _MISSING.fullmatch(cell):
         return float("nan")
     if _STARS.fullmatch(cell):
@@ -278,7 +278,7 @@ def _unusual(cell: str, number: int, notation: Notation, lines: list[str]) -> fl
 
 
 def _names(header: list[str], notation: Notation, width: int) -> tuple[str, ...]:
-    """The words of one of the last header lines that has as many as there are columns and that names, not states."""
+    """Return the column names, from one of the last three header lines that has one word per column and no values."""
     for line in reversed(header[-3:]):
         bare = line.lstrip("#!%;/*' ").strip()
         if len(bare) > MAX_NAMES:

@@ -65,8 +65,8 @@ class Notation:
         if len(cell) > MAX_CELL:
             return None
         cell = _BLANKS.sub("", cell)
-        if found := _FORTRAN.fullmatch(cell) or _NO_EXPONENT.fullmatch(cell):
-            cell = f"{found[1]}e{found[2]}"
+        if match := _FORTRAN.fullmatch(cell) or _NO_EXPONENT.fullmatch(cell):
+            cell = f"{match[1]}e{match[2]}"
         return float(cell) if _PLAIN.fullmatch(cell) else None
 
 
@@ -100,7 +100,7 @@ def _between_quotes(lines: Sequence[str]) -> str | None:
 
 
 def _with_quotes(sign: str, lines: Sequence[str]) -> Notation:
-    """Rows of which some cells are quoted: a comma within quotes belongs to the number."""
+    """Return the notation of rows with quoted cells; a comma within quotes belongs to the number."""
 
     def split(line: str) -> list[str]:
         cells = next(csv.reader([line], delimiter=sign, skipinitialspace=True), [])
@@ -119,7 +119,7 @@ def bare(line: str) -> str:
 
 
 def _splitter(lines: Sequence[str]) -> Split:
-    """Semicolons, tabs, bars or blanks: the first of them that is in the rows."""
+    """Return a function that splits a line at semicolons, tabs or bars if most lines have one, else at blanks."""
     for sign in (";", "\t", "|"):
         if sum(sign in line for line in lines) > 0.5 * len(lines):
             return lambda line: [cell.strip() for cell in line.split(sign)]
@@ -129,17 +129,17 @@ def _splitter(lines: Sequence[str]) -> Split:
 
 
 def _commas_separate(lines: Sequence[str]) -> bool:
-    """Whether commas stand between columns, as far as the lines show without their numbers."""
+    """Whether commas separate the columns, judged only by the other separators in the lines."""
     if any(sign in line for line in lines for sign in (";", "\t", "|")):
         return False
     blank = [re.search(r"\S\s+\S", line) is not None for line in lines]
     if not any(blank):
         return True
-    return not any(_COMMA_AND_BLANK.search(line) for line in lines)  # "10.0, 20": each comma has a blank beside it
+    return not any(_COMMA_AND_BLANK.search(line) for line in lines)  # in "10.0, 20" each comma is next to a blank
 
 
 def _refuse_decimal_columns(lines: Sequence[str]) -> None:
-    """Refuse 10,02,20,00: are these four numbers or two?"""
+    """Refuse rows such as 10,02,20,00, which may be four numbers or two."""
     rows = [line.split(",") for line in lines]
     usual = Counter(len(row) for row in rows).most_common(1)[0][0]
     if any("." in line for line in lines) or usual < 3:
@@ -156,7 +156,7 @@ def _refuse_decimal_columns(lines: Sequence[str]) -> None:
 
 
 def _with_commas(split: Split, rows: list[list[str]]) -> Notation:
-    """What commas inside cells mean: all cells of the file together decide."""
+    """Return the notation of rows with commas inside cells, decided by all cells of the file together."""
     cells = [cell.lstrip("+-") for row in rows for cell in row]
     comma = any("," in cell for cell in cells)
     if not comma:  # such as "10.0 ,20": blanks and commas both separate
@@ -179,7 +179,7 @@ def _with_commas(split: Split, rows: list[list[str]]) -> Notation:
 
 
 def _marks_decimals(cells: Sequence[str], sign: str, other: str) -> bool:
-    """Whether a cell shows that this sign marks decimals: once, and not before a group of three digits."""
+    """Whether some cell shows that this sign marks decimals: it occurs once, and not before three digits."""
     for cell in cells:
         mantissa = re.split(r"[eEdD]", cell)[0]
         if mantissa.count(sign) != 1:
@@ -193,7 +193,7 @@ def _marks_decimals(cells: Sequence[str], sign: str, other: str) -> bool:
 
 
 def _groups(cells: Sequence[str], sign: str, other: str) -> bool:
-    """Whether a cell shows that this sign separates thousands: more than once, or before the other sign."""
+    """Whether some cell shows that this sign separates thousands: it occurs twice, or before the other sign."""
     return any(cell.count(sign) > 1 or 0 <= cell.find(sign) < cell.find(other) for cell in cells)
 
 

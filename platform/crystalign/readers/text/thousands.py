@@ -92,7 +92,7 @@ def _is_grouped(cells: list[str], narrow: int) -> bool:
 
 
 def _padded_column(rows: list[list[str]]) -> int | None:
-    """The column behind which a column of groups stands that some rows pad with zeros."""
+    """Return the column before a column of three-digit groups of which some begin with zero; None if there is none."""
     for at in range(1, len(rows[0]) - 1):
         groups = [cells[at + 1] for cells in rows]
         if (
