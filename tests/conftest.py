@@ -11,33 +11,39 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TOGETHER = ("jobs", "serve")
-"""Folders whose tests start clusters, look for processes that are left behind, time answers or drive a browser: with
-several processes the tests of such a folder are all run by one of them."""
+TOGETHER = ("jobs", "training", "serve")
+"""Groups of tests that start clusters, look for processes that are left behind, time answers or drive a browser: with
+several processes the tests of such a group are all run by one of them."""
+TRAINING = ("test_pretrain_job", "test_worker_count", "test_micro_batches", "test_stream", "test_objective_plugin")
+"""Files of `tests/jobs` that train with Ray; a group of their own, because all of `tests/jobs` would take longest."""
+FIRST = ("jobs", "platform", "docs", "training")
+"""The order of groups where several processes share the work; the others follow."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores; before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def folder_of(nodeid: str) -> str:
-    """`tests/jobs/test_cli.py::test_x` → `jobs`."""
-    return nodeid.split("/")[1]
+def group_of(nodeid: str) -> str:
+    """`tests/jobs/test_cli.py::test_x` → `jobs`, `tests/jobs/test_stream.py::test_x` → `training`."""
+    path = Path(nodeid.partition("::")[0])
+    return "training" if path.stem in TRAINING else path.parts[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of jobs come first where several processes share the work: together they take longest."""
+    """Where several processes share the work, the longest groups come first."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: folder_of(item.nodeid) != "jobs")
+        order = {group: number for number, group in enumerate(FIRST)}
+        items.sort(key=lambda item: order.get(group_of(item.nodeid), len(FIRST)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n N` a file is run by one process, and so is each of the folders `TOGETHER`."""
+    """With `-n N` a file is run by one process, and so is each of the groups `TOGETHER`."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return folder_of(nodeid) if folder_of(nodeid) in TOGETHER else nodeid.partition("::")[0]
+            return group_of(nodeid) if group_of(nodeid) in TOGETHER else nodeid.partition("::")[0]
 
     config.option.loadscopereorder = False  # in the order of collection
     return ByFile(config, log)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from crystalign.shards.manifest import Manifest, ShardEntry
     from crystalign.storage import FileEntry
 
-VERSION = 4
+VERSION = 5
 """Increased when a derivation changes, so that a restarted job never mixes old and new results."""
 PARTS = ("shards", "quarantine", "derive")
 """Folders to which a derivation writes files."""
@@ -50,6 +50,8 @@ class Derive(Config):
     """URI of the dataset, which is extended in place."""
     modalities: tuple[str, ...] = ("xrd", "text", "composition")
     """Modalities to compute: xrd, text, composition, image and tabular from the crystal, or text_embedding."""
+    refresh: bool = False
+    """With `text`: also write generated captions of earlier releases again, which lack the facts that a search uses."""
     max_seconds: float = Field(default=60.0, gt=0)
     """Time limit for one modality of one crystal; if it is exceeded, the value stays missing and is reported."""
     language_model: Uri | None = None
@@ -101,7 +103,9 @@ def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
     language_model = _language_model(config, dataset.manifest)
     modalities = config.modalities
     new_names = {
-        n: target(entry, modalities, language_model) for n, entry in enumerate(shards) if _lacks(entry, modalities)
+        n: target(entry, modalities, language_model)
+        for n, entry in enumerate(shards)
+        if config.refresh or _lacks(entry, modalities)
     }
     print(f"deriving {', '.join(config.modalities)} of {len(dataset):,} crystals\nwriting {config.data}/shards/")
     receipts = {n: receipt for n, name in new_names.items() if (receipt := _receipt(config.data, name))}
@@ -179,7 +183,7 @@ class ShardDeriver:
         old, properties = self.dataset.manifest.shards[number], self.dataset.manifest.properties
         rejects: list[Reject] = []
         materials = [
-            extended(material, self.config.modalities, self.config.max_seconds, rejects)
+            extended(material, self.config.modalities, self.config.max_seconds, rejects, refresh=self.config.refresh)
             for material in table_to_materials(self.dataset.read(number), properties)
         ]
         if self.language_model is not None and self.config.language_model is not None:

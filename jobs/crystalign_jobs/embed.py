@@ -14,6 +14,7 @@ from crystalign.config import Config
 from crystalign.errors import ConfigError, ConflictError, DatasetError
 from crystalign.index.embeddings import (
     MANIFEST,
+    TEXT,
     EmbeddingFile,
     EmbeddingManifest,
     EmbeddingProvenance,
@@ -154,9 +155,12 @@ class Encoder:
         import pyarrow as pa
 
         sizes = self.dataset.manifest.shards[provenance.shard].row_groups
+        names = [provenance.modality]
+        if self.dataset.manifest.modalities.get(TEXT) and TEXT not in names:
+            names.append(TEXT)  # for search by words
         tables, positions = [], []
         for group in provenance.row_groups:
-            table = self.dataset.read(provenance.shard, row_group=group, modalities=(provenance.modality,))
+            table = self.dataset.read(provenance.shard, row_group=group, modalities=tuple(names))
             keep = table.column(provenance.modality).is_valid().to_numpy(zero_copy_only=False)
             keep &= self.model.modality(provenance.modality).fits(table)
             if provenance.part is not None:

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from crystalign.material import Material
 
 
-def extended(material: Material, modalities: Sequence[str], max_seconds: float, rejects: list[Reject]) -> Material:
+def extended(
+    material: Material,
+    modalities: Sequence[str],
+    max_seconds: float,
+    rejects: list[Reject],
+    *,
+    refresh: bool = False,
+) -> Material:
     """Add those of `modalities` that can be computed from the crystal and are missing.
 
     Args:
@@ -25,6 +32,7 @@ def extended(material: Material, modalities: Sequence[str], max_seconds: float, 
         modalities: names of modalities; those that do not follow from the crystal are skipped.
         max_seconds: time limit for each modality.
         rejects: failures are appended here.
+        refresh: compute generated texts without facts, which earlier releases wrote, again.
 
     Returns:
         The extended material.
@@ -32,7 +40,8 @@ def extended(material: Material, modalities: Sequence[str], max_seconds: float, 
     computed: dict[str, Any] = {}
     for name in modalities:
         compute = derivation_of(name)
-        if compute is None or material.value(name) is not None:
+        value = material.value(name)
+        if compute is None or (value is not None and not (refresh and _lacks_facts(value))):
             continue
         try:
             with time_limit(max_seconds, f"{name} of {material.id}"):
@@ -58,6 +67,12 @@ def derivation_of(modality: str) -> Callable[[Crystal], Any] | None:
     return compute
 
 
+def _lacks_facts(value: Any) -> bool:
+    from crystalign.modalities.text import Text
+
+    return isinstance(value, Text) and value.generated and value.facts_json is None
+
+
 def xrd_of(crystal: Crystal) -> Any:
     """The peaks of the crystal's powder pattern."""
     from crystalign.physics.diffraction import powder_peaks
@@ -68,10 +83,12 @@ def xrd_of(crystal: Crystal) -> Any:
 def text_of(crystal: Crystal) -> Any:
     """The caption of the crystal, as a text."""
     from crystalign.modalities.text import Text
-    from crystalign.physics.caption import caption
+    from crystalign.physics.caption import caption_of
+    from crystalign.physics.facts import crystal_facts
     from crystalign.physics.symmetry import symmetry
 
-    return Text(caption(crystal, symmetry(crystal)), generated=True)
+    facts = crystal_facts(crystal, symmetry(crystal))
+    return Text(caption_of(facts), generated=True, facts_json=facts.model_dump_json())
 
 
 def composition_of(crystal: Crystal) -> Any:

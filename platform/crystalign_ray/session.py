@@ -38,6 +38,10 @@ _SETTINGS = {
     "RAY_worker_maximum_startup_concurrency": str(LEAST_LOGICAL_CPUS),  # avoids a warning about too many processes
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry from machines that hold unpublished data
 }
+_SETTINGS_HERE = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away; saves a process for each training
+}
+"""Settings of a cluster that this process starts."""
 
 
 @contextmanager
@@ -67,7 +71,7 @@ def session(address: str | None = None, *, verbose: bool = False, uses_data: boo
         return
     address = address or os.environ.get("RAY_ADDRESS")
     folder = _short_folder() if address in (None, "local") else None
-    for name, value in _SETTINGS.items():
+    for name, value in (_SETTINGS if folder is None else _SETTINGS | _SETTINGS_HERE).items():
         os.environ.setdefault(name, value)
     quiet = {"log_to_driver": verbose, "logging_level": logging.ERROR}
     try:

@@ -27,7 +27,7 @@ from crystalign_serve.materials import describe, listed_result
 from crystalign_serve.predict_api import PredictApi, add_predictions, add_predictions_of_index, application
 from crystalign_serve.predictions import Predictors
 from crystalign_serve.probes import UI, add_probes
-from crystalign_serve.queries import QueryPart
+from crystalign_serve.queries import Interpreter, QueryPart
 from crystalign_serve.query_fields import spec_of
 from crystalign_serve.readers import Readers
 from crystalign_serve.requests import MAX_K, SearchOptions, SearchQuery, SearchRequest, query_model, request_model
@@ -35,11 +35,14 @@ from crystalign_serve.rerank import Reranked, rerank_by_match
 from crystalign_serve.sandbox.limits import SandboxLimits
 from crystalign_serve.sandbox.pool import Sandbox
 from crystalign_serve.security import Access
-from crystalign_serve.service import Service, examples_for
+from crystalign_serve.service import Service, examples_for, phrases_for
+from crystalign_serve.tiers import described, filters_of, search_tiers, together, why_empty
 
 ENCODE_SECONDS = 30.0
 DATASET_SECONDS = 10.0
 MAX_FILES = 4
+MAX_PHRASES = 3
+"""Largest number of example queries in words."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +59,19 @@ class Api:
 
     async def search(self, request: SearchRequest) -> dict[str, Any]:
         """Answer a JSON query."""
-        return await self.answer(lambda: self.parts(request.query, []), request, request.query.material_id)
+        return await self.answer(lambda: self.parts(request.query, [], request), request, request.query.material_id)
 
     async def search_files(
         self, uploads: list[Upload], query: SearchQuery | None, options: SearchOptions
     ) -> dict[str, Any]:
         """Answer a query of uploaded files and optional JSON parts."""
         return await self.answer(
-            lambda: self.parts(query, uploads), options, None if query is None else query.material_id
+            lambda: self.parts(query, uploads, options), options, None if query is None else query.material_id
         )
 
-    async def parts(self, query: SearchQuery | None, uploads: list[Upload]) -> list[QueryPart]:
+    async def parts(
+        self, query: SearchQuery | None, uploads: list[Upload], options: SearchOptions
+    ) -> list[QueryPart]:
         """All parts of a query: uploaded files first, then the JSON parts in their order.
 
         Files and structures are read in sandbox processes, everything else in threads. A slow file therefore
@@ -79,7 +84,10 @@ class Api:
         try:
             others: list[QueryPart] = []
             if query is not None and set(query.parts) - set(structures):
-                others = await self.in_thread(queries.parts_of, query, service.modalities, service.manifest.modality)
+                interpret = None if options.literal else Interpreter(service.fields, options.ignore)
+                others = await self.in_thread(
+                    queries.parts_of, query, service.modalities, service.manifest.modality, interpret
+                )
             read = await asyncio.gather(*reading)
         finally:
             for task in reading:
@@ -100,17 +108,30 @@ class Api:
         vectors = await asyncio.gather(*(self.vector(part, material_id) for part in parts))
         alone = parts[0] if len(parts) == 1 and _has_matcher(parts[0]) else None
         n_candidates = options.k if alone is None else max(options.k, options.rerank)
-        candidates = await self.backend.search(queries.fuse(list(vectors), weights), n_candidates, options.filter)
+        understood = together([part.understood for part in parts])
+        words = self.service.word_weights(understood)
+        candidates, tiers = await search_tiers(
+            self.backend,
+            queries.fuse(list(vectors), weights),
+            n_candidates,
+            filters_of(understood, options.filter, self.service.fields),
+            words,
+        )
         if candidates.shards_ok == 0:
             raise UnavailableError("no shard of the index answered in time; try again in a moment")
         all_shards = candidates.shards_ok == candidates.shards_total
         exhausted = len(candidates.scores) < options.k and all_shards
         best, matches = await self.rerank(alone if options.rerank else None, candidates, options.k)
+        if understood is not None and understood.chips and not best.scores and all_shards:
+            notices.append(await why_empty(self.backend, understood, options.filter, len(vectors[0])))
         curves = [part.curve for part in parts if part.curve is not None]
         ranked = enumerate(zip(best.scores, best.records, matches, strict=True), start=1)
         properties = self.service.manifest.properties
+        results = [listed_result(rank, *result, properties) for rank, result in ranked]
+        if understood is not None:
+            results = [{**result, "tier": tier} for result, tier in zip(results, tiers, strict=False)]
         return {
-            "results": [listed_result(rank, *result, properties) for rank, result in ranked],
+            "results": results,
             "shards_ok": best.shards_ok,
             "shards_total": best.shards_total,
             "index_version": self.service.manifest.version,
@@ -119,9 +140,10 @@ class Api:
             "elapsed_ms": round((time.perf_counter() - started) * 1e3, 2),
             "query": {
                 "modalities": [part.modality for part in parts],
-                "ordered_by": "embeddings and patterns" if any(matches) else "embeddings",
+                "ordered_by": "embeddings" + (" and patterns" if any(matches) else " and words" if words else ""),
                 "curve": curves[0].model_dump() if curves else None,
                 "notices": [*(notice for part in parts for notice in part.notices), *notices],
+                "understood": None if understood is None else described(understood),
             },
         }
 
@@ -197,7 +219,14 @@ class Api:
         origin = np.zeros(self.service.manifest.dimension, dtype=np.float32)
         first = await self.backend.search(origin, 1, None)
         examples = examples_for(self.service, first.records[0]) if first.records else []
-        return self.service.info(examples)
+        return self.service.info([*await self._phrases(origin), *examples])
+
+    async def _phrases(self, origin: NDArray[np.float32]) -> list[dict[str, Any]]:
+        """Example queries in words whose conditions some row satisfies."""
+        candidates = phrases_for(self.service)
+        answers = await asyncio.gather(*(self.backend.search(origin, 1, condition) for _, condition in candidates))
+        found = [example for (example, _), answer in zip(candidates, answers, strict=True) if answer.scores]
+        return found[:MAX_PHRASES]
 
 
 def _has_matcher(part: QueryPart) -> bool:
@@ -276,6 +305,8 @@ def _add_search(app: FastAPI, api: Api) -> None:
         filter: Annotated[str | None, Form()] = None,  # noqa: A002 (the name of the field)
         weights: Annotated[str | None, Form()] = None,
         rerank: Annotated[int, Form(ge=0, le=MAX_K)] = 200,
+        literal: Annotated[bool, Form()] = False,
+        ignore: Annotated[list[str] | None, Form()] = None,
         query: Annotated[str | None, Form()] = None,
     ) -> dict[str, Any]:
         """Search by files, one `kind` each; `query` and `weights` are JSON, as in `/api/search`."""
@@ -286,7 +317,8 @@ def _add_search(app: FastAPI, api: Api) -> None:
             )
         kinds = kinds * len(file) if len(kinds) == 1 else kinds
         uploads = [Upload(f.filename or "", await f.read(), n, wavelength) for f, n in zip(file, kinds, strict=True)]
-        mapping = {"k": k, "filter": filter or None, "weights": _json(weights, "weights"), "rerank": rerank}
+        mapping: dict[str, Any] = {"k": k, "filter": filter or None, "weights": _json(weights, "weights")}
+        mapping |= {"rerank": rerank, "literal": literal, "ignore": ignore or []}
         options = SearchOptions.from_mapping(mapping, origin="the form")
         parts = query_type.from_mapping(_json(query, "query"), origin="`query`") if query else None
         return await api.search_files(uploads, parts, options)

@@ -7,12 +7,13 @@ test or a notebook `LocalBackend` runs them in this process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalign.index.fusion import reciprocal_rank_fusion
 from crystalign.index.manifest import IndexManifest, SegmentEntry
 from crystalign.index.search import Found, Segment, merge
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from crystalign.modalities import Features
     from crystalign.model import Model
 
+FUSED = 100
+"""Number of rows of each ranking that are fused, by vector and by words; k if more are asked for."""
+WORDS_WEIGHT = 1.0
+"""Weight of the ranking by words; that of the ranking by vector is 1."""
 Record = dict[str, Any]
 """The metadata of one row of the index, by column."""
 
@@ -31,6 +36,10 @@ class ShardAnswer(NamedTuple):
     """Scores and row numbers."""
     records: list[Record]
     """Metadata of the rows in `hits`, in the same order."""
+    by_words: Found | None = None
+    """Result of the search by words; None if there was none."""
+    records_by_words: list[Record] = []
+    """Metadata of the rows in `by_words`, in the same order."""
 
 
 class IndexAnswer(NamedTuple):
@@ -62,8 +71,10 @@ class Backend(Protocol):
     async def encode(self, modality: str, features: Features) -> NDArray[np.float32]:
         """(D,) unit vector of one sample."""
 
-    async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> IndexAnswer:
-        """The k best rows of the index that pass the filter."""
+    async def search(
+        self, vector: NDArray[np.float32], k: int, filter_text: str | None, words: Mapping[str, float] | None = None
+    ) -> IndexAnswer:
+        """The k best rows of the index that pass the filter, by vector and, if given, by weighted words."""
 
     async def find(self, material_id: str) -> IndexRow | None:
         """The row of a material; None if the index does not contain it."""
@@ -84,9 +95,11 @@ class LocalBackend:
         vector: NDArray[np.float32] = (await asyncio.to_thread(encode_batch, self._model, modality, [features]))[0]
         return vector
 
-    async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> IndexAnswer:
-        """The k best rows of the index that pass the filter."""
-        calls = (asyncio.to_thread(search_shard, s, vector, k, filter_text) for s in self._segments)
+    async def search(
+        self, vector: NDArray[np.float32], k: int, filter_text: str | None, words: Mapping[str, float] | None = None
+    ) -> IndexAnswer:
+        """The k best rows of the index that pass the filter, by vector and, if given, by weighted words."""
+        calls = (asyncio.to_thread(search_shard, s, vector, k, filter_text, words) for s in self._segments)
         return merge_shards(await asyncio.gather(*calls), k, len(self._segments))
 
     async def find(self, material_id: str) -> IndexRow | None:
@@ -110,10 +123,24 @@ def encode_batch(model: Model, modality: str, samples: Sequence[Features]) -> ND
     return vectors
 
 
-def search_shard(segment: Segment, vector: NDArray[np.float32], k: int, filter_text: str | None) -> ShardAnswer:
-    """The k best rows of one shard that pass the filter, with their metadata."""
-    hits = segment.search(vector[None], k, filter_text)[0]
-    return ShardAnswer(hits, segment.records(hits.rows))
+def search_shard(
+    segment: Segment,
+    vector: NDArray[np.float32],
+    k: int,
+    filter_text: str | None,
+    words: Mapping[str, float] | None = None,
+) -> ShardAnswer:
+    """The best rows of one shard that pass the filter, with their metadata.
+
+    There are k of them, or at least `FUSED` by vector and by words where both rankings will be fused.
+    """
+    depth = max(k, FUSED) if words else k
+    hits = segment.search(vector[None], depth, filter_text)[0]
+    records = segment.records(hits.rows)
+    if not words:
+        return ShardAnswer(hits, records)
+    by_words = segment.search_words(words, vector, depth, filter_text)
+    return ShardAnswer(hits, records, by_words, segment.records(by_words.rows))
 
 
 def find_in_shard(segment: Segment, material_id: str) -> IndexRow | None:
@@ -126,11 +153,38 @@ def find_in_shard(segment: Segment, material_id: str) -> IndexRow | None:
 
 
 def merge_shards(answers: Sequence[ShardAnswer], k: int, total: int) -> IndexAnswer:
-    """Merge the answers of the shards that answered in time; `total` is the number of all shards."""
-    best = merge([answer.hits for answer in answers], k)
+    """Merge the answers of the shards that answered in time; `total` is the number of all shards.
+
+    If the shards also searched by words, both rankings are fused by their reciprocal ranks.
+    """
+    searched = [(answer.by_words, answer.records_by_words) for answer in answers if answer.by_words is not None]
+    depth = max(k, FUSED) if searched else k
+    best, records = _merged([(answer.hits, answer.records) for answer in answers], depth)
+    scores = best.scores.tolist()
+    if searched:
+        by_words, others = _merged([(hits, rows) for hits, rows in searched if hits is not None], depth)
+        assert by_words.similarities is not None
+        every = dict(zip(best.ids, zip(scores, records, strict=True), strict=True))
+        every |= dict(zip(by_words.ids, zip(by_words.similarities.tolist(), others, strict=True), strict=True))
+        fused = reciprocal_rank_fusion(
+            *(_by_rank(every, ranking) for ranking in (best.ids, by_words.ids)), weights=(1.0, WORDS_WEIGHT)
+        )
+        ranked = sorted(zip(-fused, every, strict=True))[:k]
+        scores = [every[name][0] for _, name in ranked]
+        records = [every[name][1] for _, name in ranked]
+    return IndexAnswer(scores, records, best.allowed, len(answers), total)
+
+
+def _merged(answers: Sequence[tuple[Found, list[Record]]], k: int) -> tuple[Found, list[Record]]:
+    best = merge([hits for hits, _ in answers], k)
     origins = zip(best.source.tolist(), best.rows.tolist(), strict=True)
-    records = [answers[shard].records[position] for shard, position in origins]
-    return IndexAnswer(best.scores.tolist(), records, best.allowed, len(answers), total)
+    return best, [answers[shard][1][position] for shard, position in origins]
+
+
+def _by_rank(ids: Iterable[str], ranking: Sequence[str]) -> NDArray[np.float64]:
+    """(n,) minus the rank of each id; −∞ if it is not in the ranking."""
+    ranks = {name: -float(rank) for rank, name in enumerate(ranking)}
+    return np.array([ranks.get(name, -np.inf) for name in ids])
 
 
 def spread(manifest: IndexManifest, shards: int) -> list[list[SegmentEntry]]:

@@ -87,6 +87,13 @@ class Answer(Sequence[Hit]):
         return bool(self.raw["exhausted"])
 
     @property
+    def understood(self) -> list[dict[str, Any]]:
+        """The conditions that were understood of typed words: `words`, `kind`, `label`, `filter`, `strict`, `note`."""
+        understood = self.raw["query"].get("understood") or {}
+        chips: list[dict[str, Any]] = understood.get("chips", [])
+        return chips
+
+    @property
     def complete(self) -> bool:
         """Whether every shard answered."""
         return bool(self.raw["shards_ok"] == self.raw["shards_total"])
@@ -134,6 +141,8 @@ class Client:
         k: int = 10,
         weights: Mapping[str, float] | None = None,
         rerank: int = 200,
+        literal: bool = False,
+        ignore: Sequence[str] = (),
         **parts: Any,
     ) -> Answer:
         """Search by any combination of parts. Combined parts rank by the weighted sum of their scores.
@@ -153,6 +162,8 @@ class Client:
             weights: part → weight; default 1.
             rerank: for a query by a powder pattern alone, number of candidates (at least k) to rerank by fusing the
                 embedding rank with the rank of the pattern match at the best strain; 0 keeps the embedding order.
+            literal: compare the words of `text` and `formula` only, and do not interpret them as conditions.
+            ignore: words of conditions that are not wanted, as listed in `Answer.understood`.
             parts: name → value; None is ignored.
 
         Raises:
@@ -163,25 +174,17 @@ class Client:
         fields = flags()
         if unknown := sorted(set(parts) - set(fields)):
             raise TypeError(f"search has no part {unknown[0]!r}; available: {', '.join([*fields, 'id'])}")
-        query: dict[str, Any] = {} if id is None else {"id": id}
-        files = []
-        for name, part in fields.items():
-            value = parts.get(name)
-            if value is None:
-                continue
-            if part.spec.is_structure:
-                query[name] = _cif_text(value)
-            elif part.spec.files is not None and isinstance(value, str | Path):
-                files.append((name, Path(value)))
-            else:
-                query[name] = _plain(value, part, wavelength)
-        options = {"k": k, "filter": filter, "weights": dict(weights or {}), "rerank": rerank}
+        query, files = _query_and_files(parts, wavelength)
+        query |= {} if id is None else {"id": id}
+        options: dict[str, Any] = {"k": k, "filter": filter, "weights": dict(weights or {}), "rerank": rerank}
+        options |= {"literal": literal, "ignore": list(ignore)}
         if not files:
             return Answer(self._call("POST", "/api/search", json={"query": query, **options}))
         form = {"k": str(k), "rerank": str(rerank), "filter": filter or "", "weights": json.dumps(options["weights"])}
         form |= {"wavelength": str(wavelength or ""), "query": json.dumps(query) if query else ""}
+        form |= {"literal": str(literal).lower()}
         uploads = [("file", (path.name, _read(path))) for _, path in files]
-        data = {**form, "kind": [kind for kind, _ in files]}
+        data = {**form, "kind": [kind for kind, _ in files], "ignore": list(ignore)}
         return Answer(self._call("POST", "/api/search/file", data=data, files=uploads))
 
     def similar(self, material_id: str, *, k: int = 10, filter: str | None = None) -> Answer:  # noqa: A002
@@ -252,6 +255,25 @@ class Client:
         if 400 <= response.status_code < 500:
             raise QueryError(message, reason=f"http-{response.status_code}")
         raise ServiceError(message)
+
+
+def _query_and_files(
+    parts: Mapping[str, Any], wavelength: str | float | None
+) -> tuple[dict[str, Any], list[tuple[str, Path]]]:
+    """The parts that are sent as JSON, and the files by kind."""
+    query: dict[str, Any] = {}
+    files = []
+    for name, part in flags().items():
+        value = parts.get(name)
+        if value is None:
+            continue
+        if part.spec.is_structure:
+            query[name] = _cif_text(value)
+        elif part.spec.files is not None and isinstance(value, str | Path):
+            files.append((name, Path(value)))
+        else:
+            query[name] = _plain(value, part, wavelength)
+    return query, files
 
 
 def _hit(raw: dict[str, Any]) -> Hit:

@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from crystalign.errors import Error
+from crystalign.index.lexical import Lexicon
 from crystalign.index.manifest import IndexManifest
 from crystalign.modalities import Features
 from crystalign.model_config import ModelCard, ModelConfig
@@ -91,9 +92,11 @@ class RayBackend:
             ) from None
         return vector
 
-    async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> IndexAnswer:
-        """The k best rows that pass the filter, from the shards that answer before the deadline."""
-        answers: list[ShardAnswer] = await self._ask(self._deadline, "search", vector, k, filter_text)
+    async def search(
+        self, vector: NDArray[np.float32], k: int, filter_text: str | None, words: Mapping[str, float] | None = None
+    ) -> IndexAnswer:
+        """The best rows that pass the filter, from the shards that answer before the deadline."""
+        answers: list[ShardAnswer] = await self._ask(self._deadline, "search", vector, k, filter_text, words)
         return merge_shards(answers, k, len(self._shards))
 
     async def find(self, material_id: str) -> IndexRow | None:
@@ -206,6 +209,7 @@ class Coordinator(Listening):
         *,
         dataset_uri: str | None,
         deadline: float,
+        lexicon: Lexicon | None = None,
         models: Sequence[dict[str, Any]] = (),
         predictors: DeploymentHandle | None = None,
         access: Access | None = None,
@@ -214,7 +218,9 @@ class Coordinator(Listening):
         sandbox: SandboxLimits | None = None,
     ) -> None:
         files = servers(sandbox or SandboxLimits()).start()
-        service = open_service(manifest, model, card, dataset_uri=dataset_uri, shards=len(shards), models=models)
+        service = open_service(
+            manifest, model, card, dataset_uri=dataset_uri, shards=len(shards), models=models, lexicon=lexicon
+        )
         backend = RayBackend(encoders, shards, deadline, spares=spares)
         ray_predictors = None if predictors is None else RayPredictors(predictors, spares=spares)
         warm_up(service.fields)

@@ -115,9 +115,11 @@ class Shard(Watched):
         warm = np.zeros(manifest.dimension, dtype=np.float32)  # warm up: some objects are built on first use
         search_shard(self._segment, warm, 1, "nelements>=1")
 
-    async def search(self, vector: NDArray[np.float32], k: int, filter_text: str | None) -> ShardAnswer:
-        """The k best rows of this shard that pass the filter."""
-        return await asyncio.to_thread(search_shard, self._segment, vector, k, filter_text)
+    async def search(
+        self, vector: NDArray[np.float32], k: int, filter_text: str | None, words: Mapping[str, float] | None = None
+    ) -> ShardAnswer:
+        """The best rows of this shard that pass the filter."""
+        return await asyncio.to_thread(search_shard, self._segment, vector, k, filter_text, words)
 
     async def find(self, material_id: str) -> IndexRow | None:
         """The row of a material; None if it is not in this shard."""

@@ -206,7 +206,8 @@ def _searching(args: ServeArgs, index: str, shared: dict[str, Any], listen: List
         bound = deployment.bind(model_uri, manifest.model_sha256, members)
         encoders |= dict.fromkeys(members, bound)
     front = serve.deployment(Coordinator).options(**_front_options(args, listen))
-    options = {"dataset_uri": dataset_uri, "deadline": args.shard_deadline, **shared}
+    lexicon = manifest.read_lexicon(index_uri)
+    options = {"dataset_uri": dataset_uri, "deadline": args.shard_deadline, "lexicon": lexicon, **shared}
     return front.bind(encoders, shards, manifest, model, card, **options)
 
 

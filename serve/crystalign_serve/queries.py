@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from crystalign.errors import FileFormatError, InputError, QueryError
 from crystalign.index.filters import Fields, parse_filter
 from crystalign.modalities import Features, Modality, query_specs
+from crystalign.modalities.query import resolved
+from crystalign.text_query.chips import Understanding
 from crystalign_serve.curves import Curve, curve_of
 from crystalign_serve.files import Upload, require
 from crystalign_serve.query_fields import request_fields
@@ -37,10 +39,32 @@ class QueryPart(NamedTuple):
     """The parsed value; None for an id, and for modalities that need only the features."""
     notices: tuple[str, ...] = ()
     """Assumptions of the parser, for the user to check."""
+    understood: Understanding | None = None
+    """What was understood of typed words; None for other parts and for a literal search."""
 
 
-def parts_of(query: SearchQuery, modalities: Mapping[str, Modality[Any]], index_modality: str) -> list[QueryPart]:
+class Interpreter(NamedTuple):
+    """How typed words are interpreted."""
+
+    fields: Fields
+    """Fields of the index."""
+    ignore: tuple[str, ...] = ()
+    """Words that the user does not want to be interpreted."""
+
+
+def parts_of(
+    query: SearchQuery,
+    modalities: Mapping[str, Modality[Any]],
+    index_modality: str,
+    interpret: Interpreter | None = None,
+) -> list[QueryPart]:
     """Parse and featurise all parts of a JSON query except its structures.
+
+    Args:
+        query: the query.
+        modalities: the modalities that the model reads.
+        index_modality: modality of the index, whose vectors an id stands for.
+        interpret: how words are interpreted; None takes them literally.
 
     Raises:
         InputError: a part cannot be used.
@@ -57,7 +81,10 @@ def parts_of(query: SearchQuery, modalities: Mapping[str, Modality[Any]], index_
         require(modality, modalities)
         parsed = spec.read(value)
         features, notices = modalities[modality].featurise(parsed), tuple(getattr(parsed, "notices", ()))
-        parts.append(QueryPart(name, modality, features, curve_of(modality, parsed), parsed, notices))
+        understood = None
+        if interpret is not None and spec.understand is not None:
+            understood = resolved(spec.understand)(str(value), interpret.fields, ignore=interpret.ignore)
+        parts.append(QueryPart(name, modality, features, curve_of(modality, parsed), parsed, notices, understood))
     return parts
 
 
@@ -93,6 +120,8 @@ def warm_up(fields: Fields) -> None:
         if spec.is_words and spec.read is not None:
             with contextlib.suppress(InputError):
                 spec.read("NaCl")
+        if spec.understand is not None:
+            resolved(spec.understand)("NaCl", fields)
 
 
 def fuse(vectors: list[NDArray[np.float32]], weights: list[float]) -> NDArray[np.float32]:

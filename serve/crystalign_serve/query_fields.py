@@ -10,6 +10,7 @@ from crystalign.modalities.query import QueryField, QueryFile, QuerySpec
 
 RESERVED = frozenset(
     {"id", "filter", "k", "weights", "rerank", "wavelength", "url", "api_key_file", "json_output", "auto", "file"}
+    | {"literal", "ignore"}
 )
 """Names of search options, which no modality may use."""
 

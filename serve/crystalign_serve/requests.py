@@ -12,6 +12,8 @@ from crystalign_serve.query_fields import request_fields
 
 MAX_K = 1000
 MAX_STRUCTURES = 16
+MAX_IGNORED = 64
+"""Largest number of conditions that a request can ignore."""
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 """Allowed weights. A part with a weight beyond them would dominate the query, or not matter."""
@@ -67,6 +69,10 @@ class SearchOptions(Config):
     """Part or modality → weight in a fused query, from 1e-6 to 1e6; default 1."""
     rerank: int = Field(default=200, ge=0, le=MAX_K)
     """For a query by a powder pattern alone: number of candidates (at least k) to rerank by pattern match; 0: none."""
+    literal: bool = False
+    """Whether the words of `text` and `formula` are only compared, and not interpreted as conditions."""
+    ignore: Annotated[tuple[Annotated[str, Field(max_length=500)], ...], Field(max_length=MAX_IGNORED)] = ()
+    """Words of conditions that are not wanted, as listed in the response under `query.understood`."""
 
 
 class SearchRequest(SearchOptions):

@@ -49,6 +49,10 @@ class SearchSettings(SearchArgs):
     """Weight of each part of a combined query, e.g. --weights text 0.5 xrd 2; default 1."""
     rerank: int = Field(default=200, ge=0, le=1000)
     """For a query by a powder pattern alone: number of candidates (at least k) to rerank by pattern match; 0: none."""
+    literal: bool = False
+    """Compare the words of a text or formula only; by default they are also interpreted: "layered oxide", "rutile"."""
+    ignore: tuple[str, ...] = ()
+    """Words that are not interpreted, e.g. --ignore layered."""
 
     @property
     def parts(self) -> dict[str, str]:
@@ -109,6 +113,8 @@ def main(config: SearchSettings | Similar) -> Answer:
                 k=config.k,
                 weights=config.weights,
                 rerank=config.rerank,
+                literal=config.literal,
+                ignore=config.ignore,
             )
         if config.json_output:
             print(json.dumps(answer.raw, indent=1))
@@ -132,13 +138,16 @@ def show(answer: Answer, url: str) -> None:
         table.add_column("source", no_wrap=True)
     for label in columns.values():
         table.add_column(label, justify="right")
-    for hit in answer:
+    tiers = [hit.raw.get("tier", 0) for hit in answer]
+    for hit, tier, before in zip(answer, tiers, [*tiers[:1], *tiers], strict=False):
+        if tier != before:
+            table.add_section()  # a line between those that satisfy everything and those that follow
         symbol = " ".join(str(x) for x in (hit.raw.get("spacegroup_symbol"), hit.spacegroup_number) if x is not None)
         values = [_number(hit.properties.get(key)) for key in columns]
         fixed = (str(hit.rank), hit.id, f"{hit.score:.4f}", hit.formula, symbol, str(hit.n_sites))
         table.add_row(*fixed, *((hit.source, *values) if room else ()))
-    for notice in answer.raw["query"].get("notices") or ():
-        console.print(f"note: {notice}", highlight=False, markup=False)
+    for line in (*_understood(answer), *(f"note: {x}" for x in answer.raw["query"].get("notices") or ())):
+        console.print(line, highlight=False, markup=False)
     console.print(table)
     for line in _explanations(answer):
         console.print(line, highlight=False, markup=False)
@@ -147,6 +156,19 @@ def show(answer: Answer, url: str) -> None:
     console.print(f"{len(answer)} of {answer.allowed:,} rows{exhausted}{shards}, {answer.raw['elapsed_ms']:.0f} ms")
     if len(answer):
         console.print(f"next: crystalign similar {answer[0].id}   or open {url}", highlight=False)
+
+
+def _understood(answer: Answer) -> list[str]:
+    """Lines above the table: the conditions that the words were read as, and the words that were only compared."""
+    understood = answer.raw["query"].get("understood") or {}
+    lines = []
+    if chips := answer.understood:
+        conditions = "; ".join(chip["label"] if chip["strict"] else f"first {chip['label']}" for chip in chips)
+        lines.append(f"understood: {conditions}")
+        lines += [f"  {chip['words']}: {chip['note']}" for chip in chips if chip["note"]]
+    if chips and understood["rest"]:
+        lines.append(f"compared as text: {understood['rest']}")
+    return lines + [f"note: {note}" for note in understood.get("notes", ())]
 
 
 def _explanations(answer: Answer) -> list[str]:

@@ -8,9 +8,12 @@ from typing import Any
 
 import crystalign
 from crystalign.index.filters import Fields, listed_fields, make_fields
+from crystalign.index.lexical import Lexicon
 from crystalign.index.manifest import IndexManifest
 from crystalign.modalities import MODALITIES, Modality, make_modality, modality_class, query_specs
+from crystalign.modalities.query import resolved
 from crystalign.model_config import ModelCard, ModelConfig
+from crystalign.text_query.chips import Understanding
 from crystalign_serve.materials import Materials, open_materials
 from crystalign_serve.query_fields import described, spec_of
 
@@ -42,6 +45,14 @@ class Service:
     """Number of shards of the index."""
     models: Sequence[dict[str, Any]] = ()
     """Descriptions of the fine-tuned models, as in `/api/info`."""
+    lexicon: Lexicon | None = None
+    """The words of the index; None if its dataset has no texts."""
+
+    def word_weights(self, understood: Understanding | None) -> dict[str, float] | None:
+        """Word → weight for the search by words; None if there is nothing to search for."""
+        if understood is None or self.lexicon is None:
+            return None
+        return self.lexicon.weights(understood.rest) or None
 
     def info(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """The response of `/api/info`."""
@@ -65,7 +76,7 @@ class Service:
             "modalities": listed_modalities(self.modalities, manifest.modality),
             "fields": [
                 {"name": field.name, "label": field.label, "unit": field.unit, "type": field.type}
-                for field in listed_fields(manifest.properties)
+                for field in listed_fields(manifest.properties, has_facts=manifest.has_facts)
             ],
             "sources": self.materials.sources,
             "licences": list(manifest.licences),
@@ -111,6 +122,7 @@ def open_service(
     dataset_uri: str | None,
     shards: int,
     models: Sequence[dict[str, Any]] = (),
+    lexicon: Lexicon | None = None,
 ) -> Service:
     """Collect the fixed state of a service; opens the dataset.
 
@@ -118,8 +130,9 @@ def open_service(
         DatasetError: the dataset does not exist, or is not the one that was embedded.
     """
     modalities = {name: make_modality(name, spec.features) for name, spec in config.modalities.items()}
-    fields = make_fields(manifest.properties)
-    return Service(manifest, config, card, modalities, fields, open_materials(manifest, dataset_uri), shards, models)
+    fields = make_fields(manifest.properties, has_facts=manifest.has_facts)
+    materials = open_materials(manifest, dataset_uri)
+    return Service(manifest, config, card, modalities, fields, materials, shards, models, lexicon)
 
 
 def examples_for(service: Service, record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -135,3 +148,18 @@ def examples_for(service: Service, record: dict[str, Any]) -> list[dict[str, Any
         }
     )
     return examples
+
+
+def phrases_for(service: Service) -> list[tuple[dict[str, Any], str]]:
+    """Example queries in words, each with the filter that its best results satisfy."""
+    phrases = []
+    for name, spec in query_specs():
+        if name not in service.modalities or spec.understand is None:
+            continue
+        for text in spec.phrases:
+            understood = resolved(spec.understand)(text, service.fields)
+            condition = understood.tiers()[0]
+            if condition is not None and not understood.rest:
+                query = {spec.fields[0].name: text}
+                phrases.append(({"label": f"“{text}”", "request": {"query": query}}, condition))
+    return phrases

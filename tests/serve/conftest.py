@@ -58,7 +58,9 @@ def http(places: Places, segments: list[Segment]) -> Iterator[TestClient]:
 
     described = read_description(places.model)
     config, card = described.config, described.card
-    service = open_service(IndexManifest.read(places.index), config, card, dataset_uri=None, shards=len(segments))
+    manifest = IndexManifest.read(places.index)
+    lexicon = manifest.read_lexicon(places.index)
+    service = open_service(manifest, config, card, dataset_uri=None, shards=len(segments), lexicon=lexicon)
     with TestClient(build_api(service, LocalBackend(load(places.model), segments))) as client:
         yield client
 

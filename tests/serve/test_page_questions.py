@@ -40,6 +40,11 @@ ID = "salt_Fe2O3"
 LOST = "lost"
 REMARK = "Hydrogen is missing: the file says H2O."
 NOTICE = "The wavelength is inferred: Cu Kα."
+CONFIDENCE = {
+    "shiny stuff": {"level": "low", "text": "Nothing matches well."},
+    "cubic salt": {"level": "good", "text": "These match well."},
+}
+TOO_MUCH = "a dense salt"
 
 
 def answer(scores: list[float], **query: Any) -> dict[str, Any]:
@@ -52,6 +57,15 @@ def answer(scores: list[float], **query: Any) -> dict[str, Any]:
     state = {"shards_ok": 1, "shards_total": 1, "index_version": "v1", "allowed": 7, "exhausted": False}
     said = {"modalities": [], "curve": None, "notices": [], "ordered_by": "embeddings", **query}
     return {"results": results, "query": said, "elapsed_ms": 3, **state}
+
+
+def refusal(body: dict[str, Any]) -> str | None:
+    formula = body["query"].get("formula", "")
+    if formula.islower():
+        return f"{formula!r} is not a chemical formula"
+    if body["query"].get("text") == TOO_MUCH and not body.get("literal"):
+        return "the filter cannot be combined with the words; search with literal"
+    return None
 
 
 def application() -> FastAPI:
@@ -72,11 +86,9 @@ def application() -> FastAPI:
     async def search(request: Request) -> Any:
         body = await request.json()
         asked.append(body)
-        formula = body["query"].get("formula", "")
-        if formula.islower():
-            detail = f"{formula!r} is not a chemical formula"
+        if detail := refusal(body):
             return JSONResponse({"errors": [{"status": "422", "title": "Refused", "detail": detail}]}, 422)
-        return answer([0.9, 0.8, 0.7])
+        return answer([0.9, 0.8, 0.7], confidence=CONFIDENCE.get(body["query"].get("text")))
 
     @app.post("/api/search/file")
     def search_file(file: list[UploadFile], kind: Annotated[list[str], Form()]) -> Any:
@@ -242,6 +254,28 @@ def test_an_order_like_the_scores_needs_no_word(browser: Any) -> None:
     browser.search("CsCl")
     browser.until(".card[data-id]")
     assert browser.all(".note") == []
+
+
+@pytest.mark.parametrize("typed", CONFIDENCE)
+def test_how_well_the_results_match_is_said_and_a_weak_answer_warns(browser: Any, typed: str) -> None:
+    browser.search(typed)
+    said = browser.until(".confidence")
+    assert said.text == CONFIDENCE[typed]["text"]
+    assert ("warning" in said.get_attribute("class")) == (CONFIDENCE[typed]["level"] == "low")
+
+
+def test_conditions_that_are_refused_can_be_left_out(browser: Any, service: Any) -> None:
+    browser.search(TOO_MUCH)
+    assert "cannot be combined" in browser.until(".message.error").text
+    browser.until("#understood button").click()
+    browser.until(".card[data-id]")
+    assert service[1][-1]["literal"] is True
+
+
+def test_a_query_whose_words_are_not_interpreted_shows_no_conditions(browser: Any) -> None:
+    browser.search("CsCl")
+    browser.until(".card[data-id]")
+    assert [section.is_displayed() for section in browser.all("#understood")] == [False]
 
 
 def test_a_link_to_one_material_opens_it_alone(browser: Any, service: Any) -> None:

@@ -80,7 +80,7 @@ def embed(model: Model, data: str, model_uri: str, uri: str) -> None:
     making = EmbeddingProvenance(model_sha256=model.sha256, dataset_sha256=dataset.manifest.sha256, modality="crystal")
     files = []
     for shard, entry in enumerate(dataset.manifest.shards):
-        table = dataset.read(shard, columns=[*LIGHT_COLUMNS, GAP.column, "crystal"])
+        table = dataset.read(shard, columns=[*LIGHT_COLUMNS, GAP.column, "crystal", "text"])
         crystals = [material.crystal for material in dataset.materials()][
             sum(e.rows for e in dataset.manifest.shards[:shard]) :
         ]

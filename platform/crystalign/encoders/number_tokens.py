@@ -65,4 +65,5 @@ class NumberEmbedding(nn.Module):
         u = sizes.abs().clamp(min=_SMALLEST).log10()  # (n, T)
         angles = [2 * torch.pi * 2.0**k * u for k in _OCTAVES]
         features = torch.stack([sizes.sign(), u, *(a.sin() for a in angles), *(a.cos() for a in angles)], dim=-1)
-        return self.linear(features.to(tokens.device, dtype)) * at[..., None].to(dtype)
+        embedded: Tensor = self.linear(features.to(tokens.device, dtype)) * at[..., None].to(dtype)  # (n, T, C)
+        return embedded

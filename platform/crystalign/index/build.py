@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,16 @@ import pyarrow.parquet as pq
 from crystalign import storage
 from crystalign.crystal import SYMBOLS
 from crystalign.errors import ConfigError, ConflictError, DatasetError
-from crystalign.index.embeddings import EMBEDDING, EmbeddingManifest, embedding_matrix, with_remarks
+from crystalign.index.embeddings import (
+    EMBEDDING,
+    TEXT_COLUMNS,
+    EmbeddingManifest,
+    embedding_matrix,
+    with_remarks,
+    with_text_columns,
+)
 from crystalign.index.filters import ELEMENT_COLUMNS, element_bits
+from crystalign.index.lexical import WORDS, LexiconBuilder, WordCounts
 from crystalign.index.manifest import MANIFEST, IndexManifest, SegmentEntry
 from crystalign.index.vector_store import DEFAULT_KIND, VECTOR_STORES, VectorStore
 
@@ -57,19 +66,62 @@ def build_index(
     store = VECTOR_STORES[kind]
     source = EmbeddingManifest.read(embeddings_uri)
     columns = (*_KEPT, *_KEPT_TOO, *(spec.column for spec in source.properties))
-    entries: list[SegmentEntry] = []
-    seen: set[str] = set()
     existing = _existing(out_uri)
+    writer = _Writer(out_uri, existing, store)
+    seen: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="crystalign-index-") as folder:
-        for number, rows in enumerate(_rechunk(_tables(embeddings_uri, source, columns, folder), rows_per_segment)):
+        for rows in _rechunk(_tables(embeddings_uri, source, columns, folder), rows_per_segment):
             _check(rows, source.dimension, seen)
-            local = Path(folder) / "segment.parquet"
-            pq.write_table(_with_bitmap(rows), local, compression="zstd")
-            entry = _store(local, out_uri, number, len(rows), existing)
-            entries.append(entry.model_copy(update={"store": _saved(rows, store, out_uri, entry.path, existing)}))
+            writer.add(rows, Path(folder) / "segment.parquet")
             if on_rows is not None:
                 on_rows(len(rows))
-    return _seal(_manifest(source, entries, kind), out_uri, existing)
+    return _seal(writer.manifest(source, kind), out_uri, existing)
+
+
+class _Writer:
+    """Writes segments with their vector stores and word counts; writes nothing if the index already exists."""
+
+    def __init__(self, out_uri: str, existing: IndexManifest | None, store: type[VectorStore]) -> None:
+        self._uri, self._existing, self._kind = out_uri, existing, store
+        self._entries: list[SegmentEntry] = []
+        self._lexicon = LexiconBuilder()
+        self._has_facts = False
+
+    def add(self, rows: pa.Table, local: Path) -> None:
+        """Write a segment; `local` is a path for the temporary file."""
+        counts = WordCounts.of(rows["words"].to_pylist())
+        rows = rows.drop_columns(["words"])
+        if rows["keywords"].null_count == len(rows):
+            rows = rows.drop_columns(["keywords", "density"])
+        else:
+            self._has_facts = True
+        pq.write_table(_with_bitmap(rows), local, compression="zstd")
+        entry = _store(local, self._uri, len(self._entries), len(rows), self._existing)
+        folder = entry.path.removesuffix(".parquet")
+        words = self._file(f"{folder}/{WORDS}", counts.save()) if counts.texts else None
+        self._entries.append(entry.model_copy(update={"store": self._saved(rows, folder), "words": words}))
+        self._lexicon.add(counts)
+
+    def manifest(self, source: EmbeddingManifest, kind: str) -> IndexManifest:
+        """The manifest of everything that was added; writes the lexicon."""
+        manifest = _manifest(source, self._entries, kind)
+        if not self._lexicon.texts:
+            return manifest
+        data = self._lexicon.lexicon().save()
+        name = f"lexicon.{hashlib.sha256(data).hexdigest()[:DIGITS]}.json"
+        return manifest.model_copy(update={"lexicon": self._file(name, data), "has_facts": self._has_facts})
+
+    def _saved(self, rows: pa.Table, folder: str) -> tuple[storage.FileEntry, ...]:
+        """The files of the vector store of a segment."""
+        vectors = embedding_matrix(rows)
+        store = self._kind(int(vectors.shape[1]))
+        store.add(vectors)
+        return tuple(self._file(f"{folder}/{name}", data) for name, data in sorted(store.save().items()))
+
+    def _file(self, path: str, data: bytes) -> storage.FileEntry:
+        if self._existing is None:
+            storage.write_bytes(storage.join(self._uri, *path.split("/")), data)
+        return storage.entry_of(path, data)
 
 
 def _seal(manifest: IndexManifest, out_uri: str, existing: IndexManifest | None) -> IndexManifest:
@@ -104,31 +156,15 @@ def _store(local: Path, out_uri: str, number: int, rows: int, existing: IndexMan
     return SegmentEntry(path=name, bytes=size, sha256=digest, rows=rows)
 
 
-def _saved(
-    rows: pa.Table, kind: type[VectorStore], out_uri: str, segment: str, existing: IndexManifest | None
-) -> tuple[storage.FileEntry, ...]:
-    """Write the files of a segment's vector store beside it; nothing is written if the index already exists."""
-    vectors = embedding_matrix(rows)
-    store = kind(int(vectors.shape[1]))
-    store.add(vectors)
-    files = []
-    for name, data in sorted(store.save().items()):
-        path = f"{segment.removesuffix('.parquet')}/{name}"
-        if existing is None:
-            storage.write_bytes(storage.join(out_uri, path), data)
-        files.append(storage.entry_of(path, data))
-    return tuple(files)
-
-
 def _tables(uri: str, source: EmbeddingManifest, columns: tuple[str, ...], folder: str) -> Iterator[pa.Table]:
     for entry in source.files:
         local = str(Path(folder) / "embeddings.parquet")
         storage.download(storage.join(uri, entry.path), local, expect=entry)
-        table = with_remarks(pq.read_table(local))
+        table = with_text_columns(with_remarks(pq.read_table(local)))
         missing = [name for name in columns if name not in table.column_names]
         if missing:
             raise DatasetError(f"{entry.path} of {uri} lacks the columns {', '.join(missing)}: embed the dataset again")
-        yield table.select(list(columns)).replace_schema_metadata(None)
+        yield table.select([*columns, *TEXT_COLUMNS]).replace_schema_metadata(None)
 
 
 def _rechunk(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -24,11 +24,14 @@ from numpy.typing import NDArray
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import ConflictError, DatasetError, StorageError, VerificationError
+from crystalign.index.filter_fields import joined_keywords
 from crystalign.properties import PropertySpec
 
 SCHEMA_VERSION = 1
 EMBEDDING = "embedding"
 """Name of the column of vectors."""
+TEXT = "text"
+"""Name of the modality of a dataset from which `TEXT_COLUMNS` are made."""
 MANIFEST = "manifest.json"
 LIGHT_COLUMNS = (
     "id",
@@ -44,6 +47,10 @@ LIGHT_COLUMNS = (
     "remarks",
 )
 """Columns of the dataset that are stored with each vector, in addition to the properties."""
+FACT_COLUMNS: dict[str, pa.DataType] = {"keywords": pa.string(), "density": pa.float64()}
+"""Columns for filters that follow from a caption with facts: keywords, and density (g/cm³). Null without facts."""
+TEXT_COLUMNS: dict[str, pa.DataType] = {"words": pa.string(), **FACT_COLUMNS}
+"""The text of a material, for the lexical index, and what follows from its facts. Null without a text."""
 _MAKING = b"crystalign"
 
 
@@ -147,9 +154,39 @@ class EmbeddingManifest(Config):
 
 def with_remarks(table: pa.Table) -> pa.Table:
     """The table with a column `remarks`; tables of earlier releases get a column of nulls."""
-    if "remarks" in table.column_names:
-        return table
-    return table.append_column("remarks", pa.nulls(len(table), pa.string()))
+    return _with_columns(table, {"remarks": pa.string()})
+
+
+def with_text_columns(table: pa.Table) -> pa.Table:
+    """The table with `TEXT_COLUMNS`; tables of earlier releases get columns of nulls."""
+    return _with_columns(table, TEXT_COLUMNS)
+
+
+def with_fact_columns(table: pa.Table) -> pa.Table:
+    """The table with `FACT_COLUMNS`; segments without facts get columns of nulls."""
+    return _with_columns(table, FACT_COLUMNS)
+
+
+def _with_columns(table: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
+    for name, kind in columns.items():
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), kind))
+    return table
+
+
+def _text_columns(rows: pa.Table) -> dict[str, pa.Array[Any]]:
+    """The values of `TEXT_COLUMNS`, from the column of texts."""
+    from crystalign.modalities.text import TextModality
+    from crystalign.text.keywords import keywords
+
+    texts = [TextModality.from_column(cell) if cell.is_valid else None for cell in rows[TEXT]]
+    facts = [None if text is None else text.facts for text in texts]
+    values: dict[str, list[Any]] = {
+        "words": [None if text is None else text.description for text in texts],
+        "keywords": [None if fact is None else joined_keywords(keywords(fact)) for fact in facts],
+        "density": [None if fact is None else fact.density for fact in facts],
+    }
+    return {name: pa.array(values[name], kind) for name, kind in TEXT_COLUMNS.items()}
 
 
 def embedding_table(
@@ -163,7 +200,8 @@ def embedding_table(
     """A table of vectors with the columns that filters and result lists need.
 
     Args:
-        rows: the materials' rows, with at least `LIGHT_COLUMNS` and the property columns.
+        rows: the materials' rows, with at least `LIGHT_COLUMNS` and the property columns; `TEXT_COLUMNS` are made from
+            the column of texts, if there is one.
         vectors: (n, D) unit vectors; stored as float16.
         shard: index of the shard that the rows come from.
         positions: (n,) row numbers within that shard.
@@ -172,6 +210,8 @@ def embedding_table(
     names = [*LIGHT_COLUMNS, *(spec.column for spec in properties)]
     flat = pa.array(vectors.astype(np.float16).reshape(-1), pa.float16())
     table = with_remarks(rows).select(names).combine_chunks()
+    for name, values in _text_columns(rows).items() if TEXT in rows.column_names else ():
+        table = table.append_column(name, values)
     table = table.add_column(1, "embedding", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
     table = table.append_column("shard", pa.array(np.full(len(rows), shard), pa.int32()))
     return table.append_column("row", pa.array(positions, pa.int64()))

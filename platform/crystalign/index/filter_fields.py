@@ -29,7 +29,7 @@ class Field(Config):
     """The name in filters."""
     column: str
     """The column of a segment that holds the values; a name of its own if `constant` is given."""
-    type: Literal["float", "integer", "string", "elements"]
+    type: Literal["float", "integer", "string", "elements", "keywords"]
     """Type of the values."""
     label: str
     """Label for people, with the unit."""
@@ -62,23 +62,35 @@ _STANDARD = (
 )
 
 
-def listed_fields(properties: Sequence[PropertySpec]) -> list[Field]:
+KEYWORDS, DENSITY = f"{PREFIX}keywords", f"{PREFIX}density"
+_OF_TEXT = (
+    Field(name=KEYWORDS, column="keywords", type="keywords", label="Classes, structure types, names, dimensionality"),
+    Field(name=DENSITY, column="density", type="float", label="Density (g/cm³)", unit="g/cm³"),
+)
+"""Fields of an index whose dataset has captions with facts."""
+
+
+def listed_fields(properties: Sequence[PropertySpec], *, has_facts: bool = False) -> list[Field]:
     """One field per column, under its shortest unique name, as listed by the API."""
     shortest: dict[str, Field] = {}
-    for field in make_fields(properties).values():
+    for field in make_fields(properties, has_facts=has_facts).values():
         previous = shortest.get(field.column)
         if previous is None or len(field.name) < len(previous.name):
             shortest[field.column] = field
     return list(shortest.values())
 
 
-def make_fields(properties: Sequence[PropertySpec]) -> Fields:
+def make_fields(properties: Sequence[PropertySpec], *, has_facts: bool = False) -> Fields:
     """All accepted names: those of OPTIMADE, and names with the prefix `_crystalign_` for the rest.
 
     A property can be named by its column's full name or by any shorter form (`band_gap`, `band_gap_pbe`, …) that is
     unique among the properties.
+
+    Args:
+        properties: property columns of the index.
+        has_facts: whether the index has the columns that follow from captions with facts: keywords and density.
     """
-    fields = {field.name: field for field in _STANDARD}
+    fields = {field.name: field for field in (*_STANDARD, *(_OF_TEXT if has_facts else ()))}
     for name, specs in _names(properties).items():
         if len(specs) == 1 and name not in fields:
             unit = specs[0].quantity.unit
@@ -124,6 +136,11 @@ def order_remark(field: Field, comparison: str, text: str) -> str:
         f"{field.name} {comparison} {text[:40]!r} is compared letter by letter, and the elements are stored "
         f"in alphabetical order, as in {stored}{instead}"
     )
+
+
+def joined_keywords(keywords: Iterable[str]) -> str:
+    """The keywords of a row as one string: `;class:oxide;type:rutile;`. Semicolons within a keyword become commas."""
+    return "".join(f";{keyword.replace(';', ',')}" for keyword in keywords) + ";"
 
 
 def element_bits(atomic_numbers: Iterable[int]) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from crystalign.index.filter_fields import (
     Fields,
     element_bits,
     find_field,
+    joined_keywords,
     listed_fields,
     make_fields,
     order_remark,
@@ -171,8 +172,8 @@ class _Compiler:
         field, value = self.field(prop), _constant(node)
         if field is None:
             return _scalar(None)
-        if field.type == "elements" or (field.type == "string") != isinstance(value, str):
-            accepted = {"elements": "HAS and LENGTH", "string": 'comparisons to a "string"'}
+        if field.type in {"elements", "keywords"} or (field.type == "string") != isinstance(value, str):
+            accepted = {"elements": "HAS and LENGTH", "keywords": "HAS", "string": 'comparisons to a "string"'}
             raise _refuse(
                 f"{field.name} takes {accepted.get(field.type, 'comparisons to a number')}, not {sign} {value!r}"
             )
@@ -219,12 +220,12 @@ class _Compiler:
 
     def known(self, children: Sequence[Any]) -> pc.Expression:
         prop, state = children
-        known = str(state) == "KNOWN"
+        is_known = str(state) == "KNOWN"
         field = self.field(prop)
         if field is None or field.constant is not None:
-            return _scalar(known is (field is not None))
+            return _scalar(is_known is (field is not None))
         column = pc.field("formula" if field.text == "anonymous" else field.column)
-        return column.is_valid() if known else column.is_null()
+        return column.is_valid() if is_known else column.is_null()
 
     def fuzzy(self, kind: str, children: Sequence[Any]) -> pc.Expression:
         prop, *_, node = children  # WITH may stand between them
@@ -243,17 +244,19 @@ class _Compiler:
     # --- lists ------------------------------------------------------------------------------------------------------
 
     def has(self, children: Sequence[Any]) -> pc.Expression:
-        """`HAS`, `HAS ALL`, `HAS ANY` and `HAS ONLY` on the bitmap of elements."""
+        """`HAS`, `HAS ALL`, `HAS ANY` and `HAS ONLY` on the bitmap of elements; all but the last on keywords."""
         prop, *rest = children
         field = self.field(prop)
         mode = "ALL" if hasattr(rest[0], "data") else str(rest[0])
         entries = rest if hasattr(rest[0], "data") else rest[1:]
         if field is None:
             return _scalar(None)
-        if field.type != "elements":
+        if field.type not in {"elements", "keywords"}:
             raise _refuse(f"HAS applies to lists; {field.name} is not a list")
         if any(len(entry.children) != 1 for entry in entries):
             raise _refuse("comparison signs inside HAS are not supported")
+        if field.type == "keywords":
+            return self.has_keywords(field, mode, [_constant(entry.children[0]) for entry in entries])
         self.spend("elements")
         words = element_bits(_atomic_number(_constant(entry.children[0])) for entry in entries)
         masks = [pc.scalar(pa.scalar(word, pa.uint64())) for word in words]
@@ -267,6 +270,14 @@ class _Compiler:
             operator.and_,
             [s == w for s, w, word in zip(shared, required, words, strict=True) if word or mode == "ONLY"],
         )
+
+    def has_keywords(self, field: Field, mode: str, values: Sequence[float | str]) -> pc.Expression:
+        """Whether a row has all of some keywords, or any of them."""
+        if mode == "ONLY":
+            raise _refuse(f"HAS ONLY is not supported for {field.name}; use HAS, HAS ALL or HAS ANY")
+        self.spend("contains", len(values))
+        tests = [pc.match_substring(pc.field(field.column), joined_keywords([str(value)])) for value in values]
+        return _join(operator.or_ if mode == "ANY" else operator.and_, tests)
 
     def length(self, children: Sequence[Any]) -> pc.Expression:
         prop, *signs, node = children

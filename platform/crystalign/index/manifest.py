@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import DatasetError, StorageError
+from crystalign.index.lexical import Lexicon
 from crystalign.index.vector_store import DEFAULT_KIND
 from crystalign.properties import PropertySpec
 
@@ -23,6 +24,8 @@ class SegmentEntry(storage.FileEntry):
     """Number of vectors."""
     store: tuple[storage.FileEntry, ...] = ()
     """Additional files of its vector store."""
+    words: storage.FileEntry | None = None
+    """File of the words of its texts; None if the dataset has no texts."""
 
 
 class IndexManifest(Config):
@@ -56,16 +59,20 @@ class IndexManifest(Config):
     """Licences of the rows; every search result names them."""
     segments: tuple[SegmentEntry, ...]
     """Segments, in order."""
+    lexicon: storage.FileEntry | None = None
+    """File that counts how many texts hold each word; None if the dataset has no texts."""
+    has_facts: bool = False
+    """Whether the segments have the columns that follow from captions with facts: keywords and density."""
 
     @property
     def version(self) -> str:
         """SHA-256 of the content; independent of the time of creation and of the URIs of model and dataset."""
         content = self.model_dump(mode="json", exclude={"created", "model_uri", "dataset_uri"})
-        if self.kind == DEFAULT_KIND:  # keeps the version of manifests written before there were kinds
-            del content["kind"]
-        for segment in content["segments"]:
-            if not segment["store"]:
-                del segment["store"]
+        added: dict[str, Any] = {"kind": DEFAULT_KIND, "lexicon": None, "has_facts": False, "store": [], "words": None}
+        for entry in (content, *content["segments"]):  # keeps the version of manifests of earlier releases
+            for name, default in added.items():
+                if entry.get(name, ...) == default:
+                    del entry[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @classmethod
@@ -85,6 +92,14 @@ class IndexManifest(Config):
                 f"the index at {uri} has schema version {version}, this release reads {SCHEMA_VERSION}: rebuild it",
             )
         return cls.from_mapping(data, origin=f"the manifest of {uri}")
+
+    def read_lexicon(self, uri: str) -> Lexicon | None:
+        """The lexicon of the index at `uri`; None if its dataset has no texts.
+
+        Raises:
+            VerificationError: the file is missing or differs from the manifest.
+        """
+        return None if self.lexicon is None else Lexicon.load(storage.read_verified(uri, self.lexicon))
 
     def write(self, uri: str) -> None:
         """Write the manifest; it cannot be replaced afterwards, because an index is immutable.

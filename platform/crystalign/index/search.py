@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from crystalign import storage
 from crystalign.errors import QueryError, VerificationError
-from crystalign.index.embeddings import EMBEDDING, embedding_matrix, with_remarks
+from crystalign.index.embeddings import EMBEDDING, embedding_matrix, with_fact_columns, with_remarks
 from crystalign.index.filters import Fields, make_fields, parse_filter
+from crystalign.index.lexical import LexicalIndex, WordCounts
 from crystalign.index.manifest import IndexManifest, SegmentEntry
 from crystalign.index.vector_store import DEFAULT_KIND, EXTRA, VECTOR_STORES, Allowed, VectorStore
 from crystalign.properties import PropertySpec
@@ -33,6 +34,8 @@ DECIMALS = 7
 """Scores are rounded to this many decimals, far below the resolution of half precision, so that equal scores are equal
 on every machine."""
 
+MAX_TIES = 20_000
+"""Number of rows of equal score that are compared further in a search by words."""
 _FILTERS_KEPT = 64
 
 
@@ -49,6 +52,9 @@ class Found(NamedTuple):
     """Number of rows that satisfy the filter. If it is less than k, the result contains all of them."""
     source: NDArray[np.int64]
     """(n,) index of the merged result that a row came from; zeros before a merge."""
+    similarities: NDArray[np.float64] | None = None
+    """(n,) for a search by words: cosine similarities, which order rows of equal score. None where the scores are the
+    similarities."""
 
 
 class Segment:
@@ -60,6 +66,8 @@ class Segment:
         properties: the property columns of `table`.
         kind: name of the vector store.
         saved: for each segment file, the files that its vector store saved.
+        words: for each segment file, its word counts and number of rows; None if the index has no texts.
+        has_facts: whether the table has the columns that follow from captions with facts.
     """
 
     def __init__(
@@ -70,10 +78,13 @@ class Segment:
         *,
         kind: str = DEFAULT_KIND,
         saved: Sequence[Mapping[str, bytes]] = (),
+        words: Sequence[tuple[WordCounts, int]] | None = None,
+        has_facts: bool = False,
     ) -> None:
         assert len(table) == len(vectors), (len(table), vectors.shape)
         self.table = with_remarks(table).combine_chunks()
-        self.fields: Fields = make_fields(properties)
+        self.fields: Fields = make_fields(properties, has_facts=has_facts)
+        self.words = None if words is None else LexicalIndex(words)
         self.dimension = int(vectors.shape[1])
         self.store: VectorStore = VECTOR_STORES[kind].load(vectors, saved)
         self.allowed = functools.lru_cache(_FILTERS_KEPT)(self._allowed)
@@ -104,9 +115,18 @@ class Segment:
         entries = manifest.segments if entries is None else entries
         tables = [pq.read_table(io.BytesIO(_verified(uri, entry))) for entry in entries]
         saved = [{file.path.rpartition("/")[2]: _verified(uri, file) for file in entry.store} for entry in entries]
-        table = pa.concat_tables(tables)
+        table = pa.concat_tables([with_fact_columns(one) for one in tables] if manifest.has_facts else tables)
         vectors = embedding_matrix(table)
-        return cls(table.drop_columns([EMBEDDING]), vectors, manifest.properties, kind=manifest.kind, saved=saved)
+        words = None if manifest.lexicon is None else [(_word_counts(uri, entry), entry.rows) for entry in entries]
+        return cls(
+            table.drop_columns([EMBEDDING]),
+            vectors,
+            manifest.properties,
+            kind=manifest.kind,
+            saved=saved,
+            words=words,
+            has_facts=manifest.has_facts,
+        )
 
     # --- searching --------------------------------------------------------------------------------------------------
 
@@ -135,6 +155,44 @@ class Segment:
         for result in results:
             self._check(result, filter_text)
         return results
+
+    def search_words(
+        self, weights: Mapping[str, float], query: NDArray[np.floating[Any]], k: int, filter_text: str | None = None
+    ) -> Found:
+        """The k best rows by the words of their texts, among those that satisfy the filter.
+
+        Rows of equal score are ordered by the similarity of their vectors to a query. If more than `MAX_TIES` rows
+        share the last place, only the first of them, by position, compete for it.
+
+        Args:
+            weights: word → weight, from `Lexicon.weights`.
+            query: (D,), finite.
+            k: number of rows, at least 1.
+            filter_text: OPTIMADE filter; evaluated before the search.
+
+        Returns:
+            At most k rows, each of which holds at least one of the words.
+
+        Raises:
+            QueryError: the filter cannot be read.
+        """
+        allowed = self.allowed(filter_text)
+        scores = np.zeros(len(self)) if self.words is None else np.round(self.words.scores(weights), DECIMALS)
+        mask = np.unpackbits(allowed.bits, bitorder="little", count=len(self)).astype(bool)
+        rows = np.flatnonzero(mask & (scores > 0.0))
+        if len(rows) > k:
+            least = np.partition(scores[rows], -k)[-k]
+            tied = rows[scores[rows] == least]
+            rows = np.concatenate([rows[scores[rows] > least], tied[:MAX_TIES]])
+        similarities = self._scores(np.asarray(query, np.float32), rows)
+        ids = self.table["id"].take(pa.array(rows)).to_pylist()
+        order = sorted(range(len(rows)), key=lambda i: (-scores[rows[i]], -similarities[i], ids[i]))[:k]
+        best = rows[order]
+        hits = Found(
+            [ids[i] for i in order], scores[best], best, allowed.n, np.zeros(len(best), np.int64), similarities[order]
+        )
+        self._check(hits, filter_text)
+        return hits
 
     def _allowed(self, filter_text: str | None) -> Allowed:
         mask = np.ones(len(self), dtype=bool)
@@ -204,6 +262,10 @@ class Segment:
         return records
 
 
+def _word_counts(uri: str, entry: SegmentEntry) -> WordCounts:
+    return WordCounts.of([]) if entry.words is None else WordCounts.load(_verified(uri, entry.words))
+
+
 def _verified(uri: str, entry: storage.FileEntry) -> bytes:
     try:
         return storage.read_verified(uri, entry)
@@ -225,18 +287,23 @@ def evaluate(table: pa.Table, expression: Any) -> NDArray[np.bool_]:
 
 
 def merge(answers: Sequence[Found], k: int) -> Found:
-    """Merge several results of one query: the k best, by descending score, then ascending id.
+    """Merge several results of one query: the k best, by descending score, then similarity, then ascending id.
 
     `rows` of the merged result are positions in the result that `source` names.
     """
     entries = sorted(_entries(answers))[:k]
     scores = np.array([-entry[0] for entry in entries], dtype=np.float64)
-    source = np.array([entry[2] for entry in entries], dtype=np.int64)
-    rows = np.array([entry[3] for entry in entries], dtype=np.int64)
-    return Found([entry[1] for entry in entries], scores, rows, sum(a.allowed for a in answers), source)
+    similarities = np.array([-entry[1] for entry in entries], dtype=np.float64)
+    source = np.array([entry[3] for entry in entries], dtype=np.int64)
+    rows = np.array([entry[4] for entry in entries], dtype=np.int64)
+    by_words = any(answer.similarities is not None for answer in answers)
+    allowed = sum(answer.allowed for answer in answers)
+    return Found([entry[2] for entry in entries], scores, rows, allowed, source, similarities if by_words else None)
 
 
-def _entries(answers: Sequence[Found]) -> Iterator[tuple[float, str, int, int]]:
+def _entries(answers: Sequence[Found]) -> Iterator[tuple[float, float, str, int, int]]:
     for number, result in enumerate(answers):
-        for position, (name, score) in enumerate(zip(result.ids, result.scores.tolist(), strict=True)):
-            yield (-score, name, number, position)
+        similarities = result.scores if result.similarities is None else result.similarities
+        ranked = zip(result.ids, result.scores.tolist(), similarities.tolist(), strict=True)
+        for position, (name, score, similarity) in enumerate(ranked):
+            yield (-score, -similarity, name, number, position)

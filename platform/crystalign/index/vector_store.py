@@ -93,7 +93,7 @@ VECTOR_STORES: Registry[type[VectorStore]] = Registry(
     "vector store",
     "crystalign.vector_stores",
     {DEFAULT_KIND: "crystalign.index.exact_fp16:ExactFp16"},
-    accepts=lambda found: isinstance(found, type) and hasattr(found, "candidates"),
+    accepts=lambda entry: isinstance(entry, type) and hasattr(entry, "candidates"),
 )
 """Kind → class."""
 EXTRA = 64

@@ -89,6 +89,7 @@ QUERY = QuerySpec(
         QueryField("composition", _Formula, "The same."),
     ),
     read=parse_formula,
+    understand="crystalign.text_query.formula_part:understand_formula",
     example=_example,
 )
 

@@ -134,9 +134,14 @@ class QuerySpec:
     """How its values are plotted; None for no plot."""
     example: Callable[[Mapping[str, Any]], QueryExample] | None = None
     """A query made from a row of the index."""
+    phrases: tuple[str, ...] = ()
+    """For words: further examples; a service offers those whose conditions its index satisfies."""
     matcher: Callable[..., Any] | str | None = None
     """A class, or `module:Class`, that reranks the first candidates by comparing the query's value with stored ones,
     such as `crystalign.modalities.profile_match:ProfileMatcher`; None for no reranking."""
+    understand: Callable[..., Any] | str | None = None
+    """For words: `(text, fields, *, ignore)` → an `Understanding`, whose conditions filter and order the results;
+    itself, or `module:function`. None takes the words literally."""
     carried: type[Any] | None = None
     """Dataclass (arrays and numbers) of a file's value that the `matcher` needs; the sandbox returns it beside the
     features."""

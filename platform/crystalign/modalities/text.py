@@ -15,6 +15,8 @@ from crystalign.config import Config
 from crystalign.errors import InputError
 from crystalign.modalities.modality import Features, Inputs, Modality
 from crystalign.modalities.query import QueryExample, QueryField, QuerySpec
+from crystalign.physics.facts import CrystalFacts
+from crystalign.text.phrasing import phrase
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +38,8 @@ class Text:
     """Unicode text of any length; the encoder truncates long texts."""
     generated: bool = False
     """Whether `crystalign.physics.caption` generated the text, rather than a person."""
+    facts_json: str | None = None
+    """The facts of a generated text, as JSON; None for a text by a person or of an earlier release."""
 
     def __post_init__(self) -> None:
         """Refuse an empty text."""
@@ -43,13 +47,22 @@ class Text:
             message = "the description is empty; write a few words about the material"
             raise InputError(message, reason="empty-text")
 
+    @property
+    def facts(self) -> CrystalFacts | None:
+        """The facts that a generated text was made from."""
+        return None if self.facts_json is None else CrystalFacts.model_validate_json(self.facts_json)
+
 
 MAX_CHARACTERS = 20_000
 """Largest number of characters of a query text."""
 
 
-def _example(row: Mapping[str, Any]) -> QueryExample:  # noqa: ARG001 (the protocol)
-    words = "cubic perovskite with corner-sharing octahedra"
+PHRASES = ("rutile", "layered lithium oxide", "hexagonal boron nitride", "lead halide perovskite", "cubic fluoride")
+"""Examples of what can be typed."""
+
+
+def _example(row: Mapping[str, Any]) -> QueryExample:
+    words = f"{' '.join(row['elements'])} compound"
     return QueryExample(f"“{words}”", {"text": words})
 
 
@@ -58,6 +71,8 @@ QUERY = QuerySpec(
     fields=(QueryField("text", Annotated[str, Field(max_length=MAX_CHARACTERS)], "A description.", "A description."),),
     read=Text,
     example=_example,
+    phrases=PHRASES,
+    understand="crystalign.text_query.understanding:understand",
 )
 
 
@@ -82,38 +97,47 @@ class TextModality(Modality[Text]):
         """Maximum length of a text in bytes; longer texts are cut off there."""
         clause_dropout: float = Field(default=0.3, ge=0, lt=1)
         """Probability of dropping each clause in training, so that the model does not rely on the formula alone."""
+        phrasing: float = Field(default=0.0, ge=0, le=1)
+        """Probability that training replaces a text by some of its facts in other words, if it has facts: `phrase`."""
 
     settings: Settings
 
     @classmethod
     def column_type(cls) -> pa.StructType:
-        """Arrow type: the text, and whether it was generated."""
+        """Arrow type: the text, whether it was generated, and its facts as JSON."""
         import pyarrow as pa
 
-        return pa.struct([("description", pa.string()), ("generated", pa.bool_())])
+        return pa.struct([("description", pa.string()), ("generated", pa.bool_()), ("facts", pa.string())])
 
     @classmethod
     def to_column(cls, value: Text) -> Mapping[str, Any]:
         """Store the text unchanged."""
-        return {"description": value.description, "generated": value.generated}
+        return {"description": value.description, "generated": value.generated, "facts": value.facts_json}
 
     @classmethod
     def from_column(cls, scalar: pa.StructScalar) -> Text:
         """Read the text unchanged."""
-        return Text(scalar["description"].as_py(), scalar["generated"].as_py())
+        return Text(scalar["description"].as_py(), scalar["generated"].as_py(), scalar["facts"].as_py())
 
     def featurise(self, value: Text | str, *, rng: np.random.Generator | None = None) -> Features:
         """Return UTF-8 bytes, whole characters only; with `rng`, of a random subset of the clauses, in order."""
         text = value if isinstance(value, Text) else Text(value)
-        words = text.description if rng is None else self._some_clauses(text.description, rng)
+        words = text.description if rng is None else self._varied(text, rng)
         cut = words.encode()[: self.settings.max_bytes].decode(errors="ignore")
         return {"utf8": np.frombuffer(cut.encode(), np.uint8)}
+
+    def _varied(self, text: Text, rng: np.random.Generator) -> str:
+        """A variant of the text for one training step."""
+        if self.settings.phrasing and text.facts_json is not None and rng.random() < self.settings.phrasing:
+            assert text.facts is not None
+            return phrase(text.facts, rng)
+        return self._some_clauses(text.description, rng)
 
     def _some_clauses(self, words: str, rng: np.random.Generator) -> str:
         clauses = _CLAUSE_ENDS.split(words)
         keep = rng.random(len(clauses)) >= self.settings.clause_dropout
         keep[rng.integers(len(clauses))] = True
-        return " ".join(clause for clause, kept in zip(clauses, keep, strict=True) if kept)
+        return " ".join(clause for clause, is_kept in zip(clauses, keep, strict=True) if is_kept)
 
     def collate(self, samples: Sequence[Features]) -> Inputs:
         """Join the bytes."""

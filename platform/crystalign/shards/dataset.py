@@ -25,6 +25,7 @@ from crystalign.shards.schema import (
     main_modalities,
     sibling_modalities,
     table_to_materials,
+    with_added_fields,
 )
 from crystalign.storage import FileEntry
 
@@ -228,9 +229,9 @@ class Dataset:
                 rows = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
                 if rows != shard.row_groups:
                     raise DatasetError(f"{uri} has row groups of {rows} rows, its manifest says {shard.row_groups}")
-                if row_group is None:
-                    return file.read(columns=list(columns))
-                return file.read_row_group(row_group, columns=list(columns))
+                names = list(columns)
+                table = file.read(columns=names) if row_group is None else file.read_row_group(row_group, columns=names)
+                return with_added_fields(table)
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"{uri} cannot be read: {error}; `Dataset.verify` checks all files") from error
 

@@ -68,6 +68,28 @@ def shard_schema(properties: Sequence[PropertySpec] = ()) -> pa.Schema:
     return pa.schema([*DESCRIPTION, *modalities, *(pa.field(p.column, pa.float64()) for p in properties)])
 
 
+def with_added_fields(table: pa.Table) -> pa.Table:
+    """The table with the fields of modality columns that earlier releases did not write, as nulls.
+
+    A column that differs in any other way stays as it is.
+    """
+    for position, field in enumerate(table.schema):
+        kind = modality_class(field.name).column_type() if field.name in MODALITIES else field.type
+        if kind == field.type or not pa.types.is_struct(kind) or not pa.types.is_struct(field.type):
+            continue
+        stored = {child.name: child.type for child in field.type}
+        if all(name in {child.name for child in kind} for name in stored):
+            chunks = [_with_fields(chunk, kind) for chunk in table.column(position).chunks]
+            table = table.set_column(position, field.with_type(kind), pa.chunked_array(chunks, kind))
+    return table
+
+
+def _with_fields(chunk: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
+    stored = [child.name for child in chunk.type]
+    children = [chunk.field(child.name) if child.name in stored else pa.nulls(len(chunk), child.type) for child in kind]
+    return pa.StructArray.from_arrays(children, fields=list(kind), mask=chunk.is_null())
+
+
 def sibling_schema(modality: str) -> pa.Schema:
     """The schema of a file with one large modality; it has the same rows as its shard, in the same order."""
     return pa.schema([pa.field("id", pa.string(), nullable=False), (modality, modality_class(modality).column_type())])

@@ -83,7 +83,9 @@ export function search({ body, form }, signal) {
       data.append("kind", kind);
     }
     for (const [name, value] of Object.entries({ ...form, files: null })) {
-      if (value !== null && value !== undefined && value !== "") data.append(name, String(value));
+      for (const one of Array.isArray(value) ? value : [value]) { // a list is a repeated field
+        if (one !== null && one !== undefined && one !== "") data.append(name, String(one));
+      }
     }
     return json("/api/search/file", { method: "POST", body: data, signal });
   }

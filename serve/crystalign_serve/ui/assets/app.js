@@ -8,8 +8,9 @@ import { decode, encode } from "./link.js";
 import { isBinary, learn, takesWavelength, toRequest } from "./query.js";
 import { question } from "./reading.js";
 import { arrowKeys, markOpen, showLoading, showResults } from "./results.js";
+import { hideOther, keepChoices, sentence, showUnderstood, tierHeadings } from "./understood.js";
 
-const EMPTY = { parts: [], filter: "", k: 12, open: null };
+const EMPTY = { parts: [], filter: "", k: 12, literal: false, ignore: [], open: null };
 const REMEMBERED = 12;
 const answers = new Map();
 const running = { search: new AbortController(), detail: new AbortController() };
@@ -18,7 +19,7 @@ let shown = null;
 let complete = true;
 let index = null;
 
-const form = makeForm({ search: (how) => go({ ...form.read(), open: null }, how), fail: showError, ask });
+const form = makeForm({ search: (how) => go(keepChoices({ ...form.read(), open: null }, state), how), fail: showError, ask });
 const similar = ({ id }) => go({ ...EMPTY, k: state.k, parts: [{ kind: "id", value: id, weight: 1 }] });
 const open = ({ id }) => go({ ...state, open: id }, { replace: state.open !== null });
 const close = () => go({ ...state, open: null });
@@ -60,7 +61,7 @@ async function arrive() {
   const held = history.state;
   try {
     const next = held?.parts ? held : await decode(location.hash);
-    await enter(next, held?.complete ?? true);
+    await enter({ ...EMPTY, ...next }, held?.complete ?? true);
   } catch (error) {
     [state, shown] = [EMPTY, null];
     form.write(EMPTY);
@@ -68,7 +69,7 @@ async function arrive() {
   }
 }
 
-const searchKey = ({ parts, filter, k }) => JSON.stringify([parts, filter, k]);
+const searchKey = ({ parts, filter, k, literal, ignore }) => JSON.stringify([parts, filter, k, literal, ignore]);
 
 function showStart() {
   running.search.abort();
@@ -76,8 +77,8 @@ function showStart() {
   shown = null;
   $("page").classList.remove("opened");
   document.title = "Crystalign";
-  $("status").replaceChildren();
-  $("results").replaceChildren();
+  for (const id of ["status", "results", "understood"]) $(id).replaceChildren();
+  $("understood").hidden = true;
   $("detail").hidden = true;
 }
 
@@ -91,6 +92,7 @@ async function search() {
     if (!answers.has(key)) {
       $("status").replaceChildren(el("p", { class: "muted" }, "Searching…"));
       showLoading($("results"), state.k);
+      hideOther($("understood"), state);
       const answer = await api.search(toRequest(state), signal);
       answers.set(key, answer);
       if (answers.size > REMEMBERED) answers.delete(answers.keys().next().value);
@@ -102,45 +104,67 @@ async function search() {
   }
 }
 
-function showAnswer(answer) {
-  const { results } = answer;
+/** Show what was understood of the words; a changed choice repeats the search. */
+const showChips = (understood, refused) => showUnderstood($("understood"), state, understood, (choice) => go({ ...state, ...choice, open: null }), refused);
+
+/** How many crystals are shown, and of which. */
+function summaryOf({ results, allowed, query }) {
   const number = (value) => Number(value).toLocaleString("en");
-  const summary = results.length
-    ? `${number(results.length)} of ${number(answer.allowed ?? index?.rows ?? results.length)} crystals${state.filter ? " that pass the filter" : ""}`
-    : "";
-  const notices = (answer.query?.notices ?? []).map((notice) => el("p", { class: "note" }, notice));
+  const limits = [query?.understood?.chips?.some(({ strict }) => strict) && "satisfy the conditions", state.filter && "pass the filter"].filter(Boolean);
+  return `${number(results.length)} of ${number(allowed ?? index?.rows ?? results.length)} crystals${limits.length ? ` that ${limits.join(" and ")}` : ""}`;
+}
+
+/** The message in place of results. The notices say why there are none. */
+function emptyMessage(notices, understood) {
+  const advice = understood?.chips?.length ? "Remove one of the conditions above." : "The index returned no result for this query.";
+  const reasons = notices.length ? notices : [state.filter ? "No crystal in the index passes this filter. Relax it and search again." : advice];
+  return el("div", { class: "message" }, el("h2", null, "No crystal matches"), reasons.map((reason) => el("p", null, `${sentence(reason).replace(/\.$/, "")}.`)));
+}
+
+/** How well the best results match, as far as the service can tell. */
+const confidenceNote = ({ level, text }) => el("p", { class: level === "low" ? "confidence warning" : "confidence note" }, text);
+
+function showAnswer(answer) {
+  const { results, query } = answer;
+  const said = query?.notices ?? [];
+  const notices = results.length ? said.map((notice) => el("p", { class: "note" }, notice)) : [];
   const partial = answer.shards_ok < answer.shards_total
     ? el("p", { class: "warning" }, `Only ${answer.shards_ok} of ${answer.shards_total} shards answered; results may be missing.`)
     : null;
-  const empty = results.length ? null : el("div", { class: "message" },
-    el("h2", null, "No crystal matches"),
-    el("p", null, state.filter ? "No crystal in the index passes this filter. Relax it and search again." : "The index returned no result for this query."));
-  $("status").replaceChildren(...[...notices, ...otherReadings(), partial, empty, orderNote(answer), results.length ? el("div", { class: "summary" }, el("p", null, summary), shareButton()) : null].filter(Boolean));
-  showResults($("results"), results, { onOpen: open, onSimilar: similar });
+  const confidence = query?.confidence ? confidenceNote(query.confidence) : null;
+  const empty = results.length ? null : emptyMessage(said, query?.understood);
+  const summary = results.length ? el("div", { class: "summary" }, el("p", null, summaryOf(answer)), shareButton()) : null;
+  $("status").replaceChildren(...[empty, confidence, ...notices, ...otherReadings(query?.understood), partial, orderNote(answer), summary].filter(Boolean));
+  showChips(answer.query?.understood);
+  showResults($("results"), results, { onOpen: open, onSimilar: similar }, tierHeadings(results, answer.query?.understood));
   showIndex({ shards_ok: answer.shards_ok, shards_total: answer.shards_total, version: answer.index_version, elapsed: answer.elapsed_ms });
 }
 
 /** The note above results whose scores are not in rank order. */
 function orderNote({ results, query }) {
-  if (!results.some((result, i) => i > 0 && result.score > results[i - 1].score)) return null;
-  const why = /pattern/.test(query?.ordered_by ?? "")
-    ? "The order combines two rankings, by embedding and by pattern match. The scores are those of the pattern match alone, so they may not decrease with rank."
+  const rises = (result, i) => i > 0 && result.score > results[i - 1].score && result.tier === results[i - 1].tier;
+  if (!results.some(rises)) return null;
+  const order = query?.ordered_by ?? "";
+  const two = (first, second, scored) => `The order combines two rankings, by ${first} and by ${second}. The scores are those of the ${scored} alone, so they may not decrease with rank.`;
+  const why = /pattern/.test(order) ? two("embedding", "pattern match", "pattern match")
+    : /words/.test(order) || query?.understood?.rest ? two("embedding", "the words of the texts", "embeddings")
     : "The service set this order; the scores do not decrease with rank.";
   return el("p", { class: "note" }, why);
 }
 
 /** Notes for searched texts that may also be a formula or a chemical system, with buttons for those readings. */
-function otherReadings() {
+function otherReadings(understood) {
+  const did = (words) => (understood?.chips?.length ? `“${words}” can also be read as` : `Searched for the words “${words}”. Search instead for`);
   return state.parts.filter((part) => part.kind === "text").map((part) => {
     const ambiguity = question(part.value, state.filter);
-    return ambiguity && el("p", { class: "note actions" }, el("span", null, `Searched for the words “${part.value}”. Search instead for`), readings(part, ambiguity));
+    return ambiguity && el("p", { class: "note actions" }, el("span", null, did(part.value)), readings(part, ambiguity));
   }).filter(Boolean);
 }
 
 function readings(part, ambiguity) {
   const run = ({ kind, value, filter }) => {
     const others = state.parts.filter((other) => other !== part && other.kind !== kind);
-    return go({ ...state, parts: [...others, { ...part, kind, value }], filter, open: null });
+    return go(keepChoices({ ...state, parts: [...others, { ...part, kind, value }], filter, open: null }, state));
   };
   const answers = ambiguity.answers.filter((answer) => answer.kind !== part.kind || answer.value !== part.value);
   return answers.map((answer) => el("button", { type: "button", class: "quiet", onclick: () => run(answer) }, answer.label));
@@ -150,6 +174,7 @@ function readings(part, ambiguity) {
 function ask({ title, detail, answers: choices }, choose) {
   running.search.abort();
   showError(title, detail);
+  $("understood").hidden = true;
   shown = null;
   const button = (answer) => el("button", { type: "button", class: "quiet", onclick: () => choose(answer) }, answer.label);
   $("status").replaceChildren(el("div", { class: "message", id: "question", role: "alert" },
@@ -178,6 +203,7 @@ function showError(title, detail) {
   $("page").classList.remove("opened", "alone");
   $("detail").hidden = true;
   $("results").replaceChildren();
+  showChips(null, /\bliteral\b/.test(detail));
   const [message, ...pointer] = String(detail).split("\n"); // further lines point at a position: use a fixed-width font
   const ambiguous = state.parts.filter((part) => part.kind === "formula").map((part) => [part, question(part.value, state.filter)]).find(([, ambiguity]) => ambiguity);
   const asks = /wavelength/i.test(`${title} ${detail}`) && state.parts.some(takesWavelength);
@@ -231,7 +257,7 @@ async function showInfo(request) {
     $("notice").hidden = !info.notice;
     $("notice").replaceChildren(info.notice ?? "");
     showFields(info.fields ?? []);
-    showExamples(info.example_queries ?? [], go);
+    showExamples(info.example_queries ?? [], (query) => go({ ...EMPTY, ...query }));
     showIndex({ rows: info.index?.rows, version: info.index?.version, model: info.model?.name, shards_ok: health.shards_ok, shards_total: health.shards_total });
   } catch (error) {
     $("index").replaceChildren(el("div", { class: "warning" }, el("dt", null, error.title ?? "Status unknown"), el("dd", null, error.detail ?? "")));

@@ -40,6 +40,19 @@ export function spaceGroup(symbol, number) {
   return node;
 }
 
+const LABEL_BREAK = /(\s+|[,;:“”]+|(?<=\s)\(|\)(?=\s|$|[,;]))/; // brackets of a sentence, not those of Cu(OH)2
+const SYMBOL = /^[PIFCABR](?=.*(?:_|-\d))[a-z\d/_-]+$/; // P4_2/mnm, Fm-3m
+const FORMULA = /^(?![PIFCABR]\d+$)(?=.*[A-Za-z)\]]\d)(?:[A-Z][a-z]?|[\d.()[\]·])+$/; // TiO2, but not the space group P312
+
+/** A label with subscripts in its formulas, and overbars and subscripts in its space group symbols. */
+export function pretty(text) {
+  const small = (piece, split) => piece.split(split).map((part, i) => (i % 2 ? el("sub", null, part) : part));
+  return String(text).split(LABEL_BREAK).map((piece) => {
+    if (SYMBOL.test(piece)) return small(piece.replace(BARS, "$1\u0305"), /_(\d)/);
+    return FORMULA.test(piece) ? small(piece, /(?<=[A-Za-z)\]])(\d+(?:\.\d+)?)/) : piece;
+  });
+}
+
 /** Format a number: four significant digits, a true minus sign, an exponent only for very small or large values. */
 export function quantity(value) {
   if (typeof value !== "number") return String(value);

@@ -44,6 +44,8 @@ export async function encode(state) {
     }
     if (state.filter) query.set("filter", state.filter);
     if (state.k !== DEFAULT_K) query.set("k", state.k);
+    if (state.literal) query.set("literal", 1);
+    for (const words of state.ignore) query.append("ignore", words);
     if (state.open) query.set("open", state.open);
     return query.toString();
   };
@@ -71,5 +73,6 @@ export async function decode(hash) {
     parts.push(part);
   }
   const k = Number(query.get("k") ?? DEFAULT_K);
-  return { parts, filter: query.get("filter") ?? "", k, open: query.get("open") };
+  const ignore = [...new Set(query.getAll("ignore").filter(Boolean))];
+  return { parts, filter: query.get("filter") ?? "", k, literal: query.get("literal") === "1", ignore, open: query.get("open") };
 }

@@ -114,7 +114,7 @@ const withWavelength = ({ value, wavelength }) => (wavelength ? { ...value, wave
 export const mayRepeat = (part) => part.kind === "structure" && isSent(part);
 
 /** The API request of a state: `{ body }` for JSON, or `{ form }` if there are files. */
-export function toRequest({ parts, filter, k }) {
+export function toRequest({ parts, filter, k, literal, ignore }) {
   const files = parts.filter(isSent);
   const query = {};
   const weights = {};
@@ -123,7 +123,7 @@ export function toRequest({ parts, filter, k }) {
     if (!files.includes(part)) query[part.kind] = isFile(part) ? withWavelength(part) : part.value;
   }
   const weighted = parts.length > 1 && parts.every((part) => part.kind !== "auto");
-  const request = { k, ...(filter && { filter }) };
+  const request = { k, ...(filter && { filter }), ...(literal && { literal }), ...(ignore?.length && { ignore }) };
   if (!files.length) return { body: { query, ...request, ...(weighted && { weights }) } };
   const form = {
     ...request,

@@ -1,6 +1,6 @@
 // The list of results: one card per material.
 
-import { el, formula, label, quantity, spaceGroup } from "./dom.js";
+import { el, formula, label, pretty, quantity, spaceGroup } from "./dom.js";
 
 const SHOWN = 3;
 
@@ -47,9 +47,11 @@ function card(result, top, { onOpen, onSimilar }) {
   );
 }
 
-/** Fill the list with one card per result. */
-export function showResults(list, results, handlers) {
-  list.replaceChildren(...results.map((result) => card(result, results[0].score, handlers)));
+/** Fill the list with one card per result, and with headings as [position of the card below, text]. */
+export function showResults(list, results, handlers, headings = []) {
+  const above = new Map(headings);
+  const heading = (text) => (text ? [el("li", { class: "tier" }, el("h2", null, pretty(text)))] : []);
+  list.replaceChildren(...results.flatMap((result, i) => [...heading(above.get(i)), card(result, results[0].score, handlers)]));
 }
 
 export function showLoading(list, count) {
@@ -67,18 +69,24 @@ export function markOpen(list, id) {
   }
 }
 
+/** The card in the next row (step 1) or the previous one (-1), in the same column or the last one of a shorter row. */
+function beside(buttons, at, step) {
+  const tops = buttons.map((button) => button.closest(".card").offsetTop);
+  const rows = [...new Set(tops)];
+  const next = rows.indexOf(tops[at]) + step;
+  if (next < 0 || next >= rows.length) return next < 0 ? 0 : buttons.length - 1;
+  return Math.min(tops.indexOf(rows[next]) + at - tops.indexOf(tops[at]), tops.lastIndexOf(rows[next]));
+}
+
 /** Move among cards by keys: left and right by one, up and down by a row, Home and End. */
 export function arrowKeys(list) {
   list.addEventListener("keydown", (event) => {
     const buttons = [...list.querySelectorAll(".open")];
     const at = buttons.indexOf(event.target);
     if (at < 0) return;
-    const cards = [...list.children];
-    const columns = cards.filter((item) => item.offsetTop === cards[0].offsetTop).length;
-    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: buttons.length - 1 - at };
-    const step = steps[event.key];
-    if (step === undefined) return;
+    const move = { ArrowRight: () => at + 1, ArrowLeft: () => at - 1, ArrowDown: () => beside(buttons, at, 1), ArrowUp: () => beside(buttons, at, -1), Home: () => 0, End: () => buttons.length - 1 }[event.key];
+    if (!move) return;
     event.preventDefault();
-    buttons[Math.min(buttons.length - 1, Math.max(0, at + step))].focus();
+    buttons[Math.min(buttons.length - 1, Math.max(0, move()))].focus();
   });
 }
