@@ -69,9 +69,7 @@ class Api:
             lambda: self.parts(query, uploads, options), options, None if query is None else query.material_id
         )
 
-    async def parts(
-        self, query: SearchQuery | None, uploads: list[Upload], options: SearchOptions
-    ) -> list[QueryPart]:
+    async def parts(self, query: SearchQuery | None, uploads: list[Upload], options: SearchOptions) -> list[QueryPart]:
         """All parts of a query: uploaded files first, then the JSON parts in their order.
 
         Files and structures are read in sandbox processes, everything else in threads. A slow file therefore

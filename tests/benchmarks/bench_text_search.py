@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_text_search.py INDEX --data FOLDER
 
-FOLDER holds `materials_project/`, from whose first rows the index was made. The queries and what is relevant
+FOLDER holds `materials_project/`, from which the index was made. The queries and what is relevant
 for each are those of `text_queries.yaml`, judged by `text_relevance.py`, which does not know the search.
 Where fewer than ten rows are relevant, the precision is the share of these that are among the first ten.
 Settings may be tuned on the development half; the test half is what counts. Two rows for comparison: *random*
@@ -18,11 +18,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from text_relevance import Query, load_metadata, load_queries, precision_at_10, relevant
+from text_metadata import Metadata
+from text_relevance import Query, load_queries, precision_at_10, relevant
 
 from crystalign.config import Config
 from crystalign.index.index import Index
@@ -117,12 +121,12 @@ def main(config: BenchTextSearch) -> None:
     index = Index.open(config.index)
     systems = Systems(index)
     folder = Path(config.data) / "materials_project"
-    metadata = load_metadata(folder / "crystals.parquet", folder / "properties.parquet", None)
-    queries, named = load_queries()
     pool = set(index.segment.table["id"].to_pylist())
+    metadata = Metadata(*(_rows(folder / name, pool) for name in ("crystals.parquet", "properties.parquet")))
+    queries = load_queries()
     answers: dict[str, set[str]] = {}
     for query in track(queries, "judging", transient=True):
-        answers[query.query] = relevant(query.relevant, metadata, named) & pool
+        answers[query.query] = relevant(query.relevant, metadata)
     chosen = [q for q in queries if config.half in {q.half, "both"} and len(answers[q.query]) >= 3]
     scores = {"random": [_random(len(answers[q.query]), len(pool)) for q in chosen]}
     for name, ranking in systems.rankings().items():
@@ -132,6 +136,12 @@ def main(config: BenchTextSearch) -> None:
     _show(chosen, scores, len(pool), index)
     if config.misses:
         _misses(systems, chosen, scores["words + vectors + parser"], answers)
+
+
+def _rows(path: Path, ids: set[str]) -> pa.Table:
+    """The rows of a table that are in the index."""
+    table = pq.read_table(path)
+    return table.filter(pc.is_in(table["material_id"], pa.array(sorted(ids))))
 
 
 def _random(n_relevant: int, rows: int) -> float:

@@ -21,6 +21,8 @@ LISTS = {
     '"type:tetragonal perovskite","type:hexagonal perovskite","type:cubic double perovskite",'
     '"type:monoclinic double perovskite","type:rhombohedral double perovskite","type:tetragonal double perovskite",'
     '"type:quadruple perovskite"': "PEROVSKITES",
+    'kw HAS ANY "type:cubic perovskite","type:orthorhombic perovskite","type:rhombohedral perovskite",'
+    '"type:tetragonal perovskite"': "SIMPLE PEROVSKITES",
     '"class:fluoride","class:chloride","class:bromide","class:iodide"': "HALIDES",
     '"Sc","Y","La","Ce","Pr","Nd","Pm","Sm","Eu","Gd","Tb","Dy","Ho","Er","Tm","Yb","Lu"': "RARE EARTHS",
     '"La","Ce","Pr","Nd","Pm","Sm","Eu","Gd","Tb","Dy","Ho","Er","Tm","Yb","Lu"': "LANTHANIDES",

@@ -10,17 +10,42 @@ from crystalign.minerals import minerals
 from crystalign.physics.compound_classes import CLASS_NAMES, UNCERTAIN
 from crystalign.physics.facts import CrystalFacts
 
+TYPE_OF_MINERAL: dict[str, str | None] = {
+    **{name: name for name in ["coesite", "columbite", "lonsdaleite", "matlockite", "molybdenite", "wurtzite"]},
+    **dict.fromkeys(["bromellite", "cadmoselite", "greenockite", "iodargyrite", "zincite"], "wurtzite"),
+    **dict.fromkeys(["forsterite", "monticellite", "triphylite"], "olivine"),
+    "cristobalite": "alpha cristobalite",
+    "quartz": "alpha quartz",
+    "tridymite": "beta tridymite",
+    "goethite": "diaspore",
+    "diopside": "clinopyroxene",
+    "niter": "aragonite",
+    "nickeline": "nickel arsenide",
+    "romarchite": "litharge",
+    "tellurobismuthite": "tetradymite",
+    "covellite": None,
+}
+"""Mineral → its structure type, where other structures have the same formula and space group: graphite is no
+lonsdaleite."""
+_PAIRS = ((76, 78), (91, 95), (92, 96), (144, 145), (151, 153), (152, 154), (169, 170), (171, 172), (178, 179))
+_PAIRS += ((180, 181), (212, 213))
+MIRROR_IMAGES = dict([*_PAIRS, *(pair[::-1] for pair in _PAIRS)])
+"""Space group number → that of the mirror image, for the eleven enantiomorphic pairs."""
+
 
 def keywords(facts: CrystalFacts) -> tuple[str, ...]:
     """The keywords, each with its kind: `class:oxide`, `type:rutile`, `mineral:cassiterite`, `dimensionality:layered`.
 
-    A class of several words gives a keyword for each: `phosphate hydroxide` is both. A mineral is named if formula and
-    space group agree.
+    A class of several words gives a keyword for each, and one for the whole: `class:phosphate`, `class:hydroxide` and
+    `whole:phosphate hydroxide`. A mineral is named if formula and space group agree and, where several structures of
+    one formula share a space group, the structure type.
     """
     classes = [] if facts.compound_class == UNCERTAIN else _class_pattern().findall(facts.compound_class)
-    named = _minerals().get((read_formula(facts.formula).reduced, facts.spacegroup_number), ())
+    minerals_here = _minerals_of(facts.formula, facts.spacegroup_number)
+    named = [name for name in minerals_here if TYPE_OF_MINERAL.get(name, facts.structure_type) == facts.structure_type]
     return (
         *(f"class:{word}" for word in classes),
+        *([f"whole:{facts.compound_class}"] if classes else []),
         *([f"type:{facts.structure_type}"] if facts.structure_type else []),
         *(f"mineral:{name}" for name in named),
         f"dimensionality:{facts.dimensionality}",
@@ -33,11 +58,17 @@ def _class_pattern() -> re.Pattern[str]:
     return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, longest_first))})(?![\w-])")
 
 
+@functools.lru_cache(maxsize=4096)
+def _minerals_of(formula: str, spacegroup_number: int) -> tuple[str, ...]:
+    return _minerals().get((read_formula(formula).reduced, spacegroup_number), ())
+
+
 @functools.cache
 def _minerals() -> dict[tuple[str, int], tuple[str, ...]]:
-    """Reduced formula and space group number → names."""
+    """Reduced formula and space group number → names; a mirror image has the same name."""
     names: dict[tuple[str, int], tuple[str, ...]] = {}
     for mineral in minerals():
-        key = (read_formula(mineral.formula).reduced, mineral.spacegroup_number)
-        names[key] = (*names.get(key, ()), mineral.name)
+        number, formula = mineral.spacegroup_number, read_formula(mineral.formula).reduced
+        for one in {number, MIRROR_IMAGES.get(number, number)}:
+            names[formula, one] = (*names.get((formula, one), ()), mineral.name)
     return names

@@ -145,7 +145,12 @@ def class_meaning(anion: Anion) -> Meaning:
         label = f"{anion.word}: contains {', '.join(anion.elements)}"
     elif anion.group:
         label = f"{anion.word}: {' or '.join(anion.classes)}"
-    return Meaning("class", label, (by_class,), fallback=(by_element,), fallback_note=remark)
+    return Meaning("class", label, (pure(by_class), by_class), fallback=(by_element,), fallback_note=remark)
+
+
+def pure(text: str) -> str:
+    """A filter by classes, for compounds that are nothing else: a nitride, but no chloride nitride."""
+    return text.replace('"class:', '"whole:')
 
 
 def class_meanings() -> dict[str, Meaning]:

@@ -18,7 +18,7 @@ MAX_COST = 55.0
 """Largest cost of all filters of a query together, in the units of `crystalign.index.filters`, where 60 is allowed."""
 
 _COSTS = (
-    (r'"(?:class|type|dimensionality):', 3.0),
+    (r'"(?:class|whole|type|dimensionality):', 3.0),
     (r"chemical_formula_anonymous", 8.5),
     (r"CONTAINS", 3.0),
     (r'chemical_formula_reduced="[^"]*[./]', 8.5),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from crystalign.errors import InputError
 from crystalign.formula import read_formula
-from crystalign.text_query.anion_words import Anion, anion_filter
+from crystalign.text_query.anion_words import Anion, anion_filter, pure
 from crystalign.text_query.chips import Meaning, all_of, any_of, has
 from crystalign.text_query.element_words import Element
 
@@ -96,7 +96,7 @@ def compound_meaning(
         groups: families of elements before the anion, as in `alkali metal halide`.
         anions: one or more anions, as in `chloride fluoride`.
         either: whether the cations are alternatives, joined by `or`.
-        plural: whether the name is in the plural, as in `lithium oxides`: then a whole class is meant.
+        plural: whether the name is in the plural, as in `lithium oxides`: then no single formula is meant.
     """
     symbols = list(dict.fromkeys(cation.symbol for cation in cations))
     by_class, by_element = [], []
@@ -113,20 +113,18 @@ def compound_meaning(
     strictest: list[str] = []
     elements = list(dict.fromkeys([*symbols, *(e for anion in anions for e in anion.elements)]))
     named = bool(symbols) and not either and not groups and not any(anion.group for anion in anions)
+    label = _label(symbols, groups, anions, either=either)
+    only = f'_crystalign_chemsys="{"-".join(sorted(elements))}"'
     if named and not plural:
         formula = compound_formula(cations, anions[0]) if len(anions) == 1 else ""
-        only = f'_crystalign_chemsys="{"-".join(sorted(elements))}"'
-        strictest = [f'chemical_formula_reduced="{formula}"'] if formula else []
-        strictest.append(only)
+        strictest = [*([f'chemical_formula_reduced="{formula}"'] if formula else []), only]
         contains, without_classes = any_of(only, contains), any_of(only, without_classes)
-    label = _label(symbols, groups, anions, either=either)
-    if strictest:
-        formula = strictest[0].split('"')[1] if len(strictest) > 1 else ""
         label = f"{label}; {formula or 'only these elements'} first"
+    binary = [all_of(only, contains)] if named and plural and contains != without_classes else []
     return Meaning(
         "class",
         label,
-        (*strictest, contains),
+        (*strictest, *binary, pure(contains), contains),
         fallback=(*strictest, without_classes),
         fallback_note=remark if contains != without_classes else "",
     )

@@ -20,14 +20,15 @@ LONGEST_PHRASE = 6
 """Largest number of words of a phrase."""
 GLUE = frozenset(
     """a all allotrope allotropes also an and any are as at based be bearing between both but by called can candidate
-    candidates check class classes composed compound compounds consist consisting contain containing contains could
-    crystal crystalline crystals data database default display either element elements entries entry every examples
-    exclusively exhibit exhibiting exhibits families family find for form formed forms formula from get give group
-    grouped has have having i in include includes including ion ions is it its just kind kinds known lattice like
-    list looking made make material materials me must my named need of on only or phase phases please plus polymorph
-    polymorphs polytype polytypes possessing prototype rich search searching shall should show similar solely solid
-    solids some something sort sorts space structure structured structures system systems that the their them then
-    there these they things this those to type types want what where which who whose with within would you""".split()  # noqa: SIM905 (words)
+    candidates check class classes composed compound compounds consist consisting contain containing contains
+    could crystal crystalline crystals data database default display either element elements entries entry every
+    examples exclusively exhibit exhibiting exhibits families family find for form formed forms formula from get
+    give group grouped has have having i in include includes including ion ions is it its just kind kinds known
+    lattice like list looking made make material materials me must my named need of on only or phase phases
+    please plus polymorph polymorphs polytype polytypes possessing prototype rich search searching shall should
+    show similar solely solid solids some something sort sorts space structure structured structures system
+    systems that the their them then there these they things this those to type types want what where which who
+    whose with within would you very""".split()  # noqa: SIM905 (words)
 )
 """Words that carry no meaning of their own in a query and are left out of its rest."""
 NEGATIONS = {"without", "no", "non", "not", "except", "excluding", "lacking", "exclude", "minus", "sans", "never"}

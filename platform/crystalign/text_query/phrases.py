@@ -27,6 +27,12 @@ DIMENSIONS = {
 """Names → keyword of the dimensionality, and what it is called."""
 _REDOX = "Ti V Cr Mn Fe Co Ni Cu Nb Mo"
 _ANIONS = "O F S Cl Br I N P Se"
+_ARGYRODITE = all_of(
+    any_of('chemical_formula_anonymous="A8B6C"', 'chemical_formula_anonymous="A6B5CD"'),
+    has(["S", "Se", "Te"], "ANY"),
+    has(["Li", "Na", "Cu", "Ag"], "ANY"),
+    has(["P", "As", "Sb", "Si", "Ge", "Sn"], "ANY"),
+)
 NO_CHIP = (
     "topological insulator, Mott insulator, Chern insulator, Kondo insulator, charge transfer insulator, half "
     "metal, half metallic, Weyl semimetal, Dirac semimetal, nodal line semimetal, spin glass, spin liquid, heavy "
@@ -76,6 +82,12 @@ def phrase_meanings() -> dict[str, Meaning]:
         found |= {squeezed(name): meaning for name in names.split(",")}
     low = Meaning("dimensionality", "layered or chains", (keyword("dimensionality", ["layered", "chains"]),))
     found |= {"lowdimensional": low, "reduceddimensional": low}
+    found["argyrodite"] = Meaning(
+        "structure type", "argyrodite: A8BX6 or A6BX5Y of sulfur, selenium or tellurium", (_ARGYRODITE,)
+    )
+    for word, symbol in (("thiospinel", "S"), ("selenospinel", "Se"), ("sulfospinel", "S")):
+        text = all_of(keyword("type", ["spinel"]), has([symbol]))
+        found[word] = Meaning("structure type", f"spinel type with {symbol}", (text,))
     return found | _applications()
 
 

@@ -92,7 +92,7 @@ PHRASES: dict[str, tuple[str, tuple[Range, ...]]] = {
     "zero band gap, zero gap, gapless, no band gap, metallic, metal, conductor, conducting, conductive": (
         "metallic", (_range(_GAP, ("<=", 0.05)),),
     ),
-    "non metallic, nonmetal, non metal, nonmetallic, with a band gap, gapped": (
+    "non metallic, nonmetal, non metal, nonmetallic, gapped": (
         "not metallic", (_range(_GAP, (">", 0.05)),),
     ),
     "semiconductor, semiconducting": ("semiconductor", (_range(_GAP, (">=", 0.1), ("<=", 4)),)),
@@ -114,8 +114,11 @@ PHRASES: dict[str, tuple[str, tuple[Range, ...]]] = {
     "stiff, incompressible, high bulk modulus, ultra incompressible, large bulk modulus, low compressibility": (
         "stiff", (_range(_BULK, (">=", 200)),),
     ),
-    "hard, superhard, ultrahard, hard material, high hardness, high shear modulus, ultra hard, super hard": (
+    "hard, hard material, high hardness, high shear modulus": (
         "hard", (_range(_SHEAR, (">=", 150)), _range(_BULK, (">=", 250))),
+    ),
+    "superhard, ultrahard, ultra hard, super hard": (
+        "superhard", (_range(_SHEAR, (">=", 200)), _range(_BULK, (">=", 300))),
     ),
     "soft, compressible, low bulk modulus, small bulk modulus": ("soft", (_range(_BULK, ("<=", 40)),)),
     "low shear modulus, shear soft": ("soft", (_range(_SHEAR, ("<=", 20)),)),
@@ -131,6 +134,9 @@ PHRASES: dict[str, tuple[str, tuple[Range, ...]]] = {
     ),
     "low refractive index, small refractive index, low index": ("low refractive index", (_range(_INDEX, ("<=", 1.6)),)),
     "dense, high density, heavy": ("dense", (_range("density", (">=", 8)),)),
+    "very dense, very high density, ultra dense, extremely dense, very heavy": (
+        "denser than lead", (_range("density", (">=", 11.34)),),
+    ),
     "low density, light, lightweight, light weight": ("low density", (_range("density", ("<=", 2.5)),)),
 }  # fmt: skip
 """Names of a phrase → what it is called, and ranges of which the first is taken that the index has. The thresholds are
@@ -139,6 +145,7 @@ because predictions are never exactly 0. A compound within 0.025 eV/atom of the 
 of room temperature). Hardness is not known; the shear modulus stands for it (Teter, MRS Bulletin 23, 22 (1998))."""
 NOTES = {
     "hard": "hardness is not known here; the shear modulus stands for it",
+    "superhard": "hardness is not known here; the shear modulus stands for it",
     "transparent": "no absorption of visible light",
     "semimetal": "metals are among them",
     "solar absorber": "the range around the best gap of a single-junction cell",
@@ -147,6 +154,7 @@ NOTES = {
 SECOND = {
     "stable": "this index has no energies above the hull: stable against the elements only",
     "hard": NOTES["hard"],
+    "superhard": NOTES["hard"],
 }
 """Remarks if the second range is taken."""
 

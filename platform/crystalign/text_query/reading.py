@@ -25,6 +25,9 @@ _PREFIXED = ("dop", "substitut", "crystal", "exist", "deposit")
 """What follows `co-` when it is no cobalt."""
 _TAKES_AN_ELEMENT = frozenset(["with", "containing", "contains", "without", "no"])
 _SIGNS = frozenset("<>≤≥=≈~")
+_UNIT = re.compile(r"([A-Z][a-z]?)\d{0,3}")
+MAX_SPACED = 8
+"""Largest number of elements of a formula that is typed with spaces."""
 
 
 _ID = re.compile(r"(?:mp|mvc|cod|icsd|oqmd|jvasp|agm|wbm|aflow)-\d{1,9}(?![\w.])", re.IGNORECASE)
@@ -84,6 +87,7 @@ def _read(words: Words, at: int) -> Item:
         or _compared(words, at, entry)
         or _strukturbericht(words, at)
         or _identifier(words, at)
+        or _spaced_formula(words, at)
         or _formula(words, at, entry)
         or (entry and _known(entry, at))
         or _element(words, at)
@@ -108,6 +112,23 @@ def _formula(words: Words, at: int, entry: Entry | None) -> Item | None:
     if entry and _outweighs(entry, word, last - at):
         return None
     return Item("system" if formula.elements else "formula", at, last, formula)
+
+
+def _spaced_formula(words: Words, at: int) -> Item | None:
+    """A formula with spaces between its elements: `Fe2 O3`, `Li Co O2`; at least one amount must be there."""
+    pieces: list[str] = []
+    for word in words.words[at : at + MAX_SPACED]:
+        match = _UNIT.fullmatch(word.text)
+        if match is None or match[1] not in _SYMBOLS or (pieces and (word.apart or word.hyphenated)):
+            break
+        pieces.append(word.text)
+    joined = "".join(pieces)
+    if len(pieces) < 2 or not any(c.isdigit() for c in joined):
+        return None
+    formula = find_formula(joined, 0)
+    if formula is None or not formula.reduced or formula.end != len(joined):
+        return None
+    return Item("formula", at, at + len(pieces), formula)
 
 
 def _is_shouted(words: Words, at: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from crystalign.physics.structure_type_table import TABLE
 from crystalign.text_query.chips import Meaning, all_of, any_of, keyword, numbers_in
@@ -13,17 +14,16 @@ from crystalign.text_query.words import squeezed
 TYPE_NAMES = tuple(sorted({name for name, *_ in TABLE}))
 """Every structure type that a crystal can have."""
 
-_PEROVSKITES = (
-    "cubic perovskite, orthorhombic perovskite, rhombohedral perovskite, tetragonal perovskite, hexagonal perovskite, "
+_SIMPLE_PEROVSKITES = "cubic perovskite, orthorhombic perovskite, rhombohedral perovskite, tetragonal perovskite"
+_DOUBLE_PEROVSKITES = (
     "cubic double perovskite, monoclinic double perovskite, rhombohedral double perovskite, "
-    "tetragonal double perovskite, quadruple perovskite"
+    "tetragonal double perovskite"
 )
+_PEROVSKITES = f"{_SIMPLE_PEROVSKITES} | hexagonal perovskite, {_DOUBLE_PEROVSKITES}, quadruple perovskite"
 GROUPS = {
     "perovskite, perowskite, perovskyte": _PEROVSKITES,
-    "simple perovskite, ABO3 perovskite, ABX3 perovskite": ", ".join(_PEROVSKITES.split(", ")[:5]),
-    "double perovskite, elpasolite type, ordered perovskite, ordered double perovskite": ", ".join(
-        _PEROVSKITES.split(", ")[5:9]
-    ),
+    "simple perovskite, ABO3 perovskite, ABX3 perovskite": f"{_SIMPLE_PEROVSKITES}, hexagonal perovskite",
+    "double perovskite, elpasolite type, ordered perovskite, ordered double perovskite": _DOUBLE_PEROVSKITES,
     "anti perovskite, inverse perovskite": "anti-perovskite",
     "layered perovskite, Ruddlesden Popper, Ruddlesden Popper phase": "Ruddlesden-Popper n=1, Ruddlesden-Popper n=2",
     "Heusler, Heusler alloy, Heusler compound, Heusler phase": (
@@ -52,7 +52,7 @@ GROUPS = {
     "kesterite type, stannite type": "stannite",
     "moissanite type": "moissanite-4H, moissanite-6H",
 }
-"""Names of a group of structure types, the first being shown → its types."""
+"""Names of a group of structure types, the first being shown → its types; those behind a bar come last."""
 PROTOTYPES = """
 NaCl: rock salt; CsCl: cesium chloride; ZnS: zinc blende, wurtzite; GaAs: zinc blende; NiAs: nickel arsenide;
 TiNiSi: -; CaF2: fluorite; Li2O: antifluorite; K2O: antifluorite; TiO2: rutile; CdI2: cadmium iodide;
@@ -149,11 +149,11 @@ def type_meaning(label: str, names: Iterable[str]) -> Meaning:
 @functools.cache
 def groups() -> dict[str, tuple[str, ...]]:
     """Squeezed name of a group → its structure types."""
-    return {
-        squeezed(name): tuple(t.strip() for t in types.split(","))
-        for names, types in GROUPS.items()
-        for name in names.split(",")
-    }
+    return {squeezed(name): tuple(_listed(types)) for names, types in GROUPS.items() for name in names.split(",")}
+
+
+def _listed(types: str) -> list[str]:
+    return [name.strip() for name in re.split(r"[,|]", types)]
 
 
 def structure_meanings() -> dict[str, Meaning]:
@@ -161,7 +161,9 @@ def structure_meanings() -> dict[str, Meaning]:
     found = {squeezed(name): type_meaning(name, [name]) for name in TYPE_NAMES if not name.endswith(" perovskite")}
     found |= {squeezed(name): type_meaning(name, [name]) for name in TYPE_NAMES if "quadruple" in name}
     for names, types in GROUPS.items():
-        meaning = type_meaning(names.split(",")[0], [t.strip() for t in types.split(",")])
+        meaning = type_meaning(names.split(",")[0], _listed(types))
+        if "|" in types:
+            meaning = replace(meaning, filters=(type_filter(_listed(types.partition("|")[0])), *meaning.filters))
         found |= {squeezed(name): meaning for name in names.split(",")}
     for names, (type_name, numbers, shown) in LATTICES.items():
         first, last = type_filter([type_name]), numbers_in("space_group_it_number", numbers) if numbers else ""

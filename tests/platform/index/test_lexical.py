@@ -13,7 +13,22 @@ from crystalign.index.filters import make_fields, parse_filter
 from crystalign.index.lexical import K1, MAX_QUERY_WORDS, LexicalIndex, Lexicon, LexiconBuilder, WordCounts, words_of
 from crystalign.index.search import Segment, evaluate, merge
 
-WORDS = "layered oxide of lithium and cobalt octahedral quartz rutile sulfide tetrahedral silicon chain cubic".split()
+WORDS = [
+    "layered",
+    "oxide",
+    "of",
+    "lithium",
+    "and",
+    "cobalt",
+    "octahedral",
+    "quartz",
+    "rutile",
+    "sulfide",
+    "tetrahedral",
+    "silicon",
+    "chain",
+    "cubic",
+]
 
 
 def make_texts(n: int) -> list[str | None]:

@@ -82,7 +82,7 @@ MINERALS = [
     ("fluorspar", ['~formula="CaF2" AND sg=225']),
     ("diamond", ['~formula="C" AND sg=227']),
     ("graphite", ['~formula="C" AND sg=194']),
-    ("perovskite mineral", ["PEROVSKITES", "rest: mineral"]),
+    ("perovskite mineral", ["SIMPLE PEROVSKITES", "rest: mineral"]),
     ("hexagonal boron nitride", ['~formula="BN" AND sg=194']),
     ("hBN", ['~formula="BN" AND sg=194']),
     ("c-BN", ['~formula="BN" AND sg=216']),
