@@ -102,11 +102,17 @@ def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
     shards = dataset.manifest.shards
     language_model = _language_model(config, dataset.manifest)
     modalities = config.modalities
+    without_facts = {n: count for n in range(len(shards)) if (count := _captions_without_facts(config, dataset, n))}
     new_names = {
-        n: target(entry, modalities, language_model)
+        n: target(entry, modalities, language_model, refresh=config.refresh)
         for n, entry in enumerate(shards)
-        if config.refresh or _lacks(entry, modalities)
+        if _lacks(entry, modalities) or (config.refresh and n in without_facts)
     }
+    if without_facts and not config.refresh:
+        print(
+            f"{sum(without_facts.values()):,} captions of an earlier release lack the facts that a search uses; "
+            "`--refresh` writes them again"
+        )
     print(f"deriving {', '.join(config.modalities)} of {len(dataset):,} crystals\nwriting {config.data}/shards/")
     receipts = {n: receipt for n, name in new_names.items() if (receipt := _receipt(config.data, name))}
     if receipts:
@@ -124,9 +130,16 @@ def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
     return manifest
 
 
-def target(entry: ShardEntry, modalities: Sequence[str], language_model: LanguageModelEntry | None = None) -> str:
+def target(
+    entry: ShardEntry,
+    modalities: Sequence[str],
+    language_model: LanguageModelEntry | None = None,
+    *,
+    refresh: bool = False,
+) -> str:
     """Name of the new shard, without suffix: stem of the old shard, and a hash of its content and of the request."""
     key = [entry.sha256, sorted(modalities), VERSION, *([language_model.identity] if language_model else [])]
+    key += ["refresh"] if refresh else []
     return f"{_stem(entry.path)}.{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]}"
 
 
@@ -137,6 +150,24 @@ def _stem(path: str) -> str:
 
 def _lacks(entry: ShardEntry, modalities: Sequence[str]) -> bool:
     return any(entry.counts.get(name, 0) < entry.rows for name in modalities)
+
+
+def _captions_without_facts(config: Derive, dataset: Dataset, number: int) -> int:
+    """The number of generated texts without facts in a shard; reads the file's footer and a column of bits."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    entry = dataset.manifest.shards[number]
+    if "text" not in config.modalities or not entry.counts.get("text", 0):
+        return 0
+    with storage.open_input(storage.join(dataset.uri, entry.path)) as source:
+        file = pq.ParquetFile(source)
+        generated = pc.struct_field(file.read(columns=["text.generated"])["text"].combine_chunks(), "generated")
+        footer = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+        columns = [group.column(i) for group in footer for i in range(group.num_columns)]
+        with_facts = sum(c.statistics.num_values for c in columns if c.path_in_schema == "text.facts")
+    n_generated = int(pc.sum(generated).as_py() or 0)
+    return n_generated - int(with_facts)
 
 
 def _receipt(uri: str, name: str) -> dict[str, Any] | None:

@@ -32,7 +32,8 @@ def extended(
         modalities: names of modalities; those that do not follow from the crystal are skipped.
         max_seconds: time limit for each modality.
         rejects: failures are appended here.
-        refresh: compute generated texts without facts, which earlier releases wrote, again.
+        refresh: compute generated texts without facts, which earlier releases wrote, again. The embedding of a text
+            that this changes is removed.
 
     Returns:
         The extended material.
@@ -53,7 +54,10 @@ def extended(
         else:
             continue
         rejects.append(Reject(material.id, f"derive {name}", reason, message, material.provenance.reference))
-    return replace(material, modalities={**material.modalities, **computed})
+    kept = dict(material.modalities)
+    if "text" in kept and "text" in computed and kept["text"].description != computed["text"].description:
+        kept.pop("text_embedding", None)
+    return replace(material, modalities={**kept, **computed})
 
 
 def derivation_of(modality: str) -> Callable[[Crystal], Any] | None:

@@ -287,7 +287,13 @@ def build_api(
 
 def _add_search(app: FastAPI, api: Api) -> None:
     async def search(request: SearchRequest) -> dict[str, Any]:
-        """Search by any mixture of text, formula, id, structure, DOS and powder pattern."""
+        """Search by any mixture of text, formula, id, structure, DOS and powder pattern.
+
+        The words of `text` and `formula` are also read as conditions, unless `literal` is set. The response lists them
+        in `query.understood`: `chips` (each with the typed `words`, a `label`, a `filter`, and whether it is `strict`),
+        `rest` (the words that are compared as text) and `notes`. Each result then has a `tier`: those of tier 0 satisfy
+        all conditions at their strictest, those of the next tiers follow.
+        """
         return await api.search(request)
 
     search.__annotations__["request"] = request_model()  # its fields come from the registered modalities
@@ -307,7 +313,10 @@ def _add_search(app: FastAPI, api: Api) -> None:
         ignore: Annotated[list[str] | None, Form()] = None,
         query: Annotated[str | None, Form()] = None,
     ) -> dict[str, Any]:
-        """Search by files, one `kind` each; `query` and `weights` are JSON, as in `/api/search`."""
+        """Search by files, one `kind` each; `query` and `weights` are JSON, as in `/api/search`.
+
+        `literal` and `ignore` (once for each entry) concern the words in `query`, as in `/api/search`.
+        """
         kinds = kind or ["auto"]
         if len(kinds) not in {1, len(file)}:
             raise QueryError(

@@ -46,9 +46,9 @@ class IndexAnswer(NamedTuple):
     """Merged search result of all shards that answered."""
 
     scores: list[float]
-    """Cosine similarities, best first."""
+    """Cosine similarities of the rows. They descend unless the rows are also ranked by words."""
     records: list[Record]
-    """Metadata of the rows, best first."""
+    """Metadata of the rows, in the same order: best first."""
     allowed: int
     """Number of rows that pass the filter, in the shards that answered."""
     shards_ok: int
@@ -153,9 +153,15 @@ def find_in_shard(segment: Segment, material_id: str) -> IndexRow | None:
 
 
 def merge_shards(answers: Sequence[ShardAnswer], k: int, total: int) -> IndexAnswer:
-    """Merge the answers of the shards that answered in time; `total` is the number of all shards.
+    """Merge the answers of the shards that answered in time.
 
-    If the shards also searched by words, both rankings are fused by their reciprocal ranks.
+    If the shards also searched by words, each of the two rankings is merged over the shards, and then both are fused by
+    their reciprocal ranks.
+
+    Args:
+        answers: of the shards that answered.
+        k: number of rows of the result.
+        total: number of all shards.
     """
     searched = [(answer.by_words, answer.records_by_words) for answer in answers if answer.by_words is not None]
     depth = max(k, FUSED) if searched else k

@@ -162,8 +162,9 @@ class Client:
             weights: part → weight; default 1.
             rerank: for a query by a powder pattern alone, number of candidates (at least k) to rerank by fusing the
                 embedding rank with the rank of the pattern match at the best strain; 0 keeps the embedding order.
-            literal: compare the words of `text` and `formula` only, and do not interpret them as conditions.
-            ignore: words of conditions that are not wanted, as listed in `Answer.understood`.
+            literal: take `text` and `formula` literally: compare their vectors, and do not read their words as
+                conditions.
+            ignore: words that are not to be read as conditions, as in `words` of an entry of `Answer.understood`.
             parts: name → value; None is ignored.
 
         Raises:

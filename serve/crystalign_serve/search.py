@@ -38,6 +38,8 @@ class SearchArgs(Config):
 class SearchSettings(SearchArgs):
     """Search a served index by DOS, XRD, CIF, text, formula or id, or by any combination of them.
 
+    Words are read as conditions: --text "layered lithium oxide" finds oxides of lithium that are layered.
+
     Example: crystalign search --dos dos.csv --filter 'elements HAS ALL "Li","O"'
     """
 
@@ -50,9 +52,9 @@ class SearchSettings(SearchArgs):
     rerank: int = Field(default=200, ge=0, le=1000)
     """For a query by a powder pattern alone: number of candidates (at least k) to rerank by pattern match; 0: none."""
     literal: bool = False
-    """Compare the words of a text or formula only; by default they are also interpreted: "layered oxide", "rutile"."""
+    """Do not read the words of a text or formula as conditions ("layered oxide"); compare their vectors alone."""
     ignore: tuple[str, ...] = ()
-    """Words that are not interpreted, e.g. --ignore layered."""
+    """Words of the text not to read as conditions, e.g. --ignore layered "lithium oxide"; they are compared as text."""
 
     @property
     def parts(self) -> dict[str, str]:

@@ -20,13 +20,13 @@ class TieredAnswer(NamedTuple):
     """Result of a search in tiers."""
 
     answer: IndexAnswer
-    """The best rows: those of the first tier, then those of the next ones that are not in it."""
+    """The best rows: those of the first tier, then those of the second that are not among them, and so on."""
     tiers: list[int]
     """For each row, the number of its tier, from 0."""
 
 
 def together(parts: Sequence[Understanding | None]) -> Understanding | None:
-    """What was understood of all parts of a query; None if no part was interpreted."""
+    """Join what was understood of the parts of a query; None if no part was interpreted."""
     understood = [part for part in parts if part is not None]
     if not understood:
         return None
@@ -100,7 +100,7 @@ async def why_empty(backend: Backend, understood: Understanding, filter_text: st
 
 
 def described(understood: Understanding) -> dict[str, Any]:
-    """What was understood, for the response."""
+    """What was understood, as JSON: `query.understood` of a response."""
     return {
         "chips": [dataclasses.asdict(chip) for chip in understood.chips],
         "rest": understood.rest,

@@ -26,7 +26,8 @@ _UNIT = re.compile(r"\s?(?:[-–]\s?\d|Å|A\b|°|%|eV|GPa|K\b|g/cm|µB)")
 def split_numbers(text: str) -> tuple[str, list[float]]:
     """Replace measured numbers by `[NUM]`, and return their values in order.
 
-    Numbers with decimals and numbers before a unit are measured. Counts, indices of formulas and space groups stay.
+    A number counts as measured if it has decimals or a unit follows: `2.82`, `10 Å`. All others stay in the text:
+    counts, indices of formulas, numbers of space groups.
     """
     values: list[float] = []
 

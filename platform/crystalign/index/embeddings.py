@@ -270,7 +270,7 @@ def read_embeddings(uri: str) -> tuple[pa.Table, NDArray[np.float32]]:
         except VerificationError as error:
             raise DatasetError(f"{error}; embed again") from error
         tables.append(pq.read_table(pa.BufferReader(data)))
-    table = pa.concat_tables(tables).combine_chunks()
+    table = pa.concat_tables(tables, promote_options="default").combine_chunks()  # earlier files lack `TEXT_COLUMNS`
     return table.drop_columns([EMBEDDING]), embedding_matrix(table).astype(np.float32)
 
 

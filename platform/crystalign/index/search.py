@@ -115,7 +115,9 @@ class Segment:
         entries = manifest.segments if entries is None else entries
         tables = [pq.read_table(io.BytesIO(_verified(uri, entry))) for entry in entries]
         saved = [{file.path.rpartition("/")[2]: _verified(uri, file) for file in entry.store} for entry in entries]
-        table = pa.concat_tables([with_fact_columns(one) for one in tables] if manifest.has_facts else tables)
+        if manifest.has_facts:
+            tables = [with_fact_columns(one) for one in tables]
+        table = pa.concat_tables(tables, promote_options="default")  # where a segment lacked them, they come last
         vectors = embedding_matrix(table)
         words = None if manifest.lexicon is None else [(_word_counts(uri, entry), entry.rows) for entry in entries]
         return cls(

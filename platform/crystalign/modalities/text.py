@@ -59,6 +59,8 @@ MAX_CHARACTERS = 20_000
 
 PHRASES = ("rutile", "layered lithium oxide", "hexagonal boron nitride", "lead halide perovskite", "cubic fluoride")
 """Examples of what can be typed."""
+HELP = 'A few words or a description, such as "layered lithium oxide".'
+"""What can be typed."""
 
 
 def _example(row: Mapping[str, Any]) -> QueryExample:
@@ -68,7 +70,7 @@ def _example(row: Mapping[str, Any]) -> QueryExample:
 
 QUERY = QuerySpec(
     label="text",
-    fields=(QueryField("text", Annotated[str, Field(max_length=MAX_CHARACTERS)], "A description.", "A description."),),
+    fields=(QueryField("text", Annotated[str, Field(max_length=MAX_CHARACTERS)], HELP, HELP),),
     read=Text,
     example=_example,
     phrases=PHRASES,

@@ -8,14 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalign.crystal import Crystal
-from crystalign.physics.compound_classes import atomic_numbers
+from crystalign.physics.compound_classes import INERT, NONMETALS, atomic_numbers
 from crystalign.physics.coordination import Bonds
+from crystalign.physics.picture import covalent_radii
 
 Dimensionality = Literal["molecular", "chains", "layered", "framework"]
 NAMES: tuple[Dimensionality, ...] = ("molecular", "chains", "layered", "framework")
 """Number of directions → name."""
 BETWEEN_LAYERS = frozenset(atomic_numbers("Li Na K Rb Cs Fr Ca Sr Ba Ra"))
 """Ions that can stand between layers: alkali metals and the heavier alkaline earths."""
+LOCALISING = frozenset(atomic_numbers("H N O F S Cl Se Br Te I At"))
+"""Elements that bind the electrons of metals; in compounds without them, metal atoms in contact are bonded."""
+METALS = frozenset(range(1, 119)) - NONMETALS - INERT - {83}
+"""Without bismuth, whose layers are like those of arsenic and antimony."""
+CONTACT = 1.2
+"""Largest distance of two metal atoms in contact, in units of the sum of their covalent radii."""
 
 
 def dimensionality(crystal: Crystal, bonding: Bonds) -> Dimensionality:
@@ -31,8 +38,9 @@ def dimensionality(crystal: Crystal, bonding: Bonds) -> Dimensionality:
         crystal: the structure.
         bonding: its bonds.
     """
-    edges = np.column_stack([bonding.near.receivers, bonding.near.senders])[bonding.bonded]  # (E, 2)
-    images = bonding.near.images[bonding.bonded]  # (E, 3)
+    within = network(crystal, bonding)
+    edges = np.column_stack([bonding.near.receivers, bonding.near.senders])[within]  # (E, 2)
+    images = bonding.near.images[within]  # (E, 3)
     rank = _rank(len(crystal), edges, images)
     if rank == 3:
         between = np.isin(crystal.atomic_numbers, list(BETWEEN_LAYERS))
@@ -40,6 +48,22 @@ def dimensionality(crystal: Crystal, bonding: Bonds) -> Dimensionality:
         if between.any() and _rank(len(crystal), edges[rest], images[rest]) == 2:
             rank = 2
     return NAMES[rank]
+
+
+def network(crystal: Crystal, bonding: Bonds) -> NDArray[np.bool_]:
+    """(E,) which edges connect the network: bonds, and contacts of metal atoms in a metallic compound.
+
+    The algorithm behind `bonds` keeps the strongest bonds only. In Al12W these are W-Al, and the network would be a
+    molecule; in FeB they are Fe-B. There the contacts between metal atoms count, unless `LOCALISING` elements make
+    the compound a salt or a semiconductor.
+    """
+    if not LOCALISING.isdisjoint(crystal.composition):
+        return bonding.bonded
+    one, other = (crystal.atomic_numbers[ends] for ends in (bonding.near.receivers, bonding.near.senders))
+    metals, radius = list(METALS), covalent_radii()
+    touching = bonding.near.distances <= CONTACT * (radius[one] + radius[other])
+    connected: NDArray[np.bool_] = bonding.bonded | (touching & np.isin(one, metals) & np.isin(other, metals))
+    return connected
 
 
 def _rank(n_atoms: int, edges: NDArray[np.int64], images: NDArray[np.int64]) -> int:

@@ -1,8 +1,9 @@
-"""Facts about a crystal that can be said in words: composition, class, structure type, symmetry, packing and bonds."""
+"""Facts about a crystal that can be said in words: composition, class, structure type, symmetry, packing, bonds."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 from crystalign.config import Config
 from crystalign.crystal import SYMBOLS, Crystal, pretty_formula
 from crystalign.physics.compound_classes import UNCERTAIN, compound_class
+from crystalign.physics.connectivity import Linkage, linkages
 from crystalign.physics.coordination import Bonds, bonds
 from crystalign.physics.dimensionality import Dimensionality, dimensionality
 from crystalign.physics.polyhedra import shape
 from crystalign.physics.split_sites import has_doubtful_bonds, one_of_each
 from crystalign.physics.structure_types import structure_type
-from crystalign.physics.symmetry import Symmetry
+from crystalign.physics.symmetry import Symmetry, unique_lengths
 
 MAX_SPECIES = 5
 """Number of elements, in order of atomic number, whose environments are facts."""
@@ -50,7 +52,10 @@ class Environment(Config):
 
 
 class CrystalFacts(Config):
-    """What can be said about a crystal."""
+    """What can be said about a crystal.
+
+    Facts that were added later have defaults, so that facts stored by an earlier version can be read.
+    """
 
     formula: str
     """Reduced formula as chemists write it: `LiFePO4`."""
@@ -75,6 +80,12 @@ class CrystalFacts(Config):
     """g/cm³."""
     environments: tuple[Environment, ...]
     """The most common environment of up to `MAX_SPECIES` elements."""
+    linkages: tuple[Linkage, ...] = ()
+    """What octahedra and tetrahedra share."""
+    lattice: tuple[float, ...] = ()
+    """Å; lengths of the conventional cell's edges where they are unique: a of a cubic cell, a and c of a tetragonal,
+    trigonal (hexagonal axes) or hexagonal one, all three of an orthorhombic one in ascending order; empty for the
+    monoclinic and triclinic systems, whose axes can be chosen in several ways."""
 
 
 def crystal_facts(crystal: Crystal, symmetry: Symmetry) -> CrystalFacts:
@@ -89,6 +100,7 @@ def crystal_facts(crystal: Crystal, symmetry: Symmetry) -> CrystalFacts:
     """
     whole = one_of_each(crystal)
     bonding = bonds(whole)
+    shells = _shells(whole, bonding)
     composition = crystal.composition
     named = ""
     if len(composition) > 1:
@@ -104,7 +116,9 @@ def crystal_facts(crystal: Crystal, symmetry: Symmetry) -> CrystalFacts:
         spacegroup_number=symmetry.number,
         volume_per_atom=crystal.volume / max(sum(composition.values()), 1e-6),
         density=round(_density(crystal), 4),
-        environments=_environments(whole, bonding),
+        environments=_environments(whole, shells),
+        linkages=linkages(whole, bonding, [form for _, form in shells]),
+        lattice=unique_lengths(crystal),
     )
 
 
@@ -121,15 +135,20 @@ def _masses() -> dict[int, float]:
     return {element.Z: float(element.atomic_mass or 0.0) for element in Element}
 
 
-def _environments(crystal: Crystal, bonding: Bonds) -> tuple[Environment, ...]:
-    seen: dict[int, Counter[tuple[str, tuple[Partner, ...], str]]] = {}
+def _shells(crystal: Crystal, bonding: Bonds) -> list[tuple[tuple[Partner, ...], str]]:
+    """The bonded atoms of every site, and the shape that they form."""
     bounds = np.searchsorted(bonding.near.receivers, np.arange(len(crystal) + 1))
-    for site, z in enumerate(crystal.atomic_numbers.tolist()):
-        shell = np.arange(bounds[site], bounds[site + 1])
-        shell = shell[bonding.bonded[shell]]
-        numbers = crystal.atomic_numbers[bonding.near.senders[shell]]
-        partners = _partners(bonding.near.distances[shell], numbers)
-        form = shape(bonding.near.vectors[shell]) if partners else ""
+    shells = []
+    for start, stop in itertools.pairwise(bounds.tolist()):
+        shell = np.arange(start, stop)[bonding.bonded[start:stop]]
+        partners = _partners(bonding.near.distances[shell], crystal.atomic_numbers[bonding.near.senders[shell]])
+        shells.append((partners, shape(bonding.near.vectors[shell]) if partners else ""))
+    return shells
+
+
+def _environments(crystal: Crystal, shells: Sequence[tuple[tuple[Partner, ...], str]]) -> tuple[Environment, ...]:
+    seen: dict[int, Counter[tuple[str, tuple[Partner, ...], str]]] = {}
+    for z, (partners, form) in zip(crystal.atomic_numbers.tolist(), shells, strict=True):
         seen.setdefault(z, Counter())[bonded_to(partners, form), partners, form] += 1
     environments = []
     for z in sorted(seen)[:MAX_SPECIES]:

@@ -99,6 +99,27 @@ def conventional_vectors(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Ma
     return np.array(dataset.std_linear).T @ crystal.lattice, SpaceGroupType(dataset.number).crystal_system.lower()
 
 
+UNIQUE_AXES = {"cubic": [0], "tetragonal": [0, 2], "trigonal": [0, 2], "hexagonal": [0, 2], "orthorhombic": [0, 1, 2]}
+"""Crystal system → axes of the conventional cell whose lengths are independent of each other and of any choice."""
+
+
+def unique_lengths(crystal: Crystal, symprec: float = SYMPREC) -> tuple[float, ...]:
+    """The lengths of the edges of the conventional cell that are unique, Å, rounded to 0.001 Å.
+
+    One for the cubic system, a and c for the tetragonal, trigonal (hexagonal axes) and hexagonal systems, three in
+    ascending order for the orthorhombic system, and none for the monoclinic and triclinic systems.
+
+    Raises:
+        CrystalError: reason `no-symmetry`, if no space group is found.
+    """
+    from moyopy import SpaceGroupType
+
+    dataset = _dataset(crystal, symprec)
+    system = SpaceGroupType(dataset.number).crystal_system.lower()
+    lengths = np.linalg.norm(dataset.std_cell.basis, axis=1)[UNIQUE_AXES.get(system, [])]
+    return tuple(round(float(x), 3) for x in (np.sort(lengths) if system == "orthorhombic" else lengths))
+
+
 class StandardAxes(NamedTuple):
     """The primitive standard cell as a change of axes: with x = A x', the new lattice is Aᵀ · lattice."""
 

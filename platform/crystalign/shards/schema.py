@@ -77,8 +77,8 @@ def with_added_fields(table: pa.Table) -> pa.Table:
         kind = modality_class(field.name).column_type() if field.name in MODALITIES else field.type
         if kind == field.type or not pa.types.is_struct(kind) or not pa.types.is_struct(field.type):
             continue
-        stored = {child.name: child.type for child in field.type}
-        if all(name in {child.name for child in kind} for name in stored):
+        wanted = {child.name: child.type for child in kind}
+        if all(wanted.get(child.name) == child.type for child in field.type):
             chunks = [_with_fields(chunk, kind) for chunk in table.column(position).chunks]
             table = table.set_column(position, field.with_type(kind), pa.chunked_array(chunks, kind))
     return table

@@ -9,9 +9,9 @@ from crystalign.formula import read_formula
 from crystalign.minerals import minerals
 from crystalign.physics.compound_classes import CLASS_NAMES, UNCERTAIN
 from crystalign.physics.facts import CrystalFacts
+from crystalign.physics.structure_types import TYPE_NAMES
 
 TYPE_OF_MINERAL: dict[str, str | None] = {
-    **{name: name for name in ["coesite", "columbite", "lonsdaleite", "matlockite", "molybdenite", "wurtzite"]},
     **dict.fromkeys(["bromellite", "cadmoselite", "greenockite", "iodargyrite", "zincite"], "wurtzite"),
     **dict.fromkeys(["forsterite", "monticellite", "triphylite"], "olivine"),
     "cristobalite": "alpha cristobalite",
@@ -24,12 +24,12 @@ TYPE_OF_MINERAL: dict[str, str | None] = {
     "romarchite": "litharge",
     "tellurobismuthite": "tetradymite",
     "covellite": None,
+    "tetradymite": None,
 }
-"""Mineral → its structure type, where other structures have the same formula and space group: graphite is no
-lonsdaleite."""
-_PAIRS = ((76, 78), (91, 95), (92, 96), (144, 145), (151, 153), (152, 154), (169, 170), (171, 172), (178, 179))
-_PAIRS += ((180, 181), (212, 213))
-MIRROR_IMAGES = dict([*_PAIRS, *(pair[::-1] for pair in _PAIRS)])
+"""Mineral → its structure type, where other structures have the same formula and space group. A mineral after which a
+type is named needs that type, too: graphite is no lonsdaleite."""
+_PAIRS = "76 78, 91 95, 92 96, 144 145, 151 153, 152 154, 169 170, 171 172, 178 179, 180 181, 212 213"
+MIRROR_IMAGES = {int(a): int(b) for pair in _PAIRS.split(", ") for a, b in (pair.split(), pair.split()[::-1])}
 """Space group number → that of the mirror image, for the eleven enantiomorphic pairs."""
 
 
@@ -41,8 +41,7 @@ def keywords(facts: CrystalFacts) -> tuple[str, ...]:
     one formula share a space group, the structure type.
     """
     classes = [] if facts.compound_class == UNCERTAIN else _class_pattern().findall(facts.compound_class)
-    minerals_here = _minerals_of(facts.formula, facts.spacegroup_number)
-    named = [name for name in minerals_here if TYPE_OF_MINERAL.get(name, facts.structure_type) == facts.structure_type]
+    named = [name for name in _minerals_of(facts.formula, facts.spacegroup_number) if _fits(name, facts.structure_type)]
     return (
         *(f"class:{word}" for word in classes),
         *([f"whole:{facts.compound_class}"] if classes else []),
@@ -56,6 +55,12 @@ def keywords(facts: CrystalFacts) -> tuple[str, ...]:
 def _class_pattern() -> re.Pattern[str]:
     longest_first = sorted(CLASS_NAMES, key=len, reverse=True)
     return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, longest_first))})(?![\w-])")
+
+
+def _fits(mineral: str, structure_type: str | None) -> bool:
+    if mineral in TYPE_OF_MINERAL:
+        return TYPE_OF_MINERAL[mineral] == structure_type
+    return mineral not in TYPE_NAMES or mineral == structure_type
 
 
 @functools.lru_cache(maxsize=4096)

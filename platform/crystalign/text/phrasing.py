@@ -98,9 +98,10 @@ def _as_query(facts: CrystalFacts, rng: np.random.Generator, with_formula: bool)
     names = _names(facts)
     if with_formula:
         adjectives = _adjectives(facts, rng)
-        extra = _one([*adjectives, *names, *_attributes(facts), ""], rng)
-        before = extra in adjectives and rng.random() < 0.7
-        return f"{extra} {facts.formula}" if before else f"{facts.formula} {extra}".strip()
+        extras = [word for word in (*adjectives, *names, *_attributes(facts)) if not _overlap(word, facts.formula)]
+        extra = _one([*extras, ""], rng)
+        comes_first = extra in adjectives and rng.random() < 0.7
+        return f"{extra} {facts.formula}" if comes_first else f"{facts.formula} {extra}".strip()
     if names and rng.random() < NAME_SHARE:
         name = _one(names, rng)
         before = [word for word in _adjectives(facts, rng) if not _overlap(word, name)] if rng.random() < 0.5 else []

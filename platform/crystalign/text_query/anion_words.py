@@ -18,13 +18,13 @@ class Anion(NamedTuple):
     formula: str
     """Its formula, such as `O`, `SO4` or `TiO3`; empty if the name stands for several."""
     charge: int
-    """Its negative charge; 0 if it varies."""
+    """Its charge without the sign: 2 for O²⁻; 0 if it varies."""
     elements: tuple[str, ...]
     """Its elements."""
     classes: tuple[str, ...]
     """Names of compound classes of which one must hold; empty if the class is not named after it."""
     number: int = 0
-    """The number that a prefix states, as in `dioxide`; 0 if it states none."""
+    """The number that the prefix states: 2 for `dioxide`, 0 without a prefix, −2 for `sesqui`."""
     group: tuple[str, ...] = ()
     """For a family such as `halide`: elements of which one must be there."""
 
@@ -149,7 +149,8 @@ def class_meaning(anion: Anion) -> Meaning:
 
 
 def pure(text: str) -> str:
-    """A filter by classes, for compounds that are nothing else: a nitride, but no chloride nitride."""
+    """A filter by classes, for compounds that are nothing else: a nitride but no chloride nitride, no oxyhydroxide."""
+    text = text.replace('HAS ANY "class:hydroxide","class:oxyhydroxide"', 'HAS "class:hydroxide"')
     return text.replace('"class:', '"whole:')
 
 

@@ -13,7 +13,8 @@ from crystalign.properties import Quantity
 MAX_CHIPS = 24
 """Largest number of chips of a query."""
 MAX_LENGTH = 1500
-"""Largest number of characters of all filters of a query together; a filter may have 2,000."""
+"""Largest number of characters of all chips' filters together. A filter may have 2,000; the rest is left to the filter
+that the user gives."""
 MAX_COST = 55.0
 """Largest cost of all filters of a query together, in the units of `crystalign.index.filters`, where 60 is allowed."""
 
@@ -28,7 +29,7 @@ _COSTS = (
 
 @dataclass(frozen=True)
 class Chip:
-    """One thing that was understood, as a filter that a person can read and remove."""
+    """One condition that was understood of a query: some typed words and the filter that they stand for."""
 
     words: str
     """The typed words it stands for."""
@@ -65,11 +66,12 @@ class Understanding:
     """Why words that are known could not become chips, for example because the index has no such property."""
 
     def tiers(self) -> tuple[str | None, ...]:
-        """Filters from the strictest to the loosest; rows of a tier are listed before those of the next.
+        """One filter for each tier, from the strictest to the loosest. Rows of a tier come before those of the next.
 
-        First, all chips hold at their strictest, then with the rows that follow. If several formulas or minerals are
-        asked for and no row is all of them, the rows of any of them come next. In the end, only the strict chips
-        hold; None, that is all rows, if there are none.
+        1. All chips hold, each with its first filter.
+        2. All chips hold, each with its next filter, and so on. A chip that has no further filter keeps its last one.
+        3. If there are several chips that are not strict, such as two formulas: any one of them holds.
+        4. Only the strict chips hold. If there are none, the filter is None: all rows.
         """
         strict = [chip for chip in self.chips if chip.strict]
         loose = [chip for chip in self.chips if not chip.strict]
@@ -98,7 +100,7 @@ class Meaning:
     kind: str
     """Kind of the chip."""
     label: str
-    """Label of the chip."""
+    """What the chip says."""
     filters: tuple[str, ...] = ()
     """Filters from the strictest to the loosest, each including the one before."""
     strict: bool = True
@@ -263,7 +265,7 @@ def _cost(text: str) -> float:
 
 
 def merged(chips: Sequence[Chip], words: str) -> Chip:
-    """One chip for alternatives that are joined by `or`."""
+    """Join alternatives such as `oxide or nitride` into one chip: at each level, any of their filters holds."""
     depth = max(len(chip.then) for chip in chips)
     levels = list(dict.fromkeys(_any(chip.level(n) for chip in chips) for n in range(depth + 1)))
     label = " or ".join(chip.label for chip in chips)

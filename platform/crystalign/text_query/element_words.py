@@ -93,7 +93,7 @@ def element_names() -> dict[str, Element]:
 
 @functools.cache
 def group_elements() -> dict[str, tuple[str, ...]]:
-    """Shown name of a group → its elements."""
+    """First name of each group → symbols of its elements."""
     return {names.split(",")[0]: tuple(symbols.split()) for names, symbols in GROUPS.items()}
 
 
@@ -123,4 +123,4 @@ LOWER_CASE = frozenset(symbol.lower() for symbol in SYMBOLS[1:104] if len(symbol
 )
 """Symbols that are read as elements although they are typed in lower case; the others are words too."""
 WORDLIKE = frozenset(["In", "As", "At", "No", "He", "Be", "Am", "I", "Re", "Es", "Pa", "Pm", "La", "Ho", "Er"])
-"""Symbols that are words at the beginning of a sentence."""
+"""Symbols that, written with a capital, are also words: `In`, `As`, `I`. Their neighbours decide."""

@@ -45,14 +45,14 @@ ONLY = frozenset(["only", "just", "exclusively", "solely"])
 
 
 class Entry(NamedTuple):
-    """What the lexicon knows of a phrase."""
+    """A known phrase that was found in a query."""
 
     words: int
     """Number of words."""
     key: str
-    """The squeezed phrase in the singular."""
+    """Its key in the tables of the lexicon: the phrase in the singular, as `squeezed` writes it."""
     plural: bool
-    """Whether it is in the plural."""
+    """Whether it was typed in the plural."""
 
 
 class Lexicon(NamedTuple):
@@ -67,9 +67,9 @@ class Lexicon(NamedTuple):
     types: dict[str, Meaning]
     """Structure types alone, for `rutile type`."""
     silent: frozenset[str]
-    """Phrases that must not be taken apart, and stand for nothing."""
+    """Phrases that are searched as text although their parts are known: `topological insulator`."""
     cased: dict[str, frozenset[str]]
-    """Phrases that are known only in some capitalisation."""
+    """Key → the spellings in which the phrase is known, for abbreviations that are words in lower case: `MAX`, `TM`."""
     mixtures: frozenset[str]
     """Names of mixtures that would also be formulas, such as `InGaAs`."""
 

@@ -229,4 +229,4 @@ def formula_meaning(formula: str, label: str = "") -> Meaning:
 
 
 CASE_SENSITIVE = frozenset("MAX RE LN LSO CIS SRO PBO PTO HAp CGS TM Ln BST PMN GST".split())  # noqa: SIM905 (words)
-"""Abbreviations that are read as such only as they are written here; in other cases they are words or nothing."""
+"""Abbreviations that are understood only with these capitals, because in others they are words: `MAX` and `max`."""

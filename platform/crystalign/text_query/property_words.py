@@ -139,10 +139,12 @@ PHRASES: dict[str, tuple[str, tuple[Range, ...]]] = {
     ),
     "low density, light, lightweight, light weight": ("low density", (_range("density", ("<=", 2.5)),)),
 }  # fmt: skip
-"""Names of a phrase → what it is called, and ranges of which the first is taken that the index has. The thresholds are
-conventions: gaps of at least 3 eV are wide, up to 1 eV narrow, 0.1 to 4 eV make a semiconductor, and 0.05 eV is no gap
-because predictions are never exactly 0. A compound within 0.025 eV/atom of the convex hull counts as stable (the energy
-of room temperature). Hardness is not known; the shear modulus stands for it (Teter, MRS Bulletin 23, 22 (1998))."""
+"""Spellings of a phrase → the name on the chip, and ranges. The first range is taken whose quantity the index has.
+
+The thresholds are conventions. Gaps of at least 3 eV are wide, gaps up to 1 eV narrow; 0.1 to 4 eV make a
+semiconductor. Up to 0.05 eV counts as no gap, because predicted gaps are never exactly 0. A compound within 0.025
+eV/atom of the convex hull counts as stable: this is k_B T at room temperature. The shear modulus stands for the
+hardness, which is not known (Teter, MRS Bulletin 23, 22 (1998))."""
 NOTES = {
     "hard": "hardness is not known here; the shear modulus stands for it",
     "superhard": "hardness is not known here; the shear modulus stands for it",

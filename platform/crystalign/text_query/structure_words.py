@@ -133,7 +133,7 @@ BY_POSITIONS = "this index has no structure types: found by space group and Wyck
 
 
 def type_meaning(label: str, names: Iterable[str]) -> Meaning:
-    """Crystals of some structure types."""
+    """Crystals that have any of the structure types `names`; `label` is what the chip calls them."""
     listed = list(names)
     label = listed[0] if squeezed(label) == squeezed(listed[0]) else label
     shown = label if listed == [label] else f"{label}: {', '.join(listed)}" if len(listed) < 4 else label

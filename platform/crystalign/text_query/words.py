@@ -55,7 +55,7 @@ class Words(NamedTuple):
     typed: str
     """The text as typed."""
     text: str
-    """The parsed part in plain characters."""
+    """The part of it that is parsed, in plain characters: Unicode indices and TeX are resolved."""
     words: tuple[Word, ...]
     """At most `MAX_WORDS` words."""
     starts: tuple[int, ...]
@@ -77,7 +77,7 @@ class Words(NamedTuple):
 
 
 def split_words(typed: str) -> Words:
-    """Split a query into words; formulas and symbols of symmetry are read from the text in between as well."""
+    """Split a query into words with their places, at which formulas and symbols of symmetry are read from the text."""
     parsed = typed[:MAX_CHARACTERS]
     if len(typed) > MAX_CHARACTERS and not typed[MAX_CHARACTERS].isspace():
         parsed = parsed[: len(parsed) - len(re.split(r"\s", parsed)[-1])]  # no half word at the end
@@ -117,7 +117,7 @@ def fold(word: str) -> str:
 
 
 def singulars(word: str) -> Iterator[str]:
-    """A word and the singulars it may have, the word itself first: `alloys` → alloys, alloy."""
+    """The word itself, then what its singular may be: `alloys` → alloys, alloy."""
     yield word
     if len(word) > 3 and word.endswith("ies"):
         yield f"{word[:-3]}y"
