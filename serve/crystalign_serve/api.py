@@ -107,7 +107,8 @@ class Api:
         alone = parts[0] if len(parts) == 1 and _has_matcher(parts[0]) else None
         n_candidates = options.k if alone is None else max(options.k, options.rerank)
         understood = together([part.understood for part in parts])
-        words = self.service.word_weights(understood)
+        typed = " ".join(part.typed for part in parts) if understood is None else understood.rest
+        words = self.service.word_weights(typed)
         candidates, tiers = await search_tiers(
             self.backend,
             queries.fuse(list(vectors), weights),

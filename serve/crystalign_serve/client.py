@@ -162,7 +162,7 @@ class Client:
             weights: part → weight; default 1.
             rerank: for a query by a powder pattern alone, number of candidates (at least k) to rerank by fusing the
                 embedding rank with the rank of the pattern match at the best strain; 0 keeps the embedding order.
-            literal: take `text` and `formula` literally: compare their vectors, and do not read their words as
+            literal: take `text` and `formula` literally: compare their words and vectors, and do not read them as
                 conditions.
             ignore: words that are not to be read as conditions, as in `words` of an entry of `Answer.understood`.
             parts: name → value; None is ignored.

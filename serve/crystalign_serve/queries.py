@@ -41,6 +41,8 @@ class QueryPart(NamedTuple):
     """Assumptions of the parser, for the user to check."""
     understood: Understanding | None = None
     """What was understood of typed words; None for other parts and for a literal search."""
+    typed: str = ""
+    """The typed words; empty for other parts."""
 
 
 class Interpreter(NamedTuple):
@@ -84,7 +86,9 @@ def parts_of(
         understood = None
         if interpret is not None and spec.understand is not None:
             understood = resolved(spec.understand)(str(value), interpret.fields, ignore=interpret.ignore)
-        parts.append(QueryPart(name, modality, features, curve_of(modality, parsed), parsed, notices, understood))
+        typed = str(value) if spec.understand is not None else ""
+        curve = curve_of(modality, parsed)
+        parts.append(QueryPart(name, modality, features, curve, parsed, notices, understood, typed))
     return parts
 
 

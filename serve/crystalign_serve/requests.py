@@ -70,7 +70,7 @@ class SearchOptions(Config):
     rerank: int = Field(default=200, ge=0, le=MAX_K)
     """For a query by a powder pattern alone: number of candidates (at least k) to rerank by pattern match; 0: none."""
     literal: bool = False
-    """Take `text` and `formula` literally: compare their vectors, and do not read their words as conditions."""
+    """Take `text` and `formula` literally: compare their words and vectors, and do not read them as conditions."""
     ignore: Annotated[tuple[Annotated[str, Field(max_length=500)], ...], Field(max_length=MAX_IGNORED)] = ()
     """Words that are not to be read as conditions, as in the field `words` of a condition in `query.understood` of a
     response. They are compared as text."""

@@ -52,7 +52,7 @@ class SearchSettings(SearchArgs):
     rerank: int = Field(default=200, ge=0, le=1000)
     """For a query by a powder pattern alone: number of candidates (at least k) to rerank by pattern match; 0: none."""
     literal: bool = False
-    """Do not read the words of a text or formula as conditions ("layered oxide"); compare their vectors alone."""
+    """Do not read the words of a text or formula as conditions ("layered oxide"); only compare them."""
     ignore: tuple[str, ...] = ()
     """Words of the text not to read as conditions, e.g. --ignore layered "lithium oxide"; they are compared as text."""
 

@@ -13,7 +13,6 @@ from crystalign.index.manifest import IndexManifest
 from crystalign.modalities import MODALITIES, Modality, make_modality, modality_class, query_specs
 from crystalign.modalities.query import resolved
 from crystalign.model_config import ModelCard, ModelConfig
-from crystalign.text_query.chips import Understanding
 from crystalign_serve.materials import Materials, open_materials
 from crystalign_serve.query_fields import described, spec_of
 
@@ -48,11 +47,9 @@ class Service:
     lexicon: Lexicon | None = None
     """The words of the index; None if its dataset has no texts."""
 
-    def word_weights(self, understood: Understanding | None) -> dict[str, float] | None:
-        """Word → weight for the search by words; None if there is nothing to search for."""
-        if understood is None or self.lexicon is None:
-            return None
-        return self.lexicon.weights(understood.rest) or None
+    def word_weights(self, words: str) -> dict[str, float] | None:
+        """Word → weight for the search by words; None if the index holds none of the words."""
+        return None if self.lexicon is None else self.lexicon.weights(words) or None
 
     def info(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """The response of `/api/info`."""

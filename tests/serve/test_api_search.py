@@ -222,3 +222,30 @@ def test_the_page_its_assets_and_the_documentation_are_served(http):
     assert http.get("/assets/app.js").status_code == 200
     assert http.get("/docs").status_code == 200
     assert "/api/search" in http.get("/openapi.json").json()["paths"]
+
+
+def test_words_are_conditions_unless_the_search_is_literal(http):
+    read = search(http, {"text": "cubic sodium chloride salt"}, k=5)
+    assert [chip["words"] for chip in read["query"]["understood"]["chips"]] == ["cubic", "sodium chloride"]
+    assert read["query"]["understood"]["rest"] == "salt"
+    assert (read["results"][0]["formula"], read["results"][0]["tier"]) == ("NaCl", 0)
+    literal = search(http, {"text": "cubic sodium chloride salt"}, k=5, literal=True)
+    assert literal["query"]["understood"] is None
+    assert literal["query"]["ordered_by"] == "embeddings and words"
+    assert not any("tier" in result for result in literal["results"])
+
+
+def test_a_removed_condition_is_compared_as_text(http):
+    request = {"text": "sodium chloride, tetragonal"}
+    nothing = search(http, request, k=5)
+    assert nothing["results"] == []
+    assert any("no row satisfies all of" in notice for notice in nothing["query"]["notices"])
+    without = search(http, request, k=5, ignore=["tetragonal"])
+    assert without["results"][0]["formula"] == "NaCl"
+    assert "tetragonal" in without["query"]["understood"]["rest"]
+
+
+def test_a_formula_lists_its_rows_first_and_then_neighbours(http):
+    answer = search(http, {"formula": "ClNa"}, k=5)
+    assert [result["formula"] for result in answer["results"]].index("NaCl") == 0
+    assert [result["tier"] for result in answer["results"]] == [0, 1, 1, 1, 1]
