@@ -88,7 +88,7 @@ class Answer(Sequence[Hit]):
 
     @property
     def understood(self) -> list[dict[str, Any]]:
-        """The conditions that were understood of typed words: `words`, `kind`, `label`, `filter`, `strict`, `note`."""
+        """How the typed words were read: one mapping per condition, with its `words`, `kind`, `label` and `filter`."""
         understood = self.raw["query"].get("understood") or {}
         chips: list[dict[str, Any]] = understood.get("chips", [])
         return chips

@@ -118,7 +118,7 @@ class Shard(Watched):
     async def search(
         self, vector: NDArray[np.float32], k: int, filter_text: str | None, words: Mapping[str, float] | None = None
     ) -> ShardAnswer:
-        """The best rows of this shard that pass the filter."""
+        """Search this shard; see `search_shard`."""
         return await asyncio.to_thread(search_shard, self._segment, vector, k, filter_text, words)
 
     async def find(self, material_id: str) -> IndexRow | None:

@@ -148,7 +148,7 @@ def examples_for(service: Service, record: dict[str, Any]) -> list[dict[str, Any
 
 
 def phrases_for(service: Service) -> list[tuple[dict[str, Any], str]]:
-    """Example queries in words, each with the filter that its best results satisfy."""
+    """Example queries in words. Each comes with a filter; a row that satisfies it is a good result."""
     phrases = []
     for name, spec in query_specs():
         if name not in service.modalities or spec.understand is None:

@@ -17,25 +17,9 @@ from fastapi.staticfiles import StaticFiles
 
 from crystalign.modalities import NAMES
 from crystalign_serve.service import listed_modalities
+from small_cif import CSCL
 
 UI = Path(__file__).resolve().parents[2] / "serve" / "crystalign_serve" / "ui"
-CIF = """data_made
-_cell_length_a 4.12
-_cell_length_b 4.12
-_cell_length_c 4.12
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 90
-_symmetry_space_group_name_H-M 'P 1'
-loop_
- _atom_site_label
- _atom_site_type_symbol
- _atom_site_fract_x
- _atom_site_fract_y
- _atom_site_fract_z
- Cs0 Cs 0.0 0.0 0.0
- Cl1 Cl 0.5 0.5 0.5
-"""
 ID = "salt_Fe2O3"
 LOST = "lost"
 REMARK = "Hydrogen is missing: the file says H2O."
@@ -107,7 +91,7 @@ def application() -> FastAPI:
     def cif(name: str) -> Any:
         if name == LOST:
             return JSONResponse({"errors": [{"title": "No structure", "detail": "The file is gone."}]}, 422)
-        return PlainTextResponse(CIF)
+        return PlainTextResponse(CSCL)
 
     @app.get("/api/materials/{name}/curve/{kind}")
     def curve(name: str, kind: str) -> dict[str, Any]:
@@ -214,9 +198,9 @@ def test_a_doubtful_text_is_asked_about_before_it_is_combined(browser: Any) -> N
 
 
 def test_a_second_structure_is_asked_about(browser: Any, service: Any) -> None:
-    browser.drop("a.cif", CIF)
+    browser.drop("a.cif", CSCL)
     browser.until(".card[data-id]")
-    browser.drop("b.cif", CIF)
+    browser.drop("b.cif", CSCL)
     words = ["Search with b.cif instead", "Search with both a.cif and b.cif", "Keep a.cif"]
     assert list(choices(browser)) == words
     choices(browser)[words[1]].click()
@@ -224,7 +208,7 @@ def test_a_second_structure_is_asked_about(browser: Any, service: Any) -> None:
     assert len(browser.all(".part")) == 2
     browser.open(browser.driver.current_url.removeprefix(browser.url))
     browser.wait(lambda: len(browser.all(".part")) == 2)
-    browser.drop("c.cif", CIF)
+    browser.drop("c.cif", CSCL)
     choices(browser)["Search with c.cif instead"].click()
     browser.wait(lambda: service[1][-1]["files"] == ["c.cif"])
 
@@ -300,7 +284,7 @@ def test_a_legend_holds_the_id_as_it_is(browser: Any) -> None:
 
 PATTERN = "\n".join(f"{10 + i} {i % 7}" for i in range(60))
 BYTES = {
-    "a.cif.gz": (gzip.compress(CIF.encode(), mtime=0), "cif"),
+    "a.cif.gz": (gzip.compress(CSCL.encode(), mtime=0), "cif"),
     "POSCAR.xz": (lzma.compress(b"NaCl\n1.0\n"), "poscar"),
     "scan.brml": (b"PK\x03\x04\xff\xfe\x00\x80", "xrd"),
     "scan.xy": (PATTERN.encode("utf-16"), "xrd"),

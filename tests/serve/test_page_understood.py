@@ -9,25 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from small_cif import CSCL
+
 Served = Callable[[Any], AbstractContextManager[str]]
 HOSTILE = "<img src=x onerror=document.title='broken'>"
-CIF = """data_made
-_cell_length_a 4.12
-_cell_length_b 4.12
-_cell_length_c 4.12
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 90
-_symmetry_space_group_name_H-M 'P 1'
-loop_
- _atom_site_label
- _atom_site_type_symbol
- _atom_site_fract_x
- _atom_site_fract_y
- _atom_site_fract_z
- Cs0 Cs 0.0 0.0 0.0
- Cl1 Cl 0.5 0.5 0.5
-"""
 WORDS = "lithium chloride"
 APART = "lithium potassium"
 """Elements that no crystal of the small service has together."""
@@ -199,7 +184,7 @@ def test_an_empty_answer_says_why_and_keeps_the_chips(browser: Any, http: Any) -
 def test_a_file_beside_the_words_is_searched_without_the_removed_ones(browser: Any) -> None:
     browser.until("#box").send_keys(WORDS)
     browser.until("#add").click()
-    browser.drop("cscl.cif", CIF)
+    browser.drop("cscl.cif", CSCL)
     browser.until(".condition")
     remove_first(browser)
     left = shown(browser)

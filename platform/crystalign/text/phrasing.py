@@ -189,7 +189,7 @@ def _as_sentences(facts: CrystalFacts, rng: np.random.Generator, with_formula: b
 
 
 def _described(facts: CrystalFacts, rng: np.random.Generator) -> str:
-    """`layered ternary oxide`, `cubic form of iron`."""
+    """Adjectives and a noun, such as `layered ternary oxide` or `cubic form of iron`."""
     words = _some(_adjectives(facts, rng), 0.4, rng)
     noun = _one(_singular(facts), rng) if facts.compound_class else f"form of {_name(facts.elements[0])}"
     return " ".join([*words, noun])

@@ -13,27 +13,23 @@ from crystalign.text_query.symmetry_words import pretty_symbol
 from crystalign.text_query.words import squeezed
 
 SYNONYMS = """
-ruby corundum, sapphire corundum, halite halite, rocksalt halite, rock salt halite, table salt halite,
-blende sphalerite, zincblende sphalerite, zinc blende sphalerite, cubic zinc sulfide sphalerite, fluorspar fluorite,
-fluorspath fluorite, fools gold pyrite, iron pyrites pyrite, amethyst quartz, citrine quartz, rock crystal quartz,
-alpha quartz quartz, low quartz quartz, agate quartz, chalcedony quartz, emerald beryl, aquamarine beryl,
-heliodor beryl, sphene titanite, barites barite, heavy spar barite, iceland spar calcite, limestone calcite,
-marble calcite, chalk calcite, lodestone magnetite, haematite hematite, specularite hematite, celestite celestine,
-tinstone cassiterite, epsom salt epsomite, niccolite nickeline, hydroxyapatite hydroxylapatite, HAp hydroxylapatite,
-saltpeter niter, saltpetre niter, chile saltpeter nitratine, glaubers salt mirabilite, cinnabarite cinnabar,
-galenite galena, lead glance galena, copper glance chalcocite, chalcosine chalcocite, covelline covellite,
-antimonite stibnite, molybdenum glance molybdenite, copper pyrites chalcopyrite, kesterit kesterite,
-zinc spinel gahnite, chrysoberyl chrysoberyl, alexandrite chrysoberyl, cymophane chrysoberyl, sylvine sylvite,
-wuestite wustite, wüstite wustite, magnesia usta periclase, perikles periclase, zinkite zincite, bieberite bischofite,
-horn silver chlorargyrite, cerargyrite chlorargyrite, argentite acanthite, tungstenit tungstenite,
-green vitriol melanterite, blue vitriol chalcanthite, copper vitriol chalcanthite, sal ammoniac salammoniac,
-trolleite troilite, mispickel arsenopyrite, smaltite safflorite, lollingite loellingite, löllingite loellingite,
-silicon carbide mineral moissanite, carborundum moissanite, kunzite spodumene, hiddenite spodumene,
-kaolin kaolinite, white mica muscovite, tanzanite zoisite, disthene kyanite, cyanite kyanite, lazulite scorzalite,
-lapis lazuli lazurite, selenite gypsum gypsum, alabaster gypsum, quicklime lime, burnt lime lime,
-slaked lime portlandite, hydrated lime portlandite, bromyrite bromargyrite, iodyrite iodargyrite,
-strontium titanate mineral tausonite, ice spar orthoclase, willemite willemite, hausmanite hausmannite,
-argentiferous sulfide acanthite, alpha alumina corundum, alpha al2o3 corundum, beta sic moissanite
+ruby corundum, sapphire corundum, rocksalt halite, rock salt halite, table salt halite, blende sphalerite, zincblende
+sphalerite, zinc blende sphalerite, cubic zinc sulfide sphalerite, fluorspar fluorite, fluorspath fluorite, fools gold
+pyrite, iron pyrites pyrite, amethyst quartz, citrine quartz, rock crystal quartz, alpha quartz quartz, low quartz
+quartz, agate quartz, chalcedony quartz, emerald beryl, aquamarine beryl, heliodor beryl, sphene titanite, barites
+barite, heavy spar barite, iceland spar calcite, limestone calcite, marble calcite, chalk calcite, lodestone
+magnetite, haematite hematite, specularite hematite, celestite celestine, tinstone cassiterite, epsom salt epsomite,
+niccolite nickeline, hydroxyapatite hydroxylapatite, HAp hydroxylapatite, saltpeter niter, saltpetre niter, chile
+saltpeter nitratine, glaubers salt mirabilite, cinnabarite cinnabar, galenite galena, lead glance galena, copper
+glance chalcocite, chalcosine chalcocite, covelline covellite, antimonite stibnite, molybdenum glance molybdenite,
+copper pyrites chalcopyrite, kesterit kesterite, zinc spinel gahnite, alexandrite chrysoberyl, cymophane chrysoberyl,
+sylvine sylvite, wuestite wustite, wüstite wustite, zinkite zincite, horn silver chlorargyrite, cerargyrite
+chlorargyrite, argentite acanthite, tungstenit tungstenite, green vitriol melanterite, blue vitriol chalcanthite,
+copper vitriol chalcanthite, sal ammoniac salammoniac, trolleite troilite, mispickel arsenopyrite, lollingite
+loellingite, löllingite loellingite, carborundum moissanite, kunzite spodumene, hiddenite spodumene, kaolin kaolinite,
+white mica muscovite, tanzanite zoisite, disthene kyanite, cyanite kyanite, lapis lazuli lazurite, selenite gypsum
+gypsum, alabaster gypsum, quicklime lime, burnt lime lime, slaked lime portlandite, hydrated lime portlandite,
+bromyrite bromargyrite, iodyrite iodargyrite, hausmanite hausmannite, alpha alumina corundum, alpha al2o3 corundum
 """
 """Variety or synonym, then the mineral of the table, which is the last word."""
 NAMED_FORMS = """
@@ -54,7 +50,7 @@ gamma alumina Al2O3 227 -; cementite Fe3C 62 cementite; sanidine KAlSi3O8 12 -; 
 peridot Mg2SiO4 62 olivine; jade NaAlSi2O6 15 -; akaganeite FeO(OH) 12 -; feroxyhyte FeO(OH) 164 -;
 bixbyite Mn2O3 206 bixbyite;
 vaterite CaCO3 - -; melilite Ca2MgSi2O7 113 -; cubic silicon carbide SiC 216 zinc blende;
-beta silicon carbide SiC 216 zinc blende;
+beta silicon carbide SiC 216 zinc blende; beta SiC SiC 216 zinc blende;
 3C SiC SiC 216 zinc blende; 4H SiC SiC 186 moissanite-4H; 6H SiC SiC 186 moissanite-6H; 2H SiC SiC 186 wurtzite;
 3C silicon carbide SiC 216 zinc blende; 4H silicon carbide SiC 186 moissanite-4H;
 6H silicon carbide SiC 186 moissanite-6H;
@@ -72,12 +68,12 @@ water H2O, ammonia NH3,
 LFP LiFePO4, LCO LiCoO2, LMO LiMn2O4, LMP LiMnPO4, LNO LiNiO2, LTO Li4Ti5O12, LLZO Li7La3Zr2O12,
 LLTO Li3La5Ti8O24, LGPS Li10GeP2S12, LPS Li3PS4, NVP Na3V2P3O12, KDP KH2PO4, DKDP KH2PO4, ADP NH4H2PO4, KTP KTiOPO4,
 BBO BaB2O4, LBO LiB3O5, BTO BaTiO3, STO SrTiO3, PTO PbTiO3, PZO PbZrO3, CTO CaTiO3, BZO BaZrO3, BFO BiFeO3,
-LAO LaAlO3, LNO LiNbO3, LTaO LiTaO3, LCMO LaMnO3, SRO SrRuO3, SBT SrBi2Ta2O9, YAG Y3Al5O12, YIG Y3Fe5O12,
+LAO LaAlO3, LTaO LiTaO3, LCMO LaMnO3, SRO SrRuO3, SBT SrBi2Ta2O9, YAG Y3Al5O12, YIG Y3Fe5O12,
 GGG Gd3Ga5O12, LuAG Lu3Al5O12, YAP YAlO3, BGO Bi4Ge3O12, GSO Gd2SiO5, LSO Lu2SiO5, YSO Y2SiO5, YVO YVO4, YLF LiYF4,
 CZTS Cu2ZnSnS4, CZTSe Cu2ZnSnSe4, CIS CuInS2, CGS CuGaS2, GST Ge2Sb2Te5, MAPI CH3NH3PbI3,
 methylammonium lead iodide CH3NH3PbI3,
 methylammonium lead bromide CH3NH3PbBr3, formamidinium lead iodide CH5N2PbI3, MAPbI3 CH3NH3PbI3,
-MAPbBr3 CH3NH3PbBr3, FAPI CH5N2PbI3, FAPbI3 CH5N2PbI3, PBO PbO, YVO4 YVO4, ZTO Zn2SnO4, NTO Na2Ti3O7, VO2 VO2
+MAPbBr3 CH3NH3PbBr3, FAPI CH5N2PbI3, FAPbI3 CH5N2PbI3, PBO PbO, ZTO Zn2SnO4, NTO Na2Ti3O7
 """
 """Trivial name or abbreviation → formula."""
 SYSTEMS = """
@@ -92,10 +88,8 @@ HgCdTe Hg Cd Te, NdFeB Nd Fe B, SmCo Sm Co, AlNiCo Al Ni Co, nitinol Ni Ti, bras
 steel Fe C, pentlandite group Fe Ni S
 """
 """Abbreviation or name → elements of which the crystals consist."""
-_GROUPS = """
-garnet garnet, spinel spinel, olivine olivine, apatite apatite, pyrochlore pyrochlore, perovskite perovskite,
-clinopyroxene clinopyroxene
-"""
+_GROUPS = ("garnet", "spinel", "olivine", "apatite", "pyrochlore", "perovskite", "clinopyroxene")
+"""Minerals that are groups, each of one structure type or group of types of the same name."""
 _PARTNERS: tuple[tuple[int, ...], ...] = (
     (76, 78),
     (91, 95),
@@ -170,9 +164,8 @@ def _group_meanings() -> dict[str, Meaning]:
     from crystalign.text_query.structure_words import groups
 
     found = {}
-    for row in _GROUPS.split(","):
-        name, type_name = row.split()
-        found[name] = type_meaning(name, groups().get(type_name, (type_name,)))
+    for name in _GROUPS:
+        found[name] = type_meaning(name, groups().get(name, (name,)))
     silicate = keyword("class", ["silicate"])
     pyroxene = any_of('chemical_formula_anonymous="A6B2CD"', 'chemical_formula_anonymous="A3BC"')
     feldspar = any_of('chemical_formula_anonymous="A8B3CD"', 'chemical_formula_anonymous="A8B2C2D"')

@@ -223,7 +223,7 @@ def _known(entry: Entry, at: int) -> Item | None:
 
 
 def _symbol(words: Words, at: int) -> str:
-    """The symbol of an element that a word is, judged by its capitals and its neighbours; empty if it is none."""
+    """The element symbol that a word stands for, judged by its capitals and neighbouring words; empty if none."""
     word = words.words[at]
     symbol = word.text.capitalize()
     if symbol not in _SYMBOLS or len(word.text) > 2:

@@ -55,7 +55,7 @@ def understand(text: str, fields: Fields, *, ignore: Collection[str] = ()) -> Un
 
     Args:
         text: what a person typed; any text, of which the first 4,000 characters and 500 words are parsed.
-        fields: the fields of the index, from `crystalign.index.filters.make_fields`; they decide which chips can be
+        fields: the fields of the index, from `crystalign.index.filters.make_fields`. They decide which chips can be
             made. Words that stand for something that the index does not have are searched as text, with a note.
         ignore: typed words of chips that the person removed; they are searched as text.
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 from crystalign.text.typography import plain
 
 MAX_WORDS = 500
-"""Only so many words of a query are parsed."""
+"""Largest number of words that are parsed; the rest of a longer query is compared as text."""
 MAX_CHARACTERS = 4000
-"""Only so many characters of a query are parsed."""
+"""Largest number of characters that are parsed; the rest of a longer query is compared as text."""
 MAX_WORD = 40
-"""Longer words stand for nothing that is known."""
+"""Longest word that is looked up, in characters."""
 
 _PIECE = re.compile(r"\d+(?:\.\d+)?(?![^\W_]|\.\d)|[^\W_]+|[<>≤≥=≈~]=?|[#№*]")
 _BREAK = re.compile(r"[,;:!?|\n]|\.\s")

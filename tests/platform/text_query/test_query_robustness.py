@@ -101,7 +101,11 @@ def test_no_word_is_lost(text):
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_is_understood_without_an_error(text):
-    compile_all(understand(text, FULL), FULL)
+    found = understand(text, FULL)
+    compile_all(found, FULL)
+    assert found.text == text
+    assert len(found.chips) <= MAX_CHIPS
+    assert all(chip.words.strip() and chip.label and chip.filter for chip in found.chips)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
