@@ -42,7 +42,8 @@ class Evaluate(Config):
     limit: int = 20_000
     """Most materials to use, chosen by the hash of the id."""
     masked_text: bool = True
-    """Also query with texts without formula, elements, class, structure type, space group and crystal system."""
+    """Also query with texts without formula, elements, class, structure type, space group and crystal system:
+    `text-masked` without volumes and bond lengths, `text-numbers` with them."""
     seed: int = 0
     """Seed of the bootstrap."""
 
@@ -148,7 +149,7 @@ def pool_of(model: Model, dataset: Dataset, config: Evaluate, rule: SplitRule) -
 
 
 def embed_views(model: Model, materials: list[Material], *, masked_text: bool) -> list[View]:
-    """Embeddings of the materials in every modality of the model, and of the masked captions."""
+    """Embeddings of the materials in every modality of the model, and of the masked texts."""
     from rich.progress import track
 
     from crystalign.modalities import key_columns, modality_class
@@ -158,7 +159,8 @@ def embed_views(model: Model, materials: list[Material], *, masked_text: bool) -
     keys = {name: key_columns(modality_class(name), materials) for name in values}
     for name in model.config.modalities if masked_text else ():
         if (target := modality_class(name).masked_by) is not None:
-            values[f"{name}-masked"], keys[f"{name}-masked"] = resolved(target)(materials)
+            for version, (masked, own_keys) in resolved(target)(materials).items():
+                values[f"{name}-{version}"], keys[f"{name}-{version}"] = masked, own_keys
     views = []
     for name, column in track(values.items(), description="embedding", transient=True):
         views.append(_view(model, name, column, keys[name]))

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from crystalign.errors import InputError
 from crystalign.material import Material
-from crystalign.modalities import Inputs, Modality, key_columns
+from crystalign.modalities import Features, Inputs, Modality, key_columns
+from crystalign.objectives.likeness import CLAIMS, FACTS, claims_of, facts_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +33,10 @@ class Batch:
     inputs: dict[str, Inputs]
     """Modality → tensors of the rows that have it, in row order; of one empty sample if no row has it."""
     keys: dict[str, Tensor]
-    """Modality → (b, K) int64; two rows with an equal key in any column look alike in it. 0 where absent."""
+    """Modality → (b, K) int64; two rows with an equal key in any column look alike in it. 0 where absent.
+
+    A modality that makes claims has two more entries, `<modality>/claims` (b, CLAIMS) and `<modality>/facts`
+    (b, FACTS): see `crystalign.objectives.likeness`."""
 
     def __len__(self) -> int:
         """The number of rows b, surplus included."""
@@ -145,6 +149,8 @@ def make_batch(
             for material, value, row_rng in zip(materials, values, rngs, strict=True)
             if material is not None and value is not None
         ]
+        if type(modality).makes_claims and rng is not None:
+            keys |= _claims(modality, values, samples)
         inputs[name] = modality.collate(samples or [modality.empty_sample()])
         present[name] = torch.tensor([value is not None for value in values], dtype=torch.bool)
         keys[name] = torch.from_numpy(key_columns(type(modality), materials))
@@ -154,6 +160,23 @@ def make_batch(
         inputs=inputs,
         keys=keys,
     )
+
+
+def _claims(modality: Modality[Any], values: Sequence[Any], samples: Sequence[Features]) -> dict[str, Tensor]:
+    """The claims of augmented samples, and the facts of their materials, by their names in `Batch.keys`.
+
+    A sample with too many claims fits no other material; facts beyond the limit hold of no material.
+    """
+    claims = np.zeros((len(values), CLAIMS), np.int64)
+    facts = np.zeros((len(values), FACTS), np.int64)
+    rows = [row for row, value in enumerate(values) if value is not None]
+    for row, features in zip(rows, samples, strict=True):
+        found = modality.claims(values[row], features)
+        if found is not None:
+            facts[row, : len(found.true)] = found.true[:FACTS]
+            if len(found.made) <= CLAIMS:
+                claims[row, : len(found.made)] = found.made
+    return {claims_of(modality.name): torch.from_numpy(claims), facts_of(modality.name): torch.from_numpy(facts)}
 
 
 def _featurise(

@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-MODULES = ("gather", "chunks", "pairwise", "clip", "cosface", "siglip", "tensorclip", "barlow")
+MODULES = ("likeness", "gather", "chunks", "pairwise", "clip", "cosface", "siglip", "tensorclip", "barlow")
 FUNCTIONS = {
     "contrastive_loss": "clip",
     "cosface_loss": "cosface",
@@ -78,11 +78,35 @@ MUTATIONS = {
     "clip: a row counts that lacks a modality": Mutation("clip", "gather", ".all(dim=0)", ".any(dim=0)"),
     "clip: equivalent rows as negatives": Mutation("clip", "clip", ".masked_fill_(indistinct, -math.inf)", ""),
     "clip: equivalence of the first modality alone": Mutation(
-        "clip", "gather", "in columns[1:]", "in columns[1 : len(columns) // 2]"
+        "clip", "likeness", "in columns[1:]", "in columns[1 : len(columns) // 2]"
     ),
-    "clip: copies of a structure as negatives": Mutation("clip", "gather", "-1).unbind(1)", "-1)[:, :1].unbind(1)"),
+    "clip: copies of a structure as negatives": Mutation("clip", "likeness", "-1).unbind(1)", "-1)[:, :1].unbind(1)"),
     "clip: copies of a structure as negatives, after the gather": Mutation(
-        "clip", "gather", "flags_of[name][:, 1:]", "flags_of[name][:, 1:2]", needs_workers=True
+        "clip",
+        "gather",
+        "dict(zip(keys, everyones[len(names) :], strict=True))",
+        "{n: k[:, :1] for n, k in zip(keys, everyones[len(names) :], strict=True)}",
+        needs_workers=True,
+    ),
+    "clip: crystals that an anchor text fits as negatives": Mutation(
+        "clip", "likeness", "if anchor.claims is not None", "if False and anchor.claims is not None"
+    ),
+    "clip: texts that fit an anchor as negatives": Mutation(
+        "clip", "likeness", "if candidate.claims is not None", "if False and candidate.claims is not None"
+    ),
+    "clip: texts in the other direction": Mutation(
+        "clip",
+        "pairwise",
+        "indistinct(likeness[query], likeness[key], start, stop)",
+        "indistinct(likeness[key], likeness[query], start, stop)",
+    ),
+    "clip: one claim is enough": Mutation("clip", "likeness", "true.T == number", "true.T >= number.clamp(max=1)"),
+    "clip: an unknown text fits everything": Mutation("clip", "likeness", " & (number > 0)", ""),
+    "siglip: crystals that an anchor text fits as negatives": Mutation(
+        "siglip", "likeness", "if candidate.claims is not None", "if False and candidate.claims is not None"
+    ),
+    "tensorclip: rows that a text fits as negatives": Mutation(
+        "tensorclip", "likeness", "if candidate.claims is not None", "if False and candidate.claims is not None"
     ),
     "clip: one direction only": Mutation(
         "clip", "pairwise", "(pair, pair[::-1]) if both_ways", "(pair, pair) if both_ways"
@@ -129,7 +153,7 @@ MUTATIONS = {
         "tensorclip", "tensorclip", "everyone.world_size / (3", "1.0 / (3", needs_workers=True
     ),
     "tensorclip: partial matches as negatives": Mutation(
-        "tensorclip", "tensorclip", "        | _alike(keys[second], keys[third], 0, len(b))\n", ""
+        "tensorclip", "tensorclip", "        | _alike(likeness[second], likeness[third], 0, len(b))\n", ""
     ),
     "tensorclip: partial matches weigh as much as full ones": Mutation(
         "tensorclip", "tensorclip", "both + 0.5 * half", "both + half"
@@ -140,8 +164,8 @@ MUTATIONS = {
     "tensorclip: equivalent rows as negatives": Mutation(
         "tensorclip",
         "tensorclip",
-        "return indistinct((first, second), start, stop)",
-        "return (indistinct((first, second), start, stop) & False)",
+        "return indistinct(first, second, start, stop)",
+        "return (indistinct(first, second, start, stop) & False)",
     ),
     "barlow: without the factor W": Mutation(
         "barlow of three", "barlow", "total * everyone.world_size +", "total +", needs_workers=True

@@ -44,7 +44,7 @@ class Net(nn.Module):
 
 
 def _chosen(batch: tuple, names: tuple) -> list[dict]:
-    return [{name: tensors[name] for name in names} for tensors in batch]
+    return [{name: t for name, t in tensors.items() if name.partition("/")[0] in names} for tensors in batch]
 
 
 OBJECTIVES = {
@@ -82,7 +82,20 @@ def uneven() -> tuple[dict, dict, dict]:
         present[m][-2:] = False  # surplus rows
         keys[m] = torch.stack([keys[m], structures], dim=1)
         keys[m][~present[m]] = 0
+    keys |= _texts(present["text"])
     return x, present, keys
+
+
+def _texts(present: torch.Tensor) -> dict:
+    """Row i has the claims of a text: rows 4 to 7 fit rows 8 to 15, but not the other way round; few others fit."""
+    rows = torch.arange(SAMPLES)
+    facts = torch.stack([rows % 4, 10 + rows % 3, 100 + rows, 200 + rows // 8], dim=1)
+    claims = torch.stack([100 + rows, torch.zeros_like(rows), torch.zeros_like(rows)], dim=1)
+    claims[4:8] = torch.tensor([201, 0, 0])
+    claims[10] = torch.tensor([2, 11, 0])
+    claims[12] = 0  # a text of which nothing is known
+    facts[~present], claims[~present] = 0, 0
+    return {"text/claims": claims, "text/facts": facts}
 
 
 def sparse() -> tuple[dict, dict, dict]:

@@ -10,7 +10,6 @@ from torch import nn
 
 from exactness_mutations import MUTATIONS, functions, mutated
 from exactness_problem import (
-    MODALITIES,
     OBJECTIVES,
     PROBLEMS,
     SAMPLES,
@@ -34,7 +33,7 @@ class Rank:
         """The rows at a position of the batch, by default this rank's."""
         at = self.rank if position is None else position
         mine = slice(at * SAMPLES // self.world_size, (at + 1) * SAMPLES // self.world_size)
-        return [{m: tensors[m][mine] for m in MODALITIES} for tensors in problem]
+        return [{m: t[mine] for m, t in tensors.items()} for tensors in problem]
 
     def save(self, name: str, tensors: dict) -> None:
         """By rank 0."""

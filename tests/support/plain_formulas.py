@@ -24,7 +24,17 @@ def _rows(present: dict, names: tuple) -> list[int]:
 
 
 def _alike(keys: dict, pair: tuple, i: int, j: int) -> bool:
-    return any(bool((keys[name][i] == keys[name][j]).any()) for name in pair)
+    """Row i of the first modality of a pair, and row j of the second."""
+    if any(bool((keys[name][i] == keys[name][j]).any()) for name in pair):
+        return True
+    return _fits(keys, pair[0], i, j) or _fits(keys, pair[1], j, i)
+
+
+def _fits(keys: dict, name: str, i: int, j: int) -> bool:
+    """Whether the text of row i is also true of row j."""
+    claims = {int(c) for c in keys.get(f"{name}/claims", torch.zeros(i + 1, 1))[i]} - {0}
+    facts = {int(f) for f in keys.get(f"{name}/facts", torch.zeros(j + 1, 1))[j]} - {0}
+    return bool(claims) and claims <= facts
 
 
 def _mean_over_pairs(found: dict, weights: dict | None) -> Loss:
@@ -40,7 +50,7 @@ def _softmax_loss(z, present, keys, pairs, weights, logit) -> Loss:
         terms = []
         for query, key in (pair, pair[::-1]):
             for i in rows:
-                others = [j for j in rows if j == i or not _alike(keys, pair, i, j)]
+                others = [j for j in rows if j == i or not _alike(keys, (query, key), i, j)]
                 logits = torch.stack([logit(pair, z[query][i] @ z[key][j], i == j) for j in others])
                 terms.append(-logits.log_softmax(0)[others.index(i)])
         if rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -18,6 +18,9 @@ from crystalign.training.held_out import Place
 from crystalign_jobs.pretraining.config import Pretrain, run_uri, stored_settings
 from crystalign_jobs.pretraining.job import Job, Watch
 from crystalign_jobs.pretraining.status import CONFIG
+
+if TYPE_CHECKING:
+    from crystalign.modalities import Modality
 
 PREPARED = "prepared"
 """In a run's folder: files that encoders need before the first step."""
@@ -144,7 +147,7 @@ def select(config: PretrainConfig, dataset: Dataset) -> Selection:
 
 def _prepared(config: PretrainConfig, dataset: Dataset, selection: Selection, run: str) -> dict[str, bytes]:
     """The files that encoders need before the first step, made once per run and read again by a resumed one."""
-    from crystalign.modalities import modality_class
+    from crystalign.modalities import make_modality, modality_class
     from crystalign.model import prepare as prepare_encoders
 
     folder = storage.join(run, PREPARED)
@@ -154,7 +157,10 @@ def _prepared(config: PretrainConfig, dataset: Dataset, selection: Selection, ru
             path: storage.read_bytes(storage.join(folder, path)) for path in json.loads(storage.read_bytes(listing))
         }
     needed = [name for name in config.model.modalities if modality_class(name).prepares_encoder]
-    values = {name: _training_values(dataset, selection, name) for name in needed}
+    values = {
+        name: _training_values(dataset, selection, make_modality(name, config.model.modalities[name].features))
+        for name in needed
+    }
     files = prepare_encoders(config.model, values)
     for path, data in files.items():
         storage.write_bytes(storage.join(folder, path), data)
@@ -162,18 +168,17 @@ def _prepared(config: PretrainConfig, dataset: Dataset, selection: Selection, ru
     return files
 
 
-def _training_values(dataset: Dataset, selection: Selection, modality: str) -> list[Any]:
-    """Values from the training split only, because a tokenizer must not see test data either."""
-    from crystalign.modalities import modality_class
-
-    cls = modality_class(modality)
+def _training_values(dataset: Dataset, selection: Selection, modality: Modality[Any]) -> list[Any]:
+    """What training may read, from the training split only, because a tokenizer must not see test data either."""
     values: list[Any] = []
+    count = 0
     for position, (shard, group) in enumerate(zip(selection.shards, selection.groups, strict=True)):
-        cells = dataset.read(int(shard), int(group), columns=[modality]).column(modality)
-        values += [
-            cls.from_column(cells[row]) for row in selection.rows(position)[:, 2].tolist() if cells[row].is_valid
-        ]
-        if len(values) >= CAPTIONS_FOR_TOKENIZER:
+        cells = dataset.read(int(shard), int(group), columns=[modality.name]).column(modality.name)
+        present = [row for row in selection.rows(position)[:, 2].tolist() if cells[row].is_valid]
+        for row in present:
+            values += modality.seen_in_training(modality.from_column(cells[row]))
+        count += len(present)
+        if count >= CAPTIONS_FOR_TOKENIZER:
             break
     return values
 

@@ -19,6 +19,8 @@ from crystalign.errors import ConfigError
 from crystalign.modalities import Inputs
 from crystalign.modalities.text import decode
 
+ROWS_TOGETHER = 64
+"""Texts that pass the network together."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PIECES = r"[A-Z][a-z]*|[a-z]+|\d+|[^\w\s]"
 """Chemistry is case-sensitive and written without spaces: `Fe2O3` is Fe, 2, O, 3 and `CoO` is not `COO`."""
@@ -83,18 +85,32 @@ class Bert(Published):
         return self.read(decode(inputs), inputs["utf8"].device)
 
     def read(self, texts: Sequence[str], device: torch.device) -> Tensor:
-        """Encode n texts; returns (n, width)."""
+        """Encode n texts; returns (n, width). Texts of similar length pass the network together, to save padding."""
         split = [split_numbers(text) for text in texts] if self.numbers is not None else [(text, []) for text in texts]
         encoded = self._tokenizer.encode_batch([text for text, _ in split])
-        tokens = torch.tensor([e.ids for e in encoded], device=device)  # (n, T)
-        mask = torch.tensor([e.attention_mask for e in encoded], device=device)  # (n, T)
+        lengths = torch.tensor([sum(e.attention_mask) for e in encoded])
+        order = lengths.argsort(stable=True)
+        parts = [
+            self._read_tokens(
+                torch.tensor([encoded[row].ids for row in rows], device=device)[:, : int(lengths[rows[-1]])],
+                lengths[rows].to(device),
+                [split[row][1] for row in rows],
+            )
+            for rows in (part.tolist() for part in torch.split(order, ROWS_TOGETHER))
+        ]
+        vectors: Tensor = torch.cat(parts)[order.argsort().to(device)]  # (n, width)
+        return vectors
+
+    def _read_tokens(self, tokens: Tensor, lengths: Tensor, numbers: Sequence[Sequence[float]]) -> Tensor:
+        """(m, T) token ids, the number of tokens of each text, and the numbers in it → (m, width)."""
+        mask = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).long()  # (m, T)
         if self.numbers is None:
             given = {"input_ids": tokens}
         else:
-            embedded = self.network.get_input_embeddings()(tokens)  # (n, T, C)
-            given = {"inputs_embeds": embedded + self.numbers(tokens, [values for _, values in split])}
-        states: Tensor = self.network(**given, attention_mask=mask).last_hidden_state  # (n, T, C)
-        vector: Tensor = self.head(self._pool(states, mask))  # (n, width)
+            embedded = self.network.get_input_embeddings()(tokens)  # (m, T, C)
+            given = {"inputs_embeds": embedded + self.numbers(tokens, numbers)}
+        states: Tensor = self.network(**given, attention_mask=mask).last_hidden_state  # (m, T, C)
+        vector: Tensor = self.head(self._pool(states, mask))  # (m, width)
         return vector
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:

@@ -9,18 +9,17 @@ features of the logarithm instead of the number itself, because lengths and volu
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from crystalign.text.quantities import find_quantities
+
 NUMBER = "[NUM]"
 """The token that stands for a number."""
 _OCTAVES = range(-2, 7)
 _SMALLEST = 1e-6
-_PATTERN = re.compile(r"(?<![\w.)\-−])[-−]?\d{1,12}(?:\.\d{1,12})?(?![\w(]|\.\d)")
-_UNIT = re.compile(r"\s?(?:[-–]\s?\d|Å|A\b|°|%|eV|GPa|K\b|g/cm|µB)")
 
 
 def split_numbers(text: str) -> tuple[str, list[float]]:
@@ -29,15 +28,14 @@ def split_numbers(text: str) -> tuple[str, list[float]]:
     A number counts as measured if it has decimals or a unit follows: `2.82`, `10 Å`. All others stay in the text:
     counts, indices of formulas, numbers of space groups.
     """
+    text = text.replace(NUMBER, "NUM")
     values: list[float] = []
-
-    def replaced(match: re.Match[str]) -> str:
-        if "." not in match[0] and not _UNIT.match(text, match.end()):
-            return match[0]
+    pieces, at = [], 0
+    for match in find_quantities(text):
         values.append(float(match[0].replace("−", "-")))
-        return NUMBER
-
-    return _PATTERN.sub(replaced, text.replace(NUMBER, "NUM")), values
+        pieces += [text[at : match.start()], NUMBER]
+        at = match.end()
+    return "".join([*pieces, text[at:]]), values
 
 
 class NumberEmbedding(nn.Module):

@@ -13,8 +13,11 @@ from crystalign.modalities.text import Text, TextModality
 from crystalign.text.masking import mask_text
 
 
-def masked_texts(materials: Sequence[Material]) -> tuple[list[Text | None], NDArray[np.int64]]:
+def masked_texts(materials: Sequence[Material]) -> dict[str, tuple[list[Text | None], NDArray[np.int64]]]:
     """Mask composition and symmetry in the text of every material, and compute equivalence keys.
+
+    There are two versions: `masked`, without any number that gives away the volume or the lattice, and `numbers`,
+    which keeps volumes and bond lengths.
 
     Masking only removes words, so texts that were equivalent before are equivalent afterwards. The keys are
     those of the original texts and one more:
@@ -31,12 +34,20 @@ def masked_texts(materials: Sequence[Material]) -> tuple[list[Text | None], NDAr
         materials: n materials, with or without a text.
 
     Returns:
-        The masked texts, None for materials without a text; and (n, 4) keys, zeros for materials without a text.
+        Name of the version → the masked texts, None for materials without a text; and (n, 4) keys, zeros for
+        materials without a text.
     """
-    texts: list[Text | None] = [material.value("text") for material in materials]
-    masked = [
-        None if text is None else Text(mask_text(text.description, material.crystal), generated=text.generated)
-        for material, text in zip(materials, texts, strict=True)
-    ]
-    words = [0 if text is None else stable_hash(" ".join(text.description.split()).casefold()) for text in masked]
-    return masked, np.column_stack([key_columns(TextModality, materials), np.array(words, np.int64)])
+    own_keys = key_columns(TextModality, materials)
+    versions = {}
+    for name, lengths in (("masked", False), ("numbers", True)):
+        masked = [_masked(material, lengths=lengths) for material in materials]
+        words = [0 if text is None else stable_hash(" ".join(text.description.split()).casefold()) for text in masked]
+        versions[name] = masked, np.column_stack([own_keys, np.array(words, np.int64)])
+    return versions
+
+
+def _masked(material: Material, *, lengths: bool) -> Text | None:
+    text: Text | None = material.value("text")
+    if text is None:
+        return None
+    return Text(mask_text(text.description, material.crystal, lengths=lengths), generated=text.generated)

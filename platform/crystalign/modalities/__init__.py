@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from crystalign.modalities.modality import Features, Inputs, Modality, key_columns, stable_hash
+from crystalign.modalities.modality import Claims, Features, Inputs, Modality, key_columns, stable_hash
 from crystalign.modalities.query import QuerySpec
 from crystalign.registry import Registry
 
@@ -70,6 +70,7 @@ def make_modality(name: str, settings: dict[str, Any] | None = None) -> Modality
 __all__ = [
     "MODALITIES",
     "NAMES",
+    "Claims",
     "Features",
     "Inputs",
     "Modality",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,15 @@ Features = dict[str, np.ndarray[Any, Any]]
 """Features of one sample: named arrays, ready to be concatenated or stacked."""
 Inputs = dict[str, "torch.Tensor"]
 """Tensors of a batch of samples, the argument of an encoder's `forward`."""
+
+
+class Claims(NamedTuple):
+    """Claims as hashes: what fits several materials, such as a short text, fits those that all its claims hold of."""
+
+    made: Sequence[int]
+    """What the features of a sample claim."""
+    true: Sequence[int]
+    """Everything that could be claimed of the material."""
 
 
 Cells = Mapping[str, NDArray[Any]]
@@ -74,6 +83,8 @@ class Modality(ABC, Generic[Value]):
     """First model format that was trained on the same inputs as this release produces."""
     n_keys: ClassVar[int] = 1
     """Number of keys that `equivalences` returns."""
+    makes_claims: ClassVar[bool] = False
+    """Whether its features can fit several materials, as a short text does, and `claims` tells which."""
     columns: ClassVar[type[TableColumns] | None] = None
     """Class that describes its columns in an external Parquet table; None if tables cannot contain it."""
     derived_by: ClassVar[str | None] = None
@@ -81,8 +92,8 @@ class Modality(ABC, Generic[Value]):
     prepares_encoder: ClassVar[bool] = False
     """Whether an encoder needs training values before its first step, e.g. to train a tokenizer."""
     masked_by: ClassVar[str | None] = None
-    """`module:function` that returns, for materials, values without the words that name the crystal, and their keys;
-    `crystalign evaluate` also uses these as queries. None if nothing is masked."""
+    """`module:function` that returns, for materials, versions without the words that name the crystal: name → values
+    and their keys. `crystalign evaluate` also uses these as queries. None if nothing is masked."""
     query: ClassVar[QuerySpec | None] = None
     """How it is used as a query; None if it cannot be."""
     instead_of: ClassVar[Mapping[str, str]] = {}
@@ -146,6 +157,10 @@ class Modality(ABC, Generic[Value]):
         """
         check_arrays(features, self.empty_sample())
 
+    def seen_in_training(self, value: Value) -> Sequence[Value]:
+        """Return the value and variants that training may draw; encoders are prepared with all of them."""
+        return (value,)
+
     # --- materials that look alike ---------------------------------------------------------------------------------
 
     @classmethod
@@ -160,6 +175,13 @@ class Modality(ABC, Generic[Value]):
     def equivalences(cls, material: Material) -> tuple[str, ...]:
         """Return keys; materials with one key in common look alike. Their number is the same for every material."""
         return (cls.equivalence(material),)
+
+    def claims(self, value: Value, features: Features) -> Claims | None:  # noqa: ARG002
+        """Return the claims of augmented features, for a modality that `makes_claims`; None if they are not known.
+
+        In training, other materials that the claims hold of are not negatives of the sample.
+        """
+        return None
 
 
 def key_columns(modality: type[Modality[Any]], materials: Sequence[Material | None]) -> NDArray[np.int64]:

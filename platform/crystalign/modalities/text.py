@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crystalign.config import Config
 from crystalign.errors import InputError
-from crystalign.modalities.modality import Features, Inputs, Modality
+from crystalign.modalities.modality import Claims, Features, Inputs, Modality, stable_hash
 from crystalign.modalities.query import QueryExample, QueryField, QuerySpec
 from crystalign.physics.facts import CrystalFacts
+from crystalign.text.claims import claimable, claims
+from crystalign.text.masked_caption import masked_caption
 from crystalign.text.phrasing import phrase
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
     from crystalign.material import Material
 
+_SEEN = 4
+"""Drawn texts of each crystal from which a tokenizer learns its words."""
 _CLAUSE_ENDS = re.compile(r"(?<=[.;!?])\s+")
 
 
@@ -91,6 +96,7 @@ class TextModality(Modality[Text]):
     masked_by: ClassVar[str | None] = "crystalign.evaluation.masked_text:masked_texts"
     query: ClassVar[QuerySpec | None] = QUERY
     n_keys: ClassVar[int] = 2
+    makes_claims: ClassVar[bool] = True
 
     class Settings(Config):
         """Settings of length and augmentation."""
@@ -101,6 +107,15 @@ class TextModality(Modality[Text]):
         """Probability of dropping each clause in training, so that the model does not rely on the formula alone."""
         phrasing: float = Field(default=0.0, ge=0, le=1)
         """Probability that training replaces a text by some of its facts in other words, if it has facts: `phrase`."""
+        masking: float = Field(default=0.0, ge=0, le=1)
+        """Probability that training replaces a text, if it has facts, by its caption with composition and symmetry
+        masked; in half of them lengths and volumes are masked, too: `masked_caption`."""
+
+        @model_validator(mode="after")
+        def _check_shares(self) -> Self:
+            if self.phrasing + self.masking > 1:
+                raise ValueError(f"phrasing {self.phrasing} and masking {self.masking} add up to more than 1")
+            return self
 
     settings: Settings
 
@@ -130,9 +145,12 @@ class TextModality(Modality[Text]):
 
     def _varied(self, text: Text, rng: np.random.Generator) -> str:
         """A variant of the text for one training step."""
-        if self.settings.phrasing and text.facts_json is not None and rng.random() < self.settings.phrasing:
+        share = rng.random() if self.settings.phrasing + self.settings.masking > 0 and text.facts_json else 1.0
+        if share < self.settings.phrasing + self.settings.masking:
             assert text.facts is not None
-            return phrase(text.facts, rng)
+            if share < self.settings.phrasing:
+                return phrase(text.facts, rng)
+            return self._some_clauses(masked_caption(text.facts, lengths=bool(rng.random() < 0.5)), rng)
         return self._some_clauses(text.description, rng)
 
     def _some_clauses(self, words: str, rng: np.random.Generator) -> str:
@@ -140,6 +158,24 @@ class TextModality(Modality[Text]):
         keep = rng.random(len(clauses)) >= self.settings.clause_dropout
         keep[rng.integers(len(clauses))] = True
         return " ".join(clause for clause, is_kept in zip(clauses, keep, strict=True) if is_kept)
+
+    def seen_in_training(self, value: Text) -> Sequence[Text]:
+        """Return the text, and some drawn and masked ones, whose words a tokenizer has to know."""
+        texts = [value]
+        rng = np.random.default_rng(stable_hash(value.description) % 2**63)
+        if value.facts is not None and self.settings.phrasing:
+            texts += [Text(phrase(value.facts, rng)) for _ in range(_SEEN)]
+        if value.facts is not None and self.settings.masking:
+            texts += [Text(masked_caption(value.facts, lengths=False))]
+        return texts
+
+    def claims(self, value: Text, features: Features) -> Claims | None:
+        """Return what the drawn text claims, and all that could be said about the crystal, if its facts are known."""
+        if value.facts_json is None:
+            return None
+        facts = CrystalFacts.model_validate_json(value.facts_json)
+        made = claims(bytes(features["utf8"]).decode(), facts)
+        return Claims([stable_hash(claim) for claim in sorted(made)], _claimable(value.facts_json))
 
     def collate(self, samples: Sequence[Features]) -> Inputs:
         """Join the bytes."""
@@ -171,6 +207,12 @@ class TextModality(Modality[Text]):
         text: Text | None = material.value("text")
         words = material.id if text is None else " ".join(text.description.split()).casefold()
         return cls.equivalence(material), f"words {words}"
+
+
+@functools.lru_cache(maxsize=65_536)
+def _claimable(facts_json: str) -> tuple[int, ...]:
+    """Hashes of everything that can be claimed of a crystal; each epoch asks for them again."""
+    return tuple(stable_hash(claim) for claim in sorted(claimable(CrystalFacts.model_validate_json(facts_json))))
 
 
 def decode(inputs: Inputs) -> list[str]:

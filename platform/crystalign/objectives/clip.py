@@ -54,7 +54,8 @@ def contrastive_loss(
 
         L_ab = 1/(2|V|) Σ_{i∈V} [ CE(s·z_a,i·z_b,j → i) + CE(s·z_b,i·z_a,j → i) ],   j ∈ V \ E_i
 
-    E_i are the rows j ≠ i that a or b cannot tell from i (equal keys): they are no negatives.
+    E_i are the rows j ≠ i that a or b cannot tell from i (equal keys), or that a text of the anchor or the candidate is
+    true of (`likeness.indistinct`): they are no negatives.
     `pairwise_loss` says how rows, pairs and ranks are averaged. With every pair of the crystal this
     is AnchoredCLIP, with all pairs AllPairsCLIP (Moro et al., Newton 1, 100016 (2025)); CLIP is
     Radford et al., ICML 2021, arXiv:2103.00020. A fixed temperature is a scale without gradient.

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from crystalign.objectives.likeness import Likeness
 from crystalign.objectives.objective import Names
 
 
@@ -21,7 +22,7 @@ class Gathered(NamedTuple):
     present: dict[str, Tensor]
     """Modality → (B,) bool."""
     keys: dict[str, Tensor]
-    """Modality → (B,) or (B, K) int64."""
+    """Modality → (B,) or (B, K) int64; and the claims and facts of `crystalign.objectives.likeness`."""
     rank: int
     """Rank r of this process."""
     world_size: int
@@ -56,17 +57,15 @@ def gather(
         return Gathered(local, dict(present), dict(keys), 0, 1)
     names = list(local)
     widths = [local[name].shape[1] for name in names]
-    columns = [torch.column_stack([present[name].long(), keys[name]]) for name in names]  # (b, 1 + K) each
-    flags = torch.cat(columns, dim=1)  # (b, Σ(1 + K))
+    columns = [*(present[name].long()[:, None] for name in names), *(k.reshape(len(k), -1) for k in keys.values())]
+    flags = torch.cat(columns, dim=1)  # (b, M + ΣK)
     joined = torch.cat([local[name] for name in names], dim=1)  # (b, ΣD)
     everyone = _Gather.apply(joined, world_size, group)  # type: ignore[no-untyped-call]  # (B, ΣD)
-    everyones = _gathered(flags, world_size, group)  # (B, Σ(1 + K))
-    parts = dict(zip(names, everyone.split(widths, dim=1), strict=True))
-    flags_of = dict(zip(names, torch.split(everyones, [column.shape[1] for column in columns], dim=1), strict=True))
+    everyones = torch.split(_gathered(flags, world_size, group), [column.shape[1] for column in columns], dim=1)
     return Gathered(
-        embeddings=parts,
-        present={name: flags_of[name][:, 0].bool() for name in names},
-        keys={name: flags_of[name][:, 1:] for name in names},
+        embeddings=dict(zip(names, everyone.split(widths, dim=1), strict=True)),
+        present={name: column[:, 0].bool() for name, column in zip(names, everyones, strict=False)},
+        keys=dict(zip(keys, everyones[len(names) :], strict=True)),
         rank=dist.get_rank(group),
         world_size=world_size,
     )
@@ -109,18 +108,6 @@ def rows_with_all(everyone: Gathered, names: Names) -> Rows:
     return Rows(candidates, start, stop)
 
 
-def indistinct(keys: tuple[Tensor, Tensor], start: int, stop: int) -> Tensor:
-    """Mask (stop − start, N) of rows that look like row start, start + 1, … in either modality: not negatives.
-
-    Args:
-        keys: (N,) or (N, K) int64 of the rows, in each of the two modalities; equal in any column is enough.
-        start: first row to compare with all.
-        stop: one past the last.
-    """
-    columns = [column for key in keys for column in key.reshape(len(key), -1).unbind(1)]  # (N,) each
-    same = columns[0][start:stop, None] == columns[0][None, :]
-    for column in columns[1:]:
-        same |= column[start:stop, None] == column[None, :]
-    own = torch.arange(start, stop, device=same.device)
-    same[own - start, own] = False
-    return same
+def likeness_of(everyone: Gathered, names: Names, rows: Rows) -> dict[str, Likeness]:
+    """Modality → what decides whether the candidates among these rows look alike in it."""
+    return {name: Likeness.of(name, everyone.keys, rows.candidates) for name in names}

@@ -89,7 +89,8 @@ class Objective(Tagged):
             parameters: the modules that `parameters` made, in their current state.
             embeddings: modality → (b, D), this rank's unit vectors; zero where absent. b is the same on every rank.
             present: modality → (b,) bool.
-            keys: modality → (b, K) int64; two rows with an equal key in any column look alike in the modality.
+            keys: modality → (b, K) int64; two rows with an equal key in any column look alike in the modality. Claims
+                and facts of texts have entries of their own: `crystalign.objectives.likeness`.
 
         Returns:
             This rank's share, whose mean over ranks is the global loss.

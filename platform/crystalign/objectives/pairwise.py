@@ -10,7 +10,8 @@ from torch import Tensor
 
 from crystalign.objectives import chunks
 from crystalign.objectives.chunks import Inputs, summed
-from crystalign.objectives.gather import Gathered, Rows, indistinct, rows_with_all
+from crystalign.objectives.gather import Gathered, Rows, likeness_of, rows_with_all
+from crystalign.objectives.likeness import Likeness, indistinct
 from crystalign.objectives.objective import Loss, Pair
 
 RowLoss = Callable[..., Tensor]
@@ -78,10 +79,10 @@ def _pair_loss(
     local: dict[object, Tensor] = {name: inputs[name].index_select(0, rows.candidates) for name in pair}  # (N, D)
     local |= {(name, "anchors"): local[name][rows.start : rows.stop] for name in pair}  # (n, D)
     local |= {i: inputs[pair, i] for i in range(parameters)}
-    keys = (everyone.keys[pair[0]][rows.candidates], everyone.keys[pair[1]][rows.candidates])  # (N, K)
+    likeness = likeness_of(everyone, pair, rows)
     ways = (pair, pair[::-1]) if both_ways else (pair,)
     terms = [
-        partial(_chunk_loss, way, keys, rows.start, start, stop, row_loss, parameters)
+        partial(_chunk_loss, way, likeness, rows.start, start, stop, row_loss, parameters)
         for way in ways
         for start, stop in chunks.chunks(rows.start, rows.stop, n, chunks.LEAST)
     ]
@@ -91,7 +92,7 @@ def _pair_loss(
 
 def _chunk_loss(
     way: Pair,
-    keys: tuple[Tensor, Tensor],
+    likeness: Mapping[str, Likeness],
     first: int,
     start: int,
     stop: int,
@@ -103,5 +104,5 @@ def _chunk_loss(
     query, key = way
     anchors, candidates = inputs[query, "anchors"][start - first : stop - first], inputs[key]  # (c, D), (N, D)
     targets = torch.arange(start, stop, device=anchors.device)  # (c,)
-    same = indistinct(keys, start, stop)  # (c, N)
+    same = indistinct(likeness[query], likeness[key], start, stop)  # (c, N)
     return row_loss(anchors, candidates, targets, same, *(inputs[i] for i in range(parameters)))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch.distributed as dist
     from torch import Tensor, nn
 
+    from crystalign.objectives.likeness import Likeness
+
 SCALE = "logit scale"
 
 
@@ -88,7 +90,7 @@ def tensor_loss(
     import torch
 
     from crystalign.objectives import chunks
-    from crystalign.objectives.gather import gather, rows_with_all
+    from crystalign.objectives.gather import gather, likeness_of, rows_with_all
 
     names = tuple(embeddings)
     if len(names) != 3:
@@ -97,11 +99,11 @@ def tensor_loss(
     rows = rows_with_all(everyone, names)
     n = len(rows.candidates)
     chosen = {name: everyone.embeddings[name].index_select(0, rows.candidates) for name in names}  # (N, D)
-    own_keys = {name: everyone.keys[name][rows.candidates] for name in names}  # (N, K)
+    likeness = likeness_of(everyone, names, rows)
     first, second, third = names
     with torch.autocast(logit_scale.device.type, enabled=False):
         terms = [
-            partial(_chunk_loss, axis, own_keys, start, stop)
+            partial(_chunk_loss, axis, likeness, start, stop)
             for axis in (names, (second, first, third), (third, first, second))
             for start, stop in chunks.chunks(rows.start, rows.stop, n * max(n, chosen[first].shape[1]))
         ]
@@ -111,16 +113,16 @@ def tensor_loss(
 
 
 def _chunk_loss(
-    axis: tuple[str, str, str], keys: Mapping[str, Tensor], start: int, stop: int, inputs: Mapping[Any, Tensor]
+    axis: tuple[str, str, str], likeness: Mapping[str, Likeness], start: int, stop: int, inputs: Mapping[Any, Tensor]
 ) -> Tensor:
     """Loss of the anchors [start, stop) of the axis' first modality against all pairs of the other two."""
     anchor, second, third = axis
     a, b, c = inputs[anchor][start:stop], inputs[second], inputs[third]  # (m, D), (N, D), (N, D)
     logits = inputs[SCALE] * ((a[:, None, :] * b) @ c.T)  # (m, N, N)
     excluded = (
-        _alike(keys[anchor], keys[second], start, stop)[:, :, None]
-        | _alike(keys[anchor], keys[third], start, stop)[:, None, :]
-        | _alike(keys[second], keys[third], 0, len(b))
+        _alike(likeness[anchor], likeness[second], start, stop)[:, :, None]
+        | _alike(likeness[anchor], likeness[third], start, stop)[:, None, :]
+        | _alike(likeness[second], likeness[third], 0, len(b))
     )  # (m, N, N)
     has_negatives = ~excluded.flatten(1).all(dim=1)  # (m,)
     excluded &= has_negatives[:, None, None]  # keep masked values finite
@@ -129,14 +131,14 @@ def _chunk_loss(
     return (negative - positive)[has_negatives].sum()
 
 
-def _alike(first: Tensor, second: Tensor, start: int, stop: int) -> Tensor:
+def _alike(first: Likeness, second: Likeness, start: int, stop: int) -> Tensor:
     """(stop − start, N) bool; the same row, or one that cannot be told from it in either modality."""
     import torch
 
-    from crystalign.objectives.gather import indistinct
+    from crystalign.objectives.likeness import indistinct
 
-    own = torch.arange(start, stop, device=first.device)
-    return indistinct((first, second), start, stop).index_put((own - start, own), torch.tensor(data=True))
+    own = torch.arange(start, stop, device=first.keys.device)
+    return indistinct(first, second, start, stop).index_put((own - start, own), torch.tensor(data=True))
 
 
 def _partners(b: Tensor, c: Tensor, start: int, stop: int) -> Tensor:

@@ -1,14 +1,26 @@
-"""Captions that describe a crystal in four sentences; the same crystal always gets the same caption."""
+"""Captions that describe a crystal in up to five sentences; the same crystal always gets the same caption."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from crystalign.crystal import SYMBOLS, Crystal
 from crystalign.physics.compound_classes import ANIONS
-from crystalign.physics.facts import CrystalFacts, bonded_to, crystal_facts, listed
+from crystalign.physics.facts import CrystalFacts, Environment, bonded_to, crystal_facts, listed
 from crystalign.physics.structure_types import PROTOTYPES
 from crystalign.physics.symmetry import Symmetry
 
-__all__ = ["ANIONS", "ELEMENTS", "PROTOTYPES", "caption", "caption_of", "packing"]
+__all__ = [
+    "ANIONS",
+    "ELEMENTS",
+    "PROTOTYPES",
+    "bond_clause",
+    "caption",
+    "caption_of",
+    "lattice_sentences",
+    "packing",
+    "packing_sentence",
+]
 
 ELEMENTS = (  # noqa: SIM905 (a hundred quoted words are no clearer)
     "hydrogen helium lithium beryllium boron carbon nitrogen oxygen fluorine neon sodium magnesium aluminum silicon "
@@ -28,14 +40,14 @@ NUMBER_WORDS = {2: "binary", 3: "ternary", 4: "quaternary"}
 
 
 def caption(crystal: Crystal, symmetry: Symmetry) -> str:
-    """Describe a crystal by its formula, compound class, space group, structure type, density and bonds.
+    """Describe a crystal by its formula, compound class, space group, structure type, packing, lattice and bonds.
 
     Args:
         crystal: the structure.
         symmetry: the result of `crystalign.physics.symmetry.symmetry`.
 
     Returns:
-        Four sentences with fewer than a thousand characters: composition, symmetry, density, bonds.
+        At most five sentences with fewer than a thousand characters: composition, symmetry, packing, lattice, bonds.
     """
     return caption_of(crystal_facts(crystal, symmetry))
 
@@ -45,12 +57,13 @@ def caption_of(facts: CrystalFacts) -> str:
     kind = f" with the {facts.structure_type} structure" if facts.structure_type else ""
     names = listed([ELEMENTS[SYMBOLS.index(symbol) - 1] for symbol in facts.elements])
     group = f"{facts.spacegroup_symbol} ({facts.spacegroup_number})"
-    sentences = (
+    sentences = [
         f"{facts.formula} is {_class(facts)} of {names}.",
         f"It crystallizes in the {facts.crystal_system} space group {group}{kind}.",
-        f"The atoms are {packing(facts.volume_per_atom)}, {facts.volume_per_atom:.0f} Å³ per atom.",
+        f"{packing_sentence(facts)}.",
+        *(f"{sentence}." for sentence in lattice_sentences(facts)),
         _coordination(facts),
-    )
+    ]
     return " ".join(sentences)
 
 
@@ -63,13 +76,29 @@ def _class(facts: CrystalFacts) -> str:
 
 def _coordination(facts: CrystalFacts) -> str:
     """`Na is bonded to 6 Cl (octahedral, 2.82 Å); Cl …`: the most common environment of up to five species."""
-    clauses = []
-    for environment in facts.environments:
-        several = "" if environment.is_only else "mostly "
-        clauses.append(f"{environment.symbol} is {several}{bonded_to(environment.partners, environment.shape)}")
-    return "; ".join(clauses) + "."
+    return "; ".join(map(bond_clause, facts.environments)) + "."
+
+
+def bond_clause(environment: Environment, symbol: Callable[[str], str] = str) -> str:
+    """`Na is bonded to 6 Cl (octahedral, 2.82 Å)`; `symbol` writes the elements."""
+    several = "" if environment.is_only else "mostly "
+    around = bonded_to(environment.partners, environment.shape, symbol)
+    return f"{symbol(environment.symbol)} is {several}{around}"
 
 
 def packing(volume_per_atom: float) -> str:
     """Packing in words, from the volume per atom (Å³), which does not depend on the choice of cell."""
     return f"{'densely' if volume_per_atom < 12 else 'moderately' if volume_per_atom < 22 else 'loosely'} packed"
+
+
+def packing_sentence(facts: CrystalFacts) -> str:
+    """`The atoms are densely packed, 11 Å³ per atom`."""
+    return f"The atoms are {packing(facts.volume_per_atom)}, {facts.volume_per_atom:.0f} Å³ per atom"
+
+
+def lattice_sentences(facts: CrystalFacts) -> list[str]:
+    """`The lattice parameters are 4.59 and 2.96 Å`; nothing for the monoclinic and triclinic systems."""
+    if not facts.lattice:
+        return []
+    lengths = listed([f"{length:.2f}" for length in facts.lattice])
+    return [f"The lattice parameter{' is' if len(facts.lattice) == 1 else 's are'} {lengths} Å"]

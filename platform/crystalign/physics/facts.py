@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,14 +164,21 @@ def _partners(distances: NDArray[np.float64], numbers: NDArray[np.uint8]) -> tup
     )
 
 
-def bonded_to(partners: Sequence[Partner], form: str) -> str:
-    """`bonded to 6 Cl (octahedral, 2.82 Å)`; with several partner elements, each has its own mean bond length."""
+def bonded_to(partners: Sequence[Partner], form: str, symbol: Callable[[str], str] = str) -> str:
+    """`bonded to 6 Cl (octahedral, 2.82 Å)`; with several partner elements, each has its own mean bond length.
+
+    Args:
+        partners: the bonded atoms, by element.
+        form: name of the polyhedron.
+        symbol: writes an element; by default its symbol.
+    """
     if not partners:
         return "not bonded"
     if len(partners) == 1:
         (one,) = partners
-        return f"bonded to {one.count} {one.symbol} ({form}, {one.distance:.2f} Å)"
-    return f"bonded to {listed([f'{p.count} {p.symbol} ({p.distance:.2f} Å)' for p in partners])} ({form})"
+        return f"bonded to {one.count} {symbol(one.symbol)} ({form}, {one.distance:.2f} Å)"
+    around = listed([f"{p.count} {symbol(p.symbol)} ({p.distance:.2f} Å)" for p in partners])
+    return f"bonded to {around} ({form})"
 
 
 def listed(words: Sequence[str]) -> str:

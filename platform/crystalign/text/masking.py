@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from crystalign.crystal import SYMBOLS, Crystal
 from crystalign.text.formulas import MARK, find_formulas, find_symbols
+from crystalign.text.quantities import find_quantities
 from crystalign.text.symmetry_symbols import find_space_groups, find_structure_symbols
 from crystalign.text.typography import Plain, plain
 from crystalign.text.vocabulary import (
@@ -21,13 +22,17 @@ from crystalign.text.vocabulary import (
     type_words,
 )
 
+NUMBER = "[number]"
+"""The mark of a measured number."""
 Spans = Iterable[tuple[int, int]]
 _COMPOSITION = r"\[(?:formula|element|class)\]"
 _CLAUSE = " with the [type] structure"
+_LATTICE = re.compile(r" The lattice parameters? (?:is|are) \[number\](?:(?:, | and )\[number\])* Å\.")
+"""This sentence is removed, because how many numbers it has gives away the crystal system."""
 _RUN = re.compile(rf"{_COMPOSITION}(?:(?:\s*[,/:;&+·–-]?\s*(?:and |or |of )?){_COMPOSITION})+")
 
 
-def mask_text(text: str, crystal: Crystal) -> str:
+def mask_text(text: str, crystal: Crystal, *, lengths: bool = True) -> str:
     """Mask formulas, elements, structure types, space groups, crystal systems and compound classes in a text.
 
     Coordination numbers, bond lengths, shapes and all other words remain. Retrieval with masked texts shows what a
@@ -38,6 +43,7 @@ def mask_text(text: str, crystal: Crystal) -> str:
     Args:
         text: any description, in plain characters, Unicode, TeX or HTML.
         crystal: the crystal that the text describes.
+        lengths: whether lengths, volumes and other measured numbers remain; otherwise they become `[number]`.
 
     Returns:
         The text with marks such as `[formula]`, `[element]` and `[type]`.
@@ -68,7 +74,17 @@ def mask_text(text: str, crystal: Crystal) -> str:
             if MARK not in left[start:end]:
                 spans.append((start, end, mark))
                 left = left[:start] + MARK * (end - start) + left[end:]
-    return _merge(_replace(text, read, sorted(spans))) if spans else text
+    masked = _merge(_replace(text, read, sorted(spans))) if spans else text
+    return masked if lengths else mask_quantities(masked)
+
+
+def mask_quantities(text: str) -> str:
+    """Replace every number that has decimals or a unit by `[number]`, because it can give away the cell."""
+    pieces, at = [], 0
+    for match in find_quantities(text):
+        pieces += [text[at : match.start()], NUMBER]
+        at = match.end()
+    return _LATTICE.sub("", "".join([*pieces, text[at:]]))
 
 
 def _spans(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from crystalign.crystal import SYMBOLS
-from crystalign.physics.caption import ELEMENTS, packing
+from crystalign.physics.caption import ELEMENTS, lattice_sentences, packing_sentence
 from crystalign.physics.compound_classes import NONMETALS, WHOLE
 from crystalign.physics.facts import CrystalFacts, Environment, listed
 from crystalign.text.anion_elements import without_anions
@@ -95,20 +95,20 @@ def phrase(facts: CrystalFacts, rng: np.random.Generator) -> str:
 
 def _as_query(facts: CrystalFacts, rng: np.random.Generator, with_formula: bool) -> str:
     """A few words: `layered lithium cobalt oxide`, `rutile`, `cubic halides Fm-3m`."""
-    names = _names(facts)
+    known = names(facts)
     if with_formula:
         adjectives = _adjectives(facts, rng)
-        extras = [word for word in (*adjectives, *names, *_attributes(facts)) if not _overlap(word, facts.formula)]
+        extras = [word for word in (*adjectives, *known, *attributes(facts)) if not _overlap(word, facts.formula)]
         extra = _one([*extras, ""], rng)
         comes_first = extra in adjectives and rng.random() < 0.7
         return f"{extra} {facts.formula}" if comes_first else f"{facts.formula} {extra}".strip()
-    if names and rng.random() < NAME_SHARE:
-        name = _one(names, rng)
+    if known and rng.random() < NAME_SHARE:
+        name = _one(known, rng)
         before = [word for word in _adjectives(facts, rng) if not _overlap(word, name)] if rng.random() < 0.5 else []
         return f"{_one(before, rng)} {name}" if before else name
     adjectives = _some(_adjectives(facts, rng), 0.35, rng)
     group = _noun_group(facts, rng)
-    after = [_one(_attributes(facts), rng)] if rng.random() < 0.35 else []
+    after = [_one(attributes(facts), rng)] if rng.random() < 0.35 else []
     words = [*adjectives, group, *after]
     text = " ".join(word for word in words if word)
     if " " not in text:
@@ -120,8 +120,8 @@ def _noun_group(facts: CrystalFacts, rng: np.random.Generator) -> str:
     """Elements and class: `lithium cobalt oxide`, `Fe-O`, `alkali halides`, `copper`."""
     if not facts.compound_class:
         symbol = facts.elements[0]
-        return _one([_name(symbol), symbol, f"elemental {_name(symbol)}"], rng)
-    noun = _one(_nouns(facts), rng)
+        return _one([element_name(symbol), symbol, f"elemental {element_name(symbol)}"], rng)
+    noun = _one(nouns(facts), rng)
     if rng.random() < 0.1:
         order = rng.permutation(facts.elements).tolist() if rng.random() < 0.5 else _in_order(facts.elements, facts)
         return _one(["-".join(order), f"{'-'.join(order)} system", " ".join(order)], rng)
@@ -140,7 +140,7 @@ def _elements(facts: CrystalFacts, rng: np.random.Generator) -> str:
         others = others[: int(rng.integers(1, len(others)))]
     if rng.random() < 0.15:
         return " ".join(others)
-    words = [_name(symbol) for symbol in others]
+    words = [element_name(symbol) for symbol in others]
     if words and rng.random() < 0.15:
         place = int(rng.integers(len(words)))
         families = [name for name, symbols in GROUPS.items() if others[place] in symbols]
@@ -148,7 +148,7 @@ def _elements(facts: CrystalFacts, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def _attributes(facts: CrystalFacts) -> list[str]:
+def attributes(facts: CrystalFacts) -> list[str]:
     """Words after a noun or a formula."""
     group, number = facts.spacegroup_symbol, facts.spacegroup_number
     words = [group, f"space group {group}", f"space group {number}", f"{facts.density:.1f} g/cm3"]
@@ -156,7 +156,7 @@ def _attributes(facts: CrystalFacts) -> list[str]:
         if len(one.partners) == 1 and one.shape in POLYHEDRA and _surrounded_by_anions(one):
             (partner,) = one.partners
             words.append(f"with {one.symbol}{partner.symbol}{partner.count} {POLYHEDRA[one.shape]}")
-            words.append(f"with {one.shape} {_name(one.symbol)}")
+            words.append(f"with {one.shape} {element_name(one.symbol)}")
     return words
 
 
@@ -172,15 +172,16 @@ def _as_sentences(facts: CrystalFacts, rng: np.random.Generator, with_formula: b
         lambda: f"{subject} is {_article(_described(facts, rng))}",
         lambda: f"It crystallizes in the {facts.crystal_system} space group {facts.spacegroup_symbol}",
         lambda: f"The crystal system is {facts.crystal_system}",
-        lambda: f"It contains {listed([_name(symbol) for symbol in rng.permutation(facts.elements).tolist()])}",
-        lambda: f"The atoms are {packing(facts.volume_per_atom)}, {facts.volume_per_atom:.0f} Å³ per atom",
-        lambda: f"The density is {facts.density:.2f} g/cm³",
+        lambda: f"It contains {listed([element_name(symbol) for symbol in rng.permutation(facts.elements).tolist()])}",
+        lambda: packing_sentence(facts),
+        lambda: density_sentence(facts),
+        *(lambda s=s: s for s in lattice_sentences(facts)),
     ]
-    if _has_dimensionality(facts):
+    if has_dimensionality(facts):
         writers.append(lambda: _one(STATEMENTS[facts.dimensionality], rng))
     if facts.structure_type:
         writers.append(lambda: f"It has the {facts.structure_type} structure")
-    writers += [lambda e=e: _bonds(e, rng) for e in facts.environments if e.partners]  # type: ignore[misc]
+    writers += [lambda e=e: _one(bond_sentences(e), rng) for e in facts.environments if e.partners]  # type: ignore[misc]
     count = int(rng.integers(1, 6))
     chosen = rng.permutation(len(writers))[:count].tolist()
     if with_formula and 0 not in chosen:
@@ -191,29 +192,35 @@ def _as_sentences(facts: CrystalFacts, rng: np.random.Generator, with_formula: b
 def _described(facts: CrystalFacts, rng: np.random.Generator) -> str:
     """Adjectives and a noun, such as `layered ternary oxide` or `cubic form of iron`."""
     words = _some(_adjectives(facts, rng), 0.4, rng)
-    noun = _one(_singular(facts), rng) if facts.compound_class else f"form of {_name(facts.elements[0])}"
+    noun = _one(_singular(facts), rng) if facts.compound_class else f"form of {element_name(facts.elements[0])}"
     return " ".join([*words, noun])
 
 
-def _bonds(environment: Environment, rng: np.random.Generator) -> str:
-    """A sentence about the neighbours of an element."""
+def bond_sentences(environment: Environment) -> list[str]:
+    """The neighbours of an element; the mean bond length to each kind of them; and, if it has a name, the shape."""
     symbol, shape = environment.symbol, environment.shape
+    if not environment.partners:
+        return []
     usually, about = ("", "") if environment.is_only else ("mostly ", "about ")
-    around = listed([f"{p.count} {p.symbol}" for p in environment.partners])
-    first = environment.partners[int(rng.integers(len(environment.partners)))]
-    sentences = [
-        f"{symbol} is {usually}bonded to {around}",
-        f"The mean {symbol}–{first.symbol} bond length is {about}{first.distance:.2f} Å",
+    sentences = [f"{symbol} is {usually}bonded to {listed([f'{p.count} {p.symbol}' for p in environment.partners])}"]
+    sentences += [
+        f"The mean {symbol}–{partner.symbol} bond length is {about}{partner.distance:.2f} Å"
+        for partner in environment.partners
     ]
     if shape not in {"terminal", "bent"}:
-        sentences.append(f"{_name(symbol).capitalize()} has {usually}{shape} coordination")
-    return _one(sentences, rng)
+        sentences.append(f"{element_name(symbol).capitalize()} has {usually}{shape} coordination")
+    return sentences
+
+
+def density_sentence(facts: CrystalFacts) -> str:
+    """`The density is 5.32 g/cm³`."""
+    return f"The density is {facts.density:.2f} g/cm³"
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def _names(facts: CrystalFacts) -> list[str]:
+def names(facts: CrystalFacts) -> list[str]:
     """Structure type and minerals. A type named after a compound is called a structure."""
     minerals = [word.removeprefix("mineral:") for word in keywords(facts) if word.startswith("mineral:")]
     kind = facts.structure_type
@@ -226,7 +233,7 @@ def _adjectives(facts: CrystalFacts, rng: np.random.Generator) -> list[str]:
     words = [facts.crystal_system]
     if facts.compound_class:
         words.append(COUNTS.get(len(facts.elements), "multicomponent"))
-    if _has_dimensionality(facts) and (facts.dimensionality != "framework" or rng.random() < 0.3):
+    if has_dimensionality(facts) and (facts.dimensionality != "framework" or rng.random() < 0.3):
         words.insert(0, _one(BEFORE_NOUN[facts.dimensionality], rng))
     kind = facts.structure_type
     if kind and kind.endswith(("cubic", "close-packed", "-type")):
@@ -236,7 +243,7 @@ def _adjectives(facts: CrystalFacts, rng: np.random.Generator) -> list[str]:
     return words
 
 
-def _has_dimensionality(facts: CrystalFacts) -> bool:
+def has_dimensionality(facts: CrystalFacts) -> bool:
     """Whether people would say how far the bonds reach: not of a metal, nor of atoms without bonds."""
     nonmetals = {SYMBOLS[z] for z in NONMETALS}
     return any(e.partners for e in facts.environments) and not nonmetals.isdisjoint(facts.elements)
@@ -250,7 +257,7 @@ def _singular(facts: CrystalFacts) -> list[str]:
     return [facts.compound_class, *short, *parents]
 
 
-def _nouns(facts: CrystalFacts) -> list[str]:
+def nouns(facts: CrystalFacts) -> list[str]:
     """The class and its family, singular and plural."""
     words = _singular(facts)
     return [*words, *(f"{word}s" for word in words)]
@@ -285,7 +292,8 @@ def _overlap(one: str, other: str) -> bool:
     return bool(parts[0] & parts[1])
 
 
-def _name(symbol: str) -> str:
+def element_name(symbol: str) -> str:
+    """`lithium` for Li."""
     return ELEMENTS[SYMBOLS.index(symbol) - 1]
 
 

@@ -34,15 +34,33 @@ def tiny_model() -> ModelConfig:
 
 
 def default_model() -> ModelConfig:
-    """A model of crystal, powder pattern, text and composition: trains on 20,000 to 150,000 crystals in an hour."""
+    """A model of crystal, powder pattern, text and composition: trains on 20,000 to 150,000 crystals in an hour.
+
+    The texts are captions, queries of a few words drawn from the same facts, and masked captions. Text is also aligned
+    with pattern and composition, so that a query of words does not have to pass through the crystal.
+    """
     return ModelConfig(
         embedding_dim=192,
         modalities={
             "crystal": ModalitySpec(encoder="dual-space", options={"direct": {"hidden": 64, "layers": 4}}),
             "xrd": ModalitySpec(encoder="xrd-resnet"),
-            "text": ModalitySpec(encoder="bert", options={"hidden": 96, "layers": 2, "max_tokens": 96}),
+            "text": ModalitySpec(
+                encoder="bert",
+                options={"hidden": 128, "layers": 2, "max_tokens": 128, "numbers": "values"},
+                features={"phrasing": 0.4, "masking": 0.2, "clause_dropout": 0.2},
+            ),
             "composition": ModalitySpec(encoder="composition-transformer", options={"hidden": 96, "layers": 1}),
         },
+        objective=Clip(
+            pairs=(
+                ("crystal", "xrd"),
+                ("crystal", "text"),
+                ("crystal", "composition"),
+                ("xrd", "text"),
+                ("text", "composition"),
+            ),
+            pair_weights={"crystal-xrd": 2.0, "crystal-text": 2.0},
+        ),
     )
 
 

@@ -35,11 +35,20 @@ def test_each_kind_of_partner_has_its_own_length():
     assert "O is bonded to 1 C (1.28 Å) and 2 Ca (2.36 Å)" in text
 
 
-def test_a_caption_has_four_sentences_below_a_thousand_characters():
+def test_a_caption_has_four_sentences_and_a_fifth_about_unique_lengths():
     for label, crystal in library():
-        text = caption(crystal, symmetry(crystal))
+        found = symmetry(crystal)
+        text = caption(crystal, found)
+        has_axes = found.crystal_system not in {"monoclinic", "triclinic"}
         assert len(text) < 1000, label
-        assert text.count(". ") == 3, label
+        assert text.count(". ") == (4 if has_axes else 3), label
+        assert ("The lattice parameter" in text) == has_axes
+
+
+def test_the_lattice_parameters_are_those_of_the_conventional_cell(textbook):
+    assert "The lattice parameter is 5.64 Å." in caption(textbook["NaCl"], symmetry(textbook["NaCl"]))
+    _, rutile = next((label, c) for label, c in library() if c.formula == "O2Ti" and symmetry(c).number == 136)
+    assert "The lattice parameters are 4.59 and 2.96 Å." in caption(rutile, symmetry(rutile))
 
 
 def test_an_atom_without_bonds_is_said_to_have_none():
