@@ -22,6 +22,7 @@ from crystalign.derivation import extended
 from crystalign.errors import ConfigError, VerificationError
 from crystalign.modalities.text_embedding import TokenPooling
 from crystalign.storage import Uri
+from crystalign_jobs.descriptions import Descriptions, add_descriptions, are_added
 from crystalign_jobs.text_embeddings import NAME, choose_language_model, embed_texts
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class Derive(Config):
     """Modalities to compute: xrd, text, composition, image and tabular from the crystal, or text_embedding."""
     refresh: bool = False
     """With `text`: also write generated captions of earlier releases again, which lack the facts that a search uses."""
+    descriptions: Uri | None = None
+    """Parquet table with the columns `id` and `description`: further texts about the crystals, such as those of
+    robocrystallographer, which training reads with the setting `others` of the text modality."""
     max_seconds: float = Field(default=60.0, gt=0)
     """Time limit for one modality of one crystal; if it is exceeded, the value stays missing and is reported."""
     language_model: Uri | None = None
@@ -102,11 +106,14 @@ def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
     shards = dataset.manifest.shards
     language_model = _language_model(config, dataset.manifest)
     modalities = config.modalities
+    descriptions = None if config.descriptions is None else Descriptions.open(config.descriptions)
     without_facts = {n: count for n in range(len(shards)) if (count := _captions_without_facts(config, dataset, n))}
     new_names = {
-        n: target(entry, modalities, language_model, refresh=config.refresh)
+        n: target(entry, modalities, language_model, descriptions, refresh=config.refresh)
         for n, entry in enumerate(shards)
-        if _lacks(entry, modalities) or (config.refresh and n in without_facts)
+        if _lacks(entry, modalities)
+        or (config.refresh and n in without_facts)
+        or (descriptions is not None and _lacks_descriptions(dataset, n, descriptions))
     }
     if without_facts and not config.refresh:
         print(
@@ -122,7 +129,7 @@ def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
         meter.advance(len(dataset) - sum(shards[row["number"]].rows for row in todo), counted=False)
         if todo:
             with session(config.address):
-                for receipt in map_rows(todo, ShardDeriver(config, dataset, language_model)):
+                for receipt in map_rows(todo, ShardDeriver(config, dataset, language_model, descriptions)):
                     receipts[receipt["number"]] = receipt
                     meter.advance(shards[receipt["number"]].rows)
     manifest = _commit(config, dataset, receipts, version, drives) if receipts else dataset.manifest
@@ -134,12 +141,14 @@ def target(
     entry: ShardEntry,
     modalities: Sequence[str],
     language_model: LanguageModelEntry | None = None,
+    descriptions: Descriptions | None = None,
     *,
     refresh: bool = False,
 ) -> str:
     """Name of the new shard, without suffix: stem of the old shard, and a hash of its content and of the request."""
     key = [entry.sha256, sorted(modalities), VERSION, *([language_model.identity] if language_model else [])]
     key += ["refresh"] if refresh else []
+    key += [descriptions.sha256] if descriptions is not None else []
     return f"{_stem(entry.path)}.{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]}"
 
 
@@ -150,6 +159,11 @@ def _stem(path: str) -> str:
 
 def _lacks(entry: ShardEntry, modalities: Sequence[str]) -> bool:
     return any(entry.counts.get(name, 0) < entry.rows for name in modalities)
+
+
+def _lacks_descriptions(dataset: Dataset, number: int, descriptions: Descriptions) -> bool:
+    table = dataset.read(number, columns=["id", "text"])
+    return not are_added(table["id"].to_pylist(), table["text"].to_pylist(), descriptions)
 
 
 def _captions_without_facts(config: Derive, dataset: Dataset, number: int) -> int:
@@ -200,10 +214,17 @@ def _language_model(config: Derive, manifest: Manifest) -> LanguageModelEntry | 
 class ShardDeriver:
     """Rewrites one shard with more columns; runs inside a task."""
 
-    def __init__(self, config: Derive, dataset: Dataset, language_model: LanguageModelEntry | None = None) -> None:
+    def __init__(
+        self,
+        config: Derive,
+        dataset: Dataset,
+        language_model: LanguageModelEntry | None = None,
+        descriptions: Descriptions | None = None,
+    ) -> None:
         self.config = config
         self.dataset = dataset
         self.language_model = language_model
+        self.descriptions = descriptions
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """Rewrite the shard with this number under this name; store its receipt, and return it as JSON."""
@@ -217,6 +238,8 @@ class ShardDeriver:
             extended(material, self.config.modalities, self.config.max_seconds, rejects, refresh=self.config.refresh)
             for material in table_to_materials(self.dataset.read(number), properties)
         ]
+        if self.descriptions is not None:
+            materials = add_descriptions(materials, self.descriptions, rejects)
         if self.language_model is not None and self.config.language_model is not None:
             materials = embed_texts(materials, self.config.language_model, self.language_model, rejects)
         new = write_shard(uri, name, materials, properties, rows_per_group=max(old.row_groups))

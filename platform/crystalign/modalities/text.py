@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
     from crystalign.material import Material
 
+MAX_CHARACTERS = 20_000
+"""Largest number of characters of a query text, and of a further text about a crystal."""
+MAX_OTHERS = 8
+"""Most further texts about a crystal."""
 _SEEN = 4
 """Drawn texts of each crystal from which a tokenizer learns its words."""
 _CLAUSE_ENDS = re.compile(r"(?<=[.;!?])\s+")
@@ -45,9 +49,17 @@ class Text:
     """Whether `crystalign.physics.caption` generated the text, rather than a person."""
     facts_json: str | None = None
     """The facts of a generated text, as JSON; None for a text by a person or of an earlier release."""
+    others: tuple[str, ...] = ()
+    """Further texts about the crystal, e.g. by another program; only training reads them."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty text."""
+        """Refuse an empty text, and too many or too long others."""
+        if len(self.others) > MAX_OTHERS:
+            message = f"{len(self.others)} descriptions of one crystal; at most {MAX_OTHERS} are stored"
+            raise InputError(message, reason="too-many-texts")
+        if any(len(other) > MAX_CHARACTERS for other in self.others):
+            message = f"a description has more than {MAX_CHARACTERS:,} characters"
+            raise InputError(message, reason="text-too-long")
         if not self.description.strip():
             message = "the description is empty; write a few words about the material"
             raise InputError(message, reason="empty-text")
@@ -56,10 +68,6 @@ class Text:
     def facts(self) -> CrystalFacts | None:
         """The facts that a generated text was made from."""
         return None if self.facts_json is None else CrystalFacts.model_validate_json(self.facts_json)
-
-
-MAX_CHARACTERS = 20_000
-"""Largest number of characters of a query text."""
 
 
 PHRASES = ("rutile", "layered lithium oxide", "hexagonal boron nitride", "lead halide perovskite", "cubic fluoride")
@@ -110,6 +118,8 @@ class TextModality(Modality[Text]):
         masking: float = Field(default=0.0, ge=0, le=1)
         """Probability that training replaces a text, if it has facts, by its caption with composition and symmetry
         masked; in half of them lengths and volumes are masked, too: `masked_caption`."""
+        others: float = Field(default=0.0, ge=0, le=1)
+        """Probability that training replaces a text by one of its `others`, if it has any."""
 
         @model_validator(mode="after")
         def _check_shares(self) -> Self:
@@ -121,20 +131,30 @@ class TextModality(Modality[Text]):
 
     @classmethod
     def column_type(cls) -> pa.StructType:
-        """Arrow type: the text, whether it was generated, and its facts as JSON."""
+        """Arrow type: the text, whether it was generated, its facts as JSON, and further texts."""
         import pyarrow as pa
 
-        return pa.struct([("description", pa.string()), ("generated", pa.bool_()), ("facts", pa.string())])
+        return pa.struct(
+            [
+                ("description", pa.string()),
+                ("generated", pa.bool_()),
+                ("facts", pa.string()),
+                ("others", pa.list_(pa.string())),
+            ]
+        )
 
     @classmethod
     def to_column(cls, value: Text) -> Mapping[str, Any]:
         """Store the text unchanged."""
-        return {"description": value.description, "generated": value.generated, "facts": value.facts_json}
+        return {"description": value.description, "generated": value.generated, "facts": value.facts_json} | (
+            {"others": list(value.others)} if value.others else {}
+        )
 
     @classmethod
     def from_column(cls, scalar: pa.StructScalar) -> Text:
         """Read the text unchanged."""
-        return Text(scalar["description"].as_py(), scalar["generated"].as_py(), scalar["facts"].as_py())
+        others = tuple(scalar["others"].as_py() or ())
+        return Text(scalar["description"].as_py(), scalar["generated"].as_py(), scalar["facts"].as_py(), others)
 
     def featurise(self, value: Text | str, *, rng: np.random.Generator | None = None) -> Features:
         """Return UTF-8 bytes, whole characters only; with `rng`, of a random subset of the clauses, in order."""
@@ -145,6 +165,8 @@ class TextModality(Modality[Text]):
 
     def _varied(self, text: Text, rng: np.random.Generator) -> str:
         """A variant of the text for one training step."""
+        if self.settings.others and text.others and rng.random() < self.settings.others:
+            return self._some_clauses(text.others[int(rng.integers(len(text.others)))], rng)
         share = rng.random() if self.settings.phrasing + self.settings.masking > 0 and text.facts_json else 1.0
         if share < self.settings.phrasing + self.settings.masking:
             assert text.facts is not None
@@ -165,6 +187,7 @@ class TextModality(Modality[Text]):
         rng = np.random.default_rng(stable_hash(value.description) % 2**63)
         if value.facts is not None and self.settings.phrasing:
             texts += [Text(phrase(value.facts, rng)) for _ in range(_SEEN)]
+        texts += [Text(other) for other in value.others] if self.settings.others else []
         if value.facts is not None and self.settings.masking:
             texts += [Text(masked_caption(value.facts, lengths=False))]
         return texts
@@ -174,7 +197,10 @@ class TextModality(Modality[Text]):
         if value.facts_json is None:
             return None
         facts = CrystalFacts.model_validate_json(value.facts_json)
-        made = claims(bytes(features["utf8"]).decode(), facts)
+        words = bytes(features["utf8"]).decode()
+        first = _CLAUSE_ENDS.split(words)[0]
+        from_others = any(first in other for other in value.others)  # nobody knows what such a text claims
+        made = frozenset() if from_others else claims(words, facts)
         return Claims([stable_hash(claim) for claim in sorted(made)], _claimable(value.facts_json))
 
     def collate(self, samples: Sequence[Features]) -> Inputs:

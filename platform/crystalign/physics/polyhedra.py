@@ -60,23 +60,31 @@ def _deviations(vectors: Array) -> dict[str, float]:
     if n < 3:
         return {}
     actual = pair_angles(vectors)
-    ideal = {name: angles for name, angles in _ideal_angles().items() if len(angles) == len(actual)}
-    return {name: float(np.sqrt(np.mean((actual - angles) ** 2))) for name, angles in ideal.items()}
+    return {name: float(np.sqrt(np.mean((actual - angles) ** 2))) for name, angles in _ideal_angles(n).items()}
 
 
 def pair_angles(vectors: Array) -> Array:
     """(n (n − 1)/2,) angles between all pairs of vectors, degrees, ascending."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    first, second = np.triu_indices(len(unit), 1)
+    first, second = _pairs(len(unit))
     cosines = (unit[first] * unit[second]).sum(axis=1)
     return np.sort(np.degrees(np.arccos(cosines.clip(-1.0, 1.0))))
 
 
+@functools.lru_cache(maxsize=256)
+def _pairs(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """All pairs of n vectors."""
+    first, second = np.triu_indices(n, 1)
+    return first, second
+
+
 @functools.cache
-def _ideal_angles() -> dict[str, Array]:
-    return {name: pair_angles(corners) for name, corners in _corners().items()}
+def _ideal_angles(n: int) -> dict[str, Array]:
+    """Name → angles, for the polyhedra with n corners."""
+    return {name: pair_angles(corners) for name, corners in _corners().items() if len(corners) == n}
 
 
+@functools.cache
 def _corners() -> dict[str, Array]:
     """(n, 3) corners of each polyhedron; the angles of the trigonal pyramid are 97°."""
     poles = np.array([[0, 0, 1], [0, 0, -1]])
