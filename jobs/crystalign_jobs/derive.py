@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from crystalign.shards.manifest import Manifest, ShardEntry
     from crystalign.storage import FileEntry
 
-VERSION = 6
+VERSION = 7
 """Increased when a derivation changes, so that a restarted job never mixes old and new results."""
 PARTS = ("shards", "quarantine", "derive")
 """Folders to which a derivation writes files."""

@@ -14,6 +14,7 @@ from crystalign.periodic import Neighbours
 from crystalign.physics.contacts import electronegativities
 from crystalign.physics.neighbour_list import within
 from crystalign.physics.picture import covalent_radii
+from crystalign.physics.weak_contacts import weak_contacts
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -39,7 +40,8 @@ class Bonds(NamedTuple):
     counted: Mask
     """(E,) whether the algorithm counts the sender as a neighbour of the receiver."""
     bonded: Mask
-    """(E,) whether it does so in at least one direction. `bonds` says what holds for atoms without any neighbour."""
+    """(E,) whether it does so in at least one direction, without `weak_contacts`. `bonds` says what holds for atoms
+    without any neighbour."""
 
 
 def bonds(crystal: Crystal) -> Bonds:
@@ -55,8 +57,9 @@ def bonds(crystal: Crystal) -> Bonds:
     with w ≥ w_(i) has the probability ∫ 4/π √(1 − x²) dx from w_(i+1) to w_(i); the remaining probability belongs to
     n = 0. The most probable n is used. On a mixed site the most abundant species counts.
 
-    One rule is added: an atom without any bond gets the neighbours that it has without the factor f, except a noble
-    gas. An example is thallium iodide, whose ions are farther apart than the sum of their covalent radii plus 0.8 Å.
+    Two rules are added. An atom without any bond gets the neighbours that it has without the factor f, except a noble
+    gas: the ions of thallium iodide are farther apart than the sum of their covalent radii plus 0.8 Å. And hydrogen
+    bonds and contacts between molecules are no bonds: see `weak_contacts`.
 
     Returns:
         The bonds. A supercell has the same bonds as its cell, repeated.
@@ -86,7 +89,8 @@ def bonds(crystal: Crystal) -> Bonds:
         for site in lonely:
             here = slice(bounds[site], bounds[site + 1])
             nearest[here] = without[here] >= _threshold(without[here])
-    return Bonds(near, counted, nearest | nearest[reverse])
+    bonded = nearest | nearest[reverse]
+    return Bonds(near, counted, bonded & ~weak_contacts(crystal, near, bonded))
 
 
 def _reverse(near: Neighbours) -> NDArray[np.int64]:
