@@ -164,11 +164,19 @@ class Api:
                 "curve": curves[0].model_dump() if curves else None,
                 "notices": [*(notice for part in found.parts for notice in part.notices), *found.notices],
                 "understood": None if understood is None else described(understood),
-                "confidence": confidence(
-                    self.service.calibration, modalities, found.signals, found.words, found.understood
-                ),
+                "confidence": self.confidence(found, options),
             },
         }
+
+    def confidence(self, found: Outcome, options: SearchOptions) -> dict[str, Any] | None:
+        """How sure the results are; None for kinds of queries that no calibration asks.
+
+        These are queries of several parts, by the id of a crystal of the index, or with words taken literally.
+        """
+        if len(found.parts) != 1 or found.parts[0].features is None or options.literal or options.ignore:
+            return None
+        modality = found.parts[0].modality
+        return confidence(self.service.calibration, modality, found.signals, found.words, found.understood)
 
     async def find_best(
         self, read: Callable[[], Awaitable[list[QueryPart]]], options: SearchOptions, material_id: str | None

@@ -1,8 +1,7 @@
 """How sure an answer is: the signals of an answer, and what the service says of it.
 
 The probability that an answer is right follows from its signals by the calibration of the index
-(`crystalign.index.calibration`). Without a calibration for the modality, and for queries of several parts, nothing is
-claimed.
+(`crystalign.index.calibration`). Without a calibration for the modality nothing is claimed.
 """
 
 from __future__ import annotations
@@ -83,23 +82,23 @@ def signals_of(best: IndexAnswer, matches: Sequence[dict[str, Any] | None], word
 
 def confidence(
     calibration: Calibration | None,
-    modalities: Sequence[str],
+    modality: str,
     signals: dict[str, float],
     words: Words | None,
     understood: Understanding | None,
 ) -> dict[str, Any] | None:
-    """`query.confidence` of a response; None if the calibration does not cover the query.
+    """`query.confidence` of a response; None if the index is not calibrated for queries of this modality.
 
     Args:
         calibration: of the index.
-        modalities: modality of each part of the query.
+        modality: modality of the query.
         signals: of the answer.
         words: what became of typed words; None for a query without words.
         understood: conditions.
     """
-    if calibration is None or len(modalities) != 1:
+    if calibration is None:
         return None
-    probability = calibration.probability(modalities[0], signals)
+    probability = calibration.probability(modality, signals)
     if probability is None:
         return None
     level = level_of(probability)

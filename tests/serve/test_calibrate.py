@@ -14,8 +14,9 @@ from fastapi.testclient import TestClient
 
 from crystalign.crystal import Crystal
 from crystalign.errors import ConfigError, DatasetError, ModelError
+from crystalign.evaluation.calibration import Fit, Signal
 from crystalign.evaluation.held_out_queries import HeldOutQuery
-from crystalign.index.calibration import CALIBRATION, FIRST, Calibration
+from crystalign.index.calibration import CALIBRATION, FIRST, Calibration, ModalityCalibration
 from crystalign.index.manifest import IndexManifest
 from crystalign.index.search import Segment
 from crystalign.material import Material, Provenance
@@ -152,6 +153,24 @@ def test_queries_of_other_modalities_and_of_several_parts_claim_nothing(http):
     assert confidence(http, {"formula": "NaCl"}) is None
     assert confidence(http, {"id": "salt/003"}) is None
     assert confidence(http, {"text": "sodium chloride", "formula": "NaCl"}) is None
+
+
+@pytest.mark.parametrize("options", [{"literal": True}, {"ignore": ["chloride"]}])
+def test_words_taken_literally_claim_nothing(http, options):
+    assert confidence(http, {"text": "sodium chloride"}) is not None
+    assert confidence(http, {"text": "sodium chloride"}, **options) is None
+
+
+def test_a_structure_is_judged_and_the_id_of_an_indexed_crystal_is_not(salty, calibration):
+    fit = Fit(signals=(Signal(name="cosine", mean=0.0, spread=1.0, weight=1.0),), intercept=0.0, queries=100)
+    crystal = ModalityCalibration(fit=fit, reliability=calibration.modalities["text"].reliability)
+    both = calibration.model_copy(update={"modalities": {**calibration.modalities, "crystal": crystal}})
+    with TestClient(service(salty, both)) as client:
+        cif = client.get("/api/materials/salt/003/cif").text
+        assert confidence(client, {"id": "salt/003"}) is None
+        judged = confidence(client, {"cif": cif})
+    assert judged["probability"] == pytest.approx(1.0 / (1.0 + np.exp(-1.0)), abs=1e-3)  # its own cosine is 1
+    assert judged["unknown_words"] == []
 
 
 def test_without_results_nothing_is_claimed(http):

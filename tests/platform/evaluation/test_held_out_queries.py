@@ -115,7 +115,7 @@ def test_a_structure_query_is_nearly_the_stored_structure(salts):
         assert 0 < np.abs(asked.lattice - material.crystal.lattice).max() < 0.3
 
 
-def test_a_pattern_query_has_the_peaks_of_the_material_where_the_instrument_puts_them(salts):
+def test_a_pattern_query_has_the_peaks_of_its_material_where_an_instrument_puts_them(salts):
     making, rng = held_out_queries("xrd"), np.random.default_rng(0)
     pool = pool_of(making, salts)
     for material in salts[:5]:
