@@ -67,6 +67,7 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
     "Screening": (
         Verb("embed", "crystalign_jobs.embed", "Embed", "encode a dataset with a model"),
         Verb("index", "crystalign_jobs.index", "BuildIndex", "build a search index from embeddings"),
+        Verb("calibrate", "crystalign_serve.calibrate", "Calibrate", "measure how sure the answers of an index are"),
         Verb("serve", "crystalign_serve.launch", "Serve", "serve an index: HTTP API and web page"),
         Verb("search", "crystalign_serve.search", "Search", "query a served index by DOS, XRD, CIF, text or formula"),
         Verb("similar", "crystalign_serve.search", "Similar", "find the crystals most similar to one"),

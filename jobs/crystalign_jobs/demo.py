@@ -1,4 +1,4 @@
-"""`crystalign demo`: ingest, derive, pretrain, evaluate, embed, index, serve and search, on this machine."""
+"""`crystalign demo`: ingest, derive, pretrain, evaluate, embed, index, calibrate, serve and search, on this machine."""
 
 from __future__ import annotations
 
@@ -87,6 +87,8 @@ def build(config: Demo, uris: dict[str, str]) -> None:
         embed.main(embed.Embed(model=model, data=uris["data"], out=uris["embeddings"]))
         _title("index")
         index.main(index.BuildIndex(embeddings=uris["embeddings"], out=uris["index"], rows_per_segment=512))
+    _title("calibrate")
+    _run("calibrate", uris["index"], "--model", model, "--modalities", "text", "--seed", str(config.seed))
 
 
 @contextlib.contextmanager
@@ -141,10 +143,18 @@ def held_out_dos(uris: dict[str, str]) -> str:
 
 
 def _search(url: str, query: str) -> None:
-    command = [sys.executable, "-m", "crystalign_jobs.cli", "search", "--dos", query, "--url", url, "--k", "8"]
-    done = subprocess.run(command, check=False)  # noqa: S603 (our own command line)
+    _run("search", "--dos", query, "--url", url, "--k", "8")
+
+
+def _run(verb: str, *args: str) -> None:
+    """Run a command that belongs to the service in a separate process.
+
+    Raises:
+        Error: it failed.
+    """
+    done = subprocess.run([sys.executable, "-m", "crystalign_jobs.cli", verb, *args], check=False)  # noqa: S603 (ours)
     if done.returncode != 0:
-        raise Error(f"the search failed with exit code {done.returncode}; see its message above")
+        raise Error(f"`crystalign {verb}` failed with exit code {done.returncode}; see its message above")
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:

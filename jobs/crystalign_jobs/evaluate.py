@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import DatasetError, ModelError
+from crystalign.errors import DatasetError
 from crystalign.storage import Uri
 
 if TYPE_CHECKING:
@@ -103,13 +103,9 @@ def split_of(model: Model) -> SplitRule:
     Raises:
         ModelError: there is none, so it is not known which materials are held out.
     """
-    from crystalign.shards.splits import SplitRule
+    from crystalign.evaluation.seen import split_of_card
 
-    if not model.card.split:
-        raise ModelError(
-            "the model card has no split, so it is not known which materials are held out; train with `pretrain`"
-        )
-    return SplitRule.from_mapping(dict(model.card.split), origin="the split in the model's card")
+    return split_of_card(model.card)
 
 
 def pool_of(model: Model, dataset: Dataset, config: Evaluate, rule: SplitRule) -> list[Material]:
@@ -118,16 +114,13 @@ def pool_of(model: Model, dataset: Dataset, config: Evaluate, rule: SplitRule) -
     Raises:
         DatasetError: the split is the training part, does not apply to this dataset, or is empty.
     """
+    from crystalign.evaluation.seen import require_same_ids
     from crystalign.shards.schema import table_to_materials
     from crystalign.shards.splits import fraction
 
     if config.split == "train":
         raise DatasetError("the model was trained on the 'train' split; evaluate on 'test' or 'validation'")
-    if rule.by == "material" and dataset.manifest.sha256 != model.card.dataset_sha256:
-        raise DatasetError(
-            f"the model was split by material id, which does not apply to {config.data}: it may hold training crystals "
-            "under other ids. Evaluate on the dataset of the model, or train with split.by=formula"
-        )
+    require_same_ids(rule, model.card, dataset)
     metadata = dataset.table(list(dict.fromkeys(["id", "n_sites", *rule.columns])))
     rows = np.flatnonzero(rule.mask(metadata, config.split) & model.modality("crystal").fits(metadata))
     if len(rows) < 2:

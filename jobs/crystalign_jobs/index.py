@@ -54,5 +54,6 @@ def main(config: BuildIndex) -> IndexManifest:
         f"index {manifest.version[:12]} at {config.out}: {manifest.rows:,} {manifest.modality} vectors of "
         f"{manifest.dimension} dimensions in {len(manifest.segments)} segments"
     )
-    print(f"next: crystalign serve --index {config.out} --model {manifest.model_uri}")
+    print(f"next: crystalign calibrate {config.out}   so that searches say how sure they are")
+    print(f"  or: crystalign serve --index {config.out} --model {manifest.model_uri}")
     return manifest

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from fastapi import FastAPI, File, Form, Query, UploadFile
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from crystalign.errors import Error, QueryError
 from crystalign.index.filters import compile_filter
 from crystalign.material import Material
+from crystalign.text_query.chips import Understanding
 from crystalign_serve import queries
 from crystalign_serve.admission import MAX_KEYS, Limits
 from crystalign_serve.backend import Backend, IndexAnswer, IndexRow
+from crystalign_serve.confidence import Words, confidence, signals_of, words_of_query
 from crystalign_serve.curves import Curve, material_curve
 from crystalign_serve.errors import NotFoundError, UnavailableError
 from crystalign_serve.files import Upload
@@ -47,10 +49,51 @@ MAX_PHRASES = 3
 logger = logging.getLogger(__name__)
 
 
+class Outcome(NamedTuple):
+    """The best results of a query, before they become a response."""
+
+    parts: list[QueryPart]
+    """Parts of the query."""
+    understood: Understanding | None
+    """What was understood of typed words."""
+    best: IndexAnswer
+    """The best results."""
+    matches: list[dict[str, Any] | None]
+    """For each result, the match of its stored value, if the results were reranked."""
+    tiers: list[int]
+    """For each result, the number of its tier."""
+    exhausted: bool
+    """Whether there are no further results."""
+    ordered_by: str
+    """What the order follows from."""
+    notices: list[str]
+    """Remarks on filter and results."""
+    words: Words | None
+    """What became of typed words; None for a query without words."""
+    signals: dict[str, float]
+    """Signals of how sure the results are."""
+
+
 class Api:
     """The logic behind the routes, independent of HTTP."""
 
-    def __init__(self, service: Service, backend: Backend, sandbox: Sandbox | None = None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        backend: Backend,
+        sandbox: Sandbox | None = None,
+        *,
+        dataset_seconds: float = DATASET_SECONDS,
+    ) -> None:
+        """Store what answers need.
+
+        Args:
+            service: index, model and dataset.
+            backend: encoders and shards.
+            sandbox: reads uploaded files.
+            dataset_seconds: longest time to read and compare stored values.
+        """
+        self.dataset_seconds = dataset_seconds
         self.service = service
         self.backend = backend
         self.sandbox = sandbox or Sandbox()
@@ -98,6 +141,47 @@ class Api:
     ) -> dict[str, Any]:
         """Read the parts, encode and fuse them, search the index, and build the response."""
         started = time.perf_counter()
+        found = await self.find_best(read, options, material_id)
+        best, understood = found.best, found.understood
+        ranked = enumerate(zip(best.scores, best.records, found.matches, strict=True), start=1)
+        properties = self.service.manifest.properties
+        results = [listed_result(rank, *result, properties) for rank, result in ranked]
+        if understood is not None:
+            results = [{**result, "tier": tier} for result, tier in zip(results, found.tiers, strict=False)]
+        modalities = [part.modality for part in found.parts]
+        curves = [part.curve for part in found.parts if part.curve is not None]
+        return {
+            "results": results,
+            "shards_ok": best.shards_ok,
+            "shards_total": best.shards_total,
+            "index_version": self.service.manifest.version,
+            "allowed": best.allowed,
+            "exhausted": found.exhausted,
+            "elapsed_ms": round((time.perf_counter() - started) * 1e3, 2),
+            "query": {
+                "modalities": modalities,
+                "ordered_by": found.ordered_by,
+                "curve": curves[0].model_dump() if curves else None,
+                "notices": [*(notice for part in found.parts for notice in part.notices), *found.notices],
+                "understood": None if understood is None else described(understood),
+                "confidence": self.confidence(found, options),
+            },
+        }
+
+    def confidence(self, found: Outcome, options: SearchOptions) -> dict[str, Any] | None:
+        """How sure the results are; None for kinds of queries that no calibration asks.
+
+        These are queries of several parts, by the id of a crystal of the index, or with words taken literally.
+        """
+        if len(found.parts) != 1 or found.parts[0].features is None or options.literal or options.ignore:
+            return None
+        modality = found.parts[0].modality
+        return confidence(self.service.calibration, modality, found.signals, found.words, found.understood)
+
+    async def find_best(
+        self, read: Callable[[], Awaitable[list[QueryPart]]], options: SearchOptions, material_id: str | None
+    ) -> Outcome:
+        """The best results of a query, and the signals of how sure they are."""
         notices: list[str] = []
         if options.filter is not None:
             notices += (await self.in_thread(compile_filter, options.filter, self.service.fields)).warnings
@@ -119,32 +203,26 @@ class Api:
         if candidates.shards_ok == 0:
             raise UnavailableError("no shard of the index answered in time; try again in a moment")
         all_shards = candidates.shards_ok == candidates.shards_total
-        exhausted = len(candidates.scores) < options.k and all_shards
         best, matches = await self.rerank(alone if options.rerank else None, candidates, options.k)
         if understood is not None and understood.chips and not best.scores and all_shards:
             notices.append(await why_empty(self.backend, understood, options.filter, len(vectors[0])))
-        curves = [part.curve for part in parts if part.curve is not None]
-        ranked = enumerate(zip(best.scores, best.records, matches, strict=True), start=1)
-        properties = self.service.manifest.properties
-        results = [listed_result(rank, *result, properties) for rank, result in ranked]
-        if understood is not None:
-            results = [{**result, "tier": tier} for result, tier in zip(results, tiers, strict=False)]
-        return {
-            "results": results,
-            "shards_ok": best.shards_ok,
-            "shards_total": best.shards_total,
-            "index_version": self.service.manifest.version,
-            "allowed": best.allowed,
-            "exhausted": exhausted,
-            "elapsed_ms": round((time.perf_counter() - started) * 1e3, 2),
-            "query": {
-                "modalities": [part.modality for part in parts],
-                "ordered_by": "embeddings" + (" and patterns" if any(matches) else " and words" if words else ""),
-                "curve": curves[0].model_dump() if curves else None,
-                "notices": [*(notice for part in parts for notice in part.notices), *notices],
-                "understood": None if understood is None else described(understood),
-            },
-        }
+        read_words = (
+            words_of_query(understood, typed, self.service.lexicon, best, tiers)
+            if any(part.typed for part in parts)
+            else None
+        )
+        return Outcome(
+            parts=parts,
+            understood=understood,
+            best=best,
+            matches=matches,
+            tiers=tiers,
+            exhausted=len(candidates.scores) < options.k and all_shards,
+            ordered_by="embeddings" + (" and patterns" if any(matches) else " and words" if words else ""),
+            notices=notices,
+            words=read_words,
+            signals=signals_of(best, matches, read_words),
+        )
 
     async def rerank(self, part: QueryPart | None, candidates: IndexAnswer, k: int) -> Reranked:
         """The best k candidates, ranked by embedding and by matching their stored values to the query.
@@ -168,9 +246,9 @@ class Api:
             return rerank_by_match(modality, value, candidates, self.service.materials.gather(rows, modality), k)
 
         try:
-            return await self.in_dataset.within(DATASET_SECONDS, match_stored_values)
+            return await self.in_dataset.within(self.dataset_seconds, match_stored_values)
         except (TimeoutError, Error) as error:
-            reason = error or f"no match within {DATASET_SECONDS:g} s"
+            reason = str(error) or f"no match within {self.dataset_seconds:g} s"
             logger.warning("reranking failed, the embedding order is kept: %s", reason)
             return by_embedding
 
@@ -202,10 +280,10 @@ class Api:
         row = await self.find(material_id)
         pointer = (row.record["shard"], row.record["row"])
         try:
-            return await self.in_dataset.within(DATASET_SECONDS, self.service.materials.get, *pointer), row
+            return await self.in_dataset.within(self.dataset_seconds, self.service.materials.get, *pointer), row
         except TimeoutError:
             raise UnavailableError(
-                f"the dataset did not answer within {DATASET_SECONDS:g} s; try again in a moment"
+                f"the dataset did not answer within {self.dataset_seconds:g} s; try again in a moment"
             ) from None
 
     async def material_only(self, material_id: str) -> Material:
@@ -294,6 +372,9 @@ def _add_search(app: FastAPI, api: Api) -> None:
         in `query.understood`: `chips` (each with the typed `words`, a `label`, a `filter`, and whether it is `strict`),
         `rest` (the words that are compared as text) and `notes`. Each result then has a `tier`: those of tier 0 satisfy
         all conditions at their strictest, those of the next tiers follow.
+
+        If the index was calibrated for the modality of the query, `query.confidence` has the `probability` that the
+        first results fit, a `level` (high, medium or low), a sentence, and the `unknown_words`; otherwise it is null.
         """
         return await api.search(request)
 

@@ -55,6 +55,8 @@ class IndexAnswer(NamedTuple):
     """Shards that answered."""
     shards_total: int
     """Shards of the index."""
+    words_score: float = 0.0
+    """Best score of the search by words; 0 if there was none, or no row that passes the filter holds a word."""
 
 
 class IndexRow(NamedTuple):
@@ -166,10 +168,11 @@ def merge_shards(answers: Sequence[ShardAnswer], k: int, total: int) -> IndexAns
     searched = [(answer.by_words, answer.records_by_words) for answer in answers if answer.by_words is not None]
     depth = max(k, FUSED) if searched else k
     best, records = _merged([(answer.hits, answer.records) for answer in answers], depth)
-    scores = best.scores.tolist()
+    scores, words_score = best.scores.tolist(), 0.0
     if searched:
         by_words, others = _merged([(hits, rows) for hits, rows in searched if hits is not None], depth)
         assert by_words.similarities is not None
+        words_score = float(max(by_words.scores, default=0.0))
         every = dict(zip(best.ids, zip(scores, records, strict=True), strict=True))
         every |= dict(zip(by_words.ids, zip(by_words.similarities.tolist(), others, strict=True), strict=True))
         fused = reciprocal_rank_fusion(
@@ -178,7 +181,7 @@ def merge_shards(answers: Sequence[ShardAnswer], k: int, total: int) -> IndexAns
         ranked = sorted(zip(-fused, every, strict=True))[:k]
         scores = [every[name][0] for _, name in ranked]
         records = [every[name][1] for _, name in ranked]
-    return IndexAnswer(scores, records, best.allowed, len(answers), total)
+    return IndexAnswer(scores, records, best.allowed, len(answers), total, words_score)
 
 
 def _merged(answers: Sequence[tuple[Found, list[Record]]], k: int) -> tuple[Found, list[Record]]:

@@ -94,6 +94,14 @@ class Answer(Sequence[Hit]):
         return chips
 
     @property
+    def confidence(self) -> dict[str, Any] | None:
+        """How sure the answer is: `probability` that the first results fit, `level` (high, medium or low), a sentence
+        `text`, and `unknown_words`. None if the index was not calibrated for this kind of query.
+        """
+        confidence: dict[str, Any] | None = self.raw["query"].get("confidence")
+        return confidence
+
+    @property
     def complete(self) -> bool:
         """Whether every shard answered."""
         return bool(self.raw["shards_ok"] == self.raw["shards_total"])

@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from crystalign.errors import Error
+from crystalign.index.calibration import Calibration
 from crystalign.index.lexical import Lexicon
 from crystalign.index.manifest import IndexManifest
 from crystalign.modalities import Features
@@ -210,6 +211,7 @@ class Coordinator(Listening):
         dataset_uri: str | None,
         deadline: float,
         lexicon: Lexicon | None = None,
+        calibration: Calibration | None = None,
         models: Sequence[dict[str, Any]] = (),
         predictors: DeploymentHandle | None = None,
         access: Access | None = None,
@@ -219,7 +221,14 @@ class Coordinator(Listening):
     ) -> None:
         files = servers(sandbox or SandboxLimits()).start()
         service = open_service(
-            manifest, model, card, dataset_uri=dataset_uri, shards=len(shards), models=models, lexicon=lexicon
+            manifest,
+            model,
+            card,
+            dataset_uri=dataset_uri,
+            shards=len(shards),
+            models=models,
+            lexicon=lexicon,
+            calibration=calibration,
         )
         backend = RayBackend(encoders, shards, deadline, spares=spares)
         ray_predictors = None if predictors is None else RayPredictors(predictors, spares=spares)

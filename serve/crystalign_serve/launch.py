@@ -19,6 +19,7 @@ from tyro.conf import UseAppendAction
 
 from crystalign.config import Config
 from crystalign.errors import ConfigError, Error, ModelError
+from crystalign.index.calibration import Calibration
 from crystalign.index.manifest import IndexManifest
 from crystalign.storage import Uri, absolute
 
@@ -206,8 +207,8 @@ def _searching(args: ServeArgs, index: str, shared: dict[str, Any], listen: List
         bound = deployment.bind(model_uri, manifest.model_sha256, members)
         encoders |= dict.fromkeys(members, bound)
     front = serve.deployment(Coordinator).options(**_front_options(args, listen))
-    lexicon = manifest.read_lexicon(index_uri)
-    options = {"dataset_uri": dataset_uri, "deadline": args.shard_deadline, "lexicon": lexicon, **shared}
+    known = {"lexicon": manifest.read_lexicon(index_uri), "calibration": Calibration.read(index_uri, manifest)}
+    options = {"dataset_uri": dataset_uri, "deadline": args.shard_deadline, **known, **shared}
     return front.bind(encoders, shards, manifest, model, card, **options)
 
 

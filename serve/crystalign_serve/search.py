@@ -148,7 +148,11 @@ def show(answer: Answer, url: str) -> None:
         values = [_number(hit.properties.get(key)) for key in columns]
         fixed = (str(hit.rank), hit.id, f"{hit.score:.4f}", hit.formula, symbol, str(hit.n_sites))
         table.add_row(*fixed, *((hit.source, *values) if room else ()))
-    for line in (*_understood(answer), *(f"note: {x}" for x in answer.raw["query"].get("notices") or ())):
+    for line in (
+        *_doubt(answer),
+        *_understood(answer),
+        *(f"note: {x}" for x in answer.raw["query"].get("notices") or ()),
+    ):
         console.print(line, highlight=False, markup=False)
     console.print(table)
     for line in _explanations(answer):
@@ -158,6 +162,12 @@ def show(answer: Answer, url: str) -> None:
     console.print(f"{len(answer)} of {answer.allowed:,} rows{exhausted}{shards}, {answer.raw['elapsed_ms']:.0f} ms")
     if len(answer):
         console.print(f"next: crystalign similar {answer[0].id}   or open {url}", highlight=False)
+
+
+def _doubt(answer: Answer) -> list[str]:
+    """A line above the table if the results may not fit."""
+    confidence = answer.confidence
+    return [] if confidence is None or confidence["level"] == "high" else [confidence["text"]]
 
 
 def _understood(answer: Answer) -> list[str]:

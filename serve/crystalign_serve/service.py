@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import crystalign
+from crystalign.index.calibration import Calibration
 from crystalign.index.filters import Fields, listed_fields, make_fields
 from crystalign.index.lexical import Lexicon
 from crystalign.index.manifest import IndexManifest
@@ -46,6 +47,8 @@ class Service:
     """Descriptions of the fine-tuned models, as in `/api/info`."""
     lexicon: Lexicon | None = None
     """The words of the index; None if its dataset has no texts."""
+    calibration: Calibration | None = None
+    """How sure an answer is; None if the index was not calibrated."""
 
     def word_weights(self, words: str) -> dict[str, float] | None:
         """Word → weight for the search by words; None if the index holds none of the words."""
@@ -120,6 +123,7 @@ def open_service(
     shards: int,
     models: Sequence[dict[str, Any]] = (),
     lexicon: Lexicon | None = None,
+    calibration: Calibration | None = None,
 ) -> Service:
     """Collect the fixed state of a service; opens the dataset.
 
@@ -129,7 +133,7 @@ def open_service(
     modalities = {name: make_modality(name, spec.features) for name, spec in config.modalities.items()}
     fields = make_fields(manifest.properties, has_facts=manifest.has_facts)
     materials = open_materials(manifest, dataset_uri)
-    return Service(manifest, config, card, modalities, fields, materials, shards, models, lexicon)
+    return Service(manifest, config, card, modalities, fields, materials, shards, models, lexicon, calibration)
 
 
 def examples_for(service: Service, record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -85,8 +85,10 @@ async def search_tiers(
     best = list(rows.values())[:k]
     last = min(answers, key=lambda answer: answer.shards_ok)
     scores, records = [score for score, _, _ in best], [record for _, record, _ in best]
-    merged = IndexAnswer(scores, records, answers[-1].allowed, last.shards_ok, last.shards_total)
-    return TieredAnswer(merged, [tier for _, _, tier in best])
+    tiers = [tier for _, _, tier in best]
+    words_score = answers[tiers[0]].words_score if tiers else 0.0
+    merged = IndexAnswer(scores, records, answers[-1].allowed, last.shards_ok, last.shards_total, words_score)
+    return TieredAnswer(merged, tiers)
 
 
 async def why_empty(backend: Backend, understood: Understanding, filter_text: str | None, dimension: int) -> str:

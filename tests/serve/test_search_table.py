@@ -40,3 +40,11 @@ def test_an_answer_of_an_older_service_is_printed_as_before(capsys: pytest.Captu
     found = answer([0.9])
     del found.raw["query"]["ordered_by"], found[0].raw["remarks"]
     assert "1 of 9 rows" in printed(found, capsys)
+
+
+@pytest.mark.parametrize(("level", "is_said"), [("low", True), ("medium", True), ("high", False)])
+def test_doubts_are_printed_above_the_table(level: str, is_said: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    doubt = {"probability": 0.1, "level": level, "text": "Nothing seems to match.", "unknown_words": []}
+    said = printed(answer([0.9], confidence=doubt), capsys)
+    assert said.startswith("Nothing seems to match.") is is_said
+    assert printed(answer([0.9], confidence=None), capsys) == printed(answer([0.9]), capsys)

@@ -101,19 +101,20 @@ def embed(model: Model, data: str, model_uri: str, uri: str) -> None:
     ).write(uri)
 
 
-def build(folder: Path, materials: list[Material]) -> Places:
+def build(folder: Path, materials: list[Material], card: ModelCard | None = None) -> Places:
     """A dataset in two shards, an untrained model, an index in four segments."""
     places = Places(str(folder / "data"), str(folder / "model"), str(folder / "index"))
-    parts = [(f"part-{n}", materials[20 * n : 20 * n + 20]) for n in range(2)]
+    half = len(materials) // 2
+    parts = [("part-0", materials[:half]), ("part-1", materials[half:])]
     shards = [write_shard(places.dataset, name, rows, [GAP], rows_per_group=8) for name, rows in parts]
     commit_manifest(places.dataset, shards, [GAP])
     config = tiny_config()
     torch.manual_seed(0)
     texts = [material.value("text") for material in materials]
     model = Model(config, prepare(config, {"text": texts}))
-    model.save_pretrained(places.model, ModelCard(name="tiny", steps=7))
+    model.save_pretrained(places.model, card or ModelCard(name="tiny", steps=7))
     embed(load(places.model), places.dataset, places.model, str(folder / "embeddings"))
-    build_index(str(folder / "embeddings"), places.index, rows_per_segment=10)
+    build_index(str(folder / "embeddings"), places.index, rows_per_segment=len(materials) // 4)
     return places
 
 

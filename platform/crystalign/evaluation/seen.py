@@ -1,4 +1,4 @@
-"""How many materials of an evaluation's pool the model was trained on."""
+"""Which materials a model was trained on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,38 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crystalign.errors import ConfigError, DatasetError, StorageError
+from crystalign.errors import ConfigError, DatasetError, ModelError, StorageError
 from crystalign.shards.dataset import Dataset
-from crystalign.shards.splits import fraction
+from crystalign.shards.splits import SplitRule, fraction
 
 if TYPE_CHECKING:
     from crystalign.model_config import ModelCard
-    from crystalign.shards.splits import SplitRule
+
+
+def split_of_card(card: ModelCard) -> SplitRule:
+    """The split rule stored with a model.
+
+    Raises:
+        ModelError: there is none, so it is not known which materials are held out.
+    """
+    if not card.split:
+        raise ModelError(
+            "the model card has no split, so it is not known which materials are held out; train with `pretrain`"
+        )
+    return SplitRule.from_mapping(dict(card.split), origin="the split in the model's card")
+
+
+def require_same_ids(rule: SplitRule, card: ModelCard, dataset: Dataset) -> None:
+    """Check that the materials of a dataset can be told from those that a model was trained on.
+
+    Raises:
+        DatasetError: the model was split by material id, on another dataset.
+    """
+    if rule.by == "material" and dataset.manifest.sha256 != card.dataset_sha256:
+        raise DatasetError(
+            f"the model was split by material id, which does not apply to {dataset.uri}: it may hold training crystals "
+            "under other ids. Use the dataset of the model, or train with split.by=formula"
+        )
 
 
 def trained_on(formulas: Sequence[str], card: ModelCard, rule: SplitRule) -> int | None:

@@ -79,6 +79,17 @@ class Lexicon(Config):
         indexed = [word for word in dict.fromkeys(words_of(text)) if word in self.holding]
         return {word: self._idf(self.holding[word]) for word in indexed[:MAX_QUERY_WORDS]}
 
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """The words of a query, as typed, that no text of the index holds; at most `MAX_QUERY_WORDS`."""
+        typed = _WORD.findall(unicodedata.normalize("NFKC", text))
+        long = [word for word in dict.fromkeys(typed) if len(word.casefold()) >= SHORTEST]
+        return tuple(word for word in long if _stem(word.casefold()) not in self.holding)[:MAX_QUERY_WORDS]
+
+    @property
+    def rarest(self) -> float:
+        """The idf of a word that no text holds, the largest that there is."""
+        return self._idf(0)
+
     def _idf(self, holding: int) -> float:
         return math.log1p((self.texts - holding + 0.5) / (holding + 0.5))
 

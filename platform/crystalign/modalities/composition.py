@@ -90,6 +90,7 @@ QUERY = QuerySpec(
     ),
     read=parse_formula,
     understand="crystalign.text_query.formula_part:understand_formula",
+    held_out="crystalign.evaluation.held_out_queries:Formulas",
     example=_example,
 )
 

@@ -36,6 +36,7 @@ QUERY = QuerySpec(
         QueryField("poscar", str, "The text of a VASP POSCAR."),
     ),
     files=QueryFile(parse=None, hint="CIF, POSCAR", marks=("_cell_length_a", "_atom_site")),
+    held_out="crystalign.evaluation.held_out_queries:OtherCalculations",
 )
 
 

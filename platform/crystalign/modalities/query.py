@@ -142,6 +142,9 @@ class QuerySpec:
     understand: Callable[..., Any] | str | None = None
     """For words: `(text, fields, *, ignore)` → an `Understanding`, whose conditions filter and order the results;
     itself, or `module:function`. None takes the words literally."""
+    held_out: Callable[..., Any] | str | None = None
+    """A class, or `module:Class`, that makes queries with known answers, to calibrate how sure an answer is; see
+    `crystalign.evaluation.held_out_queries`. None asks with the stored values."""
     carried: type[Any] | None = None
     """Dataclass (arrays and numbers) of a file's value that the `matcher` needs; the sandbox returns it beside the
     features."""

@@ -88,6 +88,7 @@ QUERY = QuerySpec(
     example=_example,
     phrases=PHRASES,
     understand="crystalign.text_query.understanding:understand",
+    held_out="crystalign.evaluation.typed_queries:TypedQueries",
 )
 
 

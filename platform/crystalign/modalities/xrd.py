@@ -218,6 +218,7 @@ QUERY = QuerySpec(
     ),
     plot=Plot("Powder diffraction", _draw, relative=True),
     matcher="crystalign.modalities.profile_match:ProfileMatcher",
+    held_out="crystalign.evaluation.held_out_queries:MeasuredPatterns",
     carried=MeasuredPattern,
 )
 

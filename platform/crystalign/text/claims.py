@@ -8,6 +8,9 @@ are not negatives of a text.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
+
+import numpy as np
 
 from crystalign.physics.caption import bond_clause, lattice_sentences, packing_sentence
 from crystalign.physics.facts import CrystalFacts
@@ -25,10 +28,41 @@ from crystalign.text.phrasing import (
     has_dimensionality,
     names,
     nouns,
+    phrase,
 )
+from crystalign.text.quantities import find_quantities
 
 _SYSTEM = re.compile(r"(?<![\w-])[A-Z][a-z]?(?:-[A-Z][a-z]?)+(?![\w-])")
 _AMERICAN = {british: american for american, british in BRITISH.items()}
+
+
+DRAWS = 20
+"""Texts that `draw` tries until one of them claims something."""
+
+
+class Drawn(NamedTuple):
+    """A text about a crystal."""
+
+    text: str
+    claims: frozenset[str]
+    """What it claims, without numbers; not empty."""
+
+
+def draw(facts: CrystalFacts, rng: np.random.Generator) -> Drawn | None:
+    """A text of `phrase` with its claims; None if what can be said of the crystal are numbers alone.
+
+    Numbers (density, bond lengths) are left out, because no two crystals agree in them exactly.
+    """
+    for _ in range(DRAWS):
+        text = phrase(facts, rng)
+        if made := without_quantities(claims(text, facts)):
+            return Drawn(text, made)
+    return None
+
+
+def without_quantities(pieces: frozenset[str]) -> frozenset[str]:
+    """The claims that hold no measured number."""
+    return frozenset(piece for piece in pieces if not any(find_quantities(piece)))
 
 
 def claims(text: str, facts: CrystalFacts) -> frozenset[str]:

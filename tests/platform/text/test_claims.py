@@ -10,7 +10,7 @@ import pytest
 from crystalign.modalities.text import Text, TextModality
 from crystalign.physics.caption import caption_of
 from crystalign.physics.facts import CrystalFacts
-from crystalign.text.claims import claimable, claims
+from crystalign.text.claims import claimable, claims, draw
 from crystalign.text.masked_caption import masked_caption
 from crystalign.text.phrasing import BRITISH, phrase
 
@@ -90,3 +90,42 @@ def test_the_features_of_a_text_carry_its_claims(varied_facts):
         assert found.made
         assert set(found.made) <= set(found.true)
     assert modality.claims(Text("by a person"), features) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "claim"),
+    [
+        ("rutile", "rutile"),
+        ("tetragonal titanium oxides", "tetragonal"),
+        ("tetragonal titanium oxides", "titanium"),
+        ("tetragonal titanium oxides", "oxides"),
+        ("TiO2 P4_2/mnm", "P4_2/mnm"),
+        ("TiO2 P4_2/mnm", "TiO2"),
+        ("binary transition metal oxide", "transition metal"),
+    ],
+)
+def test_a_drawn_text_comes_with_its_claims(facts_about, monkeypatch, text, claim):
+    monkeypatch.setattr("crystalign.text.claims.phrase", lambda facts, rng: text)
+    drawn = draw(facts_about(), np.random.default_rng(0))
+    assert drawn is not None
+    assert drawn.text == text
+    assert claim in drawn.claims
+
+
+def test_numbers_alone_are_no_claim_of_a_drawn_text(facts_about, monkeypatch):
+    monkeypatch.setattr("crystalign.text.claims.phrase", lambda facts, rng: "The density is 4.25 g/cm³.")
+    assert draw(facts_about(), np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"crystal_system": "cubic"},
+        {"structure_type": "anatase"},
+        {"spacegroup_number": 141, "spacegroup_symbol": "I4_1/amd"},
+        {"formula": "SnO2", "elements": ("O", "Sn")},
+        {"compound_class": "sulfide"},
+    ],
+)
+def test_a_crystal_that_differs_lacks_a_claim(facts_about, changes):
+    assert not claimable(facts_about()) <= claimable(facts_about(**changes))

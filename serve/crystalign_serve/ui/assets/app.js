@@ -121,8 +121,8 @@ function emptyMessage(notices, understood) {
   return el("div", { class: "message" }, el("h2", null, "No crystal matches"), reasons.map((reason) => el("p", null, `${sentence(reason).replace(/\.$/, "")}.`)));
 }
 
-/** How well the best results match, as far as the service can tell. */
-const confidenceNote = ({ level, text }) => el("p", { class: level === "low" ? "confidence warning" : "confidence note" }, text);
+/** A doubt whether the best results match; nothing if they probably do. */
+const confidenceNote = ({ level, text }) => (level === "high" ? null : el("p", { class: level === "low" ? "confidence warning" : "confidence note", role: "status" }, text));
 
 function showAnswer(answer) {
   const { results, query } = answer;
