@@ -98,7 +98,7 @@ def claimable(facts: CrystalFacts) -> frozenset[str]:
         pieces |= {*BEFORE_NOUN[facts.dimensionality], *STATEMENTS[facts.dimensionality]}
     if (kind := facts.structure_type) is not None:
         pieces |= {kind, f"{kind}-type"}
-    pieces |= {facts.spacegroup_symbol, f"({facts.spacegroup_number})"}
+    pieces |= {facts.spacegroup_symbol, f"({facts.spacegroup_number})", f"No. {facts.spacegroup_number}"}
     pieces |= {*names(facts), *attributes(facts), density_sentence(facts), *packing_sentence(facts).split(", ")}
     pieces |= {*lattice_sentences(facts)}
     for environment in facts.environments:

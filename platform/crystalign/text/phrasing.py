@@ -23,8 +23,10 @@ QUERY_SHARE = 0.6
 """Share of texts in the style of a query."""
 FORMULA_SHARE = 0.25
 """Share of texts that mention the formula, which otherwise is all that is learned."""
-NAME_SHARE = 0.3
-"""Share of queries for a structure type or a mineral, where there is one."""
+NAME_SHARE = 0.5
+"""Share of queries for a structure type or a mineral, where there is one; few crystals have one."""
+SYMMETRY_SHARE = 0.12
+"""Share of queries for a space group or crystal system, alone or with the class."""
 BRITISH_SHARE = 0.2
 """Share of texts in British spelling."""
 COUNTS = {2: "binary", 3: "ternary", 4: "quaternary", 5: "quinary"}
@@ -106,6 +108,9 @@ def _as_query(facts: CrystalFacts, rng: np.random.Generator, with_formula: bool)
         name = _one(known, rng)
         before = [word for word in _adjectives(facts, rng) if not _overlap(word, name)] if rng.random() < 0.5 else []
         return f"{_one(before, rng)} {name}" if before else name
+    if rng.random() < SYMMETRY_SHARE:
+        noun = _one(nouns(facts), rng) if facts.compound_class and rng.random() < 0.5 else ""
+        return f"{_one(_symmetry(facts), rng)} {noun}".strip()
     adjectives = _some(_adjectives(facts, rng), 0.35, rng)
     group = _noun_group(facts, rng)
     after = [_one(attributes(facts), rng)] if rng.random() < 0.35 else []
@@ -114,6 +119,18 @@ def _as_query(facts: CrystalFacts, rng: np.random.Generator, with_formula: bool)
     if " " not in text:
         text = f"{_one([word for word in _adjectives(facts, rng) if word != text], rng)} {text}".strip()
     return text
+
+
+def _symmetry(facts: CrystalFacts) -> list[str]:
+    """Ways to ask for a space group or crystal system."""
+    number = facts.spacegroup_number
+    return [
+        facts.spacegroup_symbol,
+        facts.spacegroup_symbol,
+        f"space group {number}",
+        f"No. {number}",
+        facts.crystal_system,
+    ]
 
 
 def _noun_group(facts: CrystalFacts, rng: np.random.Generator) -> str:

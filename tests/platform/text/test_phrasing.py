@@ -79,6 +79,10 @@ def claims(facts: CrystalFacts) -> Iterator[tuple[str, Callable[[re.Match[str]],
     elements = "|".join(sorted(ELEMENTS, key=len, reverse=True))
     formulas = rf"(?<!\S){re.escape(facts.formula)}(?!\S)"
     yield r"The density is (\S+) g/cm³", lambda m: abs(float(m[1]) - facts.density) <= 0.0051
+    yield (
+        r"The lattice parameters? (?:is|are) (\d+\.\d\d)(?:(?:, (\d+\.\d\d))? and (\d+\.\d\d))? Å",
+        lambda m: np.allclose([float(x) for x in m.groups() if x], facts.lattice, atol=0.0051),
+    )
     yield r"(\d+\.\d) g/cm3", lambda m: abs(float(m[1]) - facts.density) <= 0.0501
     yield (
         r"The atoms are (\w+) packed, (\d+) Å³ per atom",
@@ -96,6 +100,7 @@ def claims(facts: CrystalFacts) -> Iterator[tuple[str, Callable[[re.Match[str]],
         r"(?:It crystallizes in the (\w+) )?space group ([A-Z]\S*?)(?=[.]|\s|$)",
         lambda m: m[1] in {None, facts.crystal_system} and m[2] == facts.spacegroup_symbol,
     )
+    yield r"No. (\d+)", lambda m: int(m[1]) == facts.spacegroup_number
     yield r"space group (\d+)", lambda m: int(m[1]) == facts.spacegroup_number
     yield rf"(?<!\S){re.escape(facts.spacegroup_symbol)}(?!\S)", lambda m: True
     yield rf"(?<!\S)({one_of(list(TYPE_NAMES))})(?: structure|-type)(?![\w-])", lambda m: m[1] == facts.structure_type
