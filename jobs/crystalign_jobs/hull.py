@@ -206,9 +206,10 @@ def _phases(dataset: Dataset, spec: PropertySpec) -> Phases:
     """The lowest energy of each formula, by chemical system, without disordered crystals."""
     table = dataset.table(["formula", "chemsys", spec.column])
     phases: Phases = defaultdict(dict)
-    columns = (table.column(name).to_pylist() for name in ("formula", "chemsys", spec.column))
-    for formula, system, energy in zip(*columns, strict=True):
-        if energy is None or not math.isfinite(energy) or "." in formula:
+    columns = [table.column(name).to_pylist() for name in ("formula", "chemsys", spec.column)]
+    ordered = [one for shard in range(len(dataset.manifest.shards)) for one in dataset.is_ordered(shard).tolist()]
+    for formula, system, energy, is_ordered in zip(*columns, ordered, strict=True):
+        if energy is None or not math.isfinite(energy) or not is_ordered:
             continue
         held = phases[system]
         held[formula] = min(held.get(formula, math.inf), energy)
@@ -291,7 +292,11 @@ class ColumnWriter:
 
         number = int(row["number"])
         table = self.dataset.read(number, columns=["formula", *(spec.column for spec in self.specs)])
-        formulas = table.column("formula").to_pylist()
+        # a mixed crystal may have the formula of a phase, but it has no place on its hull
+        ordered = self.dataset.is_ordered(number).tolist()
+        formulas = [
+            f if is_ordered else "" for f, is_ordered in zip(table["formula"].to_pylist(), ordered, strict=True)
+        ]
         columns: dict[str, Any] = {}
         coverage: dict[str, Coverage] = {}
         for spec in self.specs:
@@ -318,7 +323,7 @@ def _above(formula: str, energy: float | None, hull: Mapping[str, float]) -> flo
 def _coverage(formulas: Sequence[str], energies: Sequence[float | None], values: Sequence[float | None]) -> Coverage:
     counts = Counter(value is not None for value in values)
     with_energy = [formula for formula, energy in zip(formulas, energies, strict=True) if energy is not None]
-    disordered = sum("." in formula for formula in with_energy)
+    disordered = sum(not formula for formula in with_energy)
     return Coverage(len(formulas), len(with_energy), counts[True], disordered, 0, sum(v == 0.0 for v in values))
 
 
