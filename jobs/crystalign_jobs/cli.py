@@ -42,6 +42,7 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
         Verb("duplicates", "crystalign_jobs.duplicates", "Duplicates", "find materials with the same structure"),
         Verb("merge", "crystalign_jobs.merge", "Merge", "merge datasets, and find structures that occur in several"),
         Verb("derive", "crystalign_jobs.derive", "Derive", "compute diffraction patterns, captions and compositions"),
+        Verb("hull", "crystalign_jobs.hull", "Hull", "compute energies above the convex hull"),
     ),
     "Learning": (
         Verb(

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest, ShardEntry
     from crystalign.storage import FileEntry
+    from crystalign_jobs.runtime.estimates import Estimate
 
+SECONDS = 0.05
+"""Typical time of one modality of one crystal, for the estimate."""
 VERSION = 7
 """Increased when a derivation changes, so that a restarted job never mixes old and new results."""
 PARTS = ("shards", "quarantine", "derive")
@@ -96,6 +99,7 @@ def main(config: Derive) -> Manifest:
 def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest
+    from crystalign_jobs.runtime.estimates import announce
     from crystalign_jobs.runtime.progress import Meter
     from crystalign_jobs.runtime.tasks import map_rows
     from crystalign_ray.session import session
@@ -125,6 +129,7 @@ def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
     if receipts:
         print(f"{len(receipts)} of {len(new_names)} shards are already derived")
     todo: list[dict[str, Any]] = [{"number": n, "name": name} for n, name in new_names.items() if n not in receipts]
+    announce(_estimate([shards[row["number"]] for row in todo], modalities), config.data)
     with Meter("derive", total=len(dataset), unit="crystals") as meter:
         meter.advance(len(dataset) - sum(shards[row["number"]].rows for row in todo), counted=False)
         if todo:
@@ -135,6 +140,14 @@ def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
     manifest = _commit(config, dataset, receipts, version, drives) if receipts else dataset.manifest
     _report(config, manifest, receipts)
     return manifest
+
+
+def _estimate(shards: Sequence[ShardEntry], modalities: Sequence[str]) -> Estimate:
+    """What the derivation of these shards needs; each is written again beside the old one."""
+    from crystalign_jobs.runtime.estimates import Estimate, bytes_of
+
+    rows = sum(shard.rows for shard in shards)
+    return Estimate(rows, sum(shard.bytes for shard in shards) + rows * bytes_of(modalities), SECONDS * len(modalities))
 
 
 def target(

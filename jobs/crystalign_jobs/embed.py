@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from crystalign.model import Model
     from crystalign.shards.dataset import Dataset
 
+BYTES_OF_METADATA, SECONDS = 400, 0.02
+"""Typical size of a row without its vector, and typical time to encode one, for the estimate."""
 Part = Literal["train", "validation", "test"]
 
 
@@ -90,6 +92,7 @@ def embed(config: Embed) -> dict[str, EmbeddingManifest]:
     from crystalign.model import load
     from crystalign.shards.dataset import Dataset
     from crystalign_jobs.runtime.driver_lock import driving
+    from crystalign_jobs.runtime.estimates import Estimate, announce
     from crystalign_jobs.text_embeddings import same_language_model
     from crystalign_ray.session import session
 
@@ -108,6 +111,8 @@ def embed(config: Embed) -> dict[str, EmbeddingManifest]:
     manifests = {name: _existing(_target(config, name), provenance) for name, provenance in provenance_of.items()}
     todo = [provenance for name, provenance in provenance_of.items() if manifests[name] is None]
     if todo:
+        rows = sum(dataset.manifest.modalities.get(provenance.modality, 0) for provenance in todo)
+        announce(Estimate(rows, rows * (2 * model.config.embedding_dim + BYTES_OF_METADATA), SECONDS), config.out)
         with driving(config.out):
             with session(config.address):
                 files = _run(config, dataset, todo)

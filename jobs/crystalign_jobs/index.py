@@ -11,6 +11,8 @@ from crystalign.index.vector_store import DEFAULT_KIND
 from crystalign.storage import Uri
 
 ROWS_PER_SEGMENT = 16_384
+SECONDS = 0.0001
+"""Typical time of one row, for the estimate."""
 
 
 class BuildIndex(Config):
@@ -38,10 +40,12 @@ def main(config: BuildIndex) -> IndexManifest:
     from crystalign.index.build import build_index
     from crystalign.index.embeddings import EmbeddingManifest
     from crystalign_jobs.runtime.driver_lock import driving
+    from crystalign_jobs.runtime.estimates import Estimate, announce
     from crystalign_jobs.runtime.progress import Meter
 
     source = EmbeddingManifest.read(config.embeddings)
     print(f"writing to {config.out}/\n├─ segments/\n└─ manifest.json  written last")
+    announce(Estimate(source.rows, sum(file.bytes for file in source.files), SECONDS), config.out)
     with driving(config.out), Meter("index", total=source.rows, unit="rows") as meter:
         manifest = build_index(
             config.embeddings,

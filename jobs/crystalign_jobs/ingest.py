@@ -20,6 +20,7 @@ from tyro.conf import Positional
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import ConfigError
+from crystalign.licences import refused
 from crystalign.limits import Limits
 from crystalign.sources import Item, Source, open_source
 from crystalign.sources.source import sample
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from crystalign.rejects import Reject
     from crystalign.shards.manifest import Manifest
 
+SECONDS = 0.006
+"""Typical time to read and check one crystal, for the estimate."""
 HEAVY_ROWS = 512
 """Rows with a charge density after which a shard is closed; 512 of them take about 130 MB of memory."""
 LEAST_ROWS = 128
@@ -50,14 +53,15 @@ class Ingest(Config):
     """Read crystals into a dataset.
 
     SOURCE is a folder, zip or tar of CIF, POSCAR, JSON and VASP output, a JSON file, a Parquet table (with --mapping),
-    `demo` or `prototypes`. Entries that cannot be used are quarantined with the reason. So are structures that
-    contradict the formula, Z, volume, density or symmetry stated in their file.
+    the downloaded files of a database (gnome:FOLDER, alexandria:FOLDER, cod:FOLDER), `demo` or `prototypes`. Entries
+    that cannot be used are quarantined with the reason. So are structures that contradict the formula, Z, volume,
+    density or symmetry stated in their file.
 
     Example: crystalign ingest crystals.parquet --mapping materials_project --out s3://bucket/mp --limit 20000
     """
 
     source: Positional[str]
-    """The source: a path, a URI, `demo` or `prototypes`."""
+    """The source: a path, a URI, gnome:, alexandria: or cod: with the folder of the files, `demo` or `prototypes`."""
     out: Uri
     """URI of the new dataset."""
     mapping: str | None = None
@@ -66,6 +70,8 @@ class Ingest(Config):
     """Name of the source, for provenance; default: the last part of its path."""
     licence: str = ""
     """SPDX identifier of the licence of files and JSON, e.g. CC-BY-4.0; it is stored with every row."""
+    allow_licence: tuple[str, ...] = ()
+    """Non-commercial licences to allow, e.g. CC-BY-NC-4.0; rows of others with a non-commercial licence are refused."""
     vintage: str = ""
     """Release of the source, for files and JSON."""
     limit: int | None = Field(default=None, ge=1)
@@ -97,6 +103,7 @@ def main(config: Ingest) -> Manifest:
     """
     from crystalign_jobs.duplicates import Duplicates, group_structures
     from crystalign_jobs.runtime.driver_lock import driving
+    from crystalign_jobs.runtime.estimates import BYTES_OF_ROW, Estimate, announce, bytes_of
     from crystalign_jobs.runtime.progress import Meter
     from crystalign_ray.session import session
 
@@ -111,6 +118,7 @@ def main(config: Ingest) -> Manifest:
         limits=config.limits,
         accept=config.accept,
     )
+    _refuse_licences(source, config)
     items = sample(source.items(), config.limit, config.seed)
     expected = sum(item.count for item in items)
     chunks = share_out(items, min(config.rows_per_shard, max(LEAST_ROWS, -(-expected // CHUNKS))))
@@ -119,6 +127,8 @@ def main(config: Ingest) -> Manifest:
         "├─ shards/        one row per crystal\n├─ quarantine/    rejected entries with reasons\n"
         "└─ manifest.json  written last"
     )
+    heavy = sum(bool(item.files) for item in items)
+    announce(Estimate(expected, expected * BYTES_OF_ROW + heavy * bytes_of(["charge_density"]), SECONDS), config.out)
     results = []
     with driving(config.out) as drives:
         replaced, old = _existing(config), _files(config.out)
@@ -127,6 +137,7 @@ def main(config: Ingest) -> Manifest:
                 for result in _run(source, chunks, config):
                     results.append(result)
                     meter.advance(result["entries"])
+            results = _without_repeats(config.out, source.properties(), results)
             manifest = _commit(config.out, source.properties(), results, replaced)
             if config.compare:
                 settings = Duplicates(dataset=config.out)
@@ -135,6 +146,17 @@ def main(config: Ingest) -> Manifest:
             _delete_unnamed(config.out, old, manifest)
     _report(config, manifest, results)
     return manifest
+
+
+def _refuse_licences(source: Source, config: Ingest) -> None:
+    """Refuse a source before it is read if the user would have to allow all of its licences.
+
+    Raises:
+        ConfigError: no row could enter the dataset.
+    """
+    reasons = [refused(licence, config.allow_licence) for licence in source.licences() or (config.licence,)]
+    if all(reasons):
+        raise ConfigError(f"{config.source} is not ingested: {reasons[0]}")
 
 
 def _existing(config: Ingest) -> str | None:
@@ -228,16 +250,17 @@ def _run(source: Source, chunks: list[list[Item]], config: Ingest) -> Iterator[d
         {"name": f"{number:05d}", "items": [item.model_dump_json() for item in chunk]}
         for number, chunk in enumerate(chunks)
     ]
-    yield from map_rows(rows, ChunkReader(source, config.out, config.rows_per_shard))
+    yield from map_rows(rows, ChunkReader(source, config.out, config.rows_per_shard, config.allow_licence))
 
 
 class ChunkReader:
     """Reads the items of a chunk and writes its shards; runs inside a task."""
 
-    def __init__(self, source: Source, out: str, rows_per_shard: int) -> None:
+    def __init__(self, source: Source, out: str, rows_per_shard: int, allow_licence: Sequence[str] = ()) -> None:
         self.source = source
         self.out = out
         self.rows_per_shard = rows_per_shard
+        self.allow_licence = allow_licence
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """Read a chunk; return the entries of its shards and of its quarantine file as JSON."""
@@ -266,6 +289,7 @@ class ChunkReader:
     def _batches(self, items: Sequence[Item], rejects: list[Reject]) -> Iterator[list[Material]]:
         """Lists of materials for one shard each; appends to `rejects`."""
         from crystalign.rejects import Reject
+        from crystalign.shards.repeats import repeated_id
         from crystalign.shards.schema import sibling_modalities
 
         stored_apart = sibling_modalities()
@@ -277,8 +301,9 @@ class ChunkReader:
                 if isinstance(material, Reject):
                     rejects.append(material)
                 elif material.id in seen:
-                    message = f"the id {material.id!r} already belongs to an earlier entry"
-                    rejects.append(Reject(material.id, "list", "duplicate-id", message, material.provenance.reference))
+                    rejects.append(repeated_id(material))
+                elif why := refused(material.provenance.licence, self.allow_licence):
+                    rejects.append(Reject(material.id, "check", "licence", why, material.provenance.reference))
                 else:
                     seen.add(material.id)
                     batch.append(material)
@@ -293,6 +318,25 @@ class ChunkReader:
         from crystalign.shards.writer import write_shard
 
         return write_shard(self.out, name, materials, self.source.properties())
+
+
+def _without_repeats(
+    out: str, properties: Sequence[PropertySpec], results: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The results of all tasks, and one more if an id occurs in several: its later rows go to quarantine."""
+    from crystalign.shards.manifest import ShardEntry
+    from crystalign.shards.repeats import without_repeats
+    from crystalign.shards.writer import write_quarantine
+
+    shards = [ShardEntry.model_validate(shard) for result in results for shard in result["shards"]]
+    kept, rejects = without_repeats(out, sorted(shards, key=lambda entry: entry.path), properties)
+    if not rejects:
+        return results
+    quarantine = write_quarantine(out, "repeats", rejects).model_dump(mode="json")
+    reasons = {"list: duplicate-id": len(rejects)}
+    written = [shard.model_dump(mode="json") for shard in kept]
+    last = {"shards": written, "quarantine": quarantine, "reasons": reasons, "entries": 0}
+    return [*({**result, "shards": []} for result in results), last]
 
 
 def _commit(

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from crystalign.shards.manifest import Manifest, ShardEntry
 
 
+SECONDS = 0.003
+"""Typical time to copy and compare one crystal, for the estimate."""
+
+
 class Merge(Config):
     """Merge datasets, and find the structures that they have in common.
 
@@ -55,6 +59,7 @@ def main(config: Merge) -> Manifest:
     from crystalign.shards.writer import check_columns, commit_manifest
     from crystalign_jobs.duplicates import Duplicates, group_structures, report_copies
     from crystalign_jobs.runtime.driver_lock import driving
+    from crystalign_jobs.runtime.estimates import Estimate, announce
     from crystalign_jobs.runtime.progress import Meter
     from crystalign_jobs.runtime.tasks import map_rows
     from crystalign_ray.session import session
@@ -69,6 +74,8 @@ def main(config: Merge) -> Manifest:
     check_columns(properties)
     rows = sum(d.manifest.rows for d in datasets)
     print(f"merging {rows:,} crystals of {len(datasets)} datasets into {config.out}/")
+    stored = [entry.bytes for d in datasets for s in d.manifest.shards for entry in (s, *s.siblings.values())]
+    announce(Estimate(rows, sum(stored), SECONDS), config.out)
     with driving(config.out), session(config.address):
         with Meter("merge", total=rows, unit="crystals") as meter:
             entries: dict[str, ShardEntry] = {}

@@ -23,6 +23,7 @@ class Quantity(StrEnum):
         member.unit = unit
         return member
 
+    ENERGY_PER_ATOM = "energy_per_atom", "Total energy", "eV/atom"
     FORMATION_ENERGY_PER_ATOM = "formation_energy_per_atom", "Formation energy", "eV/atom"
     ENERGY_ABOVE_HULL = "energy_above_hull", "Energy above hull", "eV/atom"
     BAND_GAP = "band_gap", "Band gap", "eV"

@@ -11,13 +11,13 @@ from crystalign.index.calibration import Calibration
 from crystalign.index.filters import Fields, listed_fields, make_fields
 from crystalign.index.lexical import Lexicon
 from crystalign.index.manifest import IndexManifest
+from crystalign.licences import is_non_commercial
 from crystalign.modalities import MODALITIES, Modality, make_modality, modality_class, query_specs
 from crystalign.modalities.query import resolved
 from crystalign.model_config import ModelCard, ModelConfig
 from crystalign_serve.materials import Materials, open_materials
 from crystalign_serve.query_fields import described, spec_of
 
-NON_COMMERCIAL = "NC"
 NOTICES = {
     "crystalign-dft-demo": "Demonstration data: unrelaxed, partly hypothetical crystals with quick calculations.",
     "crystalign-prototypes": "Rows of crystalign-prototypes are hypothetical crystals, made by element substitution.",
@@ -88,7 +88,7 @@ class Service:
     def notice(self) -> str | None:
         """Notices about sources and licences that must be shown with the results; None if there are none."""
         notices = [NOTICES[source["name"]] for source in self.materials.sources if source["name"] in NOTICES]
-        restricted = [name for name in self.manifest.licences if NON_COMMERCIAL in name.upper().split("-")]
+        restricted = [name for name in self.manifest.licences if is_non_commercial(name)]
         if restricted:
             notices.append(f"Contains rows licensed for non-commercial use only ({', '.join(restricted)}).")
         return " ".join(dict.fromkeys(notices)) or None

@@ -128,6 +128,15 @@ class Dataset:
         cells = self._read_file(file, entry, None, [f"{modality}.{leaf}"]).column(modality)
         return np.asarray(cells.is_valid().to_numpy())
 
+    def is_ordered(self, shard: int) -> NDArray[np.bool_]:
+        """(rows,) which crystals of a shard have one element on each site; determined without reading positions."""
+        import pyarrow.compute as pc
+
+        entry = self.manifest.shards[shard]
+        cells = self._read_file(entry, entry, None, ["crystal.occupancies"]).column("crystal")
+        mixed = pc.is_valid(pc.struct_field(cells.combine_chunks(), "occupancies"))
+        return ~np.asarray(mixed.to_numpy(zero_copy_only=False), bool)
+
     def materials(self, modalities: Sequence[str] | None = None) -> Iterator[Material]:
         """Iterate over all materials in order, with one row group in memory at a time."""
         for shard, entry in enumerate(self.manifest.shards):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -77,6 +77,34 @@ def write_shard(
         sources=_sources(provenance),
         siblings=siblings,
     )
+
+
+def write_with_columns(uri: str, shard: ShardEntry, name: str, columns: Mapping[str, pa.Array]) -> ShardEntry:
+    """Write a shard again with further property columns; its rows, other columns and other files stay the same.
+
+    Args:
+        uri: URI of the dataset.
+        shard: the shard.
+        name: first part of the new file's name, as for `write_shard`.
+        columns: column → values of all rows, in order; a column that exists is replaced.
+
+    Returns:
+        The entry of the new shard. The old file is kept.
+
+    Raises:
+        VerificationError: the old file is not what its entry says, or the new one is not what was written.
+    """
+    data = storage.read_verified(uri, shard)
+    table = pq.read_table(pa.BufferReader(data))
+    for column, values in columns.items():
+        assert len(values) == shard.rows, f"{len(values)} values of {column} for {shard.rows} rows"
+        if column in table.column_names:
+            table = table.set_column(table.column_names.index(column), column, values)
+        else:
+            table = table.append_column(column, values)
+    entry = _write_table(uri, "shards", name, table, max(shard.row_groups))
+    counts = {column: count_present(table.column(column)) for column in columns}
+    return shard.model_copy(update={**entry.model_dump(), "counts": shard.counts | counts})
 
 
 def write_quarantine(uri: str, name: str, rejects: Sequence[Reject]) -> FileEntry:

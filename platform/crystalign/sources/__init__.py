@@ -23,6 +23,9 @@ SOURCES = Registry[SourceKind](
         "demo": "crystalign.sources.demo:KIND",
         "prototypes": "crystalign.sources.prototypes:KIND",
         "table": "crystalign.sources.table:KIND",
+        "gnome": "crystalign.sources.gnome:KIND",
+        "alexandria": "crystalign.sources.alexandria:KIND",
+        "cod": "crystalign.sources.cod:KIND",
         "json": "crystalign.sources.pymatgen_json:KIND",
         "files": "crystalign.sources.files:KIND",
     },
@@ -48,7 +51,8 @@ def open_source(
 
     Args:
         location: `demo`, `prototypes`, a Parquet table, JSON (`.json`, `.jsonl`), a zip or tar, or a folder of CIF,
-            POSCAR, JSON and VASP output; a path or a URI; or a location that a registered kind recognises.
+            POSCAR, JSON and VASP output; a path or a URI; `gnome:`, `alexandria:` or `cod:` with the folder of the
+            files of that database; or a location that a registered kind recognises.
         mapping: for a Parquet table, the YAML that says what its columns are, or the name of a shipped one.
         licence: SPDX licence of the data; the mapping of a table, `demo` and `prototypes` state their own.
         name: value of `Provenance.source`; by default the last part of `location`.

@@ -34,7 +34,7 @@ class DemoSource(Source):
         computed = [item.model_copy(update={"key": _PREFIX + item.key}) for item in self._computed().items()]
         return [*computed, *self.prototypes.items()]
 
-    def load(self, item: Item) -> Iterator[Material | Reject]:
+    def load(self, item: Item) -> Iterator[Material | Reject | None]:
         """Load an item from the part that listed it."""
         part: Source = self._computed() if item.key.startswith(_PREFIX) else self.prototypes
         yield from part.load(item)

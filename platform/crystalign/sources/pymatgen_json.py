@@ -19,7 +19,7 @@ from crystalign.readers.structures.decoding import decode
 from crystalign.readers.structures.documents import read_document
 from crystalign.readers.structures.json_entries import Entry, layout_of, scan
 from crystalign.rejects import Reject, reject_of, unforeseen
-from crystalign.sources.source import Item, Source, SourceKind
+from crystalign.sources.source import Item, Source, SourceKind, ends_with
 
 ENTRIES_PER_ITEM = 256
 
@@ -122,7 +122,7 @@ class PymatgenJsonSource(Source):
 
 
 KIND = SourceKind(
-    lambda location: without_suffix(location.lower()).endswith((".json", ".jsonl", ".ndjson")),
+    lambda location: ends_with(without_suffix(location.lower()), (".json", ".jsonl", ".ndjson")),
     lambda request: PymatgenJsonSource(request.location, request.provenance, request.limits, request.accept),
 )
 """A JSON file by its name, perhaps compressed."""

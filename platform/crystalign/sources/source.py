@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Self
 
+from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import InputError, StorageError
 from crystalign.limits import Limits, time_limit
@@ -21,6 +22,7 @@ from crystalign.readers.compression import without_suffix
 from crystalign.rejects import Reject, unforeseen
 
 MAX_ID_LENGTH = 200
+_NAMES_ITS_KIND = re.compile(r"[A-Za-z][\w-]+:(?!//)")
 
 
 class Item(Config):
@@ -38,6 +40,10 @@ class Item(Config):
     """Number of the first entry of the slice from `start` to `stop`."""
     rows: tuple[int, ...] = ()
     """Row numbers, if the source has rows."""
+    weight: int = 0
+    """Estimated number of materials, if the rows of the item are not known before it is read."""
+    share: float = 1.0
+    """Share of such materials to take, at random."""
     files: tuple[str, ...] = ()
     """All files of a material that consists of several."""
     rejected: tuple[str, str] | None = None
@@ -46,11 +52,13 @@ class Item(Config):
     @property
     def count(self) -> int:
         """Expected number of materials, for distributing the work."""
-        return len(self.rows) or 1
+        return len(self.rows) or max(1, round(self.weight * self.share))
 
     def take(self, positions: Sequence[int]) -> Self:
-        """Return the item restricted to some of its rows."""
-        return self.model_copy(update={"rows": tuple(self.rows[i] for i in positions)})
+        """Return the item restricted to some of its rows, or to as large a share of them if they are not known."""
+        if self.rows:
+            return self.model_copy(update={"rows": tuple(self.rows[i] for i in positions)})
+        return self.model_copy(update={"share": self.share * len(positions) / self.count})
 
 
 class Source(ABC):
@@ -69,8 +77,8 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def load(self, item: Item) -> Iterator[Material | Reject]:
-        """Load the materials of an item.
+    def load(self, item: Item) -> Iterator[Material | Reject | None]:
+        """Load the materials of an item. None means that reading goes on; the time limit of one file starts again.
 
         Raises:
             InputError: the item as a whole cannot be read.
@@ -78,6 +86,10 @@ class Source(ABC):
 
     def properties(self) -> tuple[PropertySpec, ...]:
         """Return the property columns that its materials may have."""
+        return ()
+
+    def licences(self) -> tuple[str, ...]:
+        """Return the licences that its materials may have, if the source states them before it is read."""
         return ()
 
     def origin(self, item: Item) -> str:
@@ -109,7 +121,8 @@ class Source(ABC):
             except Exception as error:  # noqa: BLE001 (a parser may raise anything on an untrusted file)
                 yield Reject(item.id or item.key, "read", *unforeseen(error), self.origin(item))
                 return
-            yield material if isinstance(material, Reject) else self._checked(material)
+            if material is not None:
+                yield material if isinstance(material, Reject) else self._checked(material)
 
     def _checked(self, material: Material) -> Material | Reject:
         """Check a material and add its symmetry; return a `Reject` if it may not enter a dataset."""
@@ -144,6 +157,15 @@ class SourceRequest(NamedTuple):
     accept: frozenset[str]
     """Reasons of `crystalign.readers.structures.reading.OBJECTIONS` that are accepted."""
 
+    @property
+    def place(self) -> str:
+        """The absolute path or URI in a location `NAME:PLACE`.
+
+        Raises:
+            StorageError: it is no path or URI.
+        """
+        return storage.absolute(self.location.partition(":")[2])
+
 
 class SourceKind(NamedTuple):
     """One kind of source, as the registry `crystalign.sources.SOURCES` holds it."""
@@ -154,6 +176,16 @@ class SourceKind(NamedTuple):
     """Function that opens a source of this kind."""
     needs_mapping: bool = False
     """Whether a mapping is required; if not, none is allowed."""
+
+
+def prefix_of(name: str) -> Callable[[str], bool]:
+    """The test whether a location is written `NAME:PLACE`, with this name of a kind."""
+    return lambda location: location.startswith(f"{name}:")
+
+
+def ends_with(location: str, endings: tuple[str, ...]) -> bool:
+    """Whether a path or URI has one of these endings; a location `NAME:PLACE`, which names its kind, has none."""
+    return not _NAMES_ITS_KIND.match(location) and location.endswith(endings)
 
 
 def check_id(identifier: str) -> None:
@@ -173,6 +205,8 @@ def check_id(identifier: str) -> None:
 def sample(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
     """Draw a uniform random sample of at most `limit` materials, in the order of the source.
 
+    Of an item whose number of materials is an estimate, a share is taken, so that their number is approximate.
+
     Args:
         items: everything the source listed.
         limit: how many materials to keep; None keeps all.
@@ -188,7 +222,7 @@ def sample(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
     for item in items:
         low, high = np.searchsorted(chosen, (first, first + item.count))
         if high > low:
-            sampled.append(item.take((chosen[low:high] - first).tolist()) if item.rows else item)
+            sampled.append(item.take((chosen[low:high] - first).tolist()))
         first += item.count
     return sampled
 

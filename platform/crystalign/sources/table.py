@@ -20,7 +20,7 @@ from crystalign.material import Material, Provenance
 from crystalign.properties import PropertySpec
 from crystalign.rejects import Reject, reject_of
 from crystalign.sources.mapping import TableMapping, load_mapping
-from crystalign.sources.source import Item, Source, SourceKind, SourceRequest
+from crystalign.sources.source import Item, Source, SourceKind, SourceRequest, ends_with
 
 ROWS_PER_ITEM = 512
 
@@ -48,6 +48,10 @@ class TableSource(Source):
     def properties(self) -> tuple[PropertySpec, ...]:
         """Return one property per property column."""
         return tuple(self.mapping.spec(column) for column in self.mapping.properties)
+
+    def licences(self) -> tuple[str, ...]:
+        """Return the licence that the mapping states."""
+        return (self.mapping.licence,)
 
     def items(self) -> list[Item]:
         """List items of up to 512 rows of one row group; rows without an id or with a repeated one are refused items.
@@ -294,5 +298,5 @@ def _open(request: SourceRequest) -> TableSource:
     return TableSource(request.location, load_mapping(request.mapping), request.limits)
 
 
-KIND = SourceKind(lambda location: location.endswith(".parquet"), _open, needs_mapping=True)
+KIND = SourceKind(lambda location: ends_with(location, (".parquet",)), _open, needs_mapping=True)
 """A Parquet table; its mapping states provenance and licence."""

@@ -23,7 +23,7 @@ QUERY_SHARE = 0.6
 """Share of texts in the style of a query."""
 FORMULA_SHARE = 0.25
 """Share of texts that mention the formula, which otherwise is all that is learned."""
-NAME_SHARE = 0.5
+NAME_SHARE = 0.4
 """Share of queries for a structure type or a mineral, where there is one; few crystals have one."""
 SYMMETRY_SHARE = 0.12
 """Share of queries for a space group or crystal system, alone or with the class."""

@@ -48,7 +48,7 @@ def read_cif(text: str, *, max_sites: int, max_positions: int) -> Iterator[tuple
     Raises:
         FileFormatError: the file is no CIF, or no block lists sites.
     """
-    document = _document(text)
+    document = parse_cif(text)
     blocks = [block for block in document if _sites_table(block)]
     if not blocks:
         held = f"{len(document)} blocks, none with atom sites" if len(document) else "no data block"
@@ -60,7 +60,12 @@ def read_cif(text: str, *, max_sites: int, max_positions: int) -> Iterator[tuple
             yield block.name, error
 
 
-def _document(text: str) -> Any:
+def parse_cif(text: str) -> Any:
+    """The document of gemmi, with the names of newer dictionaries replaced by those of older ones.
+
+    Raises:
+        FileFormatError: the text is no CIF, breaks the rules of the format, or has too many blocks.
+    """
     from gemmi import cif
 
     if not re.search(r"^[ \t]*data_", text, re.MULTILINE | re.IGNORECASE):
