@@ -67,7 +67,17 @@ class ModelConfig(Config):
 
     @classmethod
     def layer(cls, values: dict[str, Any], base: Config | None) -> tuple[type[Config], dict[str, Any], Config | None]:
-        """Move the objective's settings from the flat layout into their own section."""
+        """Move the objective's settings from the flat layout into their own section.
+
+        A modality of `base` that `values` removes takes the pairs along that `base` lists.
+        """
+        modalities = values.get("modalities")
+        if isinstance(base, ModelConfig) and isinstance(modalities, dict):
+            removed = {name for name in base.modalities if modalities.get(name) is None}
+            objective = base.objective.without(removed)
+            if values.get("objective") == base.objective:
+                values = {**values, "objective": objective}
+            base = base.model_copy(update={"objective": objective})
         kind = base.objective.kind if isinstance(base, ModelConfig) else "clip"
         try:
             return cls, without_flat_settings(values, kind), base

@@ -8,8 +8,8 @@ Importing the settings of an objective does not import torch, so a model's descr
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from crystalign.config import Tagged
 from crystalign.registry import Registry
@@ -65,6 +65,10 @@ class Objective(Tagged):
     @abstractmethod
     def aligned(self, modalities: Names) -> tuple[Pair, ...]:
         """Return the pairs that are trained, directly or in a joint loss; evaluation reports them as trained."""
+
+    def without(self, removed: Collection[str]) -> Self:  # noqa: ARG002
+        """Return the settings for a model that lacks some modalities; only lists of modalities change."""
+        return self
 
     def parameters(self, modalities: Names) -> dict[str, nn.Module]:  # noqa: ARG002
         """Make the objective's own trained modules; none by default.

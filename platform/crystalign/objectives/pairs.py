@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import combinations
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
@@ -41,6 +41,16 @@ class Pairwise(Objective):
         for name in self.pair_weights:
             if name not in names:
                 raise ValueError(f"pair_weights: {name!r} is not an aligned pair; there are {', '.join(names)}")
+
+    def without(self, removed: Collection[str]) -> Self:
+        """Return the settings without the pairs and weights that name a removed modality."""
+        changes: dict[str, Any] = {}
+        if isinstance(self.pairs, tuple) and self.pairs:
+            changes["pairs"] = tuple(pair for pair in self.pairs if not set(pair) & set(removed))
+        if self.pair_weights:
+            kept = {name: w for name, w in self.pair_weights.items() if not set(name.split("-")) & set(removed)}
+            changes["pair_weights"] = kept
+        return self.model_copy(update=changes) if changes else self
 
     def aligned(self, modalities: Names) -> tuple[Pair, ...]:
         """Return the pairs that are trained."""
