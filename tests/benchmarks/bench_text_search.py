@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from text_metadata import Metadata
-from text_relevance import Query, load_queries, precision_at_10, relevant
+from text_relevance import QUERIES, Query, load_queries, precision_at_10, relevant
 
 from crystalign.config import Config
 from crystalign.index.index import Index
@@ -50,6 +50,8 @@ class BenchTextSearch(Config):
     """URI of the index."""
     data: str
     """Folder that holds `materials_project/`."""
+    queries: tuple[Path, ...] = (QUERIES,)
+    """YAML files of queries, which share their definitions."""
     half: Literal["development", "test", "both"] = "both"
     """Which queries."""
     misses: bool = False
@@ -123,7 +125,7 @@ def main(config: BenchTextSearch) -> None:
     folder = Path(config.data) / "materials_project"
     pool = set(index.segment.table["id"].to_pylist())
     metadata = Metadata(*(_rows(folder / name, pool) for name in ("crystals.parquet", "properties.parquet")))
-    queries = load_queries()
+    queries = load_queries(config.queries)
     answers: dict[str, set[str]] = {}
     for query in track(queries, "judging", transient=True):
         answers[query.query] = relevant(query.relevant, metadata)

@@ -126,15 +126,29 @@ class Query(Part):
     relevant: Predicate
 
 
-def load_queries(path: str | Path = QUERIES) -> list[Query]:
-    """The queries; `use: [NAME]` stands for predicates of the file's `definitions`, all of which must hold.
+def load_queries(paths: Sequence[str | Path] = (QUERIES,)) -> list[Query]:
+    """The queries of all files; `use: [NAME]` stands for predicates of the `definitions`, all of which must hold.
+
+    A file may use the definitions of the others.
 
     Raises:
         KeyError: a definition is missing.
+        ValueError: two files define the same name, or hold the same query.
         pydantic.ValidationError: a query or predicate has an unknown key or a wrong value.
     """
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    return [Query.model_validate(_inlined(value, content["definitions"])) for value in content["queries"]]
+    contents = [yaml.safe_load(Path(path).read_text(encoding="utf-8")) for path in paths]
+    named = _once((name, value) for one in contents for name, value in one["definitions"].items())
+    queries = _once((value["query"], value) for one in contents for value in one["queries"])
+    return [Query.model_validate(_inlined(value, named)) for value in queries.values()]
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} is there twice; remove one, or give it another name")
+        found[name] = value
+    return found
 
 
 def relevant(predicate: Predicate, metadata: Metadata) -> set[str]:
@@ -259,13 +273,14 @@ def main() -> None:
     )
     parser.add_argument("--limit", type=int, help="first rows alone")
     parser.add_argument("--sample", type=int, default=0, help="relevant crystals to show of each query")
+    parser.add_argument("--queries", nargs="+", default=[QUERIES], help="YAML files, which share their definitions")
     parser.add_argument("--only", default="", help="queries that contain this text")
     wanted = parser.parse_args()
     if wanted.data is None:
         parser.error("say where the data are: --data, or CRYSTALIGN_DATA")
     folder = Path(wanted.data) / "materials_project"
     data = load_metadata(folder / "crystals.parquet", folder / "properties.parquet", wanted.limit)
-    queries = load_queries()
+    queries = load_queries(wanted.queries)
     rows = {name: row for row, name in enumerate(data.ids)}
     for query in queries:
         if wanted.only not in query.query:

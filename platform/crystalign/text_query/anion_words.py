@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from crystalign.text_query.chips import Meaning, all_of, any_of, has, keyword, none_of
@@ -55,6 +57,11 @@ fluorophosphate - 0 phosphate, thiosulfate S2O3 2 -, thiophosphate - 0 -, hexafl
 tetrafluoroborate BF4 1 -, thiogermanate - 0 -, carbonitride - 0 -,
 borocarbide - 0 -, boronitride - 0 -, cyanamide CN2 2 cyanamide
 """
+_METALLIDES = """
+stannide Sn, plumbide Pb, bismuthide Bi, bismide Bi, aluminide Al, gallide Ga, indide In, thallide Tl, beryllide Be,
+auride Au, platinide Pt, zincide Zn, cadmide Cd, mercuride Hg
+"""
+"""Names of compounds of two metals after the more electronegative one."""
 _PREFIXES = {"mono": 1, "di": 2, "tri": 3, "tetra": 4, "tetr": 4, "penta": 5, "pent": 5, "hexa": 6, "hepta": 7}
 _PREFIXES |= {"octa": 8, "dodeca": 12, "mon": 1, "hex": 6}
 _METALLATES = {
@@ -137,6 +144,37 @@ def anion_filter(anion: Anion) -> tuple[str, str, str]:
     return by_class, by_element, f"this index has no compound classes: {anion.word}s are found by their elements"
 
 
+def ratio_filter(anion: Anion) -> str:
+    """The ratio that a prefix states for one metal, MX2 for `dichalcogenide`, or that of an ion such as P2O7; or empty.
+
+    `sesqui` is M2X3.
+    """
+    units = re.findall(r"([A-Z][a-z]?)(\d*)", anion.formula)
+    if not anion.number and len(units) == 2 and all(n.isdigit() for _, n in units) and _is_reduced(units):
+        return all_of(*(_contains(symbol, int(n)) for symbol, n in units))
+    symbols = anion.group or anion.elements
+    if not anion.number or (anion.group and anion.elements):
+        return ""
+    metals, count = (2, 3) if anion.number < 0 else (1, anion.number)
+    anonymous = {(2, 3): "A3B2", (1, 1): "AB"}.get((metals, count), f"A{count}B")
+    ratio = all_of("nelements=2", f'chemical_formula_anonymous="{anonymous}"')
+    return ratio if count == 1 else all_of(ratio, any_of(*(_contains(symbol, count) for symbol in symbols)))
+
+
+def _is_reduced(units: Sequence[tuple[str, str]]) -> bool:
+    return math.gcd(*(int(n) for _, n in units)) == 1
+
+
+def _contains(symbol: str, count: int) -> str:
+    return f'chemical_formula_reduced CONTAINS "{symbol}{count}"'
+
+
+def oxide_first(anion: Anion, text: str) -> str:
+    """For a metallate, such as a titanate, the filter of those that are oxides and nothing else; else the filter."""
+    oxo = not anion.classes and anion.word in _METALLATES and not anion.formula.endswith("O4")
+    return all_of(text, keyword("whole", ["oxide"])) if oxo else pure(text)
+
+
 def class_meaning(anion: Anion) -> Meaning:
     """A class alone: `oxides`, `silicates`."""
     by_class, by_element, remark = anion_filter(anion)
@@ -145,7 +183,11 @@ def class_meaning(anion: Anion) -> Meaning:
         label = f"{anion.word}: contains {', '.join(anion.elements)}"
     elif anion.group:
         label = f"{anion.word}: {' or '.join(anion.classes)}"
-    return Meaning("class", label, (pure(by_class), by_class), fallback=(by_element,), fallback_note=remark)
+    best = oxide_first(anion, by_class)
+    ratio = ratio_filter(anion)
+    first = [all_of(ratio, best)] if ratio else []
+    fallback = [all_of(ratio, by_element)] if ratio else []
+    return Meaning("class", label, (*first, best, by_class), fallback=(*fallback, by_element), fallback_note=remark)
 
 
 def pure(text: str) -> str:
@@ -160,7 +202,7 @@ def class_meanings() -> dict[str, Meaning]:
     mixed = "oxyfluoride oxychloride oxybromide oxyiodide oxysulfide oxyselenide oxynitride".split()  # noqa: SIM905
     inorganic = none_of(all_of(has(["C", "H"]), keyword("class", ["organic compound", "metal-organic compound"])))
     rows = {
-        "intermetallic, intermetallic compound, alloy, intermetallic phase": Meaning(
+        "intermetallic, intermetallic compound, alloy, alloyed, intermetallic phase": Meaning(
             "class",
             "intermetallic compound",
             (keyword("class", ["intermetallic compound"]),),
@@ -213,4 +255,16 @@ def class_meanings() -> dict[str, Meaning]:
             fallback=(all_of(has(["O"]), has(["P", "S", "Si", "B", "C"], "ANY")),),
         ),
     }
-    return {squeezed(name): meaning for names, meaning in rows.items() for name in names.split(",")}
+    return {squeezed(name): meaning for names, meaning in rows.items() for name in names.split(",")} | _metallides()
+
+
+def _metallides() -> dict[str, Meaning]:
+    return {
+        word: Meaning("class", f"{word}: {symbol} and a metal", (_with_metals(symbol),))
+        for word, symbol in (row.split() for row in _METALLIDES.split(","))
+    }
+
+
+def _with_metals(symbol: str) -> str:
+    others = [one for one in NONMETALS if one not in {"Si", "Ge", "B"}]
+    return all_of("nelements>1", has([symbol]), none_of(has(others, "ANY")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from crystalign.index.filter_fields import KEYWORDS, PREFIX, Fields
@@ -262,6 +262,21 @@ def within_limits(chips: Sequence[Chip]) -> int:
 
 def _cost(text: str) -> float:
     return sum(price * len(re.findall(pattern, text)) for pattern, price in _COSTS)
+
+
+def either_of(meanings: Sequence[Meaning]) -> Meaning:
+    """Alternatives as one meaning: at each level, any of their filters holds."""
+
+    def levels(listed: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+        depth = max(map(len, listed)) if all(listed) else 0
+        return tuple(dict.fromkeys(_any(one[min(n, len(one) - 1)] for one in listed) for n in range(depth)))
+
+    return replace(
+        meanings[0],
+        label=" or ".join(meaning.label for meaning in meanings),
+        filters=levels([meaning.filters for meaning in meanings]),
+        fallback=levels([meaning.fallback for meaning in meanings]),
+    )
 
 
 def merged(chips: Sequence[Chip], words: str) -> Chip:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from crystalign.errors import InputError
 from crystalign.formula import read_formula
-from crystalign.text_query.anion_words import Anion, anion_filter, pure
+from crystalign.text_query.anion_words import Anion, anion_filter, oxide_first, pure, ratio_filter
 from crystalign.text_query.chips import Meaning, all_of, any_of, has
 from crystalign.text_query.element_words import Element
 
@@ -120,11 +120,14 @@ def compound_meaning(
         strictest = [*([f'chemical_formula_reduced="{formula}"'] if formula else []), only]
         contains, without_classes = any_of(only, contains), any_of(only, without_classes)
         label = f"{label}; {formula or 'only these elements'} first"
+    ratios = [ratio for anion in anions if (ratio := ratio_filter(anion))]
+    best = oxide_first(anions[0], contains) if len(anions) == 1 else pure(contains)
+    counted = [all_of(*ratios, best)] if ratios and (plural or not named) else []
     binary = [all_of(only, contains)] if named and plural and contains != without_classes else []
     return Meaning(
         "class",
         label,
-        (*strictest, *binary, pure(contains), contains),
+        (*strictest, *counted, *([] if counted else binary), best, contains),
         fallback=(*strictest, without_classes),
         fallback_note=remark if contains != without_classes else "",
     )

@@ -208,16 +208,3 @@ def _ratio_meaning(body: str, end: int, units: list[tuple[str, int]], real: list
             parts.insert(0, has(list(group_elements()[_GROUP_OF[unit]]), "ANY"))
     named = f" with {', '.join(unit for unit, _ in real)}" if real else ""
     return Found(Meaning("formula", f"ratio {body}{named}", (all_of(*parts),)), end)
-
-
-def like(written: str, reduced: str) -> Meaning:
-    """Crystals with the same ratio of elements as a formula, for a prototype whose type is not in the table."""
-    counts = sorted((int(n or 1) for n in re.findall(r"[A-Z][a-z]?(\d*)", reduced)), reverse=True)
-    anonymous = "".join("ABCDEFGHIJ"[i] + (str(n) if n > 1 else "") for i, n in enumerate(counts[:10]))
-    first = f'chemical_formula_reduced="{reduced}"'
-    return Meaning(
-        "structure type",
-        f"{written} first, then compounds of the same ratio",
-        (first, f'{first} OR chemical_formula_anonymous="{anonymous}"'),
-        note="this structure type is not in the table of types",
-    )

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from crystalign.crystal import SYMBOLS
+from crystalign.minerals import minerals
 from crystalign.text_query.anion_words import Anion, anions, class_meanings
 from crystalign.text_query.chips import Meaning
 from crystalign.text_query.element_words import Element, element_names, group_meanings
@@ -31,9 +33,28 @@ GLUE = frozenset(
     whose with within would you very""".split()  # noqa: SIM905 (words)
 )
 """Words that carry no meaning of their own in a query and are left out of its rest."""
-NEGATIONS = {"without", "no", "non", "not", "except", "excluding", "lacking", "exclude", "minus", "sans", "never"}
+NEGATIONS = {
+    "without",
+    "no",
+    "non",
+    "not",
+    "except",
+    "excluding",
+    "lacking",
+    "exclude",
+    "minus",
+    "sans",
+    "never",
+    "neither",
+}
 NEGATIONS |= {"freeof", "butnot", "exceptfor", "otherthan", "notcontaining", "doesnotcontain", "withoutany", "devoidof"}
 """Words, squeezed, that exclude what follows."""
+ALIKE = frozenset(
+    """isostructuralwith isostructuralto isotypicwith isotypicto isomorphouswith isomorphousto thesamestructureas
+    samestructureas thesamestructuretypeas samestructuretypeas thesametypeas sametypeas thesamecrystalstructureas
+    samecrystalstructureas samestructurelike structurelike""".split()  # noqa: SIM905 (words)
+)
+"""Phrases, squeezed, behind which a compound stands for its structure type."""
 TYPE_WORDS = frozenset(
     ["type", "structure", "structuretype", "structured", "prototype", "like", "typ", "lattice", "phase", "family"]
 )
@@ -81,11 +102,14 @@ class Lexicon(NamedTuple):
         """The longest known phrase that begins with a word; spaces and hyphens within it do not matter."""
         found = None
         key = ""
+        symbol = words[at].text[:1].isupper() and words[at].text in SYMBOLS
         for count, word in enumerate(words[at : at + LONGEST_PHRASE], 1):
             if count > 1 and word.apart:
                 break
             for last in singulars(word.folded):
                 whole = key + last
+                if symbol and count > 1 and whole in _in_one_word():
+                    continue  # Li thiophosphate is no lithiophosphate
                 if self.knows(whole) and self._is_cased(whole, words[at : at + count]):
                     found = Entry(count, whole, last != word.folded)
                     break
@@ -98,15 +122,19 @@ class Lexicon(NamedTuple):
 
 
 @functools.cache
+def _in_one_word() -> frozenset[str]:
+    return frozenset(squeezed(mineral.name) for mineral in minerals() if mineral.name.isalpha())
+
+
+@functools.cache
 def lexicon() -> Lexicon:
     """The lexicon, built once."""
     types = structure_meanings()
-    minerals = mineral_meanings()
     meanings = {
         **types,
         **group_meanings(),
         **property_meanings(),
-        **minerals,
+        **mineral_meanings(),
         **symmetry_meanings(),
         **class_meanings(),
         **compound_names(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 from crystalign.formula import read_formula
 from crystalign.minerals import Mineral, minerals
@@ -90,6 +91,15 @@ steel Fe C, pentlandite group Fe Ni S
 """Abbreviation or name → elements of which the crystals consist."""
 _GROUPS = ("garnet", "spinel", "olivine", "apatite", "pyrochlore", "perovskite", "clinopyroxene")
 """Minerals that are groups, each of one structure type or group of types of the same name."""
+_LOOSER = {
+    "apatite": all_of(
+        'chemical_formula_anonymous="A12B5C3D"',
+        has(["P", "As", "V", "Si", "Ge", "S"], "ANY"),
+        has(["O"]),
+        numbers_in("space_group_it_number", (4, 11, 14, 147, 173, 174, 176)),
+    )
+}
+"""Group of minerals → those that follow: the same ratio in the subgroups of P6_3/m that apatites have."""
 _PARTNERS: tuple[tuple[int, ...], ...] = (
     (76, 78),
     (91, 95),
@@ -111,7 +121,7 @@ def _minerals() -> dict[str, Mineral]:
 
 def mineral_meanings() -> dict[str, Meaning]:
     """Squeezed name → a mineral, its structure type if it has the same name, and its composition."""
-    types = {squeezed(name): name for name in TYPE_NAMES}
+    types = {squeezed(name): name for name in TYPE_NAMES} | {"elpasolite": "cubic double perovskite"}
     found = {
         squeezed(m.name): crystal_meaning(m.name, m.formula, m.spacegroup_number, types.get(squeezed(m.name), ""))
         for m in _minerals().values()
@@ -165,7 +175,10 @@ def _group_meanings() -> dict[str, Meaning]:
 
     found = {}
     for name in _GROUPS:
-        found[name] = type_meaning(name, groups().get(name, (name,)))
+        meaning = type_meaning(name, groups().get(name, (name,)))
+        if name in _LOOSER:
+            meaning = replace(meaning, filters=(*meaning.filters, any_of(*meaning.filters, _LOOSER[name])))
+        found[name] = meaning
     silicate = keyword("class", ["silicate"])
     pyroxene = any_of('chemical_formula_anonymous="A6B2CD"', 'chemical_formula_anonymous="A3BC"')
     feldspar = any_of('chemical_formula_anonymous="A8B3CD"', 'chemical_formula_anonymous="A8B2C2D"')

@@ -101,7 +101,7 @@ def _applications() -> dict[str, Meaning]:
             found |= {squeezed(f"{start} {end}"): _electrolyte([symbol], f"{name} solid electrolyte") for end in solid}
     found |= {squeezed(end): _cathode(["Li", "Na", "K", "Mg"], "battery") for end in cells}
     found |= {squeezed(end): _electrolyte(["Li", "Na"], "solid electrolyte") for end in solid[:3]}
-    rows = _families() | _uses()
+    rows = _families() | _sulfides() | _uses()
     return found | {squeezed(name): meaning for names, meaning in rows.items() for name in names.split(",")}
 
 
@@ -110,6 +110,7 @@ def _families() -> dict[str, Meaning]:
     groups = group_elements()
     metals = [*groups["alkali metal"], *groups["alkaline earth metal"]]
     partners = "Al Ga In Tl Si Ge Sn Pb P As Sb Bi".split()  # noqa: SIM905 (symbols)
+    ionic = "H C N O F S Cl Se Br Te I".split()  # noqa: SIM905 (symbols)
     dichalcogenide = all_of(
         has(list(groups["transition metal"]), "ANY"),
         has(["S", "Se", "Te"], "ANY"),
@@ -123,8 +124,11 @@ def _families() -> dict[str, Meaning]:
         ),
         "Zintl, Zintl phase, Zintl compound": Meaning(
             "family",
-            "Zintl phase: alkali or alkaline-earth metal with Al, Si, P or their heavier homologues",
-            (all_of(has(metals, "ANY"), has(partners, "ANY"), has([*metals, *partners], "ONLY")),),
+            "Zintl phase: alkali or alkaline-earth metal with Al, Si, P or their homologues; then with others",
+            (
+                all_of(has(metals, "ANY"), has(partners, "ANY"), has([*metals, *partners], "ONLY")),
+                all_of(has([*metals, *groups["lanthanide"]], "ANY"), has(partners, "ANY"), none_of(has(ionic, "ANY"))),
+            ),
         ),
         "MXene": Meaning(
             "family",
@@ -149,6 +153,35 @@ def _families() -> dict[str, Meaning]:
             (all_of(has(["Cu", "O"]), has(["Ba", "Sr", "Ca", "La", "Nd", "Y"], "ANY")),),
         ),
     }
+
+
+def _sulfides() -> dict[str, Meaning]:
+    """Families of sulfides and their kin."""
+    return {
+        "sulfosalt, sulphosalt": Meaning(
+            "family",
+            "sulfosalt: S, a metal and As, Sb or Bi, without O",
+            (
+                all_of(
+                    has(["S"]),
+                    has(["As", "Sb", "Bi"], "ANY"),
+                    has("Cu Ag Pb Tl Hg Fe Zn Sn Mn Ni".split(), "ANY"),  # noqa: SIM905 (symbols)
+                    none_of(has(["O", "H"], "ANY")),
+                ),
+            ),
+        ),
+        "Chevrel, Chevrel phase, Chevrel compound": Meaning(
+            "family",
+            "Chevrel phase: clusters Mo6X8 with S, Se or Te",
+            (all_of(has(["Mo"]), any_of(*_chevrel_ratios()), none_of(has(["O"]))),),
+        ),
+    }
+
+
+def _chevrel_ratios() -> list[str]:
+    ratios = ((("Mo6", f"{x}8"), ("Mo3", f"{x}4")) for x in ("S", "Se", "Te"))
+    contains = "chemical_formula_reduced CONTAINS"
+    return [f'({contains} "{mo}" AND {contains} "{anion}")' for pair in ratios for mo, anion in pair]
 
 
 def _uses() -> dict[str, Meaning]:

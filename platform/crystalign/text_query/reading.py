@@ -9,13 +9,21 @@ from typing import Any
 
 from crystalign.crystal import SYMBOLS
 from crystalign.formula import MAX_FORMULA
+from crystalign.text_query.assignments import read_assignment
 from crystalign.text_query.chips import Meaning
+from crystalign.text_query.comparisons import (
+    compared_after,
+    compared_around,
+    compared_before,
+    quantity_of_symbol,
+)
 from crystalign.text_query.element_words import LOWER_CASE, WORDLIKE, Element
-from crystalign.text_query.formulas import Found, find_formula
-from crystalign.text_query.lexicon import GLUE, NEGATIONS, TYPE_WORDS, Entry, lexicon
-from crystalign.text_query.property_words import compared_after, compared_before, quantity_names
-from crystalign.text_query.structure_words import prototypes, strukturbericht, type_meaning
-from crystalign.text_query.symmetry_words import find_space_group, space_group_meaning
+from crystalign.text_query.formulas import find_formula
+from crystalign.text_query.lattice_words import read_lattice
+from crystalign.text_query.lexicon import ALIKE, GLUE, NEGATIONS, TYPE_WORDS, Entry, lexicon
+from crystalign.text_query.property_words import quantity_names
+from crystalign.text_query.structure_words import strukturbericht, type_meaning
+from crystalign.text_query.symmetry_words import find_space_group, schoenflies_classes, space_group_meaning
 from crystalign.text_query.words import Word, Words
 
 _ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6, "vii": 7}
@@ -38,7 +46,7 @@ class Item:
     """A part of the query."""
 
     kind: str
-    """element, anion, meaning, formula, system, negation, free, and, or, of, glue, or word."""
+    """element, anion, meaning, formula, system, negation, alike, free, and, or, of, glue, or word."""
     first: int
     """Its first word."""
     last: int
@@ -83,6 +91,8 @@ def _read(words: Words, at: int) -> Item:
     entry = lexicon().find(words.words, at)
     return (
         _space_group(words, at)
+        or _assignment(words, at)
+        or _alike(words, at)
         or _negation(words, at, entry)
         or _compared(words, at, entry)
         or _strukturbericht(words, at)
@@ -96,8 +106,26 @@ def _read(words: Words, at: int) -> Item:
 
 
 def _space_group(words: Words, at: int) -> Item | None:
+    if lattice := read_lattice(words.text, words.words[at].start, schoenflies_classes()):
+        return Item("meaning", at, _behind(words, at, lattice.end), lattice.meaning)
     group = find_space_group(words.text, words.words[at].start)
     return group and Item("meaning", at, _behind(words, at, group[1]), space_group_meaning(group[0]))
+
+
+def _assignment(words: Words, at: int) -> Item | None:
+    """What a letter of a formula stands for: `X = Cl or Br`."""
+    found = read_assignment(words, at)
+    return found and Item("meaning", at, found[1], found[0])
+
+
+def _alike(words: Words, at: int) -> Item | None:
+    """`isostructural with`, `same structure as`: the structure of what follows is meant."""
+    key = ""
+    for count, word in enumerate(words.words[at : at + 5], 1):
+        key += word.folded
+        if key in ALIKE and at + count < len(words.words):
+            return Item("alike", at, at + count)
+    return None
 
 
 def _formula(words: Words, at: int, entry: Entry | None) -> Item | None:
@@ -193,13 +221,17 @@ def _compared(words: Words, at: int, entry: Entry | None) -> Item | None:
         key += next_word.folded
         if key in names:
             quantity, count = names[key], number
+    if not quantity and (quantity := quantity_of_symbol(words, at)):
+        count = 1
     if quantity:
         compared = compared_after(words, quantity, words.words[at + count - 1].end)
         if compared:
             return Item("meaning", at, _behind(words, at + count - 1, compared.end), compared.meaning)
         return Item("word", at, at + count) if entry is None else None
     starts = word.text[0].isdigit() or word.text[0] in _SIGNS or word.folded in _STARTS
-    if starts and (compared := compared_before(words, word.start, names)):
+    if not starts:
+        return None
+    if compared := compared_around(words, word.start, names) or compared_before(words, word.start, names):
         return Item("meaning", at, _behind(words, at, compared.end), compared.meaning)
     return None
 
@@ -292,13 +324,7 @@ def _identifier(words: Words, at: int) -> Item | None:
 
 
 def _glue(word: Word, at: int) -> Item:
-    kinds = {"and": "and", "or": "or", "of": "of", "free": "free"}
+    kinds = {"and": "and", "or": "or", "nor": "or", "of": "of", "free": "free"}
     if word.folded in kinds:
         return Item(kinds[word.folded], at, at + 1)
     return Item("glue" if word.folded in GLUE else "word", at, at + 1)
-
-
-def found_type(found: Found) -> Meaning | None:
-    """The structure type whose prototype a formula is."""
-    types = prototypes().get(found.reduced)
-    return type_meaning(found.meaning.label.removeprefix("formula "), types) if types else None

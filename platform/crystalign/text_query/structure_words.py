@@ -49,6 +49,7 @@ GROUPS = {
     "layered rock salt, layered rocksalt, O3 type": "alpha-NaFeO2",
     "Cu Au ordered": "ordered CuAu",
     "dhcp": "double hexagonal close-packed",
+    "vacancy ordered double perovskite, vacancy ordered perovskite": "potassium hexachloroplatinate",
     "kesterite type, stannite type": "stannite",
     "moissanite type": "moissanite-4H, moissanite-6H",
 }

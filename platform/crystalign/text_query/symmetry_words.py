@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 from crystalign.text_query.chips import Meaning, numbers_in
+from crystalign.text_query.lattice_words import centred_lattices
 from crystalign.text_query.words import squeezed
 
 SYSTEMS = {
@@ -110,13 +111,17 @@ def _is_clear(symbol: str) -> bool:
     )
 
 
+@functools.cache
+def schoenflies_classes() -> dict[str, range]:
+    """Schoenflies symbol of a point group → its space groups."""
+    rows = (row.split() for row in _CLASSES.split(","))
+    return {name: range(int(first), int(first) + int(count)) for name, first, count in rows}
+
+
 def _from_schoenflies(match: re.Match[str]) -> int:
-    wanted = match["family"] + match["sub"]
-    for row in _CLASSES.split(","):
-        name, first, count = row.split()
-        if name == wanted and 1 <= int(match["number"]) <= int(count):
-            return int(first) + int(match["number"]) - 1
-    return 0
+    numbers = schoenflies_classes().get(match["family"] + match["sub"], range(0))
+    at = int(match["number"]) - 1
+    return numbers[at] if 0 <= at < len(numbers) else 0
 
 
 def space_group_meaning(number: int) -> Meaning:
@@ -172,4 +177,4 @@ def symmetry_meanings() -> dict[str, Meaning]:
     for names, (kind, label, note) in sets.items():
         meaning = Meaning("space group", label, (numbers_in(field, _numbers(kind)),), note=note)
         found |= {squeezed(name): meaning for name in names.split(",")}
-    return found
+    return found | centred_lattices()

@@ -21,7 +21,11 @@ STRUCTURE = [
     ("CsCl structure nitride", ['kw HAS "type:cesium chloride"', 'elements HAS "N" AND kw HAS "class:nitride"']),
     ("cesium chloride structure", ['kw HAS "type:cesium chloride"']),
     ("K2NiF4-type oxides", ['kw HAS "type:Ruddlesden-Popper n=1"', 'elements HAS "O" AND kw HAS "class:oxide"']),
-    ("Fe2P type", ['formula="Fe2P" OR ratio="A2B"']),
+    ("Fe2P type", ['(ratio="A2B" AND sg=189) OR formula="Fe2P"']),
+    ("Fe2Ge type", ['formula="Fe2Ge" OR ratio="A2B"']),
+    ("isostructural with NaCl", ['kw HAS "type:rock salt"']),
+    ("same structure as cementite", ['kw HAS "type:cementite"']),
+    ("rutile type and anatase type", ['kw HAS "type:rutile" OR kw HAS "type:anatase"']),
     ("half-Heusler", ['kw HAS "type:half-Heusler"']),
     ("full Heusler alloys", ['kw HAS ANY "type:full-Heusler","type:inverse Heusler"']),
     (
@@ -139,6 +143,27 @@ SYMMETRY = [
     ("SG 225", ["sg=225"]),
     ("#225", ["sg=225"]),
     ("space group Cc", ["sg=9"]),
+    ("point group m-3", ["sg>=200 AND sg<=206"]),
+    ("point group -42m", ["sg>=111 AND sg<=122"]),
+    ("crystal class D2d", ["sg>=111 AND sg<=122"]),
+    ("point group 4/mmm oxides", ["sg>=123 AND sg<=142", 'elements HAS "O" AND kw HAS "class:oxide"']),
+    (
+        "body-centred tetragonal",
+        [
+            (
+                "(sg>=79 AND sg<=80) OR sg=82 OR (sg>=87 AND sg<=88) OR (sg>=97 AND sg<=98) OR (sg>=107 AND sg<=110) "
+                "OR (sg>=119 AND sg<=122) OR (sg>=139 AND sg<=142)"
+            )
+        ],
+    ),
+    ("C-centered monoclinic", ["sg=5 OR (sg>=8 AND sg<=9) OR sg=12 OR sg=15"]),
+    ("Pearson symbol aP10", ["(sg>=1 AND sg<=2) AND nsites=10"]),
+    ("mP4", ["((sg>=3 AND sg<=4) OR (sg>=6 AND sg<=7) OR (sg>=10 AND sg<=11) OR (sg>=13 AND sg<=14)) AND nsites=4"]),
+    ("mC12", ["(sg=5 OR (sg>=8 AND sg<=9) OR sg=12 OR sg=15) AND (nsites=6 OR nsites=12)"]),
+    (
+        "hR15",
+        ["(sg=146 OR sg=148 OR sg=155 OR (sg>=160 AND sg<=161) OR (sg>=166 AND sg<=167)) AND (nsites=5 OR nsites=15)"],
+    ),
     ("O_h^5", ["sg=225"]),
     ("D4h^14", ["sg=136"]),
     ("LiCoO2 in space group R-3m", ['~formula="LiCoO2"', "sg=166"]),
