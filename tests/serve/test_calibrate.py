@@ -254,5 +254,7 @@ def test_the_page_warns_of_a_weak_answer_and_not_of_a_good_one(page_at, url, htt
     assert not browser.scrolls_sideways()
     browser.search("cubic sodium chloride")
     browser.wait(lambda: not browser.all(".confidence.warning"))
+    browser.until(".summary")
     assert browser.ids()
+    assert not browser.all(".confidence.warning")
     assert browser.errors() == []

@@ -139,7 +139,7 @@ def test_a_phrase_fits_its_own_material_unless_it_was_left_out_or_drowned(salts)
     making, rng = TypedQueries("text"), np.random.default_rng(0)
     pool = pool_of(making, salts)
     everyday = [{word for text in unrelated_texts()[half::2] for word in text.split()} for half in (0, 1)]
-    plain = mixed = 0
+    plain = mixed = drowned = 0
     for number in range(300):
         material, half = salts[number % len(salts)], number % 2
         query = making.query(material, pool, rng, half)
@@ -148,12 +148,14 @@ def test_a_phrase_fits_its_own_material_unless_it_was_left_out_or_drowned(salts)
         if query.wants == NOTHING:
             assert len(added) > len(query.value.split()) / 2
             assert not fits
+            drowned += 1
         else:
             assert fits is (material.id not in query.leave_out)
         plain += not added
         mixed += bool(added)
     assert plain > 100
     assert mixed > 60
+    assert 30 < drowned < mixed
 
 
 def test_the_halves_of_the_unrelated_texts_share_no_text_and_nothing_fits_them():
