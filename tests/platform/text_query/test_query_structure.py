@@ -178,6 +178,12 @@ def test_all_rows_have_the_structure(typed, expected, fields):
     assert brief(typed, fields, level=9) == expected
 
 
+@pytest.mark.parametrize(("symbol", "sites"), [("cF8", "nsites=2"), ("tI10", "nsites=5"), ("cP4", "nsites=4")])
+def test_primitive_cells_come_first_for_a_pearson_symbol(symbol, sites, fields):
+    (line,) = brief(symbol, fields)
+    assert line.endswith(f"AND {sites}")
+
+
 @pytest.mark.parametrize(("typed", "expected"), MINERALS, ids=[typed for typed, _ in MINERALS])
 def test_the_mineral_comes_first(typed, expected, fields):
     assert brief(typed, fields) == expected
