@@ -62,7 +62,15 @@ STRUCTURE = [
     ("lithium garnet", ['elements HAS "Li"', 'kw HAS "type:garnet"']),
     ("spinel", ['kw HAS "type:spinel"']),
     ("olivine", ['kw HAS "type:olivine"']),
-    ("apatite", ['kw HAS "type:apatite"']),
+    (
+        "apatite",
+        [
+            (
+                'kw HAS "type:apatite" OR (ratio="A12B5C3D" AND elements HAS ANY "P","As","V","Si","Ge","S" AND '
+                'elements HAS "O" AND (sg=4 OR sg=11 OR sg=14 OR sg=147 OR (sg>=173 AND sg<=174) OR sg=176))'
+            )
+        ],
+    ),
     ("zinc blende semiconductors", ['kw HAS "type:zinc blende"', "band_gap>=0.1 AND band_gap<=4"]),
     ("wurtzite GaN", ['kw HAS "type:wurtzite"', '~formula="GaN"']),
     ("rock-salt oxides", ['kw HAS "type:rock salt"', 'elements HAS "O" AND kw HAS "class:oxide"']),
