@@ -142,7 +142,7 @@ def lexicon() -> Lexicon:
     }
     for key in _compounds_among(types):
         del meanings[key]
-    meanings |= {key: types[key] for key in ("perovskite", "garnet", "spinel", "olivine", "apatite") if key in types}
+    meanings |= {key: types[key] for key in ("perovskite", "garnet", "spinel", "olivine") if key in types}
     cased: dict[str, set[str]] = {}
     for name in CASE_SENSITIVE:
         cased.setdefault(squeezed(name), set()).update({name, f"{name}s"})

@@ -177,7 +177,8 @@ def _group_meanings() -> dict[str, Meaning]:
     for name in _GROUPS:
         meaning = type_meaning(name, groups().get(name, (name,)))
         if name in _LOOSER:
-            meaning = replace(meaning, filters=(*meaning.filters, any_of(*meaning.filters, _LOOSER[name])))
+            label = f"{meaning.label}, then the same ratio in its subgroups"
+            meaning = replace(meaning, label=label, filters=(*meaning.filters, any_of(*meaning.filters, _LOOSER[name])))
         found[name] = meaning
     silicate = keyword("class", ["silicate"])
     pyroxene = any_of('chemical_formula_anonymous="A6B2CD"', 'chemical_formula_anonymous="A3BC"')

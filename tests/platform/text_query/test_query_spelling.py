@@ -21,7 +21,8 @@ MISSPELLED = {
     "semiconducter": "semiconductor",
     "magnessium": "magnesium",
 }
-RIGHT = "ferroic caloric oxides sodium solver octahedra isolated crystals glasses element strange magneto hexaganol"
+RIGHT = """ferroic caloric oxides sodium solver octahedra isolated crystals glasses element strange magneto hexaganol
+berovskite seleniye oxode"""
 
 COMPOSITION = [
     ("rare earth sesquioxides", ['ratio="A3B2"', '"O3"', "RARE EARTHS"]),

@@ -62,7 +62,15 @@ STRUCTURE = [
     ("lithium garnet", ['elements HAS "Li"', 'kw HAS "type:garnet"']),
     ("spinel", ['kw HAS "type:spinel"']),
     ("olivine", ['kw HAS "type:olivine"']),
-    ("apatite", ['kw HAS "type:apatite"']),
+    (
+        "apatite",
+        [
+            (
+                'kw HAS "type:apatite" OR (ratio="A12B5C3D" AND elements HAS ANY "P","As","V","Si","Ge","S" AND '
+                'elements HAS "O" AND (sg=4 OR sg=11 OR sg=14 OR sg=147 OR (sg>=173 AND sg<=174) OR sg=176))'
+            )
+        ],
+    ),
     ("zinc blende semiconductors", ['kw HAS "type:zinc blende"', "band_gap>=0.1 AND band_gap<=4"]),
     ("wurtzite GaN", ['kw HAS "type:wurtzite"', '~formula="GaN"']),
     ("rock-salt oxides", ['kw HAS "type:rock salt"', 'elements HAS "O" AND kw HAS "class:oxide"']),
@@ -176,6 +184,12 @@ SYMMETRY = [
 @pytest.mark.parametrize(("typed", "expected"), STRUCTURE + SYMMETRY, ids=[typed for typed, _ in STRUCTURE + SYMMETRY])
 def test_all_rows_have_the_structure(typed, expected, fields):
     assert brief(typed, fields, level=9) == expected
+
+
+@pytest.mark.parametrize(("symbol", "sites"), [("cF8", "nsites=2"), ("tI10", "nsites=5"), ("cP4", "nsites=4")])
+def test_primitive_cells_come_first_for_a_pearson_symbol(symbol, sites, fields):
+    (line,) = brief(symbol, fields)
+    assert line.endswith(f"AND {sites}")
 
 
 @pytest.mark.parametrize(("typed", "expected"), MINERALS, ids=[typed for typed, _ in MINERALS])
