@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from crystalign.crystal import Crystal
-from crystalign.errors import ConfigError
+from crystalign.errors import ConfigError, FileFormatError
 from crystalign.limits import Limits
 from crystalign.material import Material
 from crystalign.properties import Quantity
@@ -274,6 +274,20 @@ def test_entries_of_any_length_are_cut_right_at_any_boundary_of_pieces() -> None
     for size in (1, 2, 3, 7, 64, 100_000):
         pieces = iter([text[start : start + size] for start in range(0, len(text), size)])
         assert list(list_entries(pieces, "entries", limit=10_000, name="x")) == entries
+
+
+def test_entries_before_a_break_are_kept_when_pieces_are_small() -> None:
+    text = json.dumps({"entries": [{"n": n} for n in range(30)]}).encode()
+    stop = text.index(b'{"n": 20}') + 4
+
+    def pieces() -> Iterator[bytes]:
+        yield from (text[start : min(start + 5, stop)] for start in range(0, stop, 5))
+        raise FileFormatError("the disk broke", reason="truncated")
+
+    read_before: list[Any] = []
+    with pytest.raises(FileFormatError, match="the disk broke"):
+        read_before.extend(list_entries(pieces(), "entries", limit=1000, name="x"))
+    assert read_before == [{"n": n} for n in range(20)]
 
 
 def test_the_structure_is_that_of_pymatgen(tmp_path: Path) -> None:
