@@ -183,10 +183,10 @@ def test_a_contradiction_in_the_settings_is_refused(fields, message):
         ModelConfig.from_mapping(fields, origin="test")
 
 
-def test_presets_are_anchored_at_the_crystal_and_build(synthetic_materials):
+def test_presets_align_the_crystal_with_everything_and_build(synthetic_materials):
     texts = {"text": [m.value("text") for m in synthetic_materials(10)]}
     for preset in (tiny_model(), default_model()):
-        assert all(pair[0] == "crystal" for pair in preset.aligned)
+        assert {pair[1] for pair in preset.aligned if pair[0] == "crystal"} == {*preset.modalities} - {"crystal"}
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             built = Model(preset, prepare(preset, texts))

@@ -127,7 +127,7 @@ def test_added_fields_are_null_and_nothing_else_changes() -> None:
     extended = with_added_fields(table)
     assert extended.column_names == table.column_names
     assert extended.schema.field("text").type == TextModality.column_type()
-    expected = [None if cell is None else {**cell, "facts": None} for cell in [*cells, *cells[1:]]]
+    expected = [None if cell is None else {**cell, "facts": None, "others": None} for cell in [*cells, *cells[1:]]]
     assert extended["text"].to_pylist() == expected
     assert extended.drop_columns(["text"]) == table.drop_columns(["text"])
     assert with_added_fields(extended) == extended
