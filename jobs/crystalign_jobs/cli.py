@@ -68,6 +68,8 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
     "Screening": (
         Verb("embed", "crystalign_jobs.embed", "Embed", "encode a dataset with a model"),
         Verb("index", "crystalign_jobs.index", "BuildIndex", "build a search index from embeddings"),
+        Verb("index describe", "crystalign_jobs.index_describe", "Describe", "print what an index is, and its recall"),
+        Verb("index verify", "crystalign_jobs.index_verify", "Verify", "check the files of an index and some searches"),
         Verb("calibrate", "crystalign_serve.calibrate", "Calibrate", "measure how sure the answers of an index are"),
         Verb("serve", "crystalign_serve.launch", "Serve", "serve an index: HTTP API and web page"),
         Verb("search", "crystalign_serve.search", "Search", "query a served index by DOS, XRD, CIF, text or formula"),
@@ -121,8 +123,9 @@ def _run(args: list[str]) -> int:
 
         print(f"crystalign {__version__}")
         return 0
-    verb = find_verb(args[0])
-    rest, source = _take_config(verb, args[1:])
+    words = 2 if " ".join(args[:2]) in VERBS else 1
+    verb = find_verb(" ".join(args[:words]))
+    rest, source = _take_config(verb, args[words:])
     rest, changes = _take_changes(verb, rest)
     module = importlib.import_module(verb.module)
     cls = getattr(module, verb.config)
@@ -136,7 +139,7 @@ def overview() -> str:
     """The help of the bare command."""
     lines = ["usage: crystalign COMMAND [OPTIONS]", "", "Trains and serves multimodal models of crystals."]
     for title, verbs in GROUPS.items():
-        lines += ["", f"{title}:", *(f"  {verb.name:<10} {verb.help}" for verb in verbs)]
+        lines += ["", f"{title}:", *(f"  {verb.name:<14} {verb.help}" for verb in verbs)]
     return "\n".join([*lines, "", COMMON_OPTIONS, "", "`crystalign COMMAND --help` explains each."])
 
 

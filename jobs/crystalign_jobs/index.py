@@ -6,7 +6,9 @@ from pydantic import Field
 from tyro.conf import Positional
 
 from crystalign.config import Config
+from crystalign.index.kinds import AUTO, choose_kind
 from crystalign.index.manifest import IndexManifest
+from crystalign.index.recall import TARGET
 from crystalign.index.vector_store import DEFAULT_KIND
 from crystalign.storage import Uri
 
@@ -28,7 +30,15 @@ class BuildIndex(Config):
     rows_per_segment: int = Field(default=ROWS_PER_SEGMENT, ge=1)
     """Rows of each segment file; a service can have at most as many shards as there are segments."""
     kind: str = DEFAULT_KIND
-    """Vector store: how vectors are stored and searched. `exact-fp16` compares every vector with the query."""
+    """Vector store: how vectors are stored and searched. `exact-fp16` compares every vector with the query; `ivf-fp16`,
+    `ivf-sq8` and `ivf-rabitq` visit a part of them. `auto` chooses from rows, memory and recall, and says why."""
+    queries: tuple[Uri, ...] = ()
+    """Embeddings of other modalities by the same model, on which the recall of an approximate kind is measured.
+    Queries of modalities that are not measured are searched exactly."""
+    target_recall: float = Field(default=TARGET, gt=0, le=1)
+    """Part of the best rows that an approximate kind is to find."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Memory of all machines that will hold the index together (GB), for `--kind auto`; default: that of this one."""
 
 
 def main(config: BuildIndex) -> IndexManifest:
@@ -37,6 +47,7 @@ def main(config: BuildIndex) -> IndexManifest:
     Raises:
         ConfigError: another job is writing there, or the folder already holds another index.
     """
+    from crystalign.index.approximate import recall_table
     from crystalign.index.build import build_index
     from crystalign.index.embeddings import EmbeddingManifest
     from crystalign_jobs.runtime.driver_lock import driving
@@ -44,6 +55,7 @@ def main(config: BuildIndex) -> IndexManifest:
     from crystalign_jobs.runtime.progress import Meter
 
     source = EmbeddingManifest.read(config.embeddings)
+    kind = _kind(config, source.rows, source.dimension)
     print(f"writing to {config.out}/\n├─ segments/\n└─ manifest.json  written last")
     announce(Estimate(source.rows, sum(file.bytes for file in source.files), SECONDS), config.out)
     with driving(config.out), Meter("index", total=source.rows, unit="rows") as meter:
@@ -51,13 +63,29 @@ def main(config: BuildIndex) -> IndexManifest:
             config.embeddings,
             config.out,
             rows_per_segment=config.rows_per_segment,
-            kind=config.kind,
+            kind=kind,
+            queries=config.queries,
+            target_recall=config.target_recall,
             on_rows=meter.advance,
         )
     print(
         f"index {manifest.version[:12]} at {config.out}: {manifest.rows:,} {manifest.modality} vectors of "
         f"{manifest.dimension} dimensions in {len(manifest.segments)} segments"
     )
+    if manifest.recall:
+        print("\n".join(recall_table(manifest)))
     print(f"next: crystalign calibrate {config.out}   so that searches say how sure they are")
     print(f"  or: crystalign serve --index {config.out} --model {manifest.model_uri}")
     return manifest
+
+
+def _kind(config: BuildIndex, rows: int, dimension: int) -> str:
+    """The kind to build; says why if it was chosen here."""
+    if config.kind != AUTO:
+        return config.kind
+    import psutil
+
+    memory = psutil.virtual_memory().total if config.memory_gb is None else int(config.memory_gb * 1e9)
+    choice = choose_kind(rows, dimension, memory, config.target_recall)
+    print(f"--kind {choice.kind}: {choice.reason}")
+    return choice.kind

@@ -199,6 +199,7 @@ class Api:
             n_candidates,
             filters_of(understood, options.filter, self.service.fields),
             words,
+            tuple(dict.fromkeys(part.modality for part in parts)),
         )
         if candidates.shards_ok == 0:
             raise UnavailableError("no shard of the index answered in time; try again in a moment")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from crystalign.index.fusion import reciprocal_rank_fusion
 from crystalign.index.manifest import IndexManifest, SegmentEntry
-from crystalign.index.search import Found, Segment, merge
+from crystalign.index.search import Found, Search, Segment, merge
 
 if TYPE_CHECKING:
     from crystalign.modalities import Features
@@ -74,9 +74,17 @@ class Backend(Protocol):
         """(D,) unit vector of one sample."""
 
     async def search(
-        self, vector: NDArray[np.float32], k: int, filter_text: str | None, words: Mapping[str, float] | None = None
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        filter_text: str | None,
+        words: Mapping[str, float] | None = None,
+        modalities: tuple[str, ...] = (),
     ) -> IndexAnswer:
-        """The k best rows of the index that pass the filter, by vector and, if given, by weighted words."""
+        """The k best rows of the index that pass the filter, by vector and, if given, by weighted words.
+
+        `modalities` names those of which the query is made; an approximate index searches exactly if it is empty.
+        """
 
     async def find(self, material_id: str) -> IndexRow | None:
         """The row of a material; None if the index does not contain it."""
@@ -98,10 +106,15 @@ class LocalBackend:
         return vector
 
     async def search(
-        self, vector: NDArray[np.float32], k: int, filter_text: str | None, words: Mapping[str, float] | None = None
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        filter_text: str | None,
+        words: Mapping[str, float] | None = None,
+        modalities: tuple[str, ...] = (),
     ) -> IndexAnswer:
         """The k best rows of the index that pass the filter, by vector and, if given, by weighted words."""
-        calls = (asyncio.to_thread(search_shard, s, vector, k, filter_text, words) for s in self._segments)
+        calls = (asyncio.to_thread(search_shard, s, vector, k, filter_text, words, modalities) for s in self._segments)
         return merge_shards(await asyncio.gather(*calls), k, len(self._segments))
 
     async def find(self, material_id: str) -> IndexRow | None:
@@ -131,17 +144,33 @@ def search_shard(
     k: int,
     filter_text: str | None,
     words: Mapping[str, float] | None = None,
+    modalities: tuple[str, ...] = (),
 ) -> ShardAnswer:
     """The best rows of one shard that pass the filter, with their metadata.
 
     There are k of them, or at least `FUSED` by vector and by words where both rankings will be fused.
     """
-    depth = max(k, FUSED) if words else k
-    hits = segment.search(vector[None], depth, filter_text)[0]
+    search = shard_search(vector, k, filter_text, words, modalities)
+    return complete_answer(segment, search, segment.search_many([search])[0], words)
+
+
+def shard_search(
+    vector: NDArray[np.float32],
+    k: int,
+    filter_text: str | None,
+    words: Mapping[str, float] | None,
+    modalities: tuple[str, ...],
+) -> Search:
+    """The search by vector that `search_shard` makes."""
+    return Search(vector, max(k, FUSED) if words else k, filter_text, modalities)
+
+
+def complete_answer(segment: Segment, search: Search, hits: Found, words: Mapping[str, float] | None) -> ShardAnswer:
+    """The answer of a shard to a search whose vector part is done: adds the metadata, and the search by words."""
     records = segment.records(hits.rows)
     if not words:
         return ShardAnswer(hits, records)
-    by_words = segment.search_words(words, vector, depth, filter_text)
+    by_words = segment.search_words(words, search.query, search.k, search.filter_text)
     return ShardAnswer(hits, records, by_words, segment.records(by_words.rows))
 
 

@@ -94,10 +94,17 @@ class RayBackend:
         return vector
 
     async def search(
-        self, vector: NDArray[np.float32], k: int, filter_text: str | None, words: Mapping[str, float] | None = None
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        filter_text: str | None,
+        words: Mapping[str, float] | None = None,
+        modalities: tuple[str, ...] = (),
     ) -> IndexAnswer:
         """The best rows that pass the filter, from the shards that answer before the deadline."""
-        answers: list[ShardAnswer] = await self._ask(self._deadline, "search", vector, k, filter_text, words)
+        answers: list[ShardAnswer] = await self._ask(
+            self._deadline, "search", vector, k, filter_text, words, modalities
+        )
         return merge_shards(answers, k, len(self._shards))
 
     async def find(self, material_id: str) -> IndexRow | None:

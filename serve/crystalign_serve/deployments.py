@@ -16,15 +16,26 @@ from crystalign.errors import ModelError
 from crystalign.finetuning.network.config import LEVELS
 from crystalign.index.manifest import IndexManifest, SegmentEntry
 from crystalign.material import Material, Provenance
-from crystalign_serve.backend import IndexRow, ShardAnswer, encode_batch, find_in_shard, search_shard
+from crystalign_serve.backend import (
+    IndexRow,
+    ShardAnswer,
+    complete_answer,
+    encode_batch,
+    find_in_shard,
+    search_shard,
+    shard_search,
+)
 from crystalign_serve.loopback import keep_to_loopback
 from crystalign_serve.predictions import CompleteJob, Predicted, PredictJob, complete, load_group, predict_jobs
 
 if TYPE_CHECKING:
+    from crystalign.index.search import Found, Search
     from crystalign.modalities import Features
 
 MAX_BATCH = 16
 BATCH_WAIT_SECONDS = 0.005
+MAX_SCAN = 64
+"""Most searches that share a pass through the vectors of a shard."""
 DERIVE_THREADS = 2
 """Threads that derive missing inputs of predictions."""
 
@@ -116,10 +127,25 @@ class Shard(Watched):
         search_shard(self._segment, warm, 1, "nelements>=1")
 
     async def search(
-        self, vector: NDArray[np.float32], k: int, filter_text: str | None, words: Mapping[str, float] | None = None
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        filter_text: str | None,
+        words: Mapping[str, float] | None = None,
+        modalities: tuple[str, ...] = (),
     ) -> ShardAnswer:
-        """Search this shard; see `search_shard`."""
-        return await asyncio.to_thread(search_shard, self._segment, vector, k, filter_text, words)
+        """Search this shard; see `search_shard`. Searches that arrive during a pass through the vectors share the next.
+
+        Filters and words are evaluated outside of that pass, so that a slow one delays no other search.
+        """
+        search = shard_search(vector, k, filter_text, words, modalities)
+        await asyncio.to_thread(self._segment.plan, search)
+        hits = await self._scan(search)
+        return await asyncio.to_thread(complete_answer, self._segment, search, hits, words)
+
+    @serve.batch(max_batch_size=MAX_SCAN, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]
+    async def _scan(self, searches: list[Search]) -> list[Found]:
+        return await asyncio.to_thread(self._segment.search_many, searches)
 
     async def find(self, material_id: str) -> IndexRow | None:
         """The row of a material; None if it is not in this shard."""

@@ -66,6 +66,7 @@ async def search_tiers(
     k: int,
     filters: Sequence[str | None],
     words: Mapping[str, float] | None,
+    modalities: tuple[str, ...] = (),
 ) -> TieredAnswer:
     """The k best rows, those of the first filter first; within a tier by vector and words.
 
@@ -75,8 +76,9 @@ async def search_tiers(
         k: number of rows.
         filters: one per tier, each satisfied by the rows of those before it.
         words: word → weight for the search by words; None for none.
+        modalities: the modalities of which the query is made.
     """
-    calls = (backend.search(vector, k * (n + 1), text, words) for n, text in enumerate(filters))
+    calls = (backend.search(vector, k * (n + 1), text, words, modalities) for n, text in enumerate(filters))
     answers = await asyncio.gather(*calls)
     rows: dict[str, tuple[float, dict[str, Any], int]] = {}
     for tier, answer in enumerate(answers):

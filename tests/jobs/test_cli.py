@@ -90,7 +90,7 @@ def test_the_help_names_every_command_in_the_order_of_the_pipeline(capsys):
     assert cli.main([]) == 0
     text = capsys.readouterr().out
     order = ["ingest", "check", "duplicates", "merge", "derive", "pretrain", "runs", "evaluate", "tune", "predict"]
-    order += ["embed", "index", "calibrate", "serve", "search", "similar"]
+    order += ["embed", "index", "index describe", "index verify", "calibrate", "serve", "search", "similar"]
     positions = [text.index(f"\n  {name} ") for name in order]
     assert positions == sorted(positions)
     assert set(cli.VERBS) == {*order, "demo", "encoders", "submit"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from crystalign import storage
 from crystalign.crystal import SYMBOLS
 from crystalign.errors import ConfigError, ConflictError, DatasetError
+from crystalign.index.approximate import measured, random_sample, read_queries
 from crystalign.index.embeddings import (
     EMBEDDING,
     TEXT_COLUMNS,
@@ -28,6 +29,7 @@ from crystalign.index.embeddings import (
 from crystalign.index.filters import ELEMENT_COLUMNS, element_bits
 from crystalign.index.lexical import WORDS, LexiconBuilder, WordCounts
 from crystalign.index.manifest import MANIFEST, IndexManifest, SegmentEntry
+from crystalign.index.recall import TARGET
 from crystalign.index.vector_store import DEFAULT_KIND, VECTOR_STORES, VectorStore
 
 ROWS_PER_SEGMENT = 16_384
@@ -44,6 +46,8 @@ def build_index(
     *,
     rows_per_segment: int = ROWS_PER_SEGMENT,
     kind: str = DEFAULT_KIND,
+    queries: Sequence[str] = (),
+    target_recall: float = TARGET,
     on_rows: Callable[[int], None] | None = None,
 ) -> IndexManifest:
     """Build the index of an embedding dataset.
@@ -53,6 +57,9 @@ def build_index(
         out_uri: URI of the new index; an existing index is never changed.
         rows_per_segment: rows of each segment file; the last one may have fewer.
         kind: name of the vector store.
+        queries: URIs of embeddings of other modalities by the same model, on which the recall of an approximate kind is
+            measured. Queries of modalities that are not measured will be searched exactly.
+        target_recall: recall that an approximate kind is to reach.
         on_rows: called with the number of rows of each segment after it is stored.
 
     Returns:
@@ -60,14 +67,17 @@ def build_index(
 
     Raises:
         DatasetError: there are no embeddings, an id occurs twice, or a vector has the wrong dimension or length.
-        ConfigError: `out_uri` holds another index, or there is no vector store of this kind.
+        ConfigError: `out_uri` holds another index, there is no vector store of this kind, or the queries are of another
+            model.
         VerificationError: an embedding file differs from its manifest.
     """
     store = VECTOR_STORES[kind]
     source = EmbeddingManifest.read(embeddings_uri)
     columns = (*_KEPT, *_KEPT_TOO, *(spec.column for spec in source.properties))
     existing = _existing(out_uri)
-    writer = _Writer(out_uri, existing, store)
+    asked = read_queries(queries, source)
+    trained = _trained(store, kind, embeddings_uri, source, out_uri, existing)
+    writer = _Writer(out_uri, existing, store, trained)
     seen: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="crystalign-index-") as folder:
         for rows in _rechunk(_tables(embeddings_uri, source, columns, folder), rows_per_segment):
@@ -75,14 +85,23 @@ def build_index(
             writer.add(rows, Path(folder) / "segment.parquet")
             if on_rows is not None:
                 on_rows(len(rows))
-    return _seal(writer.manifest(source, kind), out_uri, existing)
+    manifest = writer.manifest(source, kind)
+    if not store.is_exact:
+        manifest = manifest.model_copy(update={"target_recall": target_recall})
+        if existing is not None and existing.kind == kind:
+            manifest = manifest.model_copy(update={"recall": existing.recall})  # measured when it was built
+        else:
+            manifest = measured(out_uri, manifest, asked)
+    return _seal(manifest, out_uri, existing)
 
 
 class _Writer:
     """Writes segments with their vector stores and word counts; writes nothing if the index already exists."""
 
-    def __init__(self, out_uri: str, existing: IndexManifest | None, store: type[VectorStore]) -> None:
-        self._uri, self._existing, self._kind = out_uri, existing, store
+    def __init__(
+        self, out_uri: str, existing: IndexManifest | None, store: type[VectorStore], trained: Mapping[str, bytes]
+    ) -> None:
+        self._uri, self._existing, self._kind, self._trained = out_uri, existing, store, trained
         self._entries: list[SegmentEntry] = []
         self._lexicon = LexiconBuilder()
         self._has_facts = False
@@ -104,7 +123,8 @@ class _Writer:
 
     def manifest(self, source: EmbeddingManifest, kind: str) -> IndexManifest:
         """The manifest of everything that was added; writes the lexicon."""
-        manifest = _manifest(source, self._entries, kind)
+        shared = tuple(self._file(f"store/{name}", data) for name, data in sorted(self._trained.items()))
+        manifest = _manifest(source, self._entries, kind).model_copy(update={"store": shared})
         if not self._lexicon.texts:
             return manifest
         data = self._lexicon.lexicon().save()
@@ -114,9 +134,8 @@ class _Writer:
     def _saved(self, rows: pa.Table, folder: str) -> tuple[storage.FileEntry, ...]:
         """The files of the vector store of a segment."""
         vectors = embedding_matrix(rows)
-        store = self._kind(int(vectors.shape[1]))
-        store.add(vectors)
-        return tuple(self._file(f"{folder}/{name}", data) for name, data in sorted(store.save().items()))
+        files = sorted(self._kind.encode(vectors, self._trained).items())
+        return tuple(self._file(f"{folder}/{name}", data) for name, data in files)
 
     def _file(self, path: str, data: bytes) -> storage.FileEntry:
         if self._existing is None:
@@ -139,6 +158,22 @@ def _seal(manifest: IndexManifest, out_uri: str, existing: IndexManifest | None)
             "choose another --out"
         )
     return existing
+
+
+def _trained(
+    store: type[VectorStore],
+    kind: str,
+    embeddings_uri: str,
+    source: EmbeddingManifest,
+    out_uri: str,
+    existing: IndexManifest | None,
+) -> Mapping[str, bytes]:
+    """The files that all segments share; those of the existing index, because training again may differ in rounding."""
+    if store.is_exact:
+        return {}
+    if existing is not None and existing.kind == kind:
+        return {entry.path.rpartition("/")[2]: storage.read_verified(out_uri, entry) for entry in existing.store}
+    return store.train(random_sample(embeddings_uri, source), source.rows)
 
 
 def _existing(out_uri: str) -> IndexManifest | None:

@@ -1,4 +1,4 @@
-"""OPTIMADE filters, compiled to pyarrow expressions over the columns of a segment.
+"""OPTIMADE filters, compiled to predicates over the columns of a segment.
 
 `elements HAS ALL "Li","O" AND NOT elements HAS "Co" AND _crystalign_energy_above_hull<0.05`
 
@@ -35,6 +35,7 @@ from crystalign.index.filter_fields import (
     order_remark,
 )
 from crystalign.index.filter_grammar import MAX_FILTER_DEPTH, MAX_FILTER_LENGTH, parse, unquote
+from crystalign.index.predicates import COMPARISONS, Compare, Constant, HasElements, Known, Match, Predicate
 
 __all__ = [
     "ELEMENT_COLUMNS",
@@ -53,14 +54,6 @@ __all__ = [
 LARGEST_INTEGER = 2**53
 """Integers beyond this are not represented exactly in double precision."""
 
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "=": operator.eq,
-    "!=": operator.ne,
-}
 MAX_WARNINGS = 8
 """Largest number of warnings for one filter; the rest is counted in a last one."""
 MAX_COST = 60.0
@@ -71,17 +64,21 @@ _COST |= {"regex": 8.5, "ratio": 8.0}
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
 _WORD = 2**31
 _MAX_ORDERS, _MAX_AMOUNTS, _LONG_TEXTS = 120, 6, 4
-_MATCH = {"contains": pc.match_substring, "starts": pc.starts_with, "ends": pc.ends_with}
 _SPELT = {"contains": "CONTAINS", "starts": "STARTS WITH", "ends": "ENDS WITH"}
 
 
 class Filter(NamedTuple):
     """A compiled filter."""
 
-    expression: pc.Expression
-    """Expression over the columns of a segment; null for rows where it cannot be decided."""
+    predicate: Predicate
+    """The condition; undecided for rows where a value is unknown."""
     warnings: tuple[str, ...]
     """Warnings for the user: unknown names, and how values were interpreted."""
+
+    @property
+    def expression(self) -> pc.Expression:
+        """The condition as an expression over the plain columns of a segment; null where it cannot be decided."""
+        return self.predicate.expression()
 
 
 def parse_filter(text: str, fields: Fields) -> pc.Expression:
@@ -90,31 +87,31 @@ def parse_filter(text: str, fields: Fields) -> pc.Expression:
 
 
 def compile_filter(text: str, fields: Fields) -> Filter:
-    """Compile a filter to a pyarrow expression over the columns of a segment.
+    """Compile a filter to a predicate over the columns of a segment.
 
     Raises:
         QueryError: the text is not an OPTIMADE filter, a field or an element is unknown, a number is out of range, or
             a value has the wrong type.
     """
     compiler = _Compiler(fields)
-    expression = compiler.compile(parse(text))
+    predicate = compiler.compile(parse(text))
     warnings = list(dict.fromkeys(compiler.warnings))
     if len(warnings) > MAX_WARNINGS:
         warnings[MAX_WARNINGS:] = [f"and {len(warnings) - MAX_WARNINGS} more of the kind"]
-    return Filter(expression, tuple(warnings))
+    return Filter(predicate, tuple(warnings))
 
 
 class _Compiler:
-    """Compiles the tree of one filter to an expression."""
+    """Compiles the tree of one filter to a predicate."""
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
         self.warnings: list[str] = []
         self.cost = 0.0
 
-    def compile(self, node: Any) -> pc.Expression:
+    def compile(self, node: Any) -> Predicate:
         """Compile a node of the grammar: a disjunction, conjunction, negation or comparison."""
-        kinds: dict[str, Callable[[Sequence[Any]], pc.Expression]] = {
+        kinds: dict[str, Callable[[Sequence[Any]], Predicate]] = {
             "expression": lambda parts: _join(operator.or_, [self.compile(part) for part in parts]),
             "clause": lambda parts: _join(operator.and_, [self.compile(part) for part in parts]),
             "negation": self.negation,
@@ -130,7 +127,7 @@ class _Compiler:
         }
         return kinds[str(node.data)](node.children)
 
-    def negation(self, children: Sequence[Any]) -> pc.Expression:
+    def negation(self, children: Sequence[Any]) -> Predicate:
         (inner,) = children
         return ~self.compile(inner)
 
@@ -157,21 +154,21 @@ class _Compiler:
 
     # --- comparisons ------------------------------------------------------------------------------------------------
 
-    def compare(self, children: Sequence[Any]) -> pc.Expression:
+    def compare(self, children: Sequence[Any]) -> Predicate:
         prop, sign, value = children
         return self.comparison(prop, str(sign), value)
 
-    def constant_first(self, children: Sequence[Any]) -> pc.Expression:
+    def constant_first(self, children: Sequence[Any]) -> Predicate:
         constant, sign, value = children
         (inner,) = value.children
         if inner.data != "property":
             raise _refuse("a comparison needs a field on one side")
         return self.comparison(inner, _MIRRORED[str(sign)], constant)
 
-    def comparison(self, prop: Any, sign: str, node: Any) -> pc.Expression:
+    def comparison(self, prop: Any, sign: str, node: Any) -> Predicate:
         field, value = self.field(prop), _constant(node)
         if field is None:
-            return _scalar(None)
+            return Constant(None)
         if field.type in {"elements", "keywords"} or (field.type == "string") != isinstance(value, str):
             accepted = {"elements": "HAS and LENGTH", "keywords": "HAS", "string": 'comparisons to a "string"'}
             raise _refuse(
@@ -182,21 +179,19 @@ class _Compiler:
         if field.type == "integer" and abs(value) >= LARGEST_INTEGER:
             raise _refuse(f"{value:g} is out of range for {field.name}; compare it with a smaller number")
         if field.constant is not None:
-            return _scalar(_COMPARE[sign](field.constant, value))
+            return Constant(COMPARISONS[sign](field.constant, value))
         self.spend("number")
         whole = field.type == "integer" and value == int(value) and abs(value) < _WORD
         scalar = pa.scalar(int(value), pa.int32()) if whole else value  # avoids converting the column
-        expression: pc.Expression = _COMPARE[sign](pc.field(field.column), pc.scalar(scalar))
-        return expression
+        return Compare(field.column, sign, scalar)
 
-    def text_comparison(self, field: Field, sign: str, value: str) -> pc.Expression:
+    def text_comparison(self, field: Field, sign: str, value: str) -> Predicate:
         if field.text == "anonymous":
             if sign not in {"=", "!="}:
                 raise _refuse(f"{field.name} can only be compared with = and !=, not with {sign}")
             patterns = _anonymous_patterns(_counts(value))
             self.spend("regex", len(patterns))
-            tests = [pc.match_substring_regex(pc.field("formula"), pattern) for pattern in patterns]
-            same = _join(operator.and_, tests)
+            same = _join(operator.and_, [Match("formula", "regex", pattern) for pattern in patterns])
             return same if sign == "=" else ~same
         if sign in {"=", "!="}:
             if field.text == "formula":
@@ -204,8 +199,7 @@ class _Compiler:
             if field.text == "chemsys":
                 value = "-".join(sorted({SYMBOLS[_atomic_number(symbol)] for symbol in value.split("-")}))
         self.spend("=" if sign in {"=", "!="} else "<")
-        expression: pc.Expression = _COMPARE[sign](pc.field(field.column), pc.scalar(value))
-        return expression
+        return Compare(field.column, sign, value)
 
     def formula(self, text: str) -> str:
         """The reduced formula in OPTIMADE's order of elements: `TiO2` → `O2Ti`."""
@@ -218,20 +212,20 @@ class _Compiler:
         self.warnings += [f"{text}: {note}" for note in read.notes]
         return read.reduced
 
-    def known(self, children: Sequence[Any]) -> pc.Expression:
+    def known(self, children: Sequence[Any]) -> Predicate:
         prop, state = children
         is_known = str(state) == "KNOWN"
         field = self.field(prop)
         if field is None or field.constant is not None:
-            return _scalar(is_known is (field is not None))
-        column = pc.field("formula" if field.text == "anonymous" else field.column)
-        return column.is_valid() if is_known else column.is_null()
+            return Constant(is_known is (field is not None))
+        known = Known("formula" if field.text == "anonymous" else field.column)
+        return known if is_known else ~known
 
-    def fuzzy(self, kind: str, children: Sequence[Any]) -> pc.Expression:
+    def fuzzy(self, kind: str, children: Sequence[Any]) -> Predicate:
         prop, *_, node = children  # WITH may stand between them
         field, text = self.field(prop), _constant(node)
         if field is None:
-            return _scalar(None)
+            return Constant(None)
         if field.type != "string" or not isinstance(text, str):
             raise _refuse(f"{_SPELT[kind]} compares a text field with a string, not {field.name} with {text!r}")
         if field.text == "anonymous":
@@ -239,18 +233,18 @@ class _Compiler:
         self.spend(kind, _LONG_TEXTS if field.column == "remarks" else 1)
         if stored := order_remark(field, _SPELT[kind], text):
             self.warnings.append(stored)
-        return _MATCH[kind](pc.field(field.column), text)
+        return Match(field.column, kind, text)
 
     # --- lists ------------------------------------------------------------------------------------------------------
 
-    def has(self, children: Sequence[Any]) -> pc.Expression:
+    def has(self, children: Sequence[Any]) -> Predicate:
         """`HAS`, `HAS ALL`, `HAS ANY` and `HAS ONLY` on the bitmap of elements; all but the last on keywords."""
         prop, *rest = children
         field = self.field(prop)
-        mode = "ALL" if hasattr(rest[0], "data") else str(rest[0])
+        mode: Any = "ALL" if hasattr(rest[0], "data") else str(rest[0])
         entries = rest if hasattr(rest[0], "data") else rest[1:]
         if field is None:
-            return _scalar(None)
+            return Constant(None)
         if field.type not in {"elements", "keywords"}:
             raise _refuse(f"HAS applies to lists; {field.name} is not a list")
         if any(len(entry.children) != 1 for entry in entries):
@@ -258,46 +252,34 @@ class _Compiler:
         if field.type == "keywords":
             return self.has_keywords(field, mode, [_constant(entry.children[0]) for entry in entries])
         self.spend("elements")
-        words = element_bits(_atomic_number(_constant(entry.children[0])) for entry in entries)
-        masks = [pc.scalar(pa.scalar(word, pa.uint64())) for word in words]
-        columns = [pc.field(name) for name in ELEMENT_COLUMNS]
-        shared = [pc.bit_wise_and(column, mask) for column, mask in zip(columns, masks, strict=True)]
-        if mode == "ANY":
-            zero = pc.scalar(pa.scalar(0, pa.uint64()))
-            return _join(operator.or_, [s != zero for s, word in zip(shared, words, strict=True) if word])
-        required = columns if mode == "ONLY" else masks
-        return _join(
-            operator.and_,
-            [s == w for s, w, word in zip(shared, required, words, strict=True) if word or mode == "ONLY"],
-        )
+        return HasElements(mode, tuple(_atomic_number(_constant(entry.children[0])) for entry in entries))
 
-    def has_keywords(self, field: Field, mode: str, values: Sequence[float | str]) -> pc.Expression:
+    def has_keywords(self, field: Field, mode: str, values: Sequence[float | str]) -> Predicate:
         """Whether a row has all of some keywords, or any of them."""
         if mode == "ONLY":
             raise _refuse(f"HAS ONLY is not supported for {field.name}; use HAS, HAS ALL or HAS ANY")
         self.spend("contains", len(values))
-        tests = [pc.match_substring(pc.field(field.column), joined_keywords([str(value)])) for value in values]
+        tests = [Match(field.column, "contains", joined_keywords([str(value)])) for value in values]
         return _join(operator.or_ if mode == "ANY" else operator.and_, tests)
 
-    def length(self, children: Sequence[Any]) -> pc.Expression:
+    def length(self, children: Sequence[Any]) -> Predicate:
         prop, *signs, node = children
         field, count = self.field(prop), _constant(node)
         if isinstance(count, str) or count != int(count) or abs(count) >= LARGEST_INTEGER:
             shown = repr(count) if isinstance(count, str) else f"{count:g}"
             raise _refuse(f"LENGTH compares with a whole number below {LARGEST_INTEGER}, not with {shown}")
         if field is None:
-            return _scalar(None)
+            return Constant(None)
         if field.type != "elements":
             raise _refuse(f"LENGTH applies to lists; {field.name} is not a list")
         self.spend("number")
         sign = str(signs[0]) if signs else "="
-        expression: pc.Expression = _COMPARE[sign](pc.field("nelements"), pc.scalar(int(count)))
-        return expression
+        return Compare("nelements", sign, int(count))
 
-    def zipped(self, children: Sequence[Any]) -> pc.Expression:
+    def zipped(self, children: Sequence[Any]) -> Predicate:
         fields = [self.field(node) for node in children if getattr(node, "data", "") == "property"]
         if all(field is None for field in fields):
-            return _scalar(None)
+            return Constant(None)
         names = ", ".join(field.name for field in fields if field is not None)
         raise _refuse(f"correlated lists ({names}:…) are not supported")
 
@@ -305,16 +287,12 @@ class _Compiler:
 # --- leaves ---------------------------------------------------------------------------------------------------------
 
 
-def _join(sign: Callable[[Any, Any], Any], parts: list[pc.Expression]) -> pc.Expression:
+def _join(sign: Callable[[Any, Any], Any], parts: Sequence[Predicate]) -> Predicate:
     """Combine all parts with an operator, as a balanced tree."""
     while len(parts) > 1:
         pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
         parts = [functools.reduce(sign, pair) for pair in pairs]
     return parts[0]
-
-
-def _scalar(value: bool | None) -> pc.Expression:
-    return pc.scalar(pa.scalar(value, pa.bool_()))
 
 
 def _refuse(message: str) -> QueryError:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalign.index.facets import Facets
 from crystalign.index.manifest import IndexManifest
-from crystalign.index.search import Found, Segment
+from crystalign.index.search import Found, Search, Segment
 
 if TYPE_CHECKING:
     from crystalign.model import Model
@@ -48,7 +49,12 @@ class Index:
         return len(self.segment)
 
     def search(
-        self, queries: NDArray[np.floating[Any]], k: int = 10, filter_text: str | None = None
+        self,
+        queries: NDArray[np.floating[Any]],
+        k: int = 10,
+        filter_text: str | None = None,
+        *,
+        modality: str | None = None,
     ) -> list[list[dict[str, Any]]]:
         """The k best materials for each query vector, best first.
 
@@ -56,6 +62,7 @@ class Index:
             queries: (q, D) unit vectors of the model that made the index, as `Model.embed` returns them.
             k: the number of materials, at least 1.
             filter_text: OPTIMADE filter; only materials that satisfy it are searched.
+            modality: modality of the queries. An approximate index searches exactly if it is None or was not measured.
 
         Returns:
             For each query, at most k records: `score` (cosine similarity), `id`, `formula` and the other columns.
@@ -63,7 +70,25 @@ class Index:
         Raises:
             QueryError: the queries have another dimension, or the filter cannot be read.
         """
-        return [self._records(result) for result in self.segment.search(queries, k, filter_text)]
+        modalities = () if modality is None else (modality,)
+        searches = [Search(query, k, filter_text, modalities) for query in np.atleast_2d(queries)]
+        return [self._records(result) for result in self.segment.search_many(searches)]
+
+    def count(self, filter_text: str | None = None) -> int:
+        """The number of materials that satisfy a filter, without a search.
+
+        Raises:
+            QueryError: the filter cannot be read.
+        """
+        return self.segment.count(filter_text)
+
+    def facets(self, filter_text: str | None = None) -> Facets:
+        """How many of the materials that satisfy a filter have each element, crystal system and source.
+
+        Raises:
+            QueryError: the filter cannot be read.
+        """
+        return self.segment.facets(filter_text)
 
     def check_model(self, model: Model) -> None:
         """Check that a model is the one that made this index; vectors of another model are not comparable.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import DatasetError, StorageError
 from crystalign.index.lexical import Lexicon
+from crystalign.index.recall import TARGET, RecallPoint
 from crystalign.index.vector_store import DEFAULT_KIND
 from crystalign.properties import PropertySpec
 
@@ -61,6 +63,12 @@ class IndexManifest(Config):
     """Segments, in order."""
     lexicon: storage.FileEntry | None = None
     """File that counts how many texts hold each word; None if the dataset has no texts."""
+    store: tuple[storage.FileEntry, ...] = ()
+    """Files that the vector stores of all segments share."""
+    recall: tuple[RecallPoint, ...] = ()
+    """The measured recall; empty for an exact kind."""
+    target_recall: float = TARGET
+    """The recall that searches are to reach; of no effect for an exact kind."""
     has_facts: bool = False
     """Whether the segments have the columns that follow from captions with facts: keywords and density."""
 
@@ -69,6 +77,7 @@ class IndexManifest(Config):
         """SHA-256 of the content; independent of the time of creation and of the URIs of model and dataset."""
         content = self.model_dump(mode="json", exclude={"created", "model_uri", "dataset_uri"})
         added: dict[str, Any] = {"kind": DEFAULT_KIND, "lexicon": None, "has_facts": False, "store": [], "words": None}
+        added |= {"recall": [], "target_recall": TARGET}
         for entry in (content, *content["segments"]):  # keeps the version of manifests of earlier releases
             for name, default in added.items():
                 if entry.get(name, ...) == default:
@@ -92,6 +101,17 @@ class IndexManifest(Config):
                 f"the index at {uri} has schema version {version}, this release reads {SCHEMA_VERSION}: rebuild it",
             )
         return cls.from_mapping(data, origin=f"the manifest of {uri}")
+
+    def files(self) -> Iterator[storage.FileEntry]:
+        """Every file that the manifest names."""
+        yield from self.store
+        if self.lexicon is not None:
+            yield self.lexicon
+        for entry in self.segments:
+            yield entry
+            yield from entry.store
+            if entry.words is not None:
+                yield entry.words
 
     def read_lexicon(self, uri: str) -> Lexicon | None:
         """The lexicon of the index at `uri`; None if its dataset has no texts.

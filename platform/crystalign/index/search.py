@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from types import MappingProxyType
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +25,16 @@ from numpy.typing import NDArray
 
 from crystalign import storage
 from crystalign.errors import QueryError, VerificationError
+from crystalign.index.columns import FilterColumns, bitmap
 from crystalign.index.embeddings import EMBEDDING, embedding_matrix, with_fact_columns, with_remarks
-from crystalign.index.filters import Fields, make_fields, parse_filter
+from crystalign.index.facets import Facets, count_facets
+from crystalign.index.filters import Fields, compile_filter, make_fields
 from crystalign.index.lexical import LexicalIndex, WordCounts
+from crystalign.index.local_cache import LocalCache, Prepared
 from crystalign.index.manifest import IndexManifest, SegmentEntry
-from crystalign.index.vector_store import DEFAULT_KIND, EXTRA, VECTOR_STORES, Allowed, VectorStore
+from crystalign.index.predicates import Constant, Predicate
+from crystalign.index.recall import RecallPoint, effort_for
+from crystalign.index.vector_store import DEFAULT_KIND, EXTRA, VECTOR_STORES, Allowed, Ask, Candidates, VectorStore
 from crystalign.properties import PropertySpec
 
 DECIMALS = 7
@@ -36,7 +43,22 @@ on every machine."""
 
 MAX_TIES = 20_000
 """Number of rows of equal score that are compared further in a search by words."""
+LONGEST = 1e6
+"""Largest component of a query; products of larger ones could overflow in single precision."""
 _FILTERS_KEPT = 64
+
+
+class Search(NamedTuple):
+    """One search."""
+
+    query: NDArray[np.floating[Any]]
+    """(D,) the query, finite."""
+    k: int
+    """Number of rows, at least 1."""
+    filter_text: str | None = None
+    """OPTIMADE filter; evaluated before the search."""
+    modalities: tuple[str, ...] = ()
+    """The modalities of which the query is made, if known. An approximate index searches others exactly."""
 
 
 class Found(NamedTuple):
@@ -57,6 +79,17 @@ class Found(NamedTuple):
     similarities."""
 
 
+class Recall(NamedTuple):
+    """What was measured about an index of an approximate kind."""
+
+    rows: int
+    """Number of rows of the index, of which the segment may hold a part."""
+    points: Sequence[RecallPoint]
+    """The measurements."""
+    target: float
+    """The recall that searches are to reach."""
+
+
 class Segment:
     """Vectors and metadata of one or several segment files, held in memory as one.
 
@@ -68,6 +101,10 @@ class Segment:
         saved: for each segment file, the files that its vector store saved.
         words: for each segment file, its word counts and number of rows; None if the index has no texts.
         has_facts: whether the table has the columns that follow from captions with facts.
+        removed: (⌈n / 8⌉,) bitmap of rows that were deleted after the segment was written; no search returns them.
+        trained: the files that the segments' vector stores share.
+        recall: what was measured for the index; without it, an approximate kind searches exactly.
+        columns: the prepared columns of `table`; computed if they are not given.
     """
 
     def __init__(
@@ -80,15 +117,23 @@ class Segment:
         saved: Sequence[Mapping[str, bytes]] = (),
         words: Sequence[tuple[WordCounts, int]] | None = None,
         has_facts: bool = False,
+        removed: NDArray[np.uint8] | None = None,
+        trained: Mapping[str, bytes] = MappingProxyType({}),
+        recall: Recall | None = None,
+        columns: FilterColumns | None = None,
     ) -> None:
         assert len(table) == len(vectors), (len(table), vectors.shape)
         self.table = with_remarks(table).combine_chunks()
         self.fields: Fields = make_fields(properties, has_facts=has_facts)
         self.words = None if words is None else LexicalIndex(words)
         self.dimension = int(vectors.shape[1])
-        self.store: VectorStore = VECTOR_STORES[kind].load(vectors, saved)
+        self.store: VectorStore = VECTOR_STORES[kind].load(vectors, trained, saved)
+        self.recall = recall or Recall(len(self), (), 1.0)
+        self.columns = columns or FilterColumns.of(self.table)
+        self._vectors, self._removed = vectors, removed
+        self._in_use: IO[bytes] | None = None
         self.allowed = functools.lru_cache(_FILTERS_KEPT)(self._allowed)
-        self._expression = functools.lru_cache(_FILTERS_KEPT)(functools.partial(parse_filter, fields=self.fields))
+        self._predicate = functools.lru_cache(_FILTERS_KEPT)(self._compiled)
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -103,6 +148,9 @@ class Segment:
     ) -> Self:
         """Read segment files of the index at `uri` and check them against its manifest.
 
+        If the environment variable CRYSTALIGN_INDEX_CACHE names a folder, they are prepared there once and mapped into
+        memory (`local_cache`).
+
         Args:
             uri: URI of the index.
             manifest: manifest of the index.
@@ -113,22 +161,25 @@ class Segment:
             ConfigError: there is no vector store of this kind.
         """
         entries = manifest.segments if entries is None else entries
-        tables = [pq.read_table(io.BytesIO(_verified(uri, entry))) for entry in entries]
+        cache, make = LocalCache.from_environment(), functools.partial(_read_segments, uri, manifest, entries)
+        parts = [str(manifest.has_facts), *(entry.sha256 for entry in entries)]
+        prepared = make() if cache is None else cache.open(parts, make)
         saved = [{file.path.rpartition("/")[2]: _verified(uri, file) for file in entry.store} for entry in entries]
-        if manifest.has_facts:
-            tables = [with_fact_columns(one) for one in tables]
-        table = pa.concat_tables(tables, promote_options="default")  # where a segment lacked them, they come last
-        vectors = embedding_matrix(table)
         words = None if manifest.lexicon is None else [(_word_counts(uri, entry), entry.rows) for entry in entries]
-        return cls(
-            table.drop_columns([EMBEDDING]),
-            vectors,
+        segment = cls(
+            prepared.table,
+            prepared.vectors,
             manifest.properties,
+            columns=prepared.columns,
             kind=manifest.kind,
             saved=saved,
             words=words,
             has_facts=manifest.has_facts,
+            trained={file.path.rpartition("/")[2]: _verified(uri, file) for file in manifest.store},
+            recall=Recall(manifest.rows, manifest.recall, manifest.target_recall),
         )
+        segment._in_use = prepared.lock
+        return segment
 
     # --- searching --------------------------------------------------------------------------------------------------
 
@@ -146,17 +197,51 @@ class Segment:
         Raises:
             QueryError: the filter cannot be read, or the queries have a wrong shape or are not finite.
         """
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.dimension or not np.isfinite(queries).all() or k < 1:
-            raise QueryError(
-                f"queries of shape {queries.shape} and k = {k}; expected finite (q, {self.dimension}) and k >= 1",
-                reason="bad-query",
-            )
-        allowed = self.allowed(filter_text)
-        results = [self._search_one(query, min(k, allowed.n), allowed) for query in queries]
-        for result in results:
-            self._check(result, filter_text)
+        if np.ndim(queries) != 2:
+            raise self._bad_query(queries, k)
+        return self.search_many([Search(query, k, filter_text) for query in queries])
+
+    def search_many(self, searches: Sequence[Search]) -> list[Found]:
+        """The result of each search; those that are passed together share the passes through the vectors.
+
+        Raises:
+            QueryError: a filter cannot be read, or a query has a wrong shape or is not finite.
+        """
+        results = self.answer([self.plan(search) for search in searches], [search.k for search in searches])
+        for result, search in zip(results, searches, strict=True):
+            self._check(result, search.filter_text)
         return results
+
+    def answer(self, asks: Sequence[Ask], ks: Sequence[int]) -> list[Found]:
+        """The k best rows of each request. More candidates are fetched until none can be missing.
+
+        Args:
+            asks: planned requests.
+            ks: the number of rows of each result; there may be more of them than requests.
+        """
+        pending = list(asks)
+        found: list[Found | None] = [None] * len(asks)
+        while left := [i for i, result in enumerate(found) if result is None]:
+            for i, candidates in zip(left, self._candidates([pending[i] for i in left]), strict=True):
+                found[i] = self._ranked(pending[i], candidates, ks[i])
+                pending[i] = pending[i]._replace(fetch=min(self._n(pending[i]), pending[i].fetch * 8))
+        return [result for result in found if result is not None]
+
+    def count(self, filter_text: str | None = None) -> int:
+        """Number of rows that satisfy a filter, without a search.
+
+        Raises:
+            QueryError: the filter cannot be read.
+        """
+        return self.allowed(filter_text).n
+
+    def facets(self, filter_text: str | None = None) -> Facets:
+        """How many of the rows that satisfy a filter have each element, crystal system, number of elements and source.
+
+        Raises:
+            QueryError: the filter cannot be read.
+        """
+        return count_facets(self.columns, self.allowed(filter_text).bits)
 
     def search_words(
         self, weights: Mapping[str, float], query: NDArray[np.floating[Any]], k: int, filter_text: str | None = None
@@ -196,41 +281,71 @@ class Segment:
         self._check(hits, filter_text)
         return hits
 
-    def _allowed(self, filter_text: str | None) -> Allowed:
-        mask = np.ones(len(self), dtype=bool)
-        if filter_text is not None:
-            mask = evaluate(self.table, self._expression(filter_text))
-        return Allowed(np.packbits(mask, bitorder="little"), int(mask.sum()))
+    def _compiled(self, filter_text: str) -> Predicate:
+        return compile_filter(filter_text, self.fields).predicate
 
-    def _search_one(self, query: NDArray[np.float32], k: int, allowed: Allowed) -> Found:
-        """Fetch candidates until no other row can be among the k best, even with the largest rounding error."""
-        none = np.empty(0, dtype=np.int64)
-        if k == 0:
-            return Found([], np.empty(0), none, allowed.n, none)
-        margin = self.store.margin(query)
-        fetch = min(allowed.n, k + EXTRA)
-        while True:
-            rough, rows = self._candidates(query, fetch, allowed)
-            scores = self._scores(query, rows)
-            if fetch == allowed.n or margin is None:
-                break
-            if rough[-1] < np.partition(scores, -k)[-k] - margin - 10.0**-DECIMALS:  # includes the final rounding
-                break
-            fetch = min(allowed.n, fetch * 8)
+    def _allowed(self, filter_text: str | None) -> Allowed:
+        predicate = Constant(True) if filter_text is None else self._predicate(filter_text)
+        bits, n = bitmap(predicate.evaluate(self.columns))
+        if self._removed is not None:
+            bits &= ~self._removed
+            n = int(np.bitwise_count(bits).sum())
+        return Allowed(bits, n)
+
+    def plan(self, search: Search) -> Ask:
+        """Check a search, evaluate its filter, and return the first request for candidates. Filters are remembered.
+
+        Raises:
+            QueryError: the filter cannot be read, or the query has a wrong shape or is not finite.
+        """
+        query = np.ascontiguousarray(search.query, dtype=np.float32)
+        if query.shape != (self.dimension,) or not (np.abs(query) < LONGEST).all() or search.k < 1:
+            raise self._bad_query(search.query, search.k)
+        allowed = self.allowed(search.filter_text)
+        effort = None if self.store.is_exact else self._effort(search, allowed.n / max(1, len(self)))
+        return Ask(query, min(allowed.n, search.k + EXTRA), allowed if allowed.n < len(self) else None, effort)
+
+    def _effort(self, search: Search, fraction: float) -> int | None:
+        effort = effort_for(self.recall.points, self.recall.target, search.modalities, search.k, fraction)
+        return None if effort is None else math.ceil(effort * len(self) / self.recall.rows)
+
+    def _bad_query(self, query: NDArray[Any], k: int) -> QueryError:
+        return QueryError(
+            f"a query of shape {np.shape(query)} and k = {k}; expected finite numbers of shape ({self.dimension},), or "
+            f"(q, {self.dimension}) for several, and k >= 1",
+            reason="bad-query",
+        )
+
+    def _n(self, ask: Ask) -> int:
+        return len(self) if ask.allowed is None else ask.allowed.n
+
+    def _candidates(self, asks: Sequence[Ask]) -> list[Candidates]:
+        real = [ask for ask in asks if ask.fetch > 0]
+        answers = iter(self.store.candidates(real))
+        none = Candidates(np.empty(0, np.float32), np.empty(0, np.int64), 0.0)
+        found = [next(answers) if ask.fetch > 0 else none for ask in asks]
+        for ask, one in zip(asks, found, strict=True):
+            if (one.rows < 0).any() or not (ask.allowed is None or ask.allowed.holds(one.rows)):
+                kind = type(self.store).__name__
+                raise AssertionError(f"the vector store {kind} returned a row that the filter forbids")
+        return found
+
+    def _ranked(self, ask: Ask, candidates: Candidates, k: int) -> Found | None:
+        """The k best rows; None if a row that is not among the candidates may be one of them.
+
+        A row that was not fetched scores at most the last candidate's approximate score plus the margin.
+        """
+        n, (rough, rows, margin) = self._n(ask), candidates
+        scores = self._scores(ask.query, rows)
         k = min(k, len(rows))
-        possible = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
+        least = np.partition(scores, -k)[-k] if k else 0.0
+        if ask.fetch < n and margin is not None and not rough[-1] < least - margin - 10.0**-DECIMALS:
+            return None  # the last term is the final rounding
+        possible = np.flatnonzero(scores >= least)
         ids = self.table["id"].take(pa.array(rows[possible])).to_pylist()
         best = sorted(range(len(possible)), key=lambda i: (-scores[possible[i]], ids[i]))[:k]
         chosen = possible[best]
-        return Found([ids[i] for i in best], scores[chosen], rows[chosen], allowed.n, np.zeros(k, dtype=np.int64))
-
-    def _candidates(
-        self, query: NDArray[np.float32], fetch: int, allowed: Allowed
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        rough, rows = self.store.candidates(query, fetch, allowed if allowed.n < len(self) else None)
-        if (rows < 0).any() or not allowed.holds(rows):
-            raise AssertionError(f"the vector store {type(self.store).__name__} returned a row that the filter forbids")
-        return rough, rows
+        return Found([ids[i] for i in best], scores[chosen], rows[chosen], n, np.zeros(k, dtype=np.int64))
 
     def _scores(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
         products = self.vectors(rows).astype(np.float64) * query.astype(np.float64)  # (n, D)
@@ -242,26 +357,36 @@ class Segment:
         if filter_text is None or not result.ids:
             return
         rows = self.table.take(pa.array(result.rows))
-        if rows["id"].to_pylist() != result.ids or not evaluate(rows, self._expression(filter_text)).all():
+        if rows["id"].to_pylist() != result.ids or not evaluate(rows, self._predicate(filter_text).expression()).all():
             raise AssertionError(f"a result does not satisfy {filter_text!r}")
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """(n, D) the stored vectors of these rows."""
-        return self.store.vectors(rows)
+        return self._vectors[rows]
 
     def row_of(self, material_id: str) -> int | None:
         """The row of an id; None if it is not in this segment."""
-        import pyarrow.compute as pc
-
-        row = pc.index(self.table["id"], material_id).as_py()
-        return None if row < 0 else int(row)
+        row = self.columns.row_of(material_id)
+        gone = row is not None and self._removed is not None and (self._removed[row >> 3] >> (row & 7)) & 1
+        return None if gone else row
 
     def records(self, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
         """The metadata of rows: column → value."""
         records: list[dict[str, Any]] = self.table.take(pa.array(rows)).to_pylist()
         return records
+
+
+def _read_segments(uri: str, manifest: IndexManifest, entries: Sequence[SegmentEntry]) -> Prepared:
+    """The content of some segment files, checked against the manifest, as one table."""
+    tables = [pq.read_table(io.BytesIO(_verified(uri, entry))) for entry in entries]
+    if manifest.has_facts:
+        tables = [with_fact_columns(one) for one in tables]
+    table = pa.concat_tables(tables, promote_options="default")  # where a segment lacked them, they come last
+    vectors = embedding_matrix(table)
+    table = with_remarks(table.drop_columns([EMBEDDING])).combine_chunks()
+    return Prepared(table, vectors, FilterColumns.of(table))
 
 
 def _word_counts(uri: str, entry: SegmentEntry) -> WordCounts:

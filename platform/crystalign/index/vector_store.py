@@ -1,4 +1,4 @@
-"""`VectorStore`: how the vectors of an index are stored in memory and searched, and the registry of its kinds.
+"""`VectorStore`: how the vectors of an index are searched, and the registry of its kinds.
 
 Each kind is one class. The manifest of an index names the kind, so that every process opens the index with the same
 class. Other packages can register kinds with the entry-point group `crystalign.vector_stores`.
@@ -6,7 +6,9 @@ class. Other packages can register kinds with the entry-point group `crystalign.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -18,11 +20,12 @@ DEFAULT_KIND = "exact-fp16"
 """Kind of an index whose manifest does not name one."""
 
 
-class Allowed(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Allowed:
     """The rows that satisfy a filter."""
 
     bits: NDArray[np.uint8]
-    """Bitmap of all rows: row r is bit r % 8 of byte r // 8."""
+    """(⌈rows / 8⌉,) bitmap of all rows: row r is bit r % 8 of byte r // 8."""
     n: int
     """Number of rows that satisfy the filter."""
 
@@ -30,69 +33,94 @@ class Allowed(NamedTuple):
         """Whether all of these rows are allowed."""
         return bool(((self.bits[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1).all())
 
+    @functools.cached_property
+    def rows(self) -> NDArray[np.int32]:
+        """(n,) the rows, ascending."""
+        return np.flatnonzero(np.unpackbits(self.bits, bitorder="little").view(bool)).astype(np.int32)
+
+
+class Ask(NamedTuple):
+    """A request for candidates."""
+
+    query: NDArray[np.float32]
+    """(D,) the query."""
+    fetch: int
+    """Number of candidates, at most the number of allowed rows."""
+    allowed: Allowed | None = None
+    """The rows that may be returned; None means all."""
+    effort: int | None = None
+    """Number of allowed rows that an approximate kind scores, from the measured recall; None: search exactly."""
+
+
+class Candidates(NamedTuple):
+    """The rows that probably score best for a query."""
+
+    scores: NDArray[np.float32]
+    """(m,) approximate inner products, descending."""
+    rows: NDArray[np.int64]
+    """(m,) their rows."""
+    margin: float | None
+    """The largest error of the approximate scores; None if rows may be missing whatever their score."""
+
 
 class VectorStore(Protocol):
-    """The vectors of one or several segment files: n rows of dimension D.
+    """Finds candidates among n half-precision vectors of dimension D: those of one or several segment files.
 
-    A search asks for candidates with approximate scores and computes the final scores itself, from `vectors`. It asks
-    for more candidates until `margin` proves that none is missing. A kind without such a bound returns the margin
-    None; the search then takes the first candidates, `EXTRA` more than needed.
+    A search asks for candidates with approximate scores and computes the final scores itself, from the vectors. It asks
+    for more candidates until their margin proves that none is missing. Without a margin, the search takes the first
+    candidates, `EXTRA` more than needed.
     """
 
-    def __init__(self, dimension: int) -> None:
-        """Create an empty store.
+    is_exact: bool
+    """Whether every answer is exact; if not, the recall of the index is measured when it is built."""
+
+    @classmethod
+    def train(cls, sample: NDArray[np.float16], rows: int) -> Mapping[str, bytes]:
+        """Data structures that all segments of an index share: name → content of files; none for most kinds.
 
         Args:
-            dimension: dimension D of the vectors.
-        """
-
-    def __len__(self) -> int:
-        """The number of rows n."""
-
-    def add(self, vectors: NDArray[np.float16]) -> None:
-        """Append rows (m, D), as they are stored in the segment files."""
-
-    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """(m, D) vectors of these rows, exactly as they were added."""
-
-    def candidates(
-        self, query: NDArray[np.float32], fetch: int, allowed: Allowed | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The rows that probably score best.
-
-        Args:
-            query: (D,).
-            fetch: number of candidates, at most the number of allowed rows.
-            allowed: the rows that may be returned; None means all.
-
-        Returns:
-            Approximate inner products, descending, and their rows. There are `fetch` of them; a kind whose margin is
-            None may return fewer.
-        """
-
-    def margin(self, query: NDArray[np.float32]) -> float | None:
-        """The largest error of an approximate score; None if there is no bound."""
-
-    def save(self) -> Mapping[str, bytes]:
-        """Data structures that are slow to build again: name → content of files to store beside the segment.
-
-        The vectors themselves are in the segment's Parquet file.
+            sample: (m, D) random vectors of the index.
+            rows: number of rows of the index.
         """
 
     @classmethod
-    def load(cls, vectors: NDArray[np.float16], saved: Sequence[Mapping[str, bytes]]) -> Self:
+    def encode(cls, vectors: NDArray[np.float16], trained: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """Data structures of a segment that are slow to build: name → content of files to store beside the segment.
+
+        Args:
+            vectors: (m, D) the vectors of one segment file.
+            trained: the files from `train`.
+        """
+
+    @classmethod
+    def load(
+        cls, vectors: NDArray[np.float16], trained: Mapping[str, bytes], encoded: Sequence[Mapping[str, bytes]]
+    ) -> Self:
         """Create the store of the segment files that one process holds.
 
         Args:
-            vectors: (n, D) the vectors of all segment files, in order.
-            saved: for each segment file, the files from `save`, already checked against the manifest.
+            vectors: (n, D) the vectors of all segment files, in order; possibly mapped from a file, so not to be copied
+                without need.
+            trained: the files from `train`, already checked against the manifest.
+            encoded: for each segment file, the files from `encode`, likewise.
+        """
+
+    def candidates(self, asks: Sequence[Ask]) -> list[Candidates]:
+        """The candidates of each request; requests that are passed together may share a scan.
+
+        Each result has exactly `fetch` rows; one without a margin may have fewer.
         """
 
 
 VECTOR_STORES: Registry[type[VectorStore]] = Registry(
     "vector store",
     "crystalign.vector_stores",
-    {DEFAULT_KIND: "crystalign.index.exact_fp16:ExactFp16"},
+    {
+        DEFAULT_KIND: "crystalign.index.exact_fp16:ExactFp16",
+        "ivf-fp16": "crystalign.index.ivf:IvfFp16",
+        "ivf-sq8": "crystalign.index.ivf:IvfSq8",
+        "ivf-rabitq": "crystalign.index.ivf:IvfRabitq",
+    },
     accepts=lambda entry: isinstance(entry, type) and hasattr(entry, "candidates"),
 )
 """Kind → class."""

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from both_ways import selected
 from crystalign.crystal import SYMBOLS
 from crystalign.errors import QueryError
 from crystalign.index.filters import element_bits, make_fields, parse_filter
-from crystalign.index.search import evaluate
 from crystalign.properties import PropertySpec, Quantity
 
 GAP = PropertySpec(quantity=Quantity.BAND_GAP, method="pbe", source="mp", vintage="2026")
@@ -223,7 +223,7 @@ def expected(text):
 
 def ours(text):
     try:
-        return evaluate(TABLE, parse_filter(text, FIELDS)).tolist()
+        return selected(TABLE, text, FIELDS).tolist()
     except QueryError:
         return None
 

@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from both_ways import selected
 from crystalign.crystal import SYMBOLS
 from crystalign.errors import QueryError
 from crystalign.index.filters import element_bits, listed_fields, make_fields, parse_filter
-from crystalign.index.search import evaluate
 
 
 def allowed(rows, text):
-    return evaluate(rows.table, parse_filter(text, make_fields(rows.properties)))
+    return selected(rows.table, text, make_fields(rows.properties))
 
 
 NOTHING = "nsites>9.5 AND nsites<1e1"

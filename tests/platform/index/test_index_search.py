@@ -107,6 +107,6 @@ def test_a_query_that_is_no_vector_of_the_index_is_refused(rows, broken):
 def test_a_library_that_ignored_the_filter_would_be_caught(rows, monkeypatch):
     segment = rows.segment()
     real = segment.store.candidates
-    monkeypatch.setattr(segment.store, "candidates", lambda query, fetch, allowed: real(query, fetch, None))
+    monkeypatch.setattr(segment.store, "candidates", lambda asks: real([ask._replace(allowed=None) for ask in asks]))
     with pytest.raises(AssertionError, match="forbids"):
         segment.search(unit(np.random.default_rng(9))[None], 10, "_crystalign_energy_above_hull<0.01")

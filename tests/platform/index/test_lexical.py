@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from crystalign.index.filters import make_fields, parse_filter
+from both_ways import selected
+from crystalign.index.filters import make_fields
 from crystalign.index.lexical import K1, MAX_QUERY_WORDS, LexicalIndex, Lexicon, LexiconBuilder, WordCounts, words_of
-from crystalign.index.search import Segment, evaluate, merge
+from crystalign.index.search import Segment, merge
 
 WORDS = [
     "layered",
@@ -147,4 +148,4 @@ KEYWORDS = [";class:oxide;type:rutile;", ";class:oxide;type:rutile-like;", ";cla
 )
 def test_keywords_are_compared_whole(text, expected):
     table = pa.table({"keywords": KEYWORDS, "density": [5.0, 3.0, None, None]})
-    assert evaluate(table, parse_filter(text, make_fields((), has_facts=True))).tolist() == expected
+    assert selected(table, text, make_fields((), has_facts=True)).tolist() == expected

@@ -11,49 +11,43 @@ import pytest
 from crystalign.errors import ConfigError, VerificationError
 from crystalign.index.manifest import IndexManifest
 from crystalign.index.search import Segment
-from crystalign.index.vector_store import VECTOR_STORES, Allowed
+from crystalign.index.vector_store import VECTOR_STORES, Ask, Candidates
 from crystalign_jobs import cli
 
 
 class Coarse:
-    """Eight-bit numbers that say which rows to look at; the exact vectors stay beside them."""
+    """Eight-bit numbers that say which rows to look at; the search computes the scores from the exact vectors."""
 
-    def __init__(self, dimension: int) -> None:
-        self._exact = np.empty((0, dimension), np.float16)
-        self._codes = np.empty((0, dimension), np.int8)
+    is_exact = True
 
-    def __len__(self) -> int:
-        return len(self._exact)
-
-    def add(self, vectors: np.ndarray) -> None:
-        self._exact = np.concatenate([self._exact, vectors])
-        self._codes = np.concatenate([self._codes, np.round(127 * vectors.astype(np.float32)).astype(np.int8)])
-
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
-        return self._exact[rows]
-
-    def candidates(self, query: np.ndarray, fetch: int, allowed: Allowed | None) -> tuple[np.ndarray, np.ndarray]:
-        rough = self._codes.astype(np.float32) @ query / 127
-        if allowed is not None:
-            rough[~np.unpackbits(allowed.bits, count=len(self), bitorder="little").astype(bool)] = -np.inf
-        rows = np.argsort(-rough, kind="stable")[:fetch]
-        return rough[rows], rows
-
-    def margin(self, query: np.ndarray) -> float:
-        """Each number is off by at most half a step."""
-        return float(np.abs(query).sum()) * 0.5 / 127 + 1e-5
-
-    def save(self) -> Mapping[str, bytes]:
-        return {"codes.i8": self._codes.tobytes()}
+    def __init__(self, codes: np.ndarray) -> None:
+        self._codes = codes
 
     @classmethod
-    def load(cls, vectors: np.ndarray, saved: Sequence[Mapping[str, bytes]]) -> Self:
-        store = cls(vectors.shape[1])
-        store._exact = vectors
-        codes = [np.frombuffer(files["codes.i8"], np.int8).reshape(-1, vectors.shape[1]) for files in saved]
-        store._codes = np.concatenate(codes)
+    def train(cls, sample: np.ndarray, rows: int) -> Mapping[str, bytes]:
+        return {}
+
+    @classmethod
+    def encode(cls, vectors: np.ndarray, trained: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        return {"codes.i8": np.round(127 * vectors.astype(np.float32)).astype(np.int8).tobytes()}
+
+    @classmethod
+    def load(cls, vectors: np.ndarray, trained: Mapping[str, bytes], encoded: Sequence[Mapping[str, bytes]]) -> Self:
+        codes = [np.frombuffer(files["codes.i8"], np.int8).reshape(-1, vectors.shape[1]) for files in encoded]
+        store = cls(np.concatenate(codes))
         assert len(store._codes) == len(vectors)
         return store
+
+    def candidates(self, asks: Sequence[Ask]) -> list[Candidates]:
+        return [self._search(ask) for ask in asks]
+
+    def _search(self, ask: Ask) -> Candidates:
+        rough = self._codes.astype(np.float32) @ ask.query / 127
+        if ask.allowed is not None:
+            rough[~np.isin(np.arange(len(rough)), ask.allowed.rows)] = -np.inf
+        rows = np.argsort(-rough, kind="stable")[: ask.fetch]
+        margin = float(np.abs(ask.query).sum()) * 0.5 / 127 + 1e-5  # each number is off by at most half a step
+        return Candidates(rough[rows], rows, margin)
 
 
 @pytest.fixture

@@ -1,0 +1,51 @@
+"""`crystalign index describe`: what an index is, and the recall that was measured."""
+
+from __future__ import annotations
+
+from tyro.conf import Positional
+
+from crystalign.config import Config
+from crystalign.index.manifest import IndexManifest
+from crystalign.storage import Uri
+
+
+class Describe(Config):
+    """Print the content of an index: rows, model, vector store, size, and the recall that was measured.
+
+    Example: crystalign index describe s3://bucket/index
+    """
+
+    index: Positional[Uri]
+    """URI of the index."""
+
+
+def main(config: Describe) -> IndexManifest:
+    """Print what an index is, and return its manifest.
+
+    Raises:
+        DatasetError: there is no index.
+    """
+    from crystalign.index.approximate import recall_table
+    from crystalign.index.vector_store import VECTOR_STORES
+
+    manifest = IndexManifest.read(config.index)
+    entries = list(manifest.files())
+    print(
+        f"index {manifest.version[:12]}, made {manifest.created}\n"
+        f"  {manifest.rows:,} {manifest.modality} vectors of {manifest.dimension} dimensions, kind {manifest.kind}\n"
+        f"  {len(manifest.segments)} segments, {len(entries)} files, {sum(e.bytes for e in entries) / 1e6:,.1f} MB\n"
+        f"  model {manifest.model_sha256[:12]} ({manifest.model_uri})\n"
+        f"  dataset {manifest.dataset_sha256[:12]} ({manifest.dataset_uri})\n"
+        f"  licences: {', '.join(manifest.licences)}\n"
+        f"  properties: {', '.join(spec.column for spec in manifest.properties) or 'none'}"
+    )
+    if manifest.recall:
+        print(f"  recall, for searches that are to find {manifest.target_recall:.1%} of the best rows:")
+        print("\n".join(f"    {line}" for line in recall_table(manifest)))
+    else:
+        print(
+            "  every search is exact"
+            if VECTOR_STORES[manifest.kind].is_exact
+            else "  no recall was measured: searches are exact"
+        )
+    return manifest

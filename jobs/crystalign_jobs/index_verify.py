@@ -1,0 +1,68 @@
+"""`crystalign index verify`: whether an index still is what its manifest says, and finds what it should."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from tyro.conf import Positional
+
+from crystalign import storage
+from crystalign.config import Config
+from crystalign.errors import VerificationError
+from crystalign.index.manifest import IndexManifest
+from crystalign.storage import Uri
+
+
+class Verify(Config):
+    """Check an index: every file against its checksum, and a sample of searches against an exact search.
+
+    Example: crystalign index verify s3://bucket/index
+    """
+
+    index: Positional[Uri]
+    """URI of the index."""
+    searches: int = Field(default=100, ge=0, le=1000)
+    """Number of stored rows that are searched for with the measured effort; 0 checks the files only."""
+
+
+def main(config: Verify) -> IndexManifest:
+    """Check the files of an index and some searches, and return its manifest.
+
+    Raises:
+        VerificationError: a file is missing or differs from the manifest, or searches find less than they should.
+    """
+    manifest = IndexManifest.read(config.index)
+    entries = list(manifest.files())
+    for entry in entries:
+        storage.verify(storage.join(config.index, *entry.path.split("/")), entry)
+    print(f"{len(entries)} files are what the manifest says")
+    if config.searches:
+        found, needed = search_stored_rows(config.index, manifest, config.searches)
+        print(f"recall@10 of {config.searches} stored rows: {found:.4f}, at least {needed:.4f} needed")
+        if found < needed:
+            raise VerificationError(
+                f"{config.index} finds {found:.4f} of the best rows, less than {needed:.4f}: build the index again"
+            )
+    return manifest
+
+
+def search_stored_rows(uri: str, manifest: IndexManifest, count: int) -> tuple[float, float]:
+    """Search for stored rows as a service would, and compare with exact searches.
+
+    Returns:
+        Recall@10, and the least acceptable value: the target, less three standard errors of so many searches.
+    """
+    import numpy as np
+
+    from crystalign.index.search import Search, Segment
+    from crystalign.index.vector_store import VECTOR_STORES
+
+    segment = Segment.load(uri, manifest)
+    rows = np.random.default_rng(0).choice(len(segment), min(count, len(segment)), replace=False)
+    queries = segment.vectors(rows).astype(np.float32)
+    answers = [
+        segment.search_many([Search(query, 10, None, modalities) for query in queries])
+        for modalities in ((manifest.modality,), ())
+    ]
+    shares = [len(set(a.ids) & set(b.ids)) / len(b.ids) for a, b in zip(*answers, strict=True)]
+    target = 1.0 if VECTOR_STORES[manifest.kind].is_exact else manifest.target_recall
+    return float(np.mean(shares)), target - 3.0 * float(np.std(shares)) / len(shares) ** 0.5
