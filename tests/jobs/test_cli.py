@@ -89,7 +89,19 @@ def test_the_bare_command_imports_nothing_heavy(args):
 def test_the_help_names_every_command_in_the_order_of_the_pipeline(capsys):
     assert cli.main([]) == 0
     text = capsys.readouterr().out
-    order = ["ingest", "check", "duplicates", "merge", "derive", "pretrain", "runs", "evaluate", "tune", "predict"]
+    order = [
+        "ingest",
+        "check",
+        "duplicates",
+        "merge",
+        "derive",
+        "hull",
+        "pretrain",
+        "runs",
+        "evaluate",
+        "tune",
+        "predict",
+    ]
     order += ["embed", "index", "index describe", "index verify", "calibrate", "serve", "search", "similar"]
     positions = [text.index(f"\n  {name} ") for name in order]
     assert positions == sorted(positions)
