@@ -139,8 +139,9 @@ class _Best:
 
     def add(self, scores: NDArray[np.float32], start: int) -> None:
         """Add the scores (q, b) of the rows from `start`."""
-        which, rows = np.nonzero(scores > self._least)
-        if len(which):
+        found = np.flatnonzero(scores > self._least)  # ten times faster than np.nonzero of two dimensions
+        if len(found):
+            which, rows = np.divmod(found, scores.shape[1])
             self._new.append((which, scores[which, rows], rows + start))
             self._count += len(which)
             if self._count > self._limit:

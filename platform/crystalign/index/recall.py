@@ -29,7 +29,7 @@ SELECTIVITIES = (1.0, 0.5, 0.15)
 """Parts of the rows that a filter allows, at which recall is measured. Behind narrower filters a search is exact."""
 QUERIES = 200
 """Most queries of each modality."""
-_SMALLEST, _HALVINGS, _ENOUGH = 64, 14, 0.999
+_SMALLEST, _HALVINGS = 64, 14
 _TOGETHER = 64
 
 
@@ -120,7 +120,7 @@ def _curve(
         return
     truth = _answers(segment, vectors, allowed, ks[-1] + 1, None)
     for k in ks:
-        for effort in _efforts(n):
+        for effort in _efforts(n, k):
             found = _answers(segment, vectors, allowed, k + 1, effort)
             recalls = [_recall(a, b, k) for a, b in zip(found, truth, strict=True)]
             mean, error = float(np.mean(recalls)), float(np.std(recalls) / math.sqrt(len(recalls)))
@@ -133,14 +133,14 @@ def _curve(
                 error=round(error, 5),
                 queries=len(recalls),
             )
-            if mean - error >= max(target, _ENOUGH):
+            if mean - error >= target:
                 break
 
 
-def _efforts(n: int) -> list[int]:
-    """Efforts from few rows to a quarter of n, each twice the one before."""
+def _efforts(n: int, k: int) -> list[int]:
+    """Efforts from few rows, but more than k, to a quarter of n, each twice the one before."""
     efforts = [n >> halvings for halvings in range(_HALVINGS, 1, -1)]
-    return [effort for effort in efforts if effort >= _SMALLEST] or [max(1, n // 4)]
+    return [effort for effort in efforts if effort >= max(_SMALLEST, 2 * k)] or [max(1, n // 4)]
 
 
 def _answers(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crystalign.index import exact_fp16
+from crystalign.index import exact_fp16, ivf
 from crystalign.index.exact_fp16 import ExactFp16, scan
 from crystalign.index.search import Search, Segment
 from crystalign.index.vector_store import EXTRA, VECTOR_STORES, Allowed, Ask
@@ -35,13 +35,14 @@ def pairs(found):
     return list(zip(found.ids, found.scores.tolist(), strict=True))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def small_steps():
     """Blocks and slices so small that a few thousand rows have many of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact_fp16, "BLOCK", 128)
         patch.setattr(exact_fp16, "_SLICE", 512)
         patch.setattr(exact_fp16, "_threads", lambda: 2)
+        patch.setattr(ivf, "_ROWS_AT_ONCE", 512)
         yield
 
 
@@ -68,7 +69,7 @@ def case(make, kind, distinct, removed):
 @pytest.mark.parametrize("removed", [False, True])
 @pytest.mark.parametrize("distinct", [None, 5])
 @pytest.mark.parametrize("kind", list(VECTOR_STORES))
-def test_searches_without_a_measured_recall_find_what_a_full_sort_finds(make, small_steps, kind, distinct, removed):
+def test_searches_without_a_measured_recall_find_what_a_full_sort_finds(make, kind, distinct, removed):
     rows, gone, segment = case(make, kind, distinct, removed)
     sites = rows.table["n_sites"].to_pylist()
 
@@ -134,7 +135,7 @@ def test_more_effort_visits_more_lists_and_finds_more(make, kind):
 
 @pytest.mark.parametrize("n", [1, 7, 127, 128, 129, 1000])
 @pytest.mark.parametrize("queries", [2, 5])
-def test_a_shared_scan_returns_the_best_rows_of_each_query(make, small_steps, n, queries):
+def test_a_shared_scan_returns_the_best_rows_of_each_query(make, n, queries):
     vectors, rng = make(n, seed=n).vectors, np.random.default_rng(n)
     mask = rng.random(n) < 0.5
     mask[0] = True
