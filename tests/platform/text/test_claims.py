@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from crystalign.encoders.bert import train_tokenizer
 from crystalign.modalities.text import Text, TextModality
 from crystalign.physics.caption import caption_of
 from crystalign.physics.facts import CrystalFacts
@@ -129,3 +130,25 @@ def test_numbers_alone_are_no_claim_of_a_drawn_text(facts_about, monkeypatch):
 )
 def test_a_crystal_that_differs_lacks_a_claim(facts_about, changes):
     assert not claimable(facts_about()) <= claimable(facts_about(**changes))
+
+
+def test_the_tokenizer_knows_the_words_of_drawn_and_masked_texts(varied_facts):
+    """Captions alone have neither `layered` nor `[number]`; a word that it does not know falls apart into letters."""
+    texts = [Text(caption_of(facts), generated=True, facts_json=facts.model_dump_json()) for facts in varied_facts]
+
+    def pieces(features: dict[str, float], words: str) -> list[str]:
+        modality = TextModality(TextModality.Settings(**features))
+        seen = [seen.description for text in texts for seen in modality.seen_in_training(text)]
+        return train_tokenizer(seen, vocabulary=3000, max_tokens=64).encode(words).tokens[1:-1]
+
+    assert len(pieces({}, "layered [number]")) > 5
+    assert pieces({"phrasing": 0.5, "masking": 0.2}, "layered [number]") == ["layered", "[", "number", "]"]
+
+
+def test_texts_seen_in_training_are_the_same_each_time(varied_facts):
+    facts = varied_facts[3]
+    text = Text(caption_of(facts), generated=True, facts_json=facts.model_dump_json())
+    modality = TextModality(TextModality.Settings(phrasing=0.5))
+    assert modality.seen_in_training(text) == modality.seen_in_training(text)
+    assert modality.seen_in_training(text)[0] == text
+    assert TextModality().seen_in_training(text) == [text]
