@@ -29,6 +29,8 @@ LOCALISING = frozenset(atomic_numbers("H N O F S Cl Se Br Te I At"))
 """Elements that bind the electrons of metals; in compounds without them, metal atoms in contact are bonded."""
 METALS = frozenset(range(1, 119)) - NONMETALS - INERT - {83}
 """Without bismuth, whose layers are like those of arsenic and antimony."""
+SMALL_METAL = 6
+"""Largest number of nonmetals around a metal atom in the layers between trivalent ions."""
 CONTACT = 1.2
 """Largest distance of two metal atoms in contact, in units of the sum of their covalent radii."""
 
@@ -63,7 +65,9 @@ def _is_stacked(crystal: Crystal, edges: NDArray[np.int64], images: NDArray[np.i
     - the rest without `BETWEEN_LAYERS` extends in two directions: the CoO2 layers of LiCoO2, the NiF4 layers of K2NiF4;
     - in a compound with a nonmetal, that without `DIVALENT` ions does, too: the FeAs layers of EuFe2As2;
     - in an oxide, nitride or fluoride without complex anions, that without `TRIVALENT` ions does, too: the CuO4 layers
-      of La2CuO4, the FeAs layers of LaFeAsO. The rest of the perovskite LaFeO3 extends in three, that of La2O3 in none;
+      of La2CuO4, the FeAs layers of LaFeAsO. The rest of the perovskite LaFeO3 extends in three, that of La2O3 in none.
+      Its metal atoms have at most six neighbours: metals as large as the trivalent ions are merely ordered with them,
+      as in yttria-stabilised zirconia;
     - in such a compound, every metal atom belongs to a layer without `LARGE_ANIONS`: the Bi2O2 layers of Bi2O2Se, the
       PbF layers of PbClF.
 
@@ -79,8 +83,14 @@ def _is_stacked(crystal: Crystal, edges: NDArray[np.int64], images: NDArray[np.i
     nonmetal = np.isin(z, list(NONMETALS))
     complexes = nonmetal[edges].all(axis=1) & (z[edges] != H).all(axis=1) & (z[edges[:, 0]] != z[edges[:, 1]])
     simple = not SMALL_ANIONS.isdisjoint(crystal.composition) and not complexes.any()
+    neighbours = np.bincount(edges[:, 0], nonmetal[edges[:, 1]], minlength=len(z))
+    small = (neighbours <= SMALL_METAL) | nonmetal | np.isin(z, list(BETWEEN_LAYERS | DIVALENT | TRIVALENT))
     between = np.zeros(len(z), bool)
-    for ions, possible in ((BETWEEN_LAYERS, True), (DIVALENT, bool(nonmetal.any())), (TRIVALENT, simple)):
+    for ions, possible in (
+        (BETWEEN_LAYERS, True),
+        (DIVALENT, bool(nonmetal.any())),
+        (TRIVALENT, simple and bool(small.all())),
+    ):
         among = np.isin(z, list(ions))
         if possible and among.any():
             between |= among

@@ -25,7 +25,8 @@ mp-568961 BaFe2As2, mp-20890 EuFe2As2, mp-21471 LiFeAs, mp-22152 NaFeAs, mp-2031
 mp-22491 PrFeAsO, mp-622621 NdFeAsO, mp-510668 LaFePO, mp-549589 LaZnAsO, mp-20807 SrFeAsF, mp-6088 LaCuOS,
 mp-552488 LaCuSeO, mp-23116 BiCuSeO, mp-552098 Bi2O2Se, mp-4547 La2O2Te, mp-4511 La2O2S, mp-12894 Y2O2S,
 mp-22939 BiOCl, mp-23072 BiOBr, mp-22987 BiOI, mp-23025 LaOCl, mp-22964 PbFCl, mp-23432 BaFCl, mp-23070 BaFBr,
-mp-22957 SrFCl, mp-8136 ThOS, mp-1025418 LaTe3
+mp-22957 SrFCl, mp-8136 ThOS, mp-1025418 LaTe3, mp-1218161 SrLaCoO4,
+mp-1227145 CaPrCrO4
 """
 CHAINS = """
 mp-14 selenium, mp-19 tellurium, mp-23007 SbSI, mp-22996 SbSeI, mp-23514 BiSI, mp-23020 BiSeI, mp-2809 stibnite,
@@ -54,7 +55,9 @@ mp-190 ReO3, mp-2895 forsterite, mp-4820 zircon, mp-6030 beryl, mp-721988 albite
 mp-23145 sodalite, mp-6766 diopside, mp-2858 baddeleyite, mp-1692 CuO, mp-361 Cu2O, mp-590 NiAs, mp-226 pyrite,
 mp-1883 SnTe, mp-2352 Na2O, mp-2251 Li3N, mp-763 MgB2, mp-2680 LaB6, mp-19426 scheelite, mp-19421 FeWO4,
 mp-696752 KH2PO4, mp-4770 Na2SO4, mp-5158 KNO3, mp-30 copper, mp-2317 LaNi5, mp-1429 SmCo5, mp-1317 CoSb3,
-mp-582295 LaFe4P12, mp-2062 LaSi2
+mp-582295 LaFe4P12, mp-2062 LaSi2, mp-29678 AgBiS2, mp-557 paratellurite,
+mp-3589 BPO4, mp-20361 FePO4, mp-29151 Li5NCl2,
+mp-530787 Y6Zr22O53, mp-1226883 Ce2U2O9
 """
 KNOWN = {
     tuple(entry.split(maxsplit=1)): kind
