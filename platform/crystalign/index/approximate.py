@@ -12,7 +12,7 @@ from crystalign import storage
 from crystalign.errors import ConfigError
 from crystalign.index.embeddings import EMBEDDING, EmbeddingManifest, embedding_matrix
 from crystalign.index.manifest import IndexManifest
-from crystalign.index.recall import QUERIES, measure_recall
+from crystalign.index.recall_measurement import QUERIES, measure_recall
 from crystalign.index.search import Segment
 
 SAMPLE = 1_500_000
