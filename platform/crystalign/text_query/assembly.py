@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -49,6 +50,8 @@ class Assembler:
                 at = self._alike(at)
             elif item.kind == "negation":
                 at = self._negated(at)
+            elif self._folded(at) == "than" and self._kind(at + 1) in {"element", "meaning", "formula"}:
+                at += 2  # heavier than lead
             elif item.kind in {"and", "or", "of", "glue", "word", "free"}:
                 either = item.kind == "or" or (either and item.kind == "glue")
                 at += 1
@@ -81,13 +84,21 @@ class Assembler:
     def _unit(self, at: int, *, either: bool) -> int:
         """Add the meaning that begins with an item; returns the item behind it."""
         meaning, end = self._meaning(at)
-        if self._kind(end) == "free" and meaning is not None and meaning.kind in _EXCLUDABLE:
+        free = self._absent(end)
+        if self._kind(free) == "free" and meaning is not None and meaning.kind in _EXCLUDABLE:
             if opposite := self._opposite(meaning, at, end):
-                self._add(opposite, at, end + 1)
-            return end + 1
+                self._add(opposite, at, free + 1)
+            return free + 1
         if meaning is not None:
             self._add(meaning, at, end, either=either)
         return self._alloy(at, end)
+
+    def _absent(self, end: int) -> int:
+        """The item of `absent` or `excluded` if one follows, as in `lead is absent`; else `end`."""
+        behind = end
+        while self._folded(behind) in {"is", "are", "be", "must", "should", "shall"} and behind < end + 3:
+            behind += 1
+        return behind if self._folded(behind) in {"absent", "excluded"} else end
 
     def _alloy(self, at: int, end: int) -> int:
         """`alloys of Nb, Mo and W`: only these elements, all of them first. Returns the item behind it."""
@@ -136,7 +147,8 @@ class Assembler:
         """A formula, or the structure type whose prototype it is if `type` or `structure` follows."""
         found = self.items[at].value
         follows = self._folded(at + 1)
-        if found.reduced and follows in TYPE_WORDS - {"phase", "family"}:
+        structure = follows in TYPE_WORDS - {"phase", "family"}
+        if found.reduced and structure and not _is_numbered_element(found.meaning.label):
             return prototype_meaning(found.meaning.label.removeprefix("formula "), found.reduced), at + 2
         return found.meaning, at + 1
 
@@ -344,6 +356,11 @@ class Assembler:
             fallback=(none_of(fallback),) if fallback else (),
             strict=True,
         )
+
+
+def _is_numbered_element(label: str) -> bool:
+    """Whether a formula is one element with a number, such as C40: no prototype, maybe a symbol that is not known."""
+    return re.fullmatch(r"formula [A-Z][a-z]?\d+", label) is not None
 
 
 def _opposite_range(meaning: Meaning) -> Meaning | None:

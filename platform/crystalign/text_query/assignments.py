@@ -24,6 +24,8 @@ def read_assignment(words: Words, at: int) -> tuple[Meaning, int] | None:
     end = position = at + 2
     while position < len(words.words):
         word = words.words[position]
+        if position > at + 2 and words.words[position + 1 : position + 2] and words.words[position + 1].text == "=":
+            break  # the next letter: A = Cs, B = Pb
         entry = lexicon().find(words.words, position)
         if word.text in _ELEMENTS:
             symbols.append(word.text)

@@ -18,7 +18,8 @@ _UNIT = (
     r"(?:meV|eV|GPa|MPa|kbar|Mbar|TPa|g\s?/\s?cm\^?3|g\s?/\s?cc|g\s?cm\^?-3|kg\s?/\s?m\^?3|[µμ]B)"
     r"(?:\s?/\s?atom| per atom)?(?![\w])"
 )
-_NUMBER = r"-?\d{1,9}(?:\.\d{1,9})?"
+_NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,9},\d{1,9}(?!,?\d)|\d{1,9}(?:\.\d{1,9})?)"
+"""A comma without a space separates thousands before three digits, and decimals otherwise: 1,000 and 1,5."""
 _SIGNS = {
     ">=": ">= ≥ => at-least minimum not-less-than no-less-than or-more min",
     "<=": "<= ≤ =< at-most maximum up-to not-more-than no-more-than max",
@@ -41,8 +42,8 @@ _SECOND = (
 _COMPARED = re.compile(
     rf"{_SYMBOL}(?:[\s:]|\(eV\)|\(GPa\))*(?:(?:of|is|are|being|range|in the range|ranging|must be|should be)\s+){{0,2}}"
     rf"(?:(?:between|from)?\s*(?P<low>{_NUMBER})\s*(?P<lowunit>{_UNIT})?\s*(?:and|to|-|–|—|\.\.)\s*(?P<high>{_NUMBER})\s*(?P<highunit>{_UNIT})?"
-    rf"|(?P<sign>{_SIGN})?\s*(?:than\s+)?(?P<value>{_NUMBER})\s*(?P<unit>{_UNIT})?(?:{_MORE}|{_LESS}|{_SECOND}))"
-    r"(?![\w.]\w|\w)",
+    rf"|(?P<sign>{_SIGN})?\s*(?:than\s+)?(?P<value>{_NUMBER})(?:\s*(?P<unit>{_UNIT}))?+(?:{_MORE}|{_LESS}|{_SECOND}))"
+    rf"(?![\w.]\w|\w|,\d|\s*or\s*(?:{_SIGN})\s*\d)",
     re.IGNORECASE,
 )
 _BEFORE = re.compile(
@@ -198,8 +199,14 @@ def _near(quantity: str, value: float, *, exact: bool) -> tuple[tuple[str, float
 def _scaled(number: str, unit: str | None) -> float:
     name = (unit or "").lower().split("/")[0].split(" ")[0].strip()
     if name.startswith("kg"):
-        return float(number) / 1000
+        return _value(number) / 1000
     scale = next((scales[name] for scales in _SCALES.values() if name in scales), 1.0)
     if unit and unit.startswith("MPa"):
         scale = 1e-3
-    return float(number) * scale
+    return _value(number) * scale
+
+
+def _value(number: str) -> float:
+    """The value of a number with a point or commas: `1,5` is 1.5, `1,000` is 1000."""
+    thousands = re.fullmatch(r"-?\d{1,3}(?:,\d{3})+", number)
+    return float(number.replace(",", "" if thousands else "."))

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from crystalign.crystal import SYMBOLS
@@ -29,6 +30,10 @@ _CHUNK = re.compile(r"[A-Za-z0-9(\[{*][A-Za-z0-9()\[\]{}.·•∙/+*^_-]*")
 _SUFFIX = re.compile(r"-(?:[a-z]{3,}|Type|TYPE|Structure).*$")
 _POLYTYPE = re.compile(r"(?:\d?[1-9][HRTC]'?|alpha|beta|gamma|delta|epsilon|[αβγδεκθ])-(?=[A-Z])")
 _SYSTEM = re.compile(r"(?:[A-Z][a-z]?)(?:-(?:[A-Z][a-z]?|\*))+(?![A-Za-z0-9*])")
+_NO_FORMULA = re.compile(r"\d[A-Z][a-z]?\d*|I?V|VI{0,3}|I{1,3}|[A-Z]*D[A-Z]*|D\d+(?:_\d+)?")
+"""Stacks such as 2H, Roman numerals and acronyms such as ICSD; deuterium stands beside a number or a small letter."""
+_LARGEST_AMOUNT = 30
+"""Largest amount in a ratio with letters for any element: `AK47` is none."""
 _UNITS = re.compile(r"[A-Z][a-z]?|\*")
 _GENERIC = ("RE", "Ln", "AE", "TM", "Ae", "A", "M", "R", "X", "T", "Q", "Z", "L")
 _GROUP_OF = {"RE": "rare earth", "Ln": "lanthanide", "R": "rare earth", "AE": "alkaline earth metal"}
@@ -64,7 +69,8 @@ def find_formula(text: str, start: int) -> Found | None:
     if system and (found := _chemical_system(system)):
         return found
     match = _CHUNK.match(text, begin, begin + _LONGEST)
-    if match is None or (match.end() < len(text) and (text[match.end()].isalnum())):
+    follows = text[match.end() : match.end() + 1] if match else ""
+    if match is None or (follows.isalnum() and follows not in "δε"):
         return None
     chunk = _trimmed(match[0])
     prefix = _POLYTYPE.match(chunk)
@@ -73,7 +79,20 @@ def find_formula(text: str, start: int) -> Found | None:
     if _WORD.fullmatch(body) and body not in _LOWER_BINARIES:
         return None
     end = begin + skipped + len(body)
-    return _exact(body, end) or _with_letters(body, end) or _with_amounts_that_vary(text, begin)
+    return (
+        (_with_amounts_that_vary(text, begin) if follows else None)
+        or _exact(body, end)
+        or _with_letters(body, end)
+        or _with_amounts_that_vary(text, begin)
+        or _before_a_hyphen(body, begin + skipped)
+    )
+
+
+def _before_a_hyphen(body: str, begin: int) -> Found | None:
+    """The compound of `WC-Co` and `SiC-6H`; a hyphen within a chemical system or an amount is none of these."""
+    compound, hyphen, behind = body.partition("-")
+    several = len(re.findall(r"[A-Z]", compound)) > 1
+    return _exact(compound, begin + len(compound)) if hyphen and several and behind else None
 
 
 def _trimmed(chunk: str) -> str:
@@ -88,13 +107,22 @@ def _trimmed(chunk: str) -> str:
 def _exact(body: str, end: int) -> Found | None:
     if ion := _ION.fullmatch(body):
         return Found(Meaning("elements", f"contains {ion[1]}", (has([ion[1]]),)), end, "", (ion[1],))
-    if "*" in body or "^" in body:
+    if "*" in body or "^" in body or body.count("(") != body.count(")") or _NO_FORMULA.fullmatch(body):
         return None
     try:
         read = read_formula(body)
     except InputError:
         return _lower_case(body, end)
+    if len(read.amounts) > 1 and "·" not in body and any(x.denominator > 1 for x in read.amounts.values()):
+        own, system = _formula(body, read.notes), _mixture(body, [SYMBOLS[z] for z in read.amounts])
+        label = f"{body} first, then {system.label.partition(': ')[2].removesuffix(' first')}"
+        return Found(replace(system, label=label, filters=(*own.filters, *system.filters)), end)
     return Found(_formula(body, read.notes), end, read.reduced)
+
+
+def _mixture(body: str, symbols: Sequence[str]) -> Meaning:
+    """A compound whose sites are shared, such as La0.7Sr0.3MnO3: crystals of its elements."""
+    return Meaning("chemical system", f"{body}: only {', '.join(symbols)} first", only_elements(symbols))
 
 
 def _with_amounts_that_vary(text: str, begin: int) -> Found | None:
@@ -109,8 +137,7 @@ def _with_amounts_that_vary(text: str, begin: int) -> Found | None:
     varies = any(piece["varying"] for piece in pieces) and ("," not in body or "(" in body)
     if not whole or not varies or len(symbols) < 2 or len(symbols) > 12:
         return None
-    label = f"{body}: only {', '.join(symbols)} first"
-    return Found(Meaning("chemical system", label, only_elements(symbols)), begin + len(body))
+    return Found(_mixture(body, symbols), begin + len(body))
 
 
 def _formula(body: str, notes: Sequence[str]) -> Meaning:
@@ -184,7 +211,7 @@ def _with_letters(body: str, end: int) -> Found | None:
     if {"X", "Z"} <= letters:
         variable |= letters & {"Y"}
     real = [(unit, n) for unit, n in units if unit not in variable]
-    if any(unit not in SYMBOLS[1:] for unit, _ in real) or any(n == 0 for _, n in units):
+    if any(unit not in SYMBOLS[1:] for unit, _ in real) or any(not 0 < n <= _LARGEST_AMOUNT for _, n in units):
         return None
     return _ratio_meaning(body, end, units, real)
 

@@ -47,6 +47,11 @@ NEGATIONS = {
     "never",
     "neither",
 }
+NEGATIONS |= set(
+    """nothingwith nothingcontaining anythingbut anythingexcept everythingbut allbut insteadof ratherthan inplaceof
+    apartfrom asidefrom absenceof donot dont doesnt isnt arent cannot cant mustnt shouldnt avoid avoids avoiding lack
+    lacks omit omitting""".split()  # noqa: SIM905 (words)
+)
 NEGATIONS |= {"freeof", "butnot", "exceptfor", "otherthan", "notcontaining", "doesnotcontain", "withoutany", "devoidof"}
 """Words, squeezed, that exclude what follows."""
 ALIKE = frozenset(

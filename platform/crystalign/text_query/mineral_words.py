@@ -57,7 +57,7 @@ beta silicon carbide SiC 216 zinc blende; beta SiC SiC 216 zinc blende;
 6H silicon carbide SiC 186 moissanite-6H;
 2H MoS2 MoS2 194 molybdenite; 1T MoS2 MoS2 164 cadmium iodide; 2H WSe2 WSe2 194 molybdenite;
 alpha silicon nitride Si3N4 159 -; beta silicon nitride Si3N4 176 -; beta gallium oxide Ga2O3 12 -;
-beta Ga2O3 Ga2O3 12 -;
+beta Ga2O3 Ga2O3 12 -; TiO2 B TiO2 12 -; bronze titanium dioxide TiO2 12 -;
 alpha gallium oxide Ga2O3 167 corundum; epsilon gallium oxide Ga2O3 33 -; prussian blue Fe7C18N18 225 -
 """
 """Name of a polymorph or element, formula, space group or `-`, structure type or `-`."""
@@ -128,7 +128,7 @@ def mineral_meanings() -> dict[str, Meaning]:
         if m.name not in {"perovskite", "spinel"}
     }
     for row in SYNONYMS.split(","):
-        name, _, target = row.strip().rpartition(" ")
+        name, _, target = " ".join(row.split()).rpartition(" ")
         if target in _minerals() and squeezed(name) not in found:
             m = _minerals()[target]
             type_name = types.get(squeezed(name), types.get(squeezed(target), ""))
@@ -210,7 +210,7 @@ def compound_names() -> dict[str, Meaning]:
     """Squeezed trivial name → formula, or the elements of a mixture such as YBCO."""
     found: dict[str, Meaning] = {}
     for row in COMMON.split(","):
-        name, _, formula = row.strip().rpartition(" ")
+        name, _, formula = " ".join(row.split()).rpartition(" ")
         found.setdefault(squeezed(name), formula_meaning(formula, f"{name}: {formula}"))
     for row in SYSTEMS.split(","):
         names: list[str] = []
@@ -220,9 +220,13 @@ def compound_names() -> dict[str, Meaning]:
         name = " ".join(names)
         label = f"{name}: only {', '.join(symbols)} first"
         found[squeezed(name)] = Meaning("chemical system", label, only_elements(symbols))
-    return found
+    return found | {
+        f"{name.lower()}{grade}": found[name.lower()] for name in ("NMC", "NCM") for grade in _GRADES.split()
+    }
 
 
+_GRADES = "111 333 442 523 532 622 71515 811 9055 955"
+"""Amounts of Ni, Mn and Co, in tenths or thirds, behind the name of a cathode material: `NMC811`."""
 _SYMBOLS = frozenset(
     """Y Ba Cu O Bi Sr Ca Tl Hg La Nd Ce Li Ni Mn Co Al Ti P Ge N Mg Ga Fe Pb Zr Nb K Na In Sn Zn F Gd Sm Cd Te Se As
     Si C B S""".split()  # noqa: SIM905 (symbols)

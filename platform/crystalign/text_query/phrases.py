@@ -41,7 +41,10 @@ NO_CHIP = (
     "single crystal, light emitting, hard carbon, dense packing, light absorption, gap state, electron gas, large "
     "scale, metal to insulator, hard sphere, density functional, density of states, ionic conductor, proton "
     "conductor, mixed conductor, oxide ion conductor, fast ion conductor, thermal conductor, thermal insulator, "
-    "high temperature superconductor"
+    "high temperature superconductor, high Tc, low Tc, high k, low k, dielectric constant, lattice constant, elastic "
+    "constant, piezoelectric constant, water splitting, water stable, water soluble, lead me, lead us, lead to, leads "
+    "to, lead time, Hubbard U, vitamin B, vitamin C, vitamin K, "
+    "I V curve, I V characteristic, C V curve, P N junction, P T diagram"
 )
 """Phrases whose parts are known words that mean something else here; they are searched as text."""
 CARRIERS = {"Li": "lithium", "Na": "sodium", "K": "potassium", "Mg": "magnesium", "Zn": "zinc", "Ca": "calcium"}
@@ -84,6 +87,12 @@ def phrase_meanings() -> dict[str, Meaning]:
     found |= {"lowdimensional": low, "reduceddimensional": low}
     found["argyrodite"] = Meaning(
         "structure type", "argyrodite: A8BX6 or A6BX5Y of sulfur, selenium or tellurium", (_ARGYRODITE,)
+    )
+    found["postperovskite"] = Meaning(
+        "structure type",
+        "post-perovskite (CaIrO3) type: same ratio and space group",
+        (all_of('chemical_formula_anonymous="A3BC"', "space_group_it_number=63"),),
+        note="this structure type is not in the table of types; the atoms' places are not compared",
     )
     for word, symbol in (("thiospinel", "S"), ("selenospinel", "Se"), ("sulfospinel", "S")):
         text = all_of(keyword("type", ["spinel"]), has([symbol]))

@@ -7,6 +7,7 @@ import re
 
 from crystalign.text_query.chips import Meaning, all_of, any_of
 from crystalign.text_query.structure_words import prototypes, type_meaning
+from crystalign.text_query.words import squeezed
 
 SPACE_GROUPS = """
 Th2Zn17 166, Th2Ni17 194, TiNiSi 62, Co2Si 62, Mn5Si3 193, W5Si3 140, Cr5B3 140, Nd2Fe14B 136, CoSn 191, Fe2P 189,
@@ -20,6 +21,23 @@ ThSi2 141, LaPtSi 109, TiFeSi 46, Sc2CoSi2 12, Y2BaNiO5 71, Ba2YCu3O7 47, Ca2Nb2
 """
 """Prototype and its space group (Villars and Calvert, Pearson's Handbook); those of structure types that crystals are
 recognised as are in `structure_words`."""
+
+STRUKTURBERICHT = """
+B27 FeB, B31 MnP, B33 CrB, B35 CoSn, B82 Ni2In, C22 Fe2P, C37 Co2Si, C38 Cu2Sb, C40 CrSi2, C49 ZrSi2, C54 TiSi2,
+D0a TiCu3, D023 ZrAl3, D024 Ni3Ti, D5a U3Si2, D510 Cr3C2, D82 Cu5Zn8, D84 Cr23C6, D85 W6Fe7, D88 Mn5Si3, D8a Th6Mn23,
+D8l Cr5B3, D8m W5Si3
+"""
+"""Strukturbericht symbol and its prototype (Mehl et al., Comput. Mater. Sci. 136, S1 (2017)); others are in
+`structure_words`."""
+
+
+@functools.cache
+def strukturbericht_prototypes() -> dict[str, Meaning]:
+    """Squeezed Strukturbericht symbol of a prototype that crystals are not recognised as → ratio and space group."""
+    from crystalign.formula import read_formula
+
+    rows = (row.split() for row in STRUKTURBERICHT.split(","))
+    return {squeezed(symbol): prototype_meaning(formula, read_formula(formula).reduced) for symbol, formula in rows}
 
 
 @functools.cache

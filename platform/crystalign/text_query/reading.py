@@ -21,7 +21,9 @@ from crystalign.text_query.element_words import LOWER_CASE, WORDLIKE, Element
 from crystalign.text_query.formulas import find_formula
 from crystalign.text_query.lattice_words import read_lattice
 from crystalign.text_query.lexicon import ALIKE, GLUE, NEGATIONS, TYPE_WORDS, Entry, lexicon
+from crystalign.text_query.periodic_words import read_periodic
 from crystalign.text_query.property_words import quantity_names
+from crystalign.text_query.prototype_words import strukturbericht_prototypes
 from crystalign.text_query.structure_words import strukturbericht, type_meaning
 from crystalign.text_query.symmetry_words import find_space_group, schoenflies_classes, space_group_meaning
 from crystalign.text_query.words import Word, Words
@@ -31,6 +33,12 @@ _SYMBOLS = frozenset(SYMBOLS[1:104])
 _CAPITAL_WORDS = frozenset(["IN", "OF", "IS", "ON", "IF", "OR", "AS", "AT", "BY", "NO"])
 _PREFIXED = ("dop", "substitut", "crystal", "exist", "deposit")
 """What follows `co-` when it is no cobalt."""
+_CONSTITUENT = (
+    *("based", "dop", "rich", "free", "contain", "bearing", "poor", "deficient", "substitut", "alloy", "stabili"),
+    *("ion", "intercalat", "termina", "excess", "mediated", "metal", "compound", "dimer", "bonded", "less", "and"),
+)
+"""How a word begins that says of an element what part it has: `N-doped`, `K-intercalated`."""
+_NUMBER_FOLLOWS = re.compile(r"\s*[-+]?\d")
 _TAKES_AN_ELEMENT = frozenset(["with", "containing", "contains", "without", "no"])
 _SIGNS = frozenset("<>≤≥=≈~")
 _UNIT = re.compile(r"([A-Z][a-z]?)\d{0,3}")
@@ -108,6 +116,8 @@ def _read(words: Words, at: int) -> Item:
 def _space_group(words: Words, at: int) -> Item | None:
     if lattice := read_lattice(words.text, words.words[at].start, schoenflies_classes()):
         return Item("meaning", at, _behind(words, at, lattice.end), lattice.meaning)
+    if periodic := read_periodic(words.text, words.words[at].start):
+        return Item("meaning", at, _behind(words, at, periodic.end), periodic.meaning)
     group = find_space_group(words.text, words.words[at].start)
     return group and Item("meaning", at, _behind(words, at, group[1]), space_group_meaning(group[0]))
 
@@ -266,6 +276,8 @@ def _symbol(words: Words, at: int) -> str:
         return symbol
     if before is not None and before.text[:1].isdigit() and not before.apart and word.text not in LOWER_CASE:
         return ""  # 300 K, 5 V
+    if after is not None and after.text[0] in _SIGNS and _NUMBER_FOLLOWS.match(words.text, after.end):
+        return ""  # Tc > 77 K
     return symbol if _is_element(word, symbol, before, after) else ""
 
 
@@ -273,8 +285,7 @@ def _is_element(word: Word, symbol: str, before: Word | None, after: Word | None
     """Whether a word that may be a symbol is one: `in` is none, but `In` in `Cu In S` is."""
     beside = [_is_symbol(other) for other in (before, after) if other is not None]
     if word.text == symbol and symbol not in WORDLIKE:
-        axis = after is not None and after.hyphenated and after.folded in {"type", "axis", "site", "centered"}
-        return not (len(symbol) == 1 and axis)
+        return not (len(symbol) == 1 and after is not None and _names_a_thing(after))
     if word.text.lower() in LOWER_CASE and (word.text.islower() or any(beside)):
         prefix = after is not None and after.hyphenated and after.folded.startswith(_PREFIXED)
         return not (word.text == "co" and prefix)
@@ -290,6 +301,13 @@ def _follows_an_element(word: Word) -> bool:
     """Whether a word shows that a symbol stands before it, and no preposition: `In oxide`, `As-based`, `As free`."""
     suffix = word.folded in {"based", "containing", "doped", "rich", "bearing"} and word.hyphenated
     return suffix or word.folded == "free" or word.folded in lexicon().anions
+
+
+def _names_a_thing(after: Word) -> bool:
+    """Whether a letter and the word behind its hyphen are one term: `B-site`, `K-edge`, not `N-doped` or `K-oxide`."""
+    if not after.hyphenated or not after.text.islower() or after.folded in {"type", "centered"}:
+        return after.hyphenated and after.text.islower()
+    return len(after.text) > 2 and not after.folded.startswith(_CONSTITUENT) and not lexicon().knows(after.folded)
 
 
 def _is_symbol(word: Word) -> bool:
@@ -308,8 +326,11 @@ def _strukturbericht(words: Words, at: int) -> Item | None:
         pieces = words.words[at : at + count + 1]
         key = "".join(piece.folded for piece in pieces[:count])
         follows = pieces[count].folded if len(pieces) > count else ""
-        if key in strukturbericht() and follows in TYPE_WORDS | {"order", "ordered", "phase", "compound"}:
-            types = strukturbericht()[key]
+        if follows not in TYPE_WORDS | {"order", "ordered", "phase", "compound"}:
+            continue
+        if meaning := strukturbericht_prototypes().get(key):
+            return Item("meaning", at, at + count + 1, meaning)
+        if types := strukturbericht().get(key):
             return Item("meaning", at, at + count + 1, type_meaning(types[0], types))
     return None
 
@@ -324,7 +345,7 @@ def _identifier(words: Words, at: int) -> Item | None:
 
 
 def _glue(word: Word, at: int) -> Item:
-    kinds = {"and": "and", "or": "or", "nor": "or", "of": "of", "free": "free"}
+    kinds = {"and": "and", "or": "or", "nor": "or", "of": "of", "free": "free", "absent": "free", "excluded": "free"}
     if word.folded in kinds:
         return Item(kinds[word.folded], at, at + 1)
     return Item("glue" if word.folded in GLUE else "word", at, at + 1)
