@@ -84,9 +84,12 @@ MUTATIONS = {
     "clip: copies of a structure as negatives, after the gather": Mutation(
         "clip",
         "gather",
-        "dict(zip(keys, everyones[len(names) :], strict=True))",
-        "{n: k[:, :1] for n, k in zip(keys, everyones[len(names) :], strict=True)}",
+        "dict(zip(kinds, everyones[len(names) :], strict=True))",
+        "{n: k[:, :1] for n, k in zip(kinds, everyones[len(names) :], strict=True)}",
         needs_workers=True,
+    ),
+    "clip: keys gathered in the order of each rank": Mutation(
+        "clip", "gather", "kinds = sorted(keys)", "kinds = list(keys)", needs_workers=True
     ),
     "clip: crystals that an anchor text fits as negatives": Mutation(
         "clip", "likeness", "if anchor.claims is not None", "if False and anchor.claims is not None"

@@ -33,7 +33,8 @@ class Rank:
         """The rows at a position of the batch, by default this rank's."""
         at = self.rank if position is None else position
         mine = slice(at * SAMPLES // self.world_size, (at + 1) * SAMPLES // self.world_size)
-        return [{m: t[mine] for m, t in tensors.items()} for tensors in problem]
+        x, present, keys = [{m: t[mine] for m, t in tensors.items()} for tensors in problem]
+        return [x, present, dict(reversed(keys.items())) if self.rank % 2 else keys]  # as batches read from bytes
 
     def save(self, name: str, tensors: dict) -> None:
         """By rank 0."""

@@ -57,7 +57,8 @@ def gather(
         return Gathered(local, dict(present), dict(keys), 0, 1)
     names = list(local)
     widths = [local[name].shape[1] for name in names]
-    columns = [*(present[name].long()[:, None] for name in names), *(k.reshape(len(k), -1) for k in keys.values())]
+    kinds = sorted(keys)  # a batch that was read from bytes may have them in another order on each rank
+    columns = [*(present[name].long()[:, None] for name in names), *(keys[k].reshape(len(keys[k]), -1) for k in kinds)]
     flags = torch.cat(columns, dim=1)  # (b, M + ΣK)
     joined = torch.cat([local[name] for name in names], dim=1)  # (b, ΣD)
     everyone = _Gather.apply(joined, world_size, group)  # type: ignore[no-untyped-call]  # (B, ΣD)
@@ -65,7 +66,7 @@ def gather(
     return Gathered(
         embeddings=dict(zip(names, everyone.split(widths, dim=1), strict=True)),
         present={name: column[:, 0].bool() for name, column in zip(names, everyones, strict=False)},
-        keys=dict(zip(keys, everyones[len(names) :], strict=True)),
+        keys=dict(zip(kinds, everyones[len(names) :], strict=True)),
         rank=dist.get_rank(group),
         world_size=world_size,
     )
