@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from crystalign_jobs.runtime.estimates import Estimate
 
 SECONDS = 0.05
-"""Typical time of one modality of one crystal, for the estimate."""
+"""Rough time of one modality of one crystal, for the estimate."""
 VERSION = 7
 """Increased when a derivation changes, so that a restarted job never mixes old and new results."""
 PARTS = ("shards", "quarantine", "derive")

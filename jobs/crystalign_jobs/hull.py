@@ -35,7 +35,7 @@ ENERGIES = (Quantity.FORMATION_ENERGY_PER_ATOM, Quantity.ENERGY_PER_ATOM)
 """Quantities that have a hull, in the order of preference."""
 FORMULAS_PER_TASK = 2000
 SECONDS = 0.001
-"""Typical time of one row, for the estimate."""
+"""Rough time of one row, for the estimate."""
 ENOUGH = 0.9
 """Share of the rows with an energy below which the report says that phases may be missing."""
 _AMOUNT = re.compile(r"([A-Z][a-z]?)(\d*)")

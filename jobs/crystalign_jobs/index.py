@@ -14,7 +14,7 @@ from crystalign.storage import Uri
 
 ROWS_PER_SEGMENT = 16_384
 SECONDS = 0.0001
-"""Typical time of one row, for the estimate."""
+"""Rough time of one row, for the estimate."""
 
 
 class BuildIndex(Config):

@@ -49,7 +49,7 @@ def search_stored_rows(uri: str, manifest: IndexManifest, count: int) -> tuple[f
     """Search for stored rows as a service would, and compare with exact searches.
 
     Returns:
-        Recall@10, and the least acceptable value: the target, less three standard errors of so many searches.
+        Recall@10, and the lowest value that is accepted: three standard errors below the target.
     """
     import numpy as np
 

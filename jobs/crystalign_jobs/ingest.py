@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from crystalign.shards.manifest import Manifest
 
 SECONDS = 0.006
-"""Typical time to read and check one crystal, for the estimate."""
+"""Rough time to read and check one crystal, for the estimate."""
 HEAVY_ROWS = 512
 """Rows with a charge density after which a shard is closed; 512 of them take about 130 MB of memory."""
 LEAST_ROWS = 128

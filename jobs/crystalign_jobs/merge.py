@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 SECONDS = 0.003
-"""Typical time to copy and compare one crystal, for the estimate."""
+"""Rough time to copy and compare one crystal, for the estimate."""
 
 
 class Merge(Config):

@@ -1,7 +1,7 @@
 """How sure an answer is: the signals of an answer, and what the service says of it.
 
 The probability that an answer is right follows from its signals by the calibration of the index
-(`crystalign.index.calibration`). Without a calibration for the modality nothing is claimed.
+(`crystalign.index.calibration`). If the modality of the query is not calibrated, nothing is said.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Words(NamedTuple):
     """What became of the typed words of a query."""
 
     understood: float
-    """Weight of the words of conditions that the first result satisfies."""
+    """Weight of the words that became conditions, if the first result satisfies these."""
     total: float
     """Weight of all typed words."""
     found: float
@@ -36,8 +36,9 @@ def words_of_query(
 ) -> Words:
     """Weigh the typed words by how rare they are in the index.
 
-    A word weighs its inverse document frequency. A word of a condition, and one that no text holds, weighs as much as
-    the rarest. Numbers, formulas with digits and words of one or two letters weigh nothing unless they are understood.
+    The weight of a word is its inverse document frequency. Words that became conditions, and words that no text holds,
+    weigh as much as the rarest word. Numbers, formulas with digits and words of one or two letters weigh nothing unless
+    they are understood.
 
     Args:
         understood: conditions; None for a literal search.

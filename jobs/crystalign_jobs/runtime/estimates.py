@@ -1,7 +1,8 @@
 """What a job will need: rows, time and disk space, printed before it starts, and refused if a local disk is too small.
 
-Bytes and times of a row are typical values, measured on 25,000 crystals of the Materials Project; the progress display
-shows the real rate. Only a local disk tells how much space is left: for an object store nothing is checked.
+The bytes of crystals, powder patterns, texts and compositions were measured on crystals of the Materials Project; the
+other sizes and all times are rough guesses, and the progress display shows the real rate. The free space is checked on
+local disks only, because an object store does not tell it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ RESERVE = 64 * 2**20
 BYTES_OF_ROW = 700
 """Bytes of a row with a crystal and its description, compressed."""
 BYTES_OF_MODALITY = {"xrd": 5700, "text": 250, "composition": 20, "charge_density": 60_000, "image": 6000}
-"""Bytes of a modality, compressed; `OTHER` for the rest."""
+"""Bytes of a modality, compressed; all others are taken as `OTHER`."""
 OTHER = 1500
 IGNORE = "CRYSTALIGN_IGNORE_DISK_SPACE"
 """Environment variable that turns the refusal into a warning."""

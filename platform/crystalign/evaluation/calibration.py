@@ -4,7 +4,8 @@ The fit is logistic regression with non-negative weights,
 
     min_{w ≥ 0, b}  Σ_i ln(1 + exp(−y_i (b + w·z_i))) + λ ‖w‖² / 2,    y_i = ±1,
 
-over standardised signals z. It has few parameters, is monotone in every signal, and its loss is convex.
+where z are the signals, each with mean 0 and standard deviation 1 over the fitted queries. The loss is convex, so there
+is one solution. No probability falls when a signal rises.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ from crystalign.config import Config
 from crystalign.errors import DatasetError
 
 RIDGE = 1.0
-"""λ of the fit: the weight of a signal in standard deviations is kept from growing without bound where the signals
-separate the outcomes."""
+"""λ of the fit. Without it, weights would grow without bound if the signals separate the outcomes."""
 MOST = 500.0
-"""Largest log odds, beyond which exp overflows."""
+"""Largest log odds that are used; exp overflows for larger ones."""
 BINS = 10
 """Number of equal bins of probability in a table of reliability."""
 FEWEST = 20
@@ -40,7 +40,8 @@ class Signal(Config):
     spread: float = Field(gt=0)
     """Standard deviation over the fitted queries."""
     weight: float = Field(ge=0)
-    """Weight of the standardised signal; not negative, so that more of a signal never makes an answer less sure."""
+    """How much one standard deviation of the signal adds to the log odds. It is never negative: an answer cannot become
+    less sure when the signal rises."""
 
     def term(self, value: float) -> float:
         """What a value of the signal adds to the log odds."""

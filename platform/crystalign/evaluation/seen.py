@@ -29,10 +29,10 @@ def split_of_card(card: ModelCard) -> SplitRule:
 
 
 def require_same_ids(rule: SplitRule, card: ModelCard, dataset: Dataset) -> None:
-    """Check that the materials of a dataset can be told from those that a model was trained on.
+    """Refuse a dataset for which it is not known which materials the model was trained on.
 
     Raises:
-        DatasetError: the model was split by material id, on another dataset.
+        DatasetError: the model was split by material id, and this is another dataset, with other ids.
     """
     if rule.by == "material" and dataset.manifest.sha256 != card.dataset_sha256:
         raise DatasetError(

@@ -1,11 +1,12 @@
-"""How sure an answer is: calibrated probabilities, stored with the index that they were measured on.
+"""The calibration of an index: how likely its answers are to be right. It is stored beside the index.
 
-A query is *answered* if at least half of the first ten results fit it; where the index holds fewer crystals that fit,
-at least half of these must be among the results (`crystalign.evaluation.held_out_queries.is_answered`). For each
-modality of queries, the probability of this is a function of signals of the answer, such as the cosine similarity of
-the best result (`crystalign.evaluation.calibration`).
+A query is *answered* if at least half of the first ten results fit it. If the index holds fewer than ten crystals that
+fit, at least half of these must be among the results (`crystalign.evaluation.held_out_queries.is_answered`).
 
-The file `calibration.json` lies beside the manifest of an index and names index and model. It has a checksum.
+The probability that a query is answered is computed from signals of the answer, such as the cosine similarity of the
+best result (`crystalign.evaluation.calibration`). Each modality of queries has its own function.
+
+The file `calibration.json` names the index and the model that it belongs to, and has a checksum.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_BYTES = 2**20
 FIRST = 10
 """Number of results, from the first, that decide whether a query is answered."""
 LOW, HIGH = 0.5, 0.8
-"""Below the first probability an answer is said to be weak; from the second on it is said to be good."""
+"""The service calls an answer weak below the first probability, and good from the second on."""
 Level = Literal["high", "medium", "low"]
 
 

@@ -1,4 +1,4 @@
-"""OPTIMADE filters, compiled to predicates over the columns of a segment.
+"""Reads OPTIMADE filters and turns them into predicates on the columns of a segment.
 
 `elements HAS ALL "Li","O" AND NOT elements HAS "Co" AND _crystalign_energy_above_hull<0.05`
 

@@ -108,7 +108,7 @@ class VectorStore(Protocol):
     def candidates(self, asks: Sequence[Ask]) -> list[Candidates]:
         """The candidates of each request; requests that are passed together may share a scan.
 
-        Each result has exactly `fetch` rows; one without a margin may have fewer.
+        A result with a margin has exactly `fetch` rows. A result without one may have fewer.
         """
 
 

@@ -67,7 +67,7 @@ class Text:
     @property
     def facts(self) -> CrystalFacts | None:
         """The facts that a generated text was made from."""
-        return None if self.facts_json is None else CrystalFacts.model_validate_json(self.facts_json)
+        return None if self.facts_json is None else _read_facts(self.facts_json)
 
 
 PHRASES = ("rutile", "layered lithium oxide", "hexagonal boron nitride", "lead halide perovskite", "cubic fluoride")
@@ -197,7 +197,7 @@ class TextModality(Modality[Text]):
         """Return what the drawn text claims, and all that could be said about the crystal, if its facts are known."""
         if value.facts_json is None:
             return None
-        facts = CrystalFacts.model_validate_json(value.facts_json)
+        facts = _read_facts(value.facts_json)
         words = bytes(features["utf8"]).decode()
         first = _CLAUSE_ENDS.split(words)[0]
         from_others = any(first in other for other in value.others)  # nobody knows what such a text claims
@@ -236,10 +236,16 @@ class TextModality(Modality[Text]):
         return cls.equivalence(material), f"words {words}"
 
 
+@functools.lru_cache(maxsize=256)
+def _read_facts(facts_json: str) -> CrystalFacts:
+    """The facts; a training step asks for those of a text several times."""
+    return CrystalFacts.model_validate_json(facts_json)
+
+
 @functools.lru_cache(maxsize=65_536)
 def _claimable(facts_json: str) -> tuple[int, ...]:
     """Hashes of everything that can be claimed of a crystal; each epoch asks for them again."""
-    return tuple(stable_hash(claim) for claim in sorted(claimable(CrystalFacts.model_validate_json(facts_json))))
+    return tuple(stable_hash(claim) for claim in sorted(claimable(_read_facts(facts_json))))
 
 
 def decode(inputs: Inputs) -> list[str]:

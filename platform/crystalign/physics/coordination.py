@@ -57,9 +57,11 @@ def bonds(crystal: Crystal) -> Bonds:
     with w ≥ w_(i) has the probability ∫ 4/π √(1 − x²) dx from w_(i+1) to w_(i); the remaining probability belongs to
     n = 0. The most probable n is used. On a mixed site the most abundant species counts.
 
-    Two rules are added. An atom without any bond gets the neighbours that it has without the factor f, except a noble
-    gas: the ions of thallium iodide are farther apart than the sum of their covalent radii plus 0.8 Å. And hydrogen
-    bonds and contacts between molecules are no bonds: see `weak_contacts`.
+    There are two more rules:
+
+    - If an atom has no bond, its neighbours are determined again with f = 1, because the ions of thallium iodide, for
+      example, are farther apart than the sum of their covalent radii plus 0.8 Å. Noble gases are left without bonds.
+    - Hydrogen bonds and contacts between molecules are not bonds: see `weak_contacts`.
 
     Returns:
         The bonds. A supercell has the same bonds as its cell, repeated.

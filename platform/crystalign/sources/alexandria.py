@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from pyarrow.fs import FileType
 
@@ -27,6 +27,7 @@ from crystalign.readers.structures.documents import read_document
 from crystalign.readers.structures.json_stream import list_entries
 from crystalign.rejects import Reject, reject_of, unforeseen
 from crystalign.sources.archives import FolderTree
+from crystalign.sources.published_property import PublishedProperty
 from crystalign.sources.source import Item, Source, SourceKind, SourceRequest, prefix_of
 
 NAME, LICENCE = "alexandria", "CC-BY-4.0"
@@ -41,22 +42,13 @@ _SKIPPED_PER_STEP = 1000
 """Entries outside the sample after which the time limit of reading starts again."""
 
 
-class _Field(NamedTuple):
-    """A field of `data` in an entry."""
-
-    name: str
-    quantity: Quantity
-    per_cell: bool = False
-    """The field holds the value of a cell, and the quantity is per atom."""
-
-
 FIELDS = (
-    _Field("energy_corrected", Quantity.ENERGY_PER_ATOM, per_cell=True),
-    _Field("e_form", Quantity.FORMATION_ENERGY_PER_ATOM),
-    _Field("e_above_hull", Quantity.ENERGY_ABOVE_HULL),
-    _Field("band_gap_ind", Quantity.BAND_GAP),
-    _Field("total_mag", Quantity.TOTAL_MAGNETIZATION_PER_ATOM, per_cell=True),
-    _Field("dos_ef", Quantity.DOS_AT_FERMI_PER_ATOM, per_cell=True),
+    PublishedProperty("energy_corrected", Quantity.ENERGY_PER_ATOM, per_cell=True),
+    PublishedProperty("e_form", Quantity.FORMATION_ENERGY_PER_ATOM),
+    PublishedProperty("e_above_hull", Quantity.ENERGY_ABOVE_HULL),
+    PublishedProperty("band_gap_ind", Quantity.BAND_GAP),
+    PublishedProperty("total_mag", Quantity.TOTAL_MAGNETIZATION_PER_ATOM, per_cell=True),
+    PublishedProperty("dos_ef", Quantity.DOS_AT_FERMI_PER_ATOM, per_cell=True),
 )
 """Fields of `data` that are read. Energies in eV or eV/atom, gap in eV, magnetization in µB, DOS in states/eV."""
 
@@ -153,8 +145,8 @@ class AlexandriaSource(Source):
         provenance = replace(self.provenance, reference=f"https://alexandria.icams.rub.de, {where}")
         return Material(identifier, reading.crystal, provenance, properties=properties, remarks=reading.remarks)
 
-    def _spec(self, field: _Field) -> PropertySpec:
-        return PropertySpec(quantity=field.quantity, method=self.method, source=NAME, vintage=self.provenance.vintage)
+    def _spec(self, field: PublishedProperty) -> PropertySpec:
+        return field.spec(self.method, NAME, self.provenance.vintage)
 
 
 def _method(name: str) -> str:
@@ -182,12 +174,12 @@ def _chosen(item: Item, seed: int) -> Iterator[bool]:
         yield item.share >= 1.0 or bool(rng.random() < item.share)
 
 
-def _value(data: Mapping[str, Any], field: _Field, entry: Mapping[str, Any]) -> float | None:
+def _value(data: Mapping[str, Any], field: PublishedProperty, entry: Mapping[str, Any]) -> float | None:
     """Return the value of a field; None if it is missing, no number, or not finite."""
     value = data.get(field.name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return float(value) / (len(entry["structure"]["sites"]) if field.per_cell else 1)
+    return field.value(float(value), len(entry["structure"]["sites"]))
 
 
 KIND = SourceKind(prefix_of(NAME), AlexandriaSource)

@@ -27,6 +27,7 @@ from crystalign.readers.structures.structure_file import read_structures
 from crystalign.rejects import Reject, reject_of, unforeseen
 from crystalign.sources.archives import Entry, Tree, open_tree
 from crystalign.sources.delimited import TextTable, read_csv
+from crystalign.sources.published_property import PublishedProperty
 from crystalign.sources.source import Item, Source, SourceKind, SourceRequest, prefix_of
 
 NAME, LICENCE = "gnome", "CC-BY-NC-4.0"
@@ -39,20 +40,11 @@ METHOD = "pbe"
 ROWS_PER_ITEM = 512
 
 
-class _Column(NamedTuple):
-    """A column with a property."""
-
-    name: str
-    quantity: Quantity
-    per_cell: bool = False
-    """The column holds the value of a cell, and the quantity is per atom."""
-
-
 COLUMNS = (
-    _Column("Corrected Energy", Quantity.ENERGY_PER_ATOM, per_cell=True),
-    _Column("Formation Energy Per Atom", Quantity.FORMATION_ENERGY_PER_ATOM),
-    _Column("Decomposition Energy Per Atom All", Quantity.ENERGY_ABOVE_HULL),
-    _Column("Bandgap", Quantity.BAND_GAP),
+    PublishedProperty("Corrected Energy", Quantity.ENERGY_PER_ATOM, per_cell=True),
+    PublishedProperty("Formation Energy Per Atom", Quantity.FORMATION_ENERGY_PER_ATOM),
+    PublishedProperty("Decomposition Energy Per Atom All", Quantity.ENERGY_ABOVE_HULL),
+    PublishedProperty("Bandgap", Quantity.BAND_GAP),
 )
 """Columns that are read, in eV and eV/atom. The distance to the hull is that to the hull of all entries of GNoME and of
 the databases it builds on; `Decomposition Energy Per Atom` is relative to the Materials Project alone, and negative for
@@ -157,15 +149,13 @@ class GnomeSource(Source):
         sites = len(reading.crystal)
         values = {column: _number(row[column.name]) for column in COLUMNS}
         properties = {
-            self._spec(column): value / (sites if column.per_cell else 1)
-            for column, value in values.items()
-            if value is not None
+            self._spec(column): column.value(value, sites) for column, value in values.items() if value is not None
         }
         provenance = replace(self.provenance, reference=f"doi:10.1038/s41586-023-06735-9, {where}, {entry.name}")
         return Material(row[ID], reading.crystal, provenance, properties=properties, remarks=reading.remarks)
 
-    def _spec(self, column: _Column) -> PropertySpec:
-        return PropertySpec(quantity=column.quantity, method=METHOD, source=NAME, vintage=self.provenance.vintage)
+    def _spec(self, column: PublishedProperty) -> PropertySpec:
+        return column.spec(METHOD, NAME, self.provenance.vintage)
 
     def _table(self) -> TextTable:
         optional = (*(column.name for column in COLUMNS), "Volume")

@@ -145,9 +145,10 @@ def anion_filter(anion: Anion) -> tuple[str, str, str]:
 
 
 def ratio_filter(anion: Anion) -> str:
-    """The ratio that a prefix states for one metal, MX2 for `dichalcogenide`, or that of an ion such as P2O7; or empty.
+    """A filter for the ratio of atoms that the name of an anion states; empty if it states none.
 
-    `sesqui` is M2X3.
+    A prefix states it for one metal: `dichalcogenide` is MX2, `sesquioxide` is M2X3. An ion such as P2O7 states the
+    ratio of its own elements.
     """
     units = re.findall(r"([A-Z][a-z]?)(\d*)", anion.formula)
     if not anion.number and len(units) == 2 and all(n.isdigit() for _, n in units) and _is_reduced(units):
