@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from crystalign.shards.dataset import Dataset
 
 BYTES_OF_METADATA, SECONDS = 400, 0.02
-"""Typical size of a row without its vector, and typical time to encode one, for the estimate."""
+"""Rough size of a row without its vector, and rough time to encode one, for the estimate."""
 Part = Literal["train", "validation", "test"]
 
 

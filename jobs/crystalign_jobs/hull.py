@@ -158,7 +158,7 @@ def chosen(properties: Sequence[PropertySpec], names: Sequence[str], uri: str) -
 
 
 def hull_spec(spec: PropertySpec) -> PropertySpec:
-    """The property that a hull of these energies fills; it differs from what the database itself publishes."""
+    """The property for values from a hull of these energies; values that the database publishes have another one."""
     return PropertySpec(
         quantity=Quantity.ENERGY_ABOVE_HULL,
         method=spec.method,
@@ -217,7 +217,7 @@ def _phases(dataset: Dataset, spec: PropertySpec) -> Phases:
 
 
 def _references(phases: Phases, spec: PropertySpec) -> dict[str, float]:
-    """Energy of each element, eV/atom; with formation energies at most zero, which is their definition."""
+    """Energy of each element, eV/atom. By definition, formation energies of elements are zero; none is higher here."""
     lowest = {system: min(held.values()) for system, held in phases.items() if "-" not in system}
     if spec.quantity is Quantity.ENERGY_PER_ATOM:
         return lowest

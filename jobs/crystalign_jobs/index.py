@@ -38,7 +38,7 @@ class BuildIndex(Config):
     target_recall: float = Field(default=TARGET, gt=0, le=1)
     """Part of the best rows that an approximate kind is to find."""
     memory_gb: float | None = Field(default=None, gt=0)
-    """Memory of all machines that will hold the index together (GB), for `--kind auto`; default: that of this one."""
+    """Total memory in GB of the machines that will hold the index, for `--kind auto`; default: that of this machine."""
 
 
 def main(config: BuildIndex) -> IndexManifest:

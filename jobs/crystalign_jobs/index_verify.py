@@ -1,4 +1,4 @@
-"""`crystalign index verify`: whether an index still is what its manifest says, and finds what it should."""
+"""`crystalign index verify`: check the files of an index against its manifest, and some of its searches."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def main(config: Ingest) -> Manifest:
 
 
 def _refuse_licences(source: Source, config: Ingest) -> None:
-    """Refuse a source before it is read if the user would have to allow all of its licences.
+    """Refuse a source before it is read if all of its rows have licences that the user did not allow.
 
     Raises:
         ConfigError: no row could enter the dataset.

@@ -35,10 +35,10 @@ Place = tuple[int, int]
 
 
 class Asked(NamedTuple):
-    """What came of one query."""
+    """A query and its outcome."""
 
     half: int
-    """0 for queries that probabilities are fitted to, 1 for those that test them."""
+    """0 if the query is used to fit the probabilities, 1 if it is used to test them."""
     signals: dict[str, float]
     """Signals of the answer."""
     answered: bool

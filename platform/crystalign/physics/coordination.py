@@ -40,8 +40,8 @@ class Bonds(NamedTuple):
     counted: Mask
     """(E,) whether the algorithm counts the sender as a neighbour of the receiver."""
     bonded: Mask
-    """(E,) whether it does so in at least one direction, without `weak_contacts`. `bonds` says what holds for atoms
-    without any neighbour."""
+    """(E,) whether at least one of the two atoms counts the other, except `weak_contacts`. `bonds` has the rule for
+    atoms without any neighbour."""
 
 
 def bonds(crystal: Crystal) -> Bonds:

@@ -88,7 +88,7 @@ class AlexandriaSource(Source):
         return items
 
     def load(self, item: Item) -> Iterator[Material | Reject | None]:
-        """Load the entries of one file; what follows damage is lost and is one reject."""
+        """Load the entries of one file. If the file is damaged, the rest of it is lost, and one reject says so."""
         uri = storage.join(self.location, item.key)
         plausible = int(item.stop * self.limits.max_compression_ratio) + MIB
         chosen = _chosen(item, self.seed)

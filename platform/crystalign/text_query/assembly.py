@@ -39,7 +39,7 @@ class Assembler:
         self.negated = False
         """Whether what is read now is excluded: then each part is excluded on its own."""
         self.padding: set[int] = set()
-        """Words without a meaning of their own in their place, as `metal` in `fcc metal`."""
+        """Words that add nothing where they stand, such as `metal` in `fcc metal`."""
 
     def parts(self) -> list[Part]:
         """The meanings of the query, in order."""
@@ -263,7 +263,7 @@ class Assembler:
         return compound_meaning([], [], [anion.value for anion in anions], either=False, plural=True)
 
     def _elements(self, cations: Sequence[Item], first: int, end: int, joined: str) -> Meaning:
-        """Elements alone: crystals of only these first, unless `containing` or `based` says that others are meant."""
+        """Elements alone: crystals of only these come first, unless the query says `containing` or `based`."""
         symbols = list(dict.fromkeys(item.value.symbol for item in cations if item.kind == "element"))
         groups = [item.value for item in cations if item.kind != "element"]
         if groups and not symbols and len(groups) == 1:
@@ -335,7 +335,7 @@ class Assembler:
         return max(target, at + 1)
 
     def _opposite(self, meaning: Meaning, first: int, last: int) -> Meaning | None:
-        """Crystals that are not what a meaning says; of several elements, none may be there."""
+        """A condition that excludes what the words mean. Of several elements, none may be present."""
         items = self.items[first:last]
         symbols = [item.value.symbol for item in items if item.kind == "element"]
         if symbols and all(item.kind in {"element", "and", "or"} for item in items):

@@ -29,7 +29,7 @@ VALENCES = {
     "VI": "O S Se Te",
     "VII": "F Cl Br I",
 }
-"""Elements of a Roman numeral in `III-V` and its like, where it counts the valence electrons of a semiconductor."""
+"""Roman numeral → elements with so many valence electrons, as in `III-V semiconductor`."""
 _SUBGROUPS = dict(zip("I II III IV V VI VII".split(), (11, 12, 3, 4, 5, 6, 7), strict=True))  # noqa: SIM905 (numerals)
 _MAIN = dict(zip("I II III IV V VI VII VIII".split(), (1, 2, 13, 14, 15, 16, 17, 18), strict=True))  # noqa: SIM905
 _NUMERAL = "VIII|VII|VI|IV|V|III|II|I"

@@ -37,7 +37,7 @@ _CONSTITUENT = (
     *("based", "dop", "rich", "free", "contain", "bearing", "poor", "deficient", "substitut", "alloy", "stabili"),
     *("ion", "intercalat", "termina", "excess", "mediated", "metal", "compound", "dimer", "bonded", "less", "and"),
 )
-"""How a word begins that says of an element what part it has: `N-doped`, `K-intercalated`."""
+"""Beginnings of words after which the letter before the hyphen is an element: `N-doped`, `K-intercalated`."""
 _NUMBER_FOLLOWS = re.compile(r"\s*[-+]?\d")
 _TAKES_AN_ELEMENT = frozenset(["with", "containing", "contains", "without", "no"])
 _SIGNS = frozenset("<>≤≥=≈~")

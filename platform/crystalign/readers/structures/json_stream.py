@@ -72,7 +72,7 @@ class _Window:
         """The error at which the pieces ended."""
 
     def more(self, characters: int) -> bool:
-        """Drop what has been read and append at least so many characters, fewer at the end; False if none is left."""
+        """Drop the text that was parsed and append at least this many characters; False at the end of the file."""
         parts = [self.text[self.position :]]
         added = 0
         while added < characters:
