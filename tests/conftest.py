@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,11 +61,25 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
-    """An S3 server in this process."""
+    """An S3 server in this process.
+
+    moto checks the condition of a write and stores it in two steps; S3 does both at once. Writes therefore come one at
+    a time, or two of them could both meet the same condition.
+    """
     server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    from moto.s3.responses import S3Response
+
+    put, one_at_a_time = S3Response.put_object, threading.Lock()
+
+    def put_alone(response: S3Response) -> Any:
+        with one_at_a_time:
+            return put(response)
+
     server.start()
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(S3Response, "put_object", put_alone)
+        yield f"http://{host}:{port}"
     server.stop()
 
 

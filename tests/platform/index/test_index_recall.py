@@ -7,7 +7,7 @@ import pytest
 
 from clustered_vectors import NOISE, Corpus, write_corpus, write_queries
 from crystalign.errors import ConfigError, VerificationError
-from crystalign.index import approximate, recall
+from crystalign.index import approximate, recall_measurement
 from crystalign.index.build import build_index
 from crystalign.index.kinds import EXACT_ROWS, choose_kind
 from crystalign.index.manifest import IndexManifest
@@ -29,9 +29,9 @@ def places(tmp_path_factory):
     for modality in NOISE:
         write_queries(str(root / modality), modality, CORPUS.queries(modality, vectors, 60))
     with pytest.MonkeyPatch.context() as patch:  # fewer queries than usual, so that the test is quick
-        patch.setattr(recall, "QUERIES", 60)
+        patch.setattr(recall_measurement, "QUERIES", 60)
         patch.setattr(approximate, "QUERIES", 60)
-        patch.setattr(recall, "KS", (10, 100))
+        patch.setattr(recall_measurement, "KS", (10, 100))
         yield root
 
 
