@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SECONDS = 0.05
 """Rough time of one modality of one crystal, for the estimate."""
-VERSION = 7
+VERSION = 8
 """Increased when a derivation changes, so that a restarted job never mixes old and new results."""
 PARTS = ("shards", "quarantine", "derive")
 """Folders to which a derivation writes files."""

@@ -1,4 +1,4 @@
-"""Compute modalities that follow from the crystal alone, for datasets and for queries."""
+"""Compute modalities that follow from the crystal and its properties, for datasets and for queries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from crystalign.modalities.query import resolved
 from crystalign.rejects import Reject, unforeseen
 
 if TYPE_CHECKING:
-    from crystalign.crystal import Crystal
     from crystalign.material import Material
 
 
@@ -46,7 +45,7 @@ def extended(
             continue
         try:
             with time_limit(max_seconds, f"{name} of {material.id}"):
-                computed[name] = compute(material.crystal)
+                computed[name] = compute(material)
         except InputError as error:
             reason, message = error.reason, str(error)
         except Exception as error:  # noqa: BLE001 (one crystal must not stop the others)
@@ -60,14 +59,14 @@ def extended(
     return replace(material, modalities={**kept, **computed})
 
 
-def derivation_of(modality: str) -> Callable[[Crystal], Any] | None:
-    """The function that computes a modality from a crystal; None if the modality does not follow from it.
+def derivation_of(modality: str) -> Callable[[Material], Any] | None:
+    """The function that computes a modality of a material; None if the modality does not follow from its crystal.
 
     Raises:
         ConfigError: there is no such modality.
     """
     target = modality_class(modality).derived_by
-    compute: Callable[[Crystal], Any] | None = None if target is None else resolved(target)
+    compute: Callable[[Material], Any] | None = None if target is None else resolved(target)
     return compute
 
 
@@ -77,42 +76,45 @@ def _lacks_facts(value: Any) -> bool:
     return isinstance(value, Text) and value.generated and value.facts_json is None
 
 
-def xrd_of(crystal: Crystal) -> Any:
+def xrd_of(material: Material) -> Any:
     """The peaks of the crystal's powder pattern."""
     from crystalign.physics.diffraction import powder_peaks
 
-    return powder_peaks(crystal)
+    return powder_peaks(material.crystal)
 
 
-def text_of(crystal: Crystal) -> Any:
-    """The caption of the crystal, as a text."""
+def text_of(material: Material) -> Any:
+    """The caption of the crystal, with the facts that other texts about it can state."""
     from crystalign.modalities.text import Text
     from crystalign.physics.caption import caption_of
     from crystalign.physics.facts import crystal_facts
     from crystalign.physics.symmetry import symmetry
+    from crystalign.text.property_words import verdicts
 
-    facts = crystal_facts(crystal, symmetry(crystal))
+    facts = crystal_facts(material.crystal, symmetry(material.crystal))
+    words = verdicts(material.properties, facts.density)
+    facts = facts.model_copy(update={"property_words": words.true, "wrong_property_words": words.false})
     return Text(caption_of(facts), generated=True, facts_json=facts.model_dump_json())
 
 
-def composition_of(crystal: Crystal) -> Any:
+def composition_of(material: Material) -> Any:
     """The composition of the crystal."""
     from crystalign.modalities.composition import Composition
 
-    return Composition.of(crystal)
+    return Composition.of(material.crystal)
 
 
-def image_of(crystal: Crystal) -> Any:
+def image_of(material: Material) -> Any:
     """A picture of the crystal."""
     from crystalign.modalities.image import Picture
     from crystalign.physics.picture import draw_crystal
 
-    return Picture(draw_crystal(crystal))
+    return Picture(draw_crystal(material.crystal))
 
 
-def tabular_of(crystal: Crystal) -> Any:
+def tabular_of(material: Material) -> Any:
     """The descriptors of the crystal."""
     from crystalign.modalities.vector import Vector
     from crystalign.physics.descriptors import descriptors
 
-    return Vector(descriptors(crystal))
+    return Vector(descriptors(material.crystal))

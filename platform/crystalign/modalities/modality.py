@@ -88,7 +88,7 @@ class Modality(ABC, Generic[Value]):
     columns: ClassVar[type[TableColumns] | None] = None
     """Class that describes its columns in an external Parquet table; None if tables cannot contain it."""
     derived_by: ClassVar[str | None] = None
-    """`module:function` that computes its value from a crystal; None if it cannot be computed."""
+    """`module:function` that computes its value for a material from the crystal; None if it cannot be computed."""
     prepares_encoder: ClassVar[bool] = False
     """Whether an encoder needs training values before its first step, e.g. to train a tokenizer."""
     masked_by: ClassVar[str | None] = None

@@ -17,7 +17,7 @@ from crystalign.errors import InputError
 from crystalign.modalities.modality import Claims, Features, Inputs, Modality, stable_hash
 from crystalign.modalities.query import QueryExample, QueryField, QuerySpec
 from crystalign.physics.facts import CrystalFacts
-from crystalign.text.claims import claimable, claims
+from crystalign.text.claims import claims, possible
 from crystalign.text.masked_caption import masked_caption
 from crystalign.text.phrasing import phrase
 
@@ -194,7 +194,7 @@ class TextModality(Modality[Text]):
         return texts
 
     def claims(self, value: Text, features: Features) -> Claims | None:
-        """Return what the drawn text claims, and all that could be said about the crystal, if its facts are known."""
+        """Return what the drawn text claims, and all that may be true of the crystal, if its facts are known."""
         if value.facts_json is None:
             return None
         facts = _read_facts(value.facts_json)
@@ -202,7 +202,7 @@ class TextModality(Modality[Text]):
         first = _CLAUSE_ENDS.split(words)[0]
         from_others = any(first in other for other in value.others)  # nobody knows what such a text claims
         made = frozenset() if from_others else claims(words, facts)
-        return Claims([stable_hash(claim) for claim in sorted(made)], _claimable(value.facts_json))
+        return Claims([stable_hash(claim) for claim in sorted(made)], _possible(value.facts_json))
 
     def collate(self, samples: Sequence[Features]) -> Inputs:
         """Join the bytes."""
@@ -243,9 +243,9 @@ def _read_facts(facts_json: str) -> CrystalFacts:
 
 
 @functools.lru_cache(maxsize=65_536)
-def _claimable(facts_json: str) -> tuple[int, ...]:
-    """Hashes of everything that can be claimed of a crystal; each epoch asks for them again."""
-    return tuple(stable_hash(claim) for claim in sorted(claimable(_read_facts(facts_json))))
+def _possible(facts_json: str) -> tuple[int, ...]:
+    """Hashes of everything that may be true of a crystal; each epoch asks for them again."""
+    return tuple(stable_hash(claim) for claim in sorted(possible(_read_facts(facts_json))))
 
 
 def decode(inputs: Inputs) -> list[str]:

@@ -86,6 +86,10 @@ class CrystalFacts(Config):
     """Å; lengths of the conventional cell's edges where they are unique: a of a cubic cell, a and c of a tetragonal,
     trigonal (hexagonal axes) or hexagonal one, all three of an orthorhombic one in ascending order; empty for the
     monoclinic and triclinic systems, whose axes can be chosen in several ways."""
+    property_words: tuple[str, ...] = ()
+    """Words for properties that hold of it, such as `metallic`, from known values: `crystalign.text.property_words`."""
+    wrong_property_words: tuple[str, ...] = ()
+    """Words for properties that do not hold of it. Of words in neither list, nothing is known."""
 
 
 def crystal_facts(crystal: Crystal, symmetry: Symmetry) -> CrystalFacts:

@@ -30,6 +30,7 @@ from crystalign.text.phrasing import (
     nouns,
     phrase,
 )
+from crystalign.text.property_words import RANGES, sayings
 from crystalign.text.quantities import find_quantities
 
 _SYSTEM = re.compile(r"(?<![\w-])[A-Z][a-z]?(?:-[A-Z][a-z]?)+(?![\w-])")
@@ -51,8 +52,10 @@ class Drawn(NamedTuple):
 def draw(facts: CrystalFacts, rng: np.random.Generator) -> Drawn | None:
     """A text of `phrase` with its claims; None if what can be said of the crystal are numbers alone.
 
-    Numbers (density, bond lengths) are left out, because no two crystals agree in them exactly.
+    Numbers (density, bond lengths) are left out, because no two crystals agree in them exactly; so are words for
+    properties, because the properties of other crystals may be unknown.
     """
+    facts = facts.model_copy(update={"property_words": ()})
     for _ in range(DRAWS):
         text = phrase(facts, rng)
         if made := without_quantities(claims(text, facts)):
@@ -100,11 +103,17 @@ def claimable(facts: CrystalFacts) -> frozenset[str]:
         pieces |= {kind, f"{kind}-type"}
     pieces |= {facts.spacegroup_symbol, f"({facts.spacegroup_number})", f"No. {facts.spacegroup_number}"}
     pieces |= {*names(facts), *attributes(facts), density_sentence(facts), *packing_sentence(facts).split(", ")}
-    pieces |= {*lattice_sentences(facts)}
+    pieces |= {*lattice_sentences(facts), *sayings(facts.property_words)}
     for environment in facts.environments:
         pieces |= {bond_clause(environment), masked_bond_clause(environment)}
         pieces |= {masked_bond_clause(environment, lengths=False), *bond_sentences(environment)}
     return frozenset(pieces)
+
+
+def possible(facts: CrystalFacts) -> frozenset[str]:
+    """Everything that can be claimed of a crystal, and words for properties of which nothing is known."""
+    known = {*facts.property_words, *facts.wrong_property_words}
+    return claimable(facts) | sayings([name for name in RANGES if name not in known])
 
 
 def _system(facts: CrystalFacts) -> str:

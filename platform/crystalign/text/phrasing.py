@@ -18,6 +18,8 @@ from crystalign.physics.compound_classes import NONMETALS, WHOLE
 from crystalign.physics.facts import CrystalFacts, Environment, listed
 from crystalign.text.anion_elements import without_anions
 from crystalign.text.keywords import keywords
+from crystalign.text.property_words import AFTER_NOUN
+from crystalign.text.property_words import BEFORE_NOUN as PROPERTY_BEFORE_NOUN
 
 QUERY_SHARE = 0.6
 """Share of texts in the style of a query."""
@@ -169,6 +171,7 @@ def attributes(facts: CrystalFacts) -> list[str]:
     """Words after a noun or a formula."""
     group, number = facts.spacegroup_symbol, facts.spacegroup_number
     words = [group, f"space group {group}", f"space group {number}", f"{facts.density:.1f} g/cm3"]
+    words += [AFTER_NOUN[word] for word in facts.property_words if word in AFTER_NOUN]
     for one in facts.environments:
         if len(one.partners) == 1 and one.shape in POLYHEDRA and _surrounded_by_anions(one):
             (partner,) = one.partners
@@ -198,6 +201,8 @@ def _as_sentences(facts: CrystalFacts, rng: np.random.Generator, with_formula: b
         writers.append(lambda: _one(STATEMENTS[facts.dimensionality], rng))
     if facts.structure_type:
         writers.append(lambda: f"It has the {facts.structure_type} structure")
+    if facts.property_words:
+        writers.append(lambda: _property_sentence(_property_word(facts, rng)))
     writers += [lambda e=e: _one(bond_sentences(e), rng) for e in facts.environments if e.partners]  # type: ignore[misc]
     count = int(rng.integers(1, 6))
     chosen = rng.permutation(len(writers))[:count].tolist()
@@ -252,12 +257,25 @@ def _adjectives(facts: CrystalFacts, rng: np.random.Generator) -> list[str]:
         words.append(COUNTS.get(len(facts.elements), "multicomponent"))
     if has_dimensionality(facts) and (facts.dimensionality != "framework" or rng.random() < 0.3):
         words.insert(0, _one(BEFORE_NOUN[facts.dimensionality], rng))
+    if facts.property_words:
+        words.insert(0, _property_word(facts, rng))
     kind = facts.structure_type
     if kind and kind.endswith(("cubic", "close-packed", "-type")):
         words.append(kind)
     elif kind and not kind.endswith("phase"):
         words.append(f"{kind}-type")
     return words
+
+
+def _property_word(facts: CrystalFacts, rng: np.random.Generator) -> str:
+    """One of the words for its properties: `wide-gap`."""
+    return _one(PROPERTY_BEFORE_NOUN[_one(facts.property_words, rng)], rng)
+
+
+def _property_sentence(word: str) -> str:
+    """`The material is magnetic`, `The material has a wide band gap`."""
+    is_noun = word.endswith((" gap", " index", " density"))
+    return f"The material has a {word}" if is_noun else f"The material is {word}"
 
 
 def has_dimensionality(facts: CrystalFacts) -> bool:

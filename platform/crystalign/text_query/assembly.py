@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from crystalign.text.property_words import Range
 from crystalign.text_query.anion_words import Anion, class_meaning
-from crystalign.text_query.chips import Meaning, Range, all_of, either_of, has, none_of, range_label
+from crystalign.text_query.chips import Meaning, all_of, either_of, has, none_of, range_label
 from crystalign.text_query.compounds import compound_meaning, only_elements
 from crystalign.text_query.element_words import Element
 from crystalign.text_query.formulas import system_meaning

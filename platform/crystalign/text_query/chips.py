@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from crystalign.index.filter_fields import KEYWORDS, PREFIX, Fields
 from crystalign.properties import Quantity
+from crystalign.text.property_words import Range
 
 MAX_CHIPS = 24
 """Largest number of chips of a query."""
@@ -82,15 +82,6 @@ class Understanding:
         if loose or not self.chips:
             tiers.append(_all(chip.level(depth) for chip in strict))
         return tuple(dict.fromkeys(tiers))
-
-
-class Range(NamedTuple):
-    """Bounds of a property."""
-
-    quantity: str
-    """Key of `crystalign.properties.Quantity`, or `density`."""
-    tests: tuple[tuple[str, float], ...]
-    """Comparison signs and values that all hold, for example `((">=", 3.0),)`."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from crystalign.text_query.chips import Meaning, Range, range_label
+from crystalign.text.property_words import Range
+from crystalign.text_query.chips import Meaning, range_label
 from crystalign.text_query.property_words import size_meaning
 from crystalign.text_query.words import Words, fold
 

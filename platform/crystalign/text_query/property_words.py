@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from crystalign.text_query.chips import Meaning, Range, range_label
+from crystalign.text.property_words import RANGES, Range
+from crystalign.text_query.chips import Meaning, range_label
 from crystalign.text_query.words import squeezed
 
 NAMES = {
@@ -32,25 +33,25 @@ def _range(quantity: str, *tests: tuple[str, float]) -> Range:
 
 
 _GAP, _HULL, _BULK, _SHEAR = "band_gap", "energy_above_hull", "bulk_modulus_vrh", "shear_modulus_vrh"
-_MOMENT, _INDEX = "total_magnetization_per_atom", "refractive_index"
+_MOMENT = "total_magnetization_per_atom"
 PHRASES: dict[str, tuple[str, tuple[Range, ...]]] = {
     "wide band gap, wide gap, large band gap, large gap, wide bandgap, high band gap, big band gap, WBG": (
-        "wide band gap", (_range(_GAP, (">=", 3)),),
+        "wide band gap", (RANGES["wide band gap"],),
     ),
     "ultrawide band gap, ultra wide band gap, ultrawide bandgap, UWBG": (
         "ultrawide band gap", (_range(_GAP, (">=", 4)),),
     ),
     "narrow band gap, narrow gap, small band gap, small gap, low band gap, narrow bandgap": (
-        "narrow band gap", (_range(_GAP, (">", 0.05), ("<=", 1)),),
+        "narrow band gap", (RANGES["narrow band gap"],),
     ),
     "zero band gap, zero gap, gapless, no band gap, metallic, metal, conductor, conducting, conductive": (
-        "metallic", (_range(_GAP, ("<=", 0.05)),),
+        "metallic", (RANGES["metallic"],),
     ),
     "non metallic, nonmetal, non metal, nonmetallic, gapped": (
         "not metallic", (_range(_GAP, (">", 0.05)),),
     ),
-    "semiconductor, semiconducting": ("semiconductor", (_range(_GAP, (">=", 0.1), ("<=", 4)),)),
-    "insulator, insulating, electrical insulator, dielectric": ("insulator", (_range(_GAP, (">=", 4)),)),
+    "semiconductor, semiconducting": ("semiconductor", (RANGES["semiconductor"],)),
+    "insulator, insulating, electrical insulator, dielectric": ("insulator", (RANGES["insulator"],)),
     "semimetal, semimetallic": ("semimetal", (_range(_GAP, ("<=", 0.05)),)),
     "transparent, optically transparent, visible transparent": ("transparent", (_range(_GAP, (">=", 3)),)),
     "solar absorber, solar cell absorber, photovoltaic absorber, photovoltaic, solar cell": (
@@ -61,44 +62,42 @@ PHRASES: dict[str, tuple[str, tuple[Range, ...]]] = {
     ),
     "infrared detector, infrared": ("infrared", (_range(_GAP, (">", 0.05), ("<=", 0.5)),)),
     "stable, thermodynamically stable, on the hull, on the convex hull, ground state, synthesizable": (
-        "stable", (_range(_HULL, ("<=", 0.025)), _range("formation_energy_per_atom", ("<", 0))),
+        "stable", (RANGES["stable"], _range("formation_energy_per_atom", ("<", 0))),
     ),
     "metastable": ("metastable", (_range(_HULL, (">", 0), ("<=", 0.1)),)),
     "unstable": ("unstable", (_range(_HULL, (">", 0.1)),)),
     "stiff, incompressible, high bulk modulus, ultra incompressible, large bulk modulus, low compressibility": (
-        "stiff", (_range(_BULK, (">=", 200)),),
+        "stiff", (RANGES["stiff"],),
     ),
     "hard, hard material, high hardness, high shear modulus": (
-        "hard", (_range(_SHEAR, (">=", 150)), _range(_BULK, (">=", 250))),
+        "hard", (RANGES["hard"], _range(_BULK, (">=", 250))),
     ),
     "superhard, ultrahard, ultra hard, super hard": (
         "superhard", (_range(_SHEAR, (">=", 200)), _range(_BULK, (">=", 300))),
     ),
-    "soft, compressible, low bulk modulus, small bulk modulus": ("soft", (_range(_BULK, ("<=", 40)),)),
+    "soft, compressible, low bulk modulus, small bulk modulus": ("soft", (RANGES["soft"],)),
     "low shear modulus, shear soft": ("soft", (_range(_SHEAR, ("<=", 20)),)),
     "magnetic, ferromagnetic, ferromagnet, ferrimagnetic, ferrimagnet, magnet, permanent magnet, spin polarized": (
-        "magnetic", (_range(_MOMENT, (">=", 0.1)),),
+        "magnetic", (RANGES["magnetic"],),
     ),
     "strongly magnetic, high magnetization, large magnetization, large magnetic moment": (
         "strongly magnetic", (_range(_MOMENT, (">=", 0.5)),),
     ),
-    "nonmagnetic, non magnetic, diamagnetic, diamagnet": ("not magnetic", (_range(_MOMENT, ("<=", 0.01)),)),
+    "nonmagnetic, non magnetic, diamagnetic, diamagnet": ("not magnetic", (RANGES["not magnetic"],)),
     "high refractive index, large refractive index, high index": (
-        "high refractive index", (_range(_INDEX, (">=", 2.2)),),
+        "high refractive index", (RANGES["high refractive index"],),
     ),
-    "low refractive index, small refractive index, low index": ("low refractive index", (_range(_INDEX, ("<=", 1.6)),)),
-    "dense, high density, heavy": ("dense", (_range("density", (">=", 8)),)),
+    "low refractive index, small refractive index, low index": (
+        "low refractive index", (RANGES["low refractive index"],),
+    ),
+    "dense, high density, heavy": ("dense", (RANGES["dense"],)),
     "very dense, very high density, ultra dense, extremely dense, very heavy": (
         "denser than lead", (_range("density", (">=", 11.34)),),
     ),
-    "low density, light, lightweight, light weight": ("low density", (_range("density", ("<=", 2.5)),)),
+    "low density, light, lightweight, light weight": ("low density", (RANGES["low density"],)),
 }  # fmt: skip
 """Spellings of a phrase → the name on the chip, and ranges. The first range is taken whose quantity the index has.
-
-The thresholds are conventions. Gaps of at least 3 eV are wide, gaps up to 1 eV narrow; 0.1 to 4 eV make a
-semiconductor. Up to 0.05 eV counts as no gap, because predicted gaps are never exactly 0. A compound within 0.025
-eV/atom of the convex hull counts as stable: this is k_B T at room temperature. The shear modulus stands for the
-hardness, which is not known (Teter, MRS Bulletin 23, 22 (1998))."""
+`crystalign.text.property_words` explains the thresholds."""
 NOTES = {
     "hard": "hardness is not known here; the shear modulus stands for it",
     "superhard": "hardness is not known here; the shear modulus stands for it",

@@ -13,11 +13,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from crystalign.index.filter_fields import Fields
+from crystalign.text.property_words import Range
 from crystalign.text_query.assembly import Assembler, Part
 from crystalign.text_query.chips import (
     Chip,
     Meaning,
-    Range,
     Understanding,
     merged,
     range_label,

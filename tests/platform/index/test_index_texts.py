@@ -26,6 +26,7 @@ from crystalign.index.embeddings import (
 from crystalign.index.filter_fields import KEYWORDS
 from crystalign.index.manifest import IndexManifest
 from crystalign.index.search import Found, Segment, merge
+from crystalign.material import Material, Provenance
 from crystalign.modalities.text import Text, TextModality
 from crystalign.physics.facts import CrystalFacts
 from crystalign.text.keywords import keywords
@@ -42,7 +43,7 @@ def few(make):
 @pytest.fixture(scope="module")
 def texts(textbook) -> list[Text | None]:
     """Captions of the textbook crystals in turn, of which a third has no facts; some by a person, some missing."""
-    captions = [text_of(crystal) for _, crystal in sorted(textbook.items())]
+    captions = [text_of(Material(name, crystal, Provenance("test", "CC0-1.0"))) for name, crystal in textbook.items()]
     made: list[Text | None] = []
     for number in range(N):
         caption = captions[number % len(captions)]

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from crystalign.crystal import Crystal
 from crystalign.derivation import text_of
+from crystalign.material import Material, Provenance
 from crystalign.physics.caption import caption, caption_of
 from crystalign.physics.facts import CrystalFacts, crystal_facts
 from crystalign.physics.symmetry import symmetry
@@ -108,7 +109,7 @@ def test_another_cell_has_the_same_facts(known, cell, transform):
 
 
 def test_a_caption_and_its_facts_belong_together(known):
-    text = text_of(known)
+    text = text_of(Material("known", known, Provenance("test", "CC0-1.0")))
     assert text.generated
-    assert text.facts == facts_of(known)
+    assert text.facts.model_copy(update={"property_words": (), "wrong_property_words": ()}) == facts_of(known)
     assert text.description == caption_of(text.facts) == caption(known, symmetry(known))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,13 @@ N = 12
 
 def salt(number: int) -> Material:
     crystal = Crystal((3.6 + 0.05 * number) * np.eye(3), np.array([[0, 0, 0], [0.5] * 3]), np.array([19, 9 + number]))
+    material = Material(f"salt-{number:02d}", crystal, Provenance("test", "CC0-1.0"))
     modalities: dict[str, object] = {"composition": Composition.of(crystal)}
     if number % 3 == 1:
         modalities["text"] = Text(f"a salt that somebody made, number {number}")
     if number % 3 == 2:
-        modalities["text"] = text_of(crystal)
-    return Material(f"salt-{number:02d}", crystal, Provenance("test", "CC0-1.0"), modalities)
+        modalities["text"] = text_of(material)
+    return replace(material, modalities=modalities)
 
 
 @pytest.fixture

@@ -45,6 +45,15 @@ FAMILIES = {
 FAMILIES["transition metal"] = FAMILIES.pop("transition")
 
 
+PROPERTIES = {"wide-gap": "wide band gap", "wide band gap": "wide band gap", "large gap": "wide band gap"}
+PROPERTIES |= {"narrow-gap": "narrow band gap", "narrow band gap": "narrow band gap", "small gap": "narrow band gap"}
+PROPERTIES |= {"metallic": "metallic", "conducting": "metallic", "magnetic": "magnetic", "nonmagnetic": "not magnetic"}
+PROPERTIES |= {"semiconducting": "semiconductor", "semiconductor": "semiconductor", "dense": "dense", "heavy": "dense"}
+PROPERTIES |= {"insulating": "insulator", "insulator": "insulator"}
+PROPERTIES |= dict.fromkeys(["light", "low density", "lightweight"], "low density")
+"""What a text says → the word for the property."""
+
+
 def one_of(names: list[str]) -> str:
     return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
 
@@ -78,6 +87,10 @@ def claims(facts: CrystalFacts) -> Iterator[tuple[str, Callable[[re.Match[str]],
     minerals = [word.removeprefix("mineral:") for word in keywords(facts) if word.startswith("mineral:")]
     elements = "|".join(sorted(ELEMENTS, key=len, reverse=True))
     formulas = rf"(?<!\S){re.escape(facts.formula)}(?!\S)"
+    yield (
+        rf"(?:The material (?:is|has a) )?(?<!\S)({one_of(list(PROPERTIES))})(?![\w-])",
+        lambda m: PROPERTIES[m[1]] in facts.property_words,
+    )
     yield r"The density is (\S+) g/cm³", lambda m: abs(float(m[1]) - facts.density) <= 0.0051
     yield (
         r"The lattice parameters? (?:is|are) (\d+\.\d\d)(?:(?:, (\d+\.\d\d))? and (\d+\.\d\d))? Å",
