@@ -6,11 +6,16 @@ The vectors are synthetic: clusters on the sphere with a long-tailed size, and q
 modalities other than the indexed one (`tests/support/clustered_vectors.py`). Recall@10 is against an exact search. The
 floor of a latency is bare FAISS without a filter, in half precision: all rows for the exact kind, 16 lists for the
 others.
+
+`--peers lancedb qdrant-edge usearch` adds other vector stores on the same rows and filters (`index_peers.py`). Each row
+of their table is the fastest setting with a recall@10 of at least 0.99, or the one that finds most. They choose their
+own number of threads.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +24,7 @@ from typing import Any
 import numpy as np
 import psutil
 import tyro
+from index_peers import PEERS, Peer
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from clustered_vectors import NOISE, Corpus, write_corpus, write_queries
 
 SELECTIVITIES = (1.0, 0.1, 0.01, 0.001, 0.0001)
+HULL, ENOUGH = "energy_above_hull", 0.99
 
 
 class BenchIndex(Config):
@@ -44,6 +51,8 @@ class BenchIndex(Config):
     """Dimension of the vectors."""
     kinds: tuple[str, ...] = ("exact-fp16", "ivf-fp16", "ivf-sq8", "ivf-rabitq")
     """Kinds to measure; the first must be exact."""
+    peers: tuple[str, ...] = ()
+    """Other vector stores to measure: lancedb, qdrant-edge, usearch."""
     queries: int = 50
     """Queries of each modality and filter."""
     batch: int = 16
@@ -74,7 +83,57 @@ def main(config: BenchIndex) -> None:
             table.add_row(kind, *cells)
         opened.clear()
         del segment
-    Console(width=120).print(f"{config.rows:,} × {config.dimension}, {psutil.cpu_count()} cores", summary, table)
+    tables = [summary, table]
+    if config.peers:
+        exact = Segment.load(
+            str(config.folder / config.kinds[0]), IndexManifest.read(str(config.folder / config.kinds[0]))
+        )
+        tables += peer_tables(exact, queries, truth, config)
+    Console(width=120).print(f"{config.rows:,} × {config.dimension}, {psutil.cpu_count()} cores", *tables)
+
+
+def peer_tables(
+    segment: Segment, queries: dict[str, np.ndarray], truth: dict[tuple[str, float], list[Any]], config: BenchIndex
+) -> list[Table]:
+    """Build time, memory, recall and latencies of other vector stores with the rows of an exact segment."""
+    summary = Table("peer", "build, s", "memory, MB")
+    table = Table("peer", "queries", "filter", "effort", "recall@10", "p50, ms", "p99, ms")
+    ids = segment.table["id"].to_pylist()
+    numbers = segment.table[next(name for name in segment.table.column_names if HULL in name)].to_numpy()
+    for name in config.peers:
+        before = psutil.Process().memory_info().rss
+        with tempfile.TemporaryDirectory(prefix="bench-index-") as folder:
+            peer, took = built(PEERS[name], Path(folder) / name, segment, numbers)
+            memory = (psutil.Process().memory_info().rss - before) / 1e6
+            summary.add_row(name, f"{took:.1f}", f"{memory:.0f}")
+            for (modality, selectivity), exact in truth.items():
+                limit = None if selectivity == 1.0 else selectivity
+                cells = tuned(peer, queries[modality], limit, ids, exact, config)
+                table.add_row(name, modality, f"{selectivity:.2%}", *cells)
+            del peer
+    return [summary, table]
+
+
+def built(kind: type[Peer], folder: Path, segment: Segment, numbers: np.ndarray) -> tuple[Peer, float]:
+    """A peer with the rows of a segment, and the seconds that building took."""
+    vectors = segment.vectors(np.arange(len(segment))).astype(np.float32)
+    started = time.perf_counter()
+    peer = kind.build(folder, vectors, numbers)
+    return peer, time.perf_counter() - started
+
+
+def tuned(
+    peer: Peer, vectors: np.ndarray, below: float | None, ids: list[str], exact: list[Any], config: BenchIndex
+) -> tuple[str, ...]:
+    """Effort, recall and latencies of the fastest setting that finds enough, or of the last."""
+    for effort in peer.efforts:
+        found = [{ids[row] for row in peer.search(query, below, effort)} for query in vectors]
+        recall = np.mean([len(a & set(b)) / max(1, len(b)) for a, b in zip(found, exact, strict=True)])
+        if recall >= ENOUGH or effort == peer.efforts[-1]:
+            break
+    times = [best(lambda: peer.search(query, below, effort), config.repeats) for query in vectors]  # noqa: B023
+    p50, p99 = np.percentile(times, [50, 99])
+    return str(effort), f"{recall:.4f}", f"{p50:.2f}", f"{p99:.2f}"
 
 
 def make_corpus(config: BenchIndex, corpus: Corpus) -> tuple[str, dict[str, np.ndarray]]:
