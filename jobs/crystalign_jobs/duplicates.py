@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
 from tyro.conf import Positional
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.physics.same_structure import Candidate, SameStructure, alike, candidate
+from crystalign.physics.same_structure import Candidate, SameStructure, alike
 from crystalign.storage import Uri
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest, ShardEntry, StructureGroups
 
-T = TypeVar("T")
 ROWS_PER_TASK, TASKS = 128, 64
 """Fewest crystals per task, and approximately the most tasks. Crystals of one formula are scattered over the dataset,
 so each task reads most of the crystal column; more tasks would read it more often."""
@@ -173,26 +172,20 @@ class Comparer:
         leaders: dict[str, str] = {}
         for bucket in buckets:
             members = [(str(name), cast("Crystal", next(crystals))) for name, _, _ in bucket]
-            leaders |= group(members, self.same, prepare=self._candidate, compare=self._alike)
+            leaders |= group(members, self.same, compare=self._alike)
         result = {"leaders": leaders, "unsettled": self.unsettled, "count": row["count"]}
         return {"result": json.dumps(result)}
 
-    def _candidate(self, crystal: Crystal, same: SameStructure) -> Candidate | None:
-        return self._within_limits(lambda: candidate(crystal, same))
-
     def _alike(self, one: Candidate, other: Candidate, same: SameStructure) -> bool:
-        return self._within_limits(lambda: alike(one, other, same)) or False
-
-    def _within_limits(self, work: Callable[[], T]) -> T | None:
-        """The result of `work`. A failure or timeout is counted and gives None, so that it does not stop the job."""
+        """Whether two crystals are alike. A failure or timeout is counted as no, so that it does not stop the job."""
         from crystalign.limits import time_limit
 
         try:
             with time_limit(self.max_seconds, "the comparison of two structures"):
-                return work()
+                return alike(one, other, same)
         except Exception:  # noqa: BLE001 (a library may raise anything on an unusual crystal)
             self.unsettled += 1
-            return None
+            return False
 
 
 def report_copies(uri: str, manifest: Manifest) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -47,33 +47,50 @@ class SameStructure(Config):
     change the space group of a structure whose distortion is close to one of them."""
 
 
-class Candidate(NamedTuple):
-    """The data of a crystal that are compared; computed once and compared with many others."""
+class Candidate:
+    """The data of a crystal that are compared with many others; each is computed when it is first needed.
 
-    volume: float
-    """Å³ per atom."""
-    spacegroups: tuple[int | None, ...]
-    """Space group at each of `symprecs`, the first number of an enantiomorphic pair; None if none is found."""
-    structure: Structure
-    """The primitive cell, Niggli-reduced, for the matcher."""
+    Most pairs of polymorphs differ in volume or space group already, so that few cells have to be reduced.
+    """
 
+    def __init__(self, crystal: Crystal) -> None:
+        self._crystal = crystal
+        self._spacegroups: dict[float, int | None] = {}
+        self._structure: Structure | None = None
+        self._is_tried = False
+        self.volume = crystal.volume / sum(crystal.composition.values())
+        """Å³ per atom."""
 
-def candidate(crystal: Crystal, tolerance: SameStructure) -> Candidate:
-    """Compute the data of a crystal that are compared."""
-    atoms = sum(crystal.composition.values())
-    groups = tuple(_spacegroup(crystal, symprec) for symprec in tolerance.symprecs)
-    reduced = crystal.to_pymatgen().get_reduced_structure("niggli").get_primitive_structure()
-    return Candidate(crystal.volume / atoms, groups, reduced)
+    def spacegroup(self, symprec: float) -> int | None:
+        """Space group at a tolerance, the first number of an enantiomorphic pair; None if none is found."""
+        if symprec not in self._spacegroups:
+            self._spacegroups[symprec] = _spacegroup(self._crystal, symprec)
+        return self._spacegroups[symprec]
+
+    def structure(self) -> Structure:
+        """The primitive cell, Niggli-reduced, for the matcher; a failure or timeout is not tried again.
+
+        Raises:
+            CrystalError: the cell could not be reduced, now or earlier.
+        """
+        if self._structure is None:
+            if self._is_tried:
+                raise CrystalError("the cell could not be reduced", reason="not-reduced")
+            self._is_tried = True
+            self._structure = self._crystal.to_pymatgen().get_reduced_structure("niggli").get_primitive_structure()
+        return self._structure
 
 
 def alike(one: Candidate, other: Candidate, tolerance: SameStructure) -> bool:
     """Whether two candidates of the same reduced formula are the same structure; mirror images count as the same."""
     if max(one.volume, other.volume) > (1.0 + tolerance.volume) * min(one.volume, other.volume):
         return False
-    if not any(a == b is not None for a, b in zip(one.spacegroups, other.spacegroups, strict=True)):
+    if not any(one.spacegroup(p) == other.spacegroup(p) is not None for p in tolerance.symprecs):
         return False
-    # `candidate` reduced the cells: the matcher's cache would compare them site by site, at ten times the cost
-    return bool(_matcher(tolerance).fit(one.structure, other.structure, symmetric=True, skip_structure_reduction=True))
+    # the cells are reduced already: the matcher's cache would compare them site by site, at ten times the cost
+    return bool(
+        _matcher(tolerance).fit(one.structure(), other.structure(), symmetric=True, skip_structure_reduction=True)
+    )
 
 
 def same_structure(one: Crystal, other: Crystal, tolerance: SameStructure | None = None) -> bool:
@@ -89,14 +106,13 @@ def same_structure(one: Crystal, other: Crystal, tolerance: SameStructure | None
         tolerance: by default that of datasets.
     """
     limits = tolerance or SameStructure()
-    return one.formula == other.formula and alike(candidate(one, limits), candidate(other, limits), limits)
+    return one.formula == other.formula and alike(Candidate(one), Candidate(other), limits)
 
 
 def group(
     crystals: Sequence[tuple[str, Crystal]],
     tolerance: SameStructure,
     *,
-    prepare: Callable[[Crystal, SameStructure], Candidate | None] = candidate,
     compare: Callable[[Candidate, Candidate, SameStructure], bool] = alike,
 ) -> dict[str, str]:
     """Group crystals of one reduced formula by structure.
@@ -108,7 +124,6 @@ def group(
     Args:
         crystals: (id, crystal) pairs with unique ids.
         tolerance: how far copies may differ.
-        prepare: `candidate`, or the same with a time limit; a crystal for which it returns None has no copies.
         compare: `alike`, or the same with a time limit.
 
     Returns:
@@ -117,21 +132,19 @@ def group(
     leaders: list[tuple[str, Candidate]] = []
     leader_of: dict[str, str] = {}
     for identifier, crystal in sorted(crystals, key=lambda pair: pair[0]):
-        prepared = prepare(crystal, tolerance)
-        leader = None
-        if prepared is not None:
-            leader = next((name for name, other in leaders if compare(other, prepared, tolerance)), None)
-            if leader is None:
-                leaders.append((identifier, prepared))
+        candidate = Candidate(crystal)
+        leader = next((name for name, other in leaders if compare(other, candidate, tolerance)), None)
+        if leader is None:
+            leaders.append((identifier, candidate))
         leader_of[identifier] = identifier if leader is None else leader
     return leader_of
 
 
 def _spacegroup(crystal: Crystal, symprec: float) -> int | None:
-    from crystalign.physics.symmetry import symmetry
+    from crystalign.physics.symmetry import space_group_number
 
     try:
-        number = symmetry(crystal, symprec).number
+        number = space_group_number(crystal, symprec)
     except CrystalError:
         return None
     return MIRROR_IMAGES.get(number, number)

@@ -56,6 +56,15 @@ def symmetry(crystal: Crystal, symprec: float = SYMPREC) -> Symmetry:
     return Symmetry(dataset.number, symbol, _prototype(dataset, _site_kinds(crystal)[0]), system)
 
 
+def space_group_number(crystal: Crystal, symprec: float = SYMPREC) -> int:
+    """Space group number within `symprec` (Å), 1 to 230; much faster than `symmetry`, which also names the prototype.
+
+    Raises:
+        CrystalError: reason `no-symmetry`, if no space group is found.
+    """
+    return int(_dataset(crystal, symprec).number)
+
+
 @functools.cache
 def symbol_of(number: int) -> str:
     """The short Hermann–Mauguin symbol of a space group: 225 → `Fm-3m`."""

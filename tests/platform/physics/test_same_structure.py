@@ -7,7 +7,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from crystalign.crystal import Crystal
-from crystalign.physics.same_structure import SameStructure, candidate, group, same_structure
+from crystalign.errors import CrystalError
+from crystalign.physics import same_structure as same_structure_module
+from crystalign.physics.same_structure import Candidate, SameStructure, alike, group, same_structure
 
 
 def spacegroup(symbol: str, lattice: Lattice, species: list[str], coords: list[list[float]]) -> Crystal:
@@ -114,18 +116,29 @@ def test_groups_depend_on_the_crystals_alone_and_each_member_is_like_its_leader(
     assert found["q4"] == "q3"
 
 
-def test_what_cannot_be_prepared_is_nobodys_copy_and_stops_nothing():
-    same = [("a", quartz()), ("b", quartz()), ("c", quartz())]
-    broken = same[1][1]
-    found = group(same, SameStructure(), prepare=lambda c, how: None if c is broken else candidate(c, how))
-    assert found == {"a": "a", "b": "b", "c": "a"}
+def test_a_cell_that_cannot_be_reduced_is_tried_once(monkeypatch):
+    one, tried = Candidate(quartz()), []
+
+    def fail(crystal):
+        tried.append(crystal)
+        raise ValueError("no reduced cell")
+
+    monkeypatch.setattr(Crystal, "to_pymatgen", fail)
+    with pytest.raises(ValueError, match="no reduced cell"):
+        alike(one, one, SameStructure())
+    with pytest.raises(CrystalError, match="could not be reduced"):
+        alike(one, one, SameStructure())
+    assert len(tried) == 1
 
 
-def test_a_structure_without_a_space_group_is_nobodys_copy():
+def test_cells_are_reduced_only_where_volume_and_space_group_agree(monkeypatch):
+    monkeypatch.setattr(Crystal, "to_pymatgen", lambda crystal: pytest.fail("a cell was reduced"))
+    larger = Crystal(1.2 * quartz().lattice, quartz().frac_coords, quartz().atomic_numbers)
+    assert not alike(Candidate(quartz()), Candidate(larger), SameStructure())
+
+
+def test_a_structure_without_a_space_group_is_nobodys_copy(monkeypatch):
     how = SameStructure()
-    one = candidate(quartz(), how)
-    lost = one._replace(spacegroups=(None,) * len(how.symprecs))
-    from crystalign.physics.same_structure import alike
-
-    assert alike(one, one, how)
-    assert not alike(lost, lost, how)
+    assert alike(Candidate(quartz()), Candidate(quartz()), how)
+    monkeypatch.setattr(same_structure_module, "_spacegroup", lambda crystal, symprec: None)
+    assert not alike(Candidate(quartz()), Candidate(quartz()), how)
