@@ -91,9 +91,9 @@ def embed(config: Embed) -> dict[str, EmbeddingManifest]:
     """
     from crystalign.model import load
     from crystalign.shards.dataset import Dataset
-    from crystalign_jobs.runtime.driver_lock import driving
-    from crystalign_jobs.runtime.estimates import Estimate, announce
     from crystalign_jobs.text_embeddings import same_language_model
+    from crystalign_ray.driver_lock import driving
+    from crystalign_ray.estimates import Estimate, announce
     from crystalign_ray.session import session
 
     model, dataset = load(config.model), Dataset.open(config.data)
@@ -191,7 +191,7 @@ def _run(config: Embed, dataset: Dataset, todo: list[EmbeddingProvenance]) -> di
     """Encode all modalities with one set of actors, which load the model once."""
     import ray
 
-    from crystalign_jobs.runtime.progress import Meter
+    from crystalign_ray.progress import Meter
 
     tasks = [task for provenance in todo for task in _tasks(dataset, provenance, config.rows_per_file)]
     gpus = 1.0 if config.use_gpu else 0.0
