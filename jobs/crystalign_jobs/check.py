@@ -51,9 +51,9 @@ def main(config: Check) -> list[Finding]:
     """Check the dataset, and print and return the findings."""
     from crystalign.shards.check import Finding
     from crystalign.shards.dataset import Dataset
-    from crystalign_jobs.runtime.progress import Meter
-    from crystalign_jobs.runtime.tasks import map_rows
+    from crystalign_ray.progress import Meter
     from crystalign_ray.session import session
+    from crystalign_ray.tasks import map_rows
 
     dataset = Dataset.open(config.dataset)
     groups = [

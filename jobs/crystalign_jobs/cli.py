@@ -74,6 +74,8 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
         Verb("serve", "crystalign_serve.launch", "Serve", "serve an index: HTTP API and web page"),
         Verb("search", "crystalign_serve.search", "Search", "query a served index by DOS, XRD, CIF, text or formula"),
         Verb("similar", "crystalign_serve.search", "Similar", "find the crystals most similar to one"),
+        Verb("screen", "crystalign_serve.screen", "Screen", "search an index with thousands of queries, no service"),
+        Verb("replay", "crystalign_serve.replay", "Replay", "run a screening again, and compare every row"),
     ),
     "More": (
         Verb("demo", "crystalign_jobs.demo", "Demo", "run the whole pipeline on a small corpus on this machine"),

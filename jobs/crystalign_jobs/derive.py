@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest, ShardEntry
     from crystalign.storage import FileEntry
-    from crystalign_jobs.runtime.estimates import Estimate
+    from crystalign_ray.estimates import Estimate
 
 SECONDS = 0.05
 """Rough time of one modality of one crystal, for the estimate."""
@@ -89,7 +89,7 @@ def main(config: Derive) -> Manifest:
         ConflictError: another job changed the dataset meanwhile; its version is kept.
     """
     from crystalign.shards.manifest import Manifest
-    from crystalign_jobs.runtime.driver_lock import driving
+    from crystalign_ray.driver_lock import driving
 
     Manifest.read(config.data)  # fails if there is no dataset to lock
     with driving(config.data) as drives:
@@ -99,10 +99,10 @@ def main(config: Derive) -> Manifest:
 def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest
-    from crystalign_jobs.runtime.estimates import announce
-    from crystalign_jobs.runtime.progress import Meter
-    from crystalign_jobs.runtime.tasks import map_rows
+    from crystalign_ray.estimates import announce
+    from crystalign_ray.progress import Meter
     from crystalign_ray.session import session
+    from crystalign_ray.tasks import map_rows
 
     version = Manifest.version(config.data)  # read before the manifest, so that a change in between is refused below
     dataset = Dataset.open(config.data)
@@ -144,7 +144,7 @@ def _derive(config: Derive, drives: Callable[[], bool]) -> Manifest:
 
 def _estimate(shards: Sequence[ShardEntry], modalities: Sequence[str]) -> Estimate:
     """What the derivation of these shards needs; each is written again beside the old one."""
-    from crystalign_jobs.runtime.estimates import Estimate, bytes_of
+    from crystalign_ray.estimates import Estimate, bytes_of
 
     rows = sum(shard.rows for shard in shards)
     return Estimate(rows, sum(shard.bytes for shard in shards) + rows * bytes_of(modalities), SECONDS * len(modalities))

@@ -61,7 +61,7 @@ def main(config: Duplicates) -> Manifest:
         ConflictError: another job changed the dataset meanwhile; its version is kept.
     """
     from crystalign.shards.manifest import Manifest
-    from crystalign_jobs.runtime.driver_lock import driving
+    from crystalign_ray.driver_lock import driving
     from crystalign_ray.session import session
 
     Manifest.read(config.dataset)  # fails if there is no dataset to lock
@@ -117,8 +117,8 @@ def group_structures(uri: str, same: SameStructure, max_seconds: float) -> Manif
 
 def _compare(dataset: Dataset, same: SameStructure, max_seconds: float) -> tuple[dict[str, str], int]:
     """Compare crystals with equal formulas. Return id → leader of its group, and how many comparisons failed."""
-    from crystalign_jobs.runtime.progress import Meter
-    from crystalign_jobs.runtime.tasks import map_rows
+    from crystalign_ray.progress import Meter
+    from crystalign_ray.tasks import map_rows
 
     tasks = list(_tasks(dataset))
     leaders: dict[str, str] = {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,13 +14,16 @@ from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import ConfigError, ConflictError, DatasetError
 from crystalign.index.embeddings import (
+    LIGHT_COLUMNS,
     MANIFEST,
     TEXT,
     EmbeddingFile,
     EmbeddingManifest,
     EmbeddingProvenance,
+    contents,
     embedding_table,
     existing_embeddings,
+    read_contents,
     write_embeddings,
 )
 from crystalign.storage import Uri
@@ -28,10 +32,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from crystalign.model import Model
+    from crystalign.properties import PropertySpec
     from crystalign.shards.dataset import Dataset
 
 BYTES_OF_METADATA, SECONDS = 400, 0.02
 """Rough size of a row without its vector, and rough time to encode one, for the estimate."""
+SHOWN = 10
+"""Ids that are printed of rows that are gone."""
 Part = Literal["train", "validation", "test"]
 
 
@@ -53,6 +60,9 @@ class Embed(Config):
     """Encode only this part of the split stored with the model; default: all materials."""
     batch_size: int = Field(default=64, ge=1)
     """Materials per batch in the encoder."""
+    since: tuple[Uri, ...] = ()
+    """Earlier embeddings by the same model. Only materials that they lack, or that have changed since, are encoded; a
+    material is recognised by its id and its content, wherever it stands in the dataset. Several are read in order."""
     rows_per_file: int = Field(default=4096, ge=1)
     """Materials per task and output file, rounded up to whole row groups."""
     num_actors: int = Field(default=0, ge=0)
@@ -74,8 +84,10 @@ def main(config: Embed) -> dict[str, EmbeddingManifest]:
     made = embed(config)
     for name, manifest in made.items():
         print(f"{name}: {manifest.rows:,} vectors of {manifest.dimension} dimensions at {_target(config, name)}")
+        if config.since:
+            show_changes(config, name, manifest)
         left_out = Dataset.open(config.data).manifest.modalities.get(name, 0) - manifest.rows
-        if left_out and config.part is None:
+        if left_out and config.part is None and not config.since:
             print(f"  {left_out:,} materials exceed the size limit of the model and are left out")
     target = _target(config, "crystal" if "crystal" in made else next(iter(made)))
     print(f"next: crystalign index {target} --out URI")
@@ -91,9 +103,9 @@ def embed(config: Embed) -> dict[str, EmbeddingManifest]:
     """
     from crystalign.model import load
     from crystalign.shards.dataset import Dataset
-    from crystalign_jobs.runtime.driver_lock import driving
-    from crystalign_jobs.runtime.estimates import Estimate, announce
     from crystalign_jobs.text_embeddings import same_language_model
+    from crystalign_ray.driver_lock import driving
+    from crystalign_ray.estimates import Estimate, announce
     from crystalign_ray.session import session
 
     model, dataset = load(config.model), Dataset.open(config.data)
@@ -104,7 +116,11 @@ def embed(config: Embed) -> dict[str, EmbeddingManifest]:
     print("\n".join(f"writing to {_target(config, name)}/" for name in names))
     provenance_of = {
         name: EmbeddingProvenance(
-            model_sha256=model.sha256, dataset_sha256=dataset.manifest.sha256, modality=name, part=config.part
+            model_sha256=model.sha256,
+            dataset_sha256=dataset.manifest.sha256,
+            modality=name,
+            part=config.part,
+            since=earlier_embeddings(config, name, model.sha256),
         )
         for name in names
     }
@@ -136,6 +152,7 @@ class Encoder:
         else:
             torch.set_num_threads(1)
         self.dataset = Dataset.open(config.data)
+        self._known: dict[str, dict[str, str]] = {}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Write the file of a task, unless an earlier run has completed it."""
@@ -170,9 +187,21 @@ class Encoder:
             keep &= self.model.modality(provenance.modality).fits(table)
             if provenance.part is not None:
                 keep &= _rule(self.model).mask(table, provenance.part)
+            keep &= ~self._is_known(table, provenance)
             tables.append(table.filter(pa.array(keep)))
             positions.append(sum(sizes[:group]) + np.flatnonzero(keep))
         return pa.concat_tables(tables), np.concatenate(positions)
+
+    def _is_known(self, table: pa.Table, provenance: EmbeddingProvenance) -> np.ndarray[Any, Any]:
+        """(rows,) which rows the earlier embeddings have with the same content."""
+        name = provenance.modality
+        if provenance.since is None:
+            return np.zeros(len(table), dtype=bool)
+        if name not in self._known:
+            self._known[name] = known_contents(self.config, name)
+        own = contents(table, content_columns(self.dataset.manifest.properties, name)).to_pylist()
+        pairs = zip(table.column("id").to_pylist(), own, strict=True)
+        return np.array([self._known[name].get(key) == content for key, content in pairs], dtype=bool)
 
     def _encode(self, provenance: EmbeddingProvenance) -> pa.Table:
         from crystalign.shards.schema import table_to_materials
@@ -183,7 +212,12 @@ class Encoder:
         values = [material.value(provenance.modality) for material in materials]
         vectors = self.model.embed(provenance.modality, values, self.config.batch_size)
         return embedding_table(
-            rows, vectors, shard=provenance.shard, positions=positions.tolist(), properties=properties
+            rows,
+            vectors,
+            shard=provenance.shard,
+            positions=positions.tolist(),
+            properties=properties,
+            modality=provenance.modality,
         )
 
 
@@ -191,7 +225,7 @@ def _run(config: Embed, dataset: Dataset, todo: list[EmbeddingProvenance]) -> di
     """Encode all modalities with one set of actors, which load the model once."""
     import ray
 
-    from crystalign_jobs.runtime.progress import Meter
+    from crystalign_ray.progress import Meter
 
     tasks = [task for provenance in todo for task in _tasks(dataset, provenance, config.rows_per_file)]
     gpus = 1.0 if config.use_gpu else 0.0
@@ -248,8 +282,8 @@ def _existing(target: str, provenance: EmbeddingProvenance) -> EmbeddingManifest
     stored = EmbeddingManifest.read(target)
     if stored.provenance != provenance:
         raise ConfigError(
-            f"{target} already holds embeddings of another model, dataset or part (model {stored.model_sha256[:12]}, "
-            f"this one {provenance.model_sha256[:12]}); choose another --out or delete it"
+            f"{target} already holds embeddings of another model, dataset, part or --since (model "
+            f"{stored.model_sha256[:12]}, this one {provenance.model_sha256[:12]}); choose another --out or delete it"
         )
     return stored
 
@@ -259,6 +293,8 @@ def _commit(
 ) -> EmbeddingManifest:
     """Write the manifest, as the last file."""
     files = sorted((entry for entry in files if entry.rows), key=lambda entry: entry.path)
+    if not files and provenance.since is not None:
+        raise DatasetError(f"no {provenance.modality!r} of {config.data} is new or changed; nothing to embed")
     if not files:
         part = config.part or "all parts"
         raise DatasetError(f"no material of {config.data} ({part}) has {provenance.modality!r}; nothing to embed")
@@ -270,6 +306,7 @@ def _commit(
         dataset_uri=config.data,
         dataset_sha256=provenance.dataset_sha256,
         part=provenance.part,
+        since=provenance.since,
         split=dict(model.card.split),
         rows=sum(entry.rows for entry in files),
         properties=dataset.manifest.properties,
@@ -302,3 +339,58 @@ def _rule(model: Model) -> Any:
 
 def _target(config: Embed, modality: str) -> str:
     return storage.join(config.out, modality) if config.modality == "all" else config.out
+
+
+# --- earlier embeddings -----------------------------------------------------------------------------------------------
+
+
+def _earlier(config: Embed, modality: str) -> list[str]:
+    """URIs of the earlier embeddings of a modality."""
+    return [storage.join(uri, modality) if config.modality == "all" else uri for uri in config.since]
+
+
+def earlier_embeddings(config: Embed, modality: str, model_sha256: str) -> str | None:
+    """Identity of the earlier embeddings of a modality; None without `--since`.
+
+    Raises:
+        ConfigError: they are of another model or modality.
+        DatasetError: there are none.
+    """
+    digests = []
+    for uri in _earlier(config, modality):
+        manifest = EmbeddingManifest.read(uri)
+        if (manifest.model_sha256, manifest.modality) != (model_sha256, modality):
+            raise ConfigError(
+                f"the embeddings at {uri} are of {manifest.modality} by model {manifest.model_sha256[:12]}, not of "
+                f"{modality} by model {model_sha256[:12]}; vectors of different models cannot be compared: embed all "
+                "rows again, without --since"
+            )
+        digests += [entry.sha256 for entry in manifest.files]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest() if digests else None
+
+
+def known_contents(config: Embed, modality: str) -> dict[str, str]:
+    """Id → hash of the content, for all rows of the earlier embeddings; later ones replace earlier ones."""
+    found: dict[str, str] = {}
+    for uri in _earlier(config, modality):
+        found |= read_contents(uri, EmbeddingManifest.read(uri))
+    return found
+
+
+def content_columns(properties: Sequence[PropertySpec], modality: str) -> list[str]:
+    """The columns of a dataset that decide whether a row has changed."""
+    return [*LIGHT_COLUMNS, *(spec.column for spec in properties), modality, TEXT]
+
+
+def show_changes(config: Embed, modality: str, manifest: EmbeddingManifest) -> None:
+    """Print how many rows are new, changed and gone since the earlier embeddings."""
+    from crystalign.shards.dataset import Dataset
+
+    known = known_contents(config, modality)
+    made = read_contents(_target(config, modality), manifest)
+    changed = sum(name in known for name in made)
+    gone = sorted(known.keys() - set(Dataset.open(config.data).table(["id"]).column("id").to_pylist()))
+    print(f"  {len(made) - changed:,} new and {changed:,} changed rows; unchanged ones are left out")
+    if gone:
+        names = ", ".join(gone[:SHOWN]) + (", …" if len(gone) > SHOWN else "")
+        print(f"  {len(gone):,} rows of the earlier embeddings are no longer in {config.data}: {names}")

@@ -87,7 +87,7 @@ def main(config: Hull) -> Manifest:
         ConflictError: another job changed the dataset meanwhile; its version is kept.
     """
     from crystalign.shards.manifest import Manifest
-    from crystalign_jobs.runtime.driver_lock import driving
+    from crystalign_ray.driver_lock import driving
 
     Manifest.read(config.data)  # fails if there is no dataset to lock
     with driving(config.data) as drives:
@@ -97,10 +97,10 @@ def main(config: Hull) -> Manifest:
 def _hull(config: Hull, drives: Callable[[], bool]) -> Manifest:
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.manifest import Manifest, ShardEntry
-    from crystalign_jobs.runtime.estimates import Estimate, announce
-    from crystalign_jobs.runtime.progress import Meter
-    from crystalign_jobs.runtime.tasks import map_rows
+    from crystalign_ray.estimates import Estimate, announce
+    from crystalign_ray.progress import Meter
     from crystalign_ray.session import session
+    from crystalign_ray.tasks import map_rows
 
     version = Manifest.version(config.data)  # read before the manifest, so that a change in between is refused below
     dataset = Dataset.open(config.data)
@@ -175,8 +175,8 @@ def elements(formula: str) -> dict[str, int]:
 def _energies_of_hull(dataset: Dataset, spec: PropertySpec) -> dict[str, float]:
     """Formula → energy of the hull at this composition, eV/atom, for all formulas that have a hull. Needs Ray."""
     from crystalign.physics.convex_hull import TOLERANCE
-    from crystalign_jobs.runtime.progress import Meter
-    from crystalign_jobs.runtime.tasks import map_rows
+    from crystalign_ray.progress import Meter
+    from crystalign_ray.tasks import map_rows
 
     phases = _phases(dataset, spec)
     references = _references(phases, spec)

@@ -50,9 +50,9 @@ def main(config: BuildIndex) -> IndexManifest:
     from crystalign.index.approximate import recall_table
     from crystalign.index.build import build_index
     from crystalign.index.embeddings import EmbeddingManifest
-    from crystalign_jobs.runtime.driver_lock import driving
-    from crystalign_jobs.runtime.estimates import Estimate, announce
-    from crystalign_jobs.runtime.progress import Meter
+    from crystalign_ray.driver_lock import driving
+    from crystalign_ray.estimates import Estimate, announce
+    from crystalign_ray.progress import Meter
 
     source = EmbeddingManifest.read(config.embeddings)
     kind = _kind(config, source.rows, source.dimension)

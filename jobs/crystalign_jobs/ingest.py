@@ -102,9 +102,9 @@ def main(config: Ingest) -> Manifest:
         DatasetError: no crystal could be used.
     """
     from crystalign_jobs.duplicates import Duplicates, group_structures
-    from crystalign_jobs.runtime.driver_lock import driving
-    from crystalign_jobs.runtime.estimates import BYTES_OF_ROW, Estimate, announce, bytes_of
-    from crystalign_jobs.runtime.progress import Meter
+    from crystalign_ray.driver_lock import driving
+    from crystalign_ray.estimates import BYTES_OF_ROW, Estimate, announce, bytes_of
+    from crystalign_ray.progress import Meter
     from crystalign_ray.session import session
 
     _existing(config)
@@ -244,7 +244,7 @@ def _gathered(stretch: Sequence[Item], units: Sequence[tuple[int, int | None]]) 
 
 def _run(source: Source, chunks: list[list[Item]], config: Ingest) -> Iterator[dict[str, Any]]:
     """Run one task per chunk; yields results in the order in which the tasks finish."""
-    from crystalign_jobs.runtime.tasks import map_rows
+    from crystalign_ray.tasks import map_rows
 
     rows = [
         {"name": f"{number:05d}", "items": [item.model_dump_json() for item in chunk]}

@@ -58,11 +58,11 @@ def main(config: Merge) -> Manifest:
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.writer import check_columns, commit_manifest
     from crystalign_jobs.duplicates import Duplicates, group_structures, report_copies
-    from crystalign_jobs.runtime.driver_lock import driving
-    from crystalign_jobs.runtime.estimates import Estimate, announce
-    from crystalign_jobs.runtime.progress import Meter
-    from crystalign_jobs.runtime.tasks import map_rows
+    from crystalign_ray.driver_lock import driving
+    from crystalign_ray.estimates import Estimate, announce
+    from crystalign_ray.progress import Meter
     from crystalign_ray.session import session
+    from crystalign_ray.tasks import map_rows
 
     _check_places(config)
     datasets = [Dataset.open(uri) for uri in config.datasets]

@@ -10,7 +10,7 @@ from crystalign import storage
 from crystalign_jobs.pretraining.config import Pretrain, run_uri, stored_settings
 from crystalign_jobs.pretraining.job import Watch
 from crystalign_jobs.pretraining.status import MODEL
-from crystalign_jobs.runtime.driver_lock import driving
+from crystalign_ray.driver_lock import driving
 
 __all__ = ["Pretrain", "main", "pretrain", "stored_settings"]
 

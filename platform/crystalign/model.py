@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +37,10 @@ from crystalign.model_directory import (
 from crystalign.objectives import Loss, Names
 
 __all__ = ["ModalitySpec", "Model", "ModelCard", "ModelConfig", "load", "prepare"]
+
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class Model(nn.Module):
@@ -181,7 +186,7 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def embed(self, name: str, values: Sequence[Any], batch_size: int = 64) -> NDArray[np.float32]:
-        """Embed values of one modality.
+        """Embed values of one modality. The features of a batch are made while the network encodes the one before.
 
         Args:
             name: the modality.
@@ -200,8 +205,8 @@ class Model(nn.Module):
         self.eval()
         parts = [np.empty((0, self.config.embedding_dim), dtype=np.float32)]
         try:
-            for start in range(0, len(values), batch_size):
-                inputs = modality.collate([modality.featurise(value) for value in values[start : start + batch_size]])
+            batches = [values[start : start + batch_size] for start in range(0, len(values), batch_size)]
+            for inputs in _ahead(lambda some: modality.collate([modality.featurise(v) for v in some]), batches):
                 moved = {key: tensor.to(self.device) for key, tensor in inputs.items()}
                 parts.append(self.encode(name, moved).float().cpu().numpy())
         finally:
@@ -308,6 +313,19 @@ def prepare(config: ModelConfig, values: Mapping[str, Sequence[Any]]) -> Files:
         settings = encoder_settings(spec.encoder, spec.options)
         files |= {f"{name}/{path}": data for path, data in cls.prepare(settings, values.get(name, ())).items()}
     return files
+
+
+def _ahead(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+    """The result of `work` for each item, in order; the next one is computed in a thread while one is used."""
+    if len(items) < 2:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(1, "features") as thread:
+        following = thread.submit(work, items[0])
+        for item in items[1:]:
+            result, following = following.result(), thread.submit(work, item)
+            yield result
+        yield following.result()
 
 
 def _readme(model: Model, card: ModelCard) -> str:

@@ -29,6 +29,31 @@ Record = dict[str, Any]
 """The metadata of one row of the index, by column."""
 
 
+class IndexSearch(NamedTuple):
+    """One search of the index, by a vector and, if given, by words."""
+
+    vector: NDArray[np.float32]
+    """(D,) unit vector of the query."""
+    k: int
+    """Number of rows, at least 1."""
+    filter_text: str | None = None
+    """OPTIMADE filter, evaluated before the search; None for no filter."""
+    words: Mapping[str, float] | None = None
+    """Word → weight for the search by words; None for none."""
+    modalities: tuple[str, ...] = ()
+    """The modalities of which the query is made; an approximate index searches exactly if it is empty."""
+
+    @property
+    def depth(self) -> int:
+        """Number of rows of each ranking: k, or at least `FUSED` where rankings by vector and by words are fused."""
+        return max(self.k, FUSED) if self.words else self.k
+
+    @property
+    def by_vector(self) -> Search:
+        """The search by vector alone."""
+        return Search(self.vector, self.depth, self.filter_text, self.modalities)
+
+
 class ShardAnswer(NamedTuple):
     """Search result of one shard."""
 
@@ -73,18 +98,8 @@ class Backend(Protocol):
     async def encode(self, modality: str, features: Features) -> NDArray[np.float32]:
         """(D,) unit vector of one sample."""
 
-    async def search(
-        self,
-        vector: NDArray[np.float32],
-        k: int,
-        filter_text: str | None,
-        words: Mapping[str, float] | None = None,
-        modalities: tuple[str, ...] = (),
-    ) -> IndexAnswer:
-        """The k best rows of the index that pass the filter, by vector and, if given, by weighted words.
-
-        `modalities` names those of which the query is made; an approximate index searches exactly if it is empty.
-        """
+    async def search(self, search: IndexSearch) -> IndexAnswer:
+        """The k best rows of the index that pass the filter, by vector and, if given, by weighted words."""
 
     async def find(self, material_id: str) -> IndexRow | None:
         """The row of a material; None if the index does not contain it."""
@@ -105,17 +120,10 @@ class LocalBackend:
         vector: NDArray[np.float32] = (await asyncio.to_thread(encode_batch, self._model, modality, [features]))[0]
         return vector
 
-    async def search(
-        self,
-        vector: NDArray[np.float32],
-        k: int,
-        filter_text: str | None,
-        words: Mapping[str, float] | None = None,
-        modalities: tuple[str, ...] = (),
-    ) -> IndexAnswer:
+    async def search(self, search: IndexSearch) -> IndexAnswer:
         """The k best rows of the index that pass the filter, by vector and, if given, by weighted words."""
-        calls = (asyncio.to_thread(search_shard, s, vector, k, filter_text, words, modalities) for s in self._segments)
-        return merge_shards(await asyncio.gather(*calls), k, len(self._segments))
+        calls = (asyncio.to_thread(search_shard, segment, search) for segment in self._segments)
+        return merge_shards(await asyncio.gather(*calls), search, len(self._segments))
 
     async def find(self, material_id: str) -> IndexRow | None:
         """The row of a material; None if the index does not contain it."""
@@ -138,40 +146,22 @@ def encode_batch(model: Model, modality: str, samples: Sequence[Features]) -> ND
     return vectors
 
 
-def search_shard(
-    segment: Segment,
-    vector: NDArray[np.float32],
-    k: int,
-    filter_text: str | None,
-    words: Mapping[str, float] | None = None,
-    modalities: tuple[str, ...] = (),
-) -> ShardAnswer:
-    """The best rows of one shard that pass the filter, with their metadata.
-
-    There are k of them, or at least `FUSED` by vector and by words where both rankings will be fused.
-    """
-    search = shard_search(vector, k, filter_text, words, modalities)
-    return complete_answer(segment, search, segment.search_many([search])[0], words)
+def search_shard(segment: Segment, search: IndexSearch) -> ShardAnswer:
+    """The `search.depth` best rows of one shard that pass the filter, by vector and by words, with their metadata."""
+    return complete_answer(segment, search, segment.search_many([search.by_vector])[0])
 
 
-def shard_search(
-    vector: NDArray[np.float32],
-    k: int,
-    filter_text: str | None,
-    words: Mapping[str, float] | None,
-    modalities: tuple[str, ...],
-) -> Search:
-    """The search by vector that `search_shard` makes."""
-    return Search(vector, max(k, FUSED) if words else k, filter_text, modalities)
-
-
-def complete_answer(segment: Segment, search: Search, hits: Found, words: Mapping[str, float] | None) -> ShardAnswer:
+def complete_answer(segment: Segment, search: IndexSearch, hits: Found) -> ShardAnswer:
     """The answer of a shard to a search whose vector part is done: adds the metadata, and the search by words."""
-    records = segment.records(hits.rows)
-    if not words:
-        return ShardAnswer(hits, records)
-    by_words = segment.search_words(words, search.query, search.k, search.filter_text)
-    return ShardAnswer(hits, records, by_words, segment.records(by_words.rows))
+    records, by_words = segment.records(hits.rows), search_words(segment, search)
+    return ShardAnswer(hits, records, by_words, [] if by_words is None else segment.records(by_words.rows))
+
+
+def search_words(segment: Segment, search: IndexSearch) -> Found | None:
+    """The `search.depth` best rows of one shard by words; None for a search without words."""
+    if not search.words:
+        return None
+    return segment.search_words(search.words, search.vector, search.depth, search.filter_text)
 
 
 def find_in_shard(segment: Segment, material_id: str) -> IndexRow | None:
@@ -183,7 +173,7 @@ def find_in_shard(segment: Segment, material_id: str) -> IndexRow | None:
     return IndexRow(segment.records(rows)[0], segment.vectors(rows)[0].astype(np.float32))
 
 
-def merge_shards(answers: Sequence[ShardAnswer], k: int, total: int) -> IndexAnswer:
+def merge_shards(answers: Sequence[ShardAnswer], search: IndexSearch, total: int) -> IndexAnswer:
     """Merge the answers of the shards that answered in time.
 
     If the shards also searched by words, each of the two rankings is merged over the shards, and then both are fused by
@@ -191,11 +181,11 @@ def merge_shards(answers: Sequence[ShardAnswer], k: int, total: int) -> IndexAns
 
     Args:
         answers: of the shards that answered.
-        k: number of rows of the result.
+        search: what they were asked.
         total: number of all shards.
     """
     searched = [(answer.by_words, answer.records_by_words) for answer in answers if answer.by_words is not None]
-    depth = max(k, FUSED) if searched else k
+    depth = search.depth
     best, records = _merged([(answer.hits, answer.records) for answer in answers], depth)
     scores, words_score = best.scores.tolist(), 0.0
     if searched:
@@ -207,7 +197,7 @@ def merge_shards(answers: Sequence[ShardAnswer], k: int, total: int) -> IndexAns
         fused = reciprocal_rank_fusion(
             *(_by_rank(every, ranking) for ranking in (best.ids, by_words.ids)), weights=(1.0, WORDS_WEIGHT)
         )
-        ranked = sorted(zip(-fused, every, strict=True))[:k]
+        ranked = sorted(zip(-fused, every, strict=True))[: search.k]
         scores = [every[name][0] for _, name in ranked]
         records = [every[name][1] for _, name in ranked]
     return IndexAnswer(scores, records, best.allowed, len(answers), total, words_score)

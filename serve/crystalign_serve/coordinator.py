@@ -20,8 +20,8 @@ from crystalign.index.manifest import IndexManifest
 from crystalign.modalities import Features
 from crystalign.model_config import ModelCard, ModelConfig
 from crystalign_serve.allocator import give_back_memory
-from crystalign_serve.api import ENCODE_SECONDS, build_api
-from crystalign_serve.backend import IndexAnswer, IndexRow, ShardAnswer, merge_shards
+from crystalign_serve.api import build_api
+from crystalign_serve.backend import IndexAnswer, IndexRow, IndexSearch, ShardAnswer, merge_shards
 from crystalign_serve.errors import UnavailableError
 from crystalign_serve.front import Front
 from crystalign_serve.health import DownError, Replicas
@@ -31,6 +31,7 @@ from crystalign_serve.predictions import Predicted, PredictJob
 from crystalign_serve.queries import warm_up
 from crystalign_serve.sandbox.limits import SandboxLimits
 from crystalign_serve.sandbox.process import servers
+from crystalign_serve.searching import ENCODE_SECONDS
 from crystalign_serve.security import Access
 from crystalign_serve.service import open_service
 
@@ -93,19 +94,10 @@ class RayBackend:
             ) from None
         return vector
 
-    async def search(
-        self,
-        vector: NDArray[np.float32],
-        k: int,
-        filter_text: str | None,
-        words: Mapping[str, float] | None = None,
-        modalities: tuple[str, ...] = (),
-    ) -> IndexAnswer:
+    async def search(self, search: IndexSearch) -> IndexAnswer:
         """The best rows that pass the filter, from the shards that answer before the deadline."""
-        answers: list[ShardAnswer] = await self._ask(
-            self._deadline, "search", vector, k, filter_text, words, modalities
-        )
-        return merge_shards(answers, k, len(self._shards))
+        answers: list[ShardAnswer] = await self._ask(self._deadline, "search", search)
+        return merge_shards(answers, search, len(self._shards))
 
     async def find(self, material_id: str) -> IndexRow | None:
         """The row of a material; None if the index does not contain it.

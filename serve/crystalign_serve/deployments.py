@@ -18,12 +18,12 @@ from crystalign.index.manifest import IndexManifest, SegmentEntry
 from crystalign.material import Material, Provenance
 from crystalign_serve.backend import (
     IndexRow,
+    IndexSearch,
     ShardAnswer,
     complete_answer,
     encode_batch,
     find_in_shard,
     search_shard,
-    shard_search,
 )
 from crystalign_serve.loopback import keep_to_loopback
 from crystalign_serve.predictions import CompleteJob, Predicted, PredictJob, complete, load_group, predict_jobs
@@ -124,24 +124,16 @@ class Shard(Watched):
             )
         self._segment = Segment.load(index_uri, manifest, entries)
         warm = np.zeros(manifest.dimension, dtype=np.float32)  # warm up: some objects are built on first use
-        search_shard(self._segment, warm, 1, "nelements>=1")
+        search_shard(self._segment, IndexSearch(warm, 1, "nelements>=1"))
 
-    async def search(
-        self,
-        vector: NDArray[np.float32],
-        k: int,
-        filter_text: str | None,
-        words: Mapping[str, float] | None = None,
-        modalities: tuple[str, ...] = (),
-    ) -> ShardAnswer:
+    async def search(self, search: IndexSearch) -> ShardAnswer:
         """Search this shard; see `search_shard`. Searches that arrive during a pass through the vectors share the next.
 
         Filters and words are evaluated outside of that pass, so that a slow one delays no other search.
         """
-        search = shard_search(vector, k, filter_text, words, modalities)
-        await asyncio.to_thread(self._segment.plan, search)
-        hits = await self._scan(search)
-        return await asyncio.to_thread(complete_answer, self._segment, search, hits, words)
+        await asyncio.to_thread(self._segment.plan, search.by_vector)
+        hits = await self._scan(search.by_vector)
+        return await asyncio.to_thread(complete_answer, self._segment, search, hits)
 
     @serve.batch(max_batch_size=MAX_SCAN, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]
     async def _scan(self, searches: list[Search]) -> list[Found]:

@@ -17,11 +17,11 @@ from crystalign.index.search import Segment
 from crystalign.shards.dataset import Dataset
 from crystalign.shards.splits import SplitRule
 from crystalign_serve import queries
-from crystalign_serve.api import Api
 from crystalign_serve.backend import LocalBackend
 from crystalign_serve.queries import Interpreter, QueryPart
 from crystalign_serve.query_fields import spec_of
 from crystalign_serve.requests import SearchOptions, query_model
+from crystalign_serve.searching import Searcher
 from crystalign_serve.service import open_service
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from crystalign.model import Model
 
 PATIENCE = 3600.0
-"""Seconds that stored values may take to read and compare; a service, whose users wait, stops much earlier."""
+"""Seconds that each part of the work may take; a service, whose users wait, stops much earlier."""
 Place = tuple[int, int]
 """Shard and row of a material in its dataset."""
 
@@ -61,7 +61,7 @@ class Examiner:
     """The split of the model."""
     segment: Segment
     """Every row of the index."""
-    api: Api
+    searcher: Searcher
     """The search."""
 
     @classmethod
@@ -86,8 +86,8 @@ class Examiner:
         require_same_ids(rule, model.card, dataset)
         lexicon, segment = manifest.read_lexicon(index), Segment.load(index, manifest)
         service = open_service(manifest, model.config, model.card, dataset_uri=dataset.uri, shards=1, lexicon=lexicon)
-        api = Api(service, LocalBackend(model, [segment]), dataset_seconds=PATIENCE)
-        return cls(manifest, model, dataset, rule, segment, api)
+        searcher = Searcher(service, LocalBackend(model, [segment]), patience=PATIENCE)
+        return cls(manifest, model, dataset, rule, segment, searcher)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ class Examiner:
             return self._parts(modality, query.value)
 
         try:
-            found = await self.api.find_best(read, options, None)
+            found = await self.searcher.find_best(read, options, None)
         except InputError:
             return None
         return ([record["id"] for record in found.best.records], found.signals) if found.signals else None
@@ -177,7 +177,7 @@ class Examiner:
         name = spec.fields[0].name
         if spec.is_words:
             query = query_model().model_validate({name: value})
-            service = self.api.service
+            service = self.searcher.service
             interpret = Interpreter(service.fields)
             return queries.parts_of(query, service.modalities, self.manifest.modality, interpret)
         return [QueryPart(name, modality, self.model.modality(modality).featurise(value), None, value)]

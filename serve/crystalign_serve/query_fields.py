@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from crystalign.errors import ConfigError
 from crystalign.modalities import modality_class, query_specs
@@ -69,6 +74,27 @@ def tables() -> dict[str, tuple[str, QuerySpec, QueryFile]]:
 def spec_of(modality: str) -> QuerySpec | None:
     """Query specification of a modality; None if it is not searchable."""
     return modality_class(modality).query
+
+
+def carried_of(spec: QuerySpec | None, value: Any) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+    """The arrays and the numbers of a query's value that the matcher needs, by name; none if nothing is carried."""
+    if spec is None or spec.carried is None or value is None:
+        return {}, {}
+    values = {field.name: getattr(value, field.name) for field in dataclasses.fields(spec.carried)}
+    arrays = {name: item for name, item in values.items() if isinstance(item, np.ndarray)}
+    return arrays, {name: float(item) for name, item in values.items() if isinstance(item, int | float)}
+
+
+def restored(spec: QuerySpec | None, arrays: Mapping[str, NDArray[Any]], numbers: Mapping[str, float]) -> Any:
+    """The value that the arrays and numbers of `carried_of` describe; None if the modality carries none.
+
+    Raises:
+        TypeError: an array or a number is missing or not known.
+        ValueError: they are no valid value.
+    """
+    if spec is None or spec.carried is None:
+        return None
+    return spec.carried(**arrays, **{name: float(number) for name, number in numbers.items()})
 
 
 def described(modality: str) -> dict[str, Any] | None:

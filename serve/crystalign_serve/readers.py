@@ -21,9 +21,16 @@ T = TypeVar("T")
 
 
 class Readers:
-    """A thread pool for blocking work, with a time limit and a bounded queue."""
+    """A thread pool for blocking work, with a time limit and a bounded queue.
 
-    def __init__(self, name: str = "reader", threads: int = THREADS) -> None:
+    Args:
+        name: name of the threads.
+        threads: their number.
+        seconds: time limit and longest wait of a job without waiting users; None for those of a service.
+    """
+
+    def __init__(self, name: str = "reader", threads: int = THREADS, *, seconds: float | None = None) -> None:
+        self._seconds = seconds
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._free = asyncio.Semaphore(threads)
         self._waiting = 0
@@ -32,14 +39,15 @@ class Readers:
         """Run `work(*args)` in a thread and return its result.
 
         Raises:
-            QueryError: it took longer than `PARSE_SECONDS`.
+            QueryError: it took longer than `PARSE_SECONDS`, or `seconds` where they are given.
             UnavailableError: no thread became free in time.
         """
+        limit = self._seconds or PARSE_SECONDS
         try:
-            return await self.within(PARSE_SECONDS, work, *args)
+            return await self.within(limit, work, *args)
         except TimeoutError:
             raise QueryError(
-                f"reading the query took more than {PARSE_SECONDS:g} s; send a smaller query", reason="too-slow"
+                f"reading the query took more than {limit:g} s; send a smaller query", reason="too-slow"
             ) from None
 
     async def within(self, seconds: float, work: Callable[..., T], *args: Any) -> T:
@@ -52,13 +60,12 @@ class Readers:
         if self._waiting >= MAX_WAITING:
             raise UnavailableError("too many queries are waiting to be read; try again in a moment")
         self._waiting += 1
+        limit = self._seconds or QUEUE_SECONDS
         try:
-            async with asyncio.timeout(QUEUE_SECONDS):
+            async with asyncio.timeout(limit):
                 await self._free.acquire()
         except TimeoutError:
-            raise UnavailableError(
-                f"too many queries: this one waited {QUEUE_SECONDS:g} s to be read; try again"
-            ) from None
+            raise UnavailableError(f"too many queries: this one waited {limit:g} s to be read; try again") from None
         finally:
             self._waiting -= 1
         job = asyncio.get_running_loop().run_in_executor(self._threads, work, *args)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crystalign.errors import QueryError
 from crystalign.index.filters import Fields, compile_filter
 from crystalign.text_query.chips import Understanding
-from crystalign_serve.backend import Backend, IndexAnswer
+from crystalign_serve.backend import Backend, IndexAnswer, IndexSearch
 
 
 class TieredAnswer(NamedTuple):
@@ -60,26 +59,23 @@ def filters_of(understood: Understanding | None, filter_text: str | None, fields
     return filters
 
 
-async def search_tiers(
-    backend: Backend,
-    vector: NDArray[np.float32],
-    k: int,
-    filters: Sequence[str | None],
-    words: Mapping[str, float] | None,
-    modalities: tuple[str, ...] = (),
-) -> TieredAnswer:
-    """The k best rows, those of the first filter first; within a tier by vector and words.
+def tier_searches(search: IndexSearch, filters: Sequence[str | None]) -> tuple[IndexSearch, ...]:
+    """One search for each tier.
 
     Args:
-        backend: shards.
-        vector: (D,) the query.
-        k: number of rows.
+        search: the search; its filter is not used.
         filters: one per tier, each satisfied by the rows of those before it.
-        words: word → weight for the search by words; None for none.
-        modalities: the modalities of which the query is made.
     """
-    calls = (backend.search(vector, k * (n + 1), text, words, modalities) for n, text in enumerate(filters))
-    answers = await asyncio.gather(*calls)
+    return tuple(search._replace(k=search.k * (n + 1), filter_text=text) for n, text in enumerate(filters))
+
+
+def merge_tiers(answers: Sequence[IndexAnswer], k: int) -> TieredAnswer:
+    """The k best rows, those of the first tier first; within a tier by vector and words.
+
+    Args:
+        answers: to the searches of `tier_searches`.
+        k: number of rows.
+    """
     rows: dict[str, tuple[float, dict[str, Any], int]] = {}
     for tier, answer in enumerate(answers):
         for score, record in zip(answer.scores, answer.records, strict=True):
@@ -98,7 +94,7 @@ async def why_empty(backend: Backend, understood: Understanding, filter_text: st
     nothing = np.zeros(dimension, dtype=np.float32)
     conditions = [(chip.label, chip.filter) for chip in understood.chips if chip.strict]
     conditions += [("your filter", filter_text)] if filter_text else []
-    answers = await asyncio.gather(*(backend.search(nothing, 1, text) for _, text in conditions))
+    answers = await asyncio.gather(*(backend.search(IndexSearch(nothing, 1, text)) for _, text in conditions))
     counts = [f"{label} ({answer.allowed:,} rows)" for (label, _), answer in zip(conditions, answers, strict=True)]
     return f"no row satisfies all of: {'; '.join(counts)}. Remove one of them"
 

@@ -34,8 +34,8 @@ from crystalign.index.lexical import Lexicon
 from crystalign.model import load
 from crystalign.text_query.chips import Understanding
 from crystalign.text_query.understanding import understand
-from crystalign_serve.backend import LocalBackend, ShardAnswer, merge_shards
-from crystalign_serve.tiers import search_tiers
+from crystalign_serve.backend import IndexSearch, LocalBackend, merge_shards, search_shard
+from crystalign_serve.tiers import merge_tiers, tier_searches
 
 K = 10
 COMPOSITION = {"formula", "elements", "chemical system"}
@@ -95,19 +95,16 @@ class Systems:
 
     def fused(self, text: str) -> Sequence[str]:
         """Both rankings, without the parser."""
-        vector, weights = self.encoded(text), self.lexicon.weights(text)
-        depth = 100
-        hits = self.segment.search(vector, depth)[0]
-        by_words = self.segment.search_words(weights, vector[0], depth)
-        answer = ShardAnswer(hits, self.segment.records(hits.rows), by_words, self.segment.records(by_words.rows))
-        return [record["id"] for record in merge_shards([answer], K, 1).records]
+        search = IndexSearch(self.encoded(text)[0], K, words=self.lexicon.weights(text) or None)
+        return [record["id"] for record in merge_shards([search_shard(self.segment, search)], search, 1).records]
 
     def whole(self, text: str) -> Sequence[str]:
         """What the service does."""
         understood = self.understood(text)
         words = self.lexicon.weights(understood.rest) or None
-        found = asyncio.run(search_tiers(self.backend, self.encoded(text)[0], K, understood.tiers(), words))
-        return [record["id"] for record in found.answer.records]
+        search = IndexSearch(self.encoded(text)[0], K, words=words)
+        answers = [asyncio.run(self.backend.search(one)) for one in tier_searches(search, understood.tiers())]
+        return [record["id"] for record in merge_tiers(answers, K).answer.records]
 
     def understood(self, text: str) -> Understanding:
         """What the parser makes of a query."""

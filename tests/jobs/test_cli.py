@@ -103,6 +103,7 @@ def test_the_help_names_every_command_in_the_order_of_the_pipeline(capsys):
         "predict",
     ]
     order += ["embed", "index", "index describe", "index verify", "calibrate", "serve", "search", "similar"]
+    order += ["screen", "replay"]
     positions = [text.index(f"\n  {name} ") for name in order]
     assert positions == sorted(positions)
     assert set(cli.VERBS) == {*order, "demo", "encoders", "submit"}

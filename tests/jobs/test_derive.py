@@ -23,8 +23,8 @@ from crystalign.shards.manifest import Manifest
 from crystalign.shards.writer import commit_manifest, write_shard
 from crystalign_jobs import derive
 from crystalign_jobs.derive import Derive, ShardDeriver, main, target
-from crystalign_jobs.runtime import driver_lock
-from crystalign_jobs.runtime.driver_lock import driving
+from crystalign_ray import driver_lock
+from crystalign_ray.driver_lock import driving
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

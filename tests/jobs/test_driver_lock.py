@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from crystalign.errors import ConfigError
-from crystalign_jobs.runtime import driver_lock
 from crystalign_jobs.runtime.background import asked_to_stop
-from crystalign_jobs.runtime.driver_lock import FILE, Driver, driving
+from crystalign_ray import driver_lock
+from crystalign_ray.driver_lock import FILE, Driver, driving
 
 
 def left(run: Path, **changes) -> Path:

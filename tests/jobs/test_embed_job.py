@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crystalign.errors import ConfigError
+from crystalign.errors import ConfigError, DatasetError
 from crystalign.index.embeddings import EmbeddingManifest, read_embeddings
 from crystalign.model import Model, load, prepare
 from crystalign.model_config import ModalitySpec, ModelCard, ModelConfig
@@ -100,3 +100,64 @@ def test_embeddings_of_another_making_are_not_mixed(embedded, model_uri, small_d
 def test_a_modality_the_model_lacks_is_refused(model_uri, small_dataset, tmp_path):
     with pytest.raises(ConfigError, match="no modality 'dos'"):
         embed(Embed(model=model_uri, data=small_dataset, out=str(tmp_path), modality="dos"))
+
+
+# --- only what is new -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def revised(small_dataset, tmp_path_factory):
+    """The small dataset in another order and other shards: five materials are gone, one is new, one has a new text."""
+    from dataclasses import replace
+
+    from crystalign.modalities.text import Text
+    from crystalign.shards.writer import commit_manifest, write_shard
+
+    uri = str(tmp_path_factory.mktemp("revised") / "data")
+    materials = list(Dataset.open(small_dataset).materials())[5:][::-1]
+    changed = next(n for n, m in enumerate(materials) if m.value("text") is not None)
+    texts = {**materials[changed].modalities, "text": Text("a text that was written later")}
+    materials[changed] = replace(materials[changed], modalities=texts)
+    materials.insert(40, replace(materials[changed], id="a new one"))
+    shards = [write_shard(uri, f"part-{n}", materials[n::3], [], rows_per_group=16) for n in range(3)]
+    commit_manifest(uri, shards, [])
+    return uri, materials[changed].id
+
+
+@pytest.mark.parametrize("name", ["composition", "text"])
+def test_since_embeds_new_and_changed_rows_as_a_whole_run_would(embedded, revised, model_uri, tmp_path, name, capsys):
+    from crystalign_jobs.embed import main
+
+    data, changed = revised
+    common = {"model": model_uri, "data": data, "modality": name, "num_actors": 1}
+    main(Embed(**common, out=str(tmp_path / "new"), since=(f"{embedded[0]}/{name}",)))
+    printed = capsys.readouterr().out
+    embed(Embed(**common, out=str(tmp_path / "whole")))
+    table, vectors = read_embeddings(str(tmp_path / "new"))
+    assert sorted(table.column("id").to_pylist()) == sorted([changed, "a new one"])
+    assert "1 new and 1 changed rows" in printed
+    assert "rows of the earlier embeddings are no longer in" in printed
+    everything, expected = read_embeddings(str(tmp_path / "whole"))
+    places = [everything.column("id").to_pylist().index(key) for key in table.column("id").to_pylist()]
+    np.testing.assert_allclose(vectors, expected[places], atol=1e-3)  # batches of other crystals, float16 on disk
+    earlier, stored = read_embeddings(f"{embedded[0]}/{name}")
+    kept = dict(zip(earlier.column("id").to_pylist(), stored, strict=True))
+    for key, vector in zip(everything.column("id").to_pylist(), expected, strict=True):
+        if key not in {changed, "a new one"}:
+            np.testing.assert_allclose(kept[key], vector, atol=1e-3)
+    both = (f"{embedded[0]}/{name}", str(tmp_path / "new"))
+    with pytest.raises(DatasetError, match="new or changed"):
+        embed(Embed(**common, out=str(tmp_path / "nothing"), since=both))
+
+
+def test_since_refuses_another_model_or_modality(embedded, revised, model_uri, tmp_path):
+    import torch
+
+    other = load(model_uri)
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    other.save_pretrained(tmp_path / "other")
+    text = f"{embedded[0]}/text"
+    for model, modality in ((str(tmp_path / "other"), "text"), (model_uri, "composition")):
+        with pytest.raises(ConfigError, match="different models cannot be compared"):
+            embed(Embed(model=model, data=revised[0], out=str(tmp_path / "out"), modality=modality, since=(text,)))

@@ -23,7 +23,7 @@ from crystalign_jobs.ingest import Ingest
 from crystalign_jobs.ingest import main as ingest
 from crystalign_jobs.merge import Merge
 from crystalign_jobs.merge import main as merge
-from crystalign_jobs.runtime.estimates import IGNORE, MARGIN, RESERVE, Estimate, announce, free_bytes
+from crystalign_ray.estimates import IGNORE, MARGIN, RESERVE, Estimate, announce, free_bytes
 
 ENERGY = PropertySpec(quantity=Quantity.FORMATION_ENERGY_PER_ATOM, method="pbe", source="t", vintage="1")
 

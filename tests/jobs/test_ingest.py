@@ -25,8 +25,8 @@ from crystalign.shards.splits import SplitRule
 from crystalign.sources import Item
 from crystalign_jobs import ingest
 from crystalign_jobs.ingest import Ingest, main, share_out
-from crystalign_jobs.runtime import driver_lock
-from crystalign_jobs.runtime.driver_lock import driving
+from crystalign_ray import driver_lock
+from crystalign_ray.driver_lock import driving
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

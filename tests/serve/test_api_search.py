@@ -94,13 +94,13 @@ def test_an_id_is_no_measurement(http, materials, monkeypatch):
 
 def test_the_embedding_stands_where_the_second_look_fails(http, materials, monkeypatch):
     from crystalign.errors import DatasetError
-    from crystalign_serve import api
+    from crystalign_serve import searching
 
     def broken(*_):
         raise DatasetError("gone")
 
     plain = search(http, {"xrd": xrd_json(materials[1])}, k=4, rerank=0)
-    monkeypatch.setattr(api, "rerank_by_match", broken)
+    monkeypatch.setattr(searching, "rerank_by_match", broken)
     answer = search(http, {"xrd": xrd_json(materials[1])}, k=4)
     assert answer["results"] == plain["results"]
     assert answer["query"]["ordered_by"] == "embeddings"

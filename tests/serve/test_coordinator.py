@@ -9,7 +9,7 @@ import pytest
 
 from crystalign.errors import ConfigError, QueryError
 from crystalign_serve import deployments
-from crystalign_serve.backend import find_in_shard, search_shard, spread
+from crystalign_serve.backend import IndexSearch, find_in_shard, search_shard, spread
 from crystalign_serve.coordinator import RayBackend
 from crystalign_serve.errors import UnavailableError
 from crystalign_serve.predictions import CompleteJob, PredictJob, find_models, load_group, predict_jobs
@@ -38,8 +38,8 @@ class FakeShard:
 
 
 def ask(shards, k=40, text=None, deadline=2.0):
-    vector = np.ones(16, np.float32) / 4
-    return asyncio.run(RayBackend({}, shards, deadline).search(vector, k, text))
+    search = IndexSearch(np.ones(16, np.float32) / 4, k, text)
+    return asyncio.run(RayBackend({}, shards, deadline).search(search))
 
 
 def test_a_shard_that_is_late_or_broken_is_left_out_and_counted(segments):

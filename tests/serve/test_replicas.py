@@ -155,18 +155,18 @@ def test_encoders_and_models_that_are_down_are_told_at_once():
 
 
 def test_an_answer_leaves_a_dead_shard_out_and_says_so(segments):
-    from crystalign_serve.backend import search_shard
+    from crystalign_serve.backend import IndexSearch, search_shard
 
     async def scenario():
-        vector = np.ones(16, np.float32) / 4
-        handles = [Handle(search_shard(segment, vector, 40, None)) for segment in segments]
+        search = IndexSearch(np.ones(16, np.float32) / 4, 40)
+        handles = [Handle(search_shard(segment, search)) for segment in segments]
         backend = RayBackend({}, handles, 5.0)
-        whole = await backend.search(vector, 40, None)
+        whole = await backend.search(search)
         handles[1].alive = False
         handles[1].errors.append(ActorDiedError())
         began = time.monotonic()
         for _ in range(3):
-            part = await backend.search(vector, 40, None)
+            part = await backend.search(search)
             assert (part.shards_ok, part.shards_total) == (3, 4)
             assert set(part.scores) < set(whole.scores)
         assert time.monotonic() - began < 1.0

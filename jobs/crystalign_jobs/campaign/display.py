@@ -12,7 +12,7 @@ from crystalign import storage
 from crystalign.finetuning.trials.config import TrialConfig, TrialResult
 from crystalign_jobs.campaign.grid import Entry
 from crystalign_jobs.campaign.store import note_death, read_result
-from crystalign_jobs.runtime.progress import Meter
+from crystalign_ray.progress import Meter
 
 
 class TrialDisplay(Callback):  # type: ignore[misc]

@@ -22,7 +22,7 @@ from crystalign_jobs.campaign.store import TRIALS, Interrupted, run_uri
 from crystalign_jobs.campaign.trial import run_one
 from crystalign_jobs.campaign.work import Watch, Work
 from crystalign_jobs.runtime.background import asked_to_stop, run_in_background
-from crystalign_jobs.runtime.progress import Meter
+from crystalign_ray.progress import Meter
 
 WAITING_CPUS = 0.01
 """Logical CPUs of a trial process that only waits for its workers; Tune does not accept 0."""

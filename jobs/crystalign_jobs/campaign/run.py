@@ -13,7 +13,7 @@ from crystalign_jobs.campaign.results import CampaignReport
 from crystalign_jobs.campaign.search import best_of_search, samples, studies
 from crystalign_jobs.campaign.store import claim, failures_of, run_uri, split_by_state
 from crystalign_jobs.campaign.work import Watch
-from crystalign_jobs.runtime.driver_lock import driving
+from crystalign_ray.driver_lock import driving
 
 
 def tune(config: Tune, *, watch: Watch | None = None) -> CampaignReport:

@@ -11,7 +11,7 @@ from crystalign.errors import Error
 from crystalign_jobs.campaign.config import Campaign
 from crystalign_jobs.campaign.grid import expand
 from crystalign_jobs.campaign.store import FAILURE, TRIALS
-from crystalign_jobs.runtime.driver_lock import is_driven
+from crystalign_ray.driver_lock import is_driven
 
 
 class CampaignSummary(Config):

@@ -27,8 +27,8 @@ from crystalign_jobs.pretraining.worker_count import (
     wait_for_workers,
 )
 from crystalign_jobs.runtime.background import asked_to_stop, run_in_background
-from crystalign_jobs.runtime.progress import Meter
 from crystalign_ray.errors import last_line, of_workers
+from crystalign_ray.progress import Meter
 
 _CONTROLLER_RETRIES = 3
 _FOREVER = -1

@@ -1,1 +1,1 @@
-"""Shared by all jobs at run time: progress display, Ray tasks, driver lock, signals."""
+"""Shared by all jobs at run time: work in the background, and signals."""

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import ConflictError, DatasetError, StorageError, VerificationError
+from crystalign.errors import DatasetError, StorageError, VerificationError
 from crystalign.index.filter_fields import joined_keywords
+from crystalign.index.stamped import stamped_entry, write_stamped
 from crystalign.properties import PropertySpec
 
 SCHEMA_VERSION = 1
@@ -33,6 +34,8 @@ EMBEDDING = "embedding"
 TEXT = "text"
 """Name of the modality of a dataset from which `TEXT_COLUMNS` are made."""
 MANIFEST = "manifest.json"
+CONTENT = "content"
+"""Name of the column of hashes, by which a later job sees which rows have changed."""
 LIGHT_COLUMNS = (
     "id",
     "formula",
@@ -51,7 +54,6 @@ FACT_COLUMNS: dict[str, pa.DataType] = {"keywords": pa.string(), "density": pa.f
 """Columns for filters that follow from a caption with facts: keywords, and density (g/cm³). Null without facts."""
 TEXT_COLUMNS: dict[str, pa.DataType] = {"words": pa.string(), **FACT_COLUMNS}
 """The text of a material, for the lexical index, and what follows from its facts. Null without a text."""
-_MAKING = b"crystalign"
 
 
 class EmbeddingFile(storage.FileEntry):
@@ -76,10 +78,17 @@ class EmbeddingProvenance(Config):
     """Index of the shard; -1 means the whole dataset."""
     row_groups: tuple[int, ...] = ()
     """Row groups of the shard."""
+    since: str | None = None
+    """Identity of the earlier embeddings whose unchanged rows are left out; None if there are none."""
+
+    @property
+    def stamp(self) -> bytes:
+        """The provenance as bytes; the same as in earlier releases where it has no `since`."""
+        return self.model_dump_json(exclude={"since"} if self.since is None else set()).encode()
 
     def path(self, name: str) -> str:
         """Path of the file of this provenance, relative to the embedding dataset."""
-        return f"embeddings/{name}.{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]}.parquet"
+        return f"embeddings/{name}.{hashlib.sha256(self.stamp).hexdigest()[:12]}.parquet"
 
 
 class EmbeddingManifest(Config):
@@ -101,6 +110,8 @@ class EmbeddingManifest(Config):
     """SHA-256 of the manifest of that dataset."""
     part: str | None = None
     """Part of the model's split that was embedded; None means all of it."""
+    since: str | None = None
+    """Identity of the earlier embeddings whose unchanged rows are left out; None if there are none."""
     split: dict[str, Any] = {}
     """The split rule of the model."""
     rows: int
@@ -149,6 +160,7 @@ class EmbeddingManifest(Config):
             dataset_sha256=self.dataset_sha256,
             modality=self.modality,
             part=self.part,
+            since=self.since,
         )
 
 
@@ -196,6 +208,7 @@ def embedding_table(
     shard: int,
     positions: Sequence[int],
     properties: Sequence[PropertySpec],
+    modality: str | None = None,
 ) -> pa.Table:
     """A table of vectors with the columns that filters and result lists need.
 
@@ -206,12 +219,15 @@ def embedding_table(
         shard: index of the shard that the rows come from.
         positions: (n,) row numbers within that shard.
         properties: property columns to include.
+        modality: column of `rows` that was encoded; None leaves out the hash of the content.
     """
     names = [*LIGHT_COLUMNS, *(spec.column for spec in properties)]
     flat = pa.array(vectors.astype(np.float16).reshape(-1), pa.float16())
     table = with_remarks(rows).select(names).combine_chunks()
     for name, values in _text_columns(rows).items() if TEXT in rows.column_names else ():
         table = table.append_column(name, values)
+    if modality is not None:
+        table = table.append_column(CONTENT, contents(rows, [*names, modality, TEXT]))
     table = table.add_column(1, "embedding", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
     table = table.append_column("shard", pa.array(np.full(len(rows), shard), pa.int32()))
     return table.append_column("row", pa.array(positions, pa.int64()))
@@ -223,34 +239,52 @@ def write_embeddings(uri: str, name: str, table: pa.Table, provenance: Embedding
     Raises:
         VerificationError: the data read back differ from what was written.
     """
-    sink = pa.BufferOutputStream()
-    stamped = table.replace_schema_metadata({_MAKING: provenance.model_dump_json().encode()})
-    pq.write_table(stamped, sink, compression="zstd", write_page_checksum=True)
-    path, data = provenance.path(name), bytes(sink.getvalue())
-    target = storage.join(uri, path)
-    try:
-        entry = storage.write_bytes(target, data, if_absent=True)
-    except ConflictError:
-        if (existing := existing_embeddings(uri, name, provenance)) is not None:
-            return existing
-        entry = storage.replace_bytes(target, data, expected=storage.sha256_of(target))  # truncated or damaged
-    return EmbeddingFile(path=path, bytes=entry.bytes, sha256=entry.sha256, rows=len(table))
+    path = provenance.path(name)
+    entry, rows = write_stamped(storage.join(uri, path), table, provenance.stamp)
+    return EmbeddingFile(path=path, bytes=entry.bytes, sha256=entry.sha256, rows=rows)
 
 
 def existing_embeddings(uri: str, name: str, provenance: EmbeddingProvenance) -> EmbeddingFile | None:
     """The file that an interrupted job wrote, if it is complete and has the same provenance; None otherwise."""
     path = provenance.path(name)
-    try:
-        data = storage.read_bytes(storage.join(uri, path))
-    except StorageError:
-        return None
-    try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    except (pa.ArrowException, OSError):
-        return None  # truncated or damaged: compute it again
-    if (table.schema.metadata or {}).get(_MAKING) != provenance.model_dump_json().encode():
-        return None
-    return EmbeddingFile(**storage.entry_of(path, data).model_dump(), rows=len(table))
+    found = stamped_entry(storage.join(uri, path), provenance.stamp)
+    return (
+        None if found is None else EmbeddingFile(path=path, bytes=found[0].bytes, sha256=found[0].sha256, rows=found[1])
+    )
+
+
+def contents(rows: pa.Table, names: Sequence[str]) -> pa.Array[Any]:
+    """(n,) a hash of each row: 32 hexadecimal digits that change if any of the named columns does.
+
+    Args:
+        rows: the rows.
+        names: columns that count; those that the rows do not have are left out.
+    """
+    kept = rows.select(sorted({name for name in names if name in rows.column_names}))
+    lines = (json.dumps(row, sort_keys=True, default=repr).encode() for row in kept.to_pylist())
+    return pa.array([hashlib.blake2b(line, digest_size=16).hexdigest() for line in lines], pa.string())
+
+
+def read_contents(uri: str, manifest: EmbeddingManifest) -> dict[str, str]:
+    """Id → hash of the content, for all rows of the embeddings at `uri`.
+
+    Raises:
+        DatasetError: a file is missing or altered, or was written by a release that stored no such hashes.
+    """
+    found: dict[str, str] = {}
+    for entry in manifest.files:
+        try:
+            data = storage.read_verified(uri, entry)
+        except VerificationError as error:
+            raise DatasetError(f"{error}; embed again") from error
+        file = pq.ParquetFile(pa.BufferReader(data))
+        if CONTENT not in file.schema_arrow.names:
+            raise DatasetError(
+                f"the embeddings at {uri} do not say what their rows were made from: embed all rows again"
+            )
+        table = file.read(columns=["id", CONTENT])
+        found |= zip(table.column("id").to_pylist(), table.column(CONTENT).to_pylist(), strict=True)
+    return found
 
 
 def read_embeddings(uri: str) -> tuple[pa.Table, NDArray[np.float32]]:

@@ -4,7 +4,7 @@ The vectors are used where they are, in memory or mapped from a file. There are 
 
 - a single query goes through FAISS, in slices of rows that run in parallel;
 - queries that arrive together share one pass: a block of rows is converted once and multiplied with all of them;
-- behind a narrow filter, only the allowed rows are read.
+- behind a narrow filter, only the allowed rows are read, once for all queries with this filter.
 
 All three sum in single precision, so that one bound on the rounding error holds for them.
 """
@@ -19,12 +19,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalign.index.vector_store import Ask, Candidates
+from crystalign.index.vector_store import Allowed, Ask, Candidates
 
 BLOCK = 8_192
 """Rows that are converted to single precision at once; a multiple of 8."""
 NARROW = 8
-"""A filter that allows less than one row in so many is narrow."""
+"""For a single query, a filter that allows less than one row in so many is narrow."""
+NARROW_TOGETHER = 1.5
+"""The same for many queries with one filter, which share the reading of its rows; it was measured."""
+_SCORES = 2**20
+"""Scores of a block and all queries, which stay in the cache of the processor."""
 _SLICE = 65_536
 _MERGE_AT = 65_536
 
@@ -73,14 +77,18 @@ class ExactFp16:
 
     def candidates(self, asks: Sequence[Ask]) -> list[Candidates]:
         """The best rows of each request, by inner products in single precision."""
-        n = len(self._vectors)
-        narrow = [ask.allowed is not None and ask.allowed.n * NARROW < n for ask in asks]
-        shared = [i for i, ask in enumerate(asks) if not narrow[i] and ask.fetch * NARROW < n]
-        if len(shared) < 2:
-            shared = []
-        found = dict(zip(shared, scan(self._vectors, [asks[i] for i in shared]), strict=True))
-        for i in set(range(len(asks))) - found.keys():
-            found[i] = self._gathered(asks[i]) if narrow[i] else self._alone(asks[i])
+        n, found = len(self._vectors), dict[int, Candidates]()
+        by_filter: dict[int, list[int]] = {}
+        for i, ask in enumerate(asks):
+            by_filter.setdefault(id(ask.allowed), []).append(i)
+        for same in by_filter.values():
+            allowed = asks[same[0]].allowed
+            if allowed is not None and allowed.n * max(NARROW_TOGETHER, NARROW / len(same)) < n:
+                found |= zip(same, self._gathered(allowed, [asks[i] for i in same]), strict=True)
+        shared = [i for i, ask in enumerate(asks) if i not in found and ask.fetch * NARROW < n]
+        if len(shared) > 1:
+            found |= zip(shared, scan(self._vectors, [asks[i] for i in shared]), strict=True)
+        found |= {i: self._alone(ask) for i, ask in enumerate(asks) if i not in found}
         return [found[i]._replace(margin=self.margin(ask.query)) for i, ask in enumerate(asks)]
 
     def _alone(self, ask: Ask) -> Candidates:
@@ -90,14 +98,13 @@ class ExactFp16:
         scores, rows = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return best_rows(scores, rows, ask.fetch)
 
-    def _gathered(self, ask: Ask) -> Candidates:
-        """One query through the allowed rows only."""
-        assert ask.allowed is not None
-        rows, scores = ask.allowed.rows, np.empty(ask.allowed.n, np.float32)
-        for start in range(0, len(rows), BLOCK):
-            piece = rows[start : start + BLOCK]
-            scores[start : start + BLOCK] = _single(self._vectors, piece) @ ask.query
-        return best_rows(scores, rows, ask.fetch)
+    def _gathered(self, allowed: Allowed, asks: Sequence[Ask]) -> list[Candidates]:
+        """Queries with one filter through the allowed rows only."""
+        queries, best, size = np.stack([ask.query for ask in asks]), _Best(asks), _block_rows(len(asks))
+        for start in range(0, allowed.n, size):
+            rows = allowed.rows[start : start + size]
+            best.add(queries @ _single(self._vectors, rows).T, rows)
+        return best.result()
 
     def _make_pool(self) -> ThreadPoolExecutor:
         import faiss
@@ -115,16 +122,26 @@ def scan(vectors: NDArray[np.float16], asks: Sequence[Ask]) -> list[Candidates]:
     if not asks:
         return []
     queries = np.stack([ask.query for ask in asks])  # (q, D)
-    best = _Best(asks)
-    out = np.empty((len(asks), BLOCK), np.float32)
-    for start, block in _blocks(vectors):
+    filters: dict[int, tuple[Allowed, list[int]]] = {}
+    for i, ask in enumerate(asks):
+        if ask.allowed is not None:
+            filters.setdefault(id(ask.allowed), (ask.allowed, []))[1].append(i)
+    best, size = _Best(asks), _block_rows(len(asks))
+    out = np.empty((len(asks), size), np.float32)
+    for start, block in _blocks(vectors, size):
         scores = np.matmul(queries, block.T, out=out[:, : len(block)])  # (q, b)
-        for row, ask in zip(scores, asks, strict=True):
-            if ask.allowed is not None:
-                bits = ask.allowed.bits[start // 8 : -(-(start + len(block)) // 8)]
-                row[~np.unpackbits(bits, bitorder="little", count=len(block)).view(bool)] = -np.inf
-        best.add(scores, start)
+        for allowed, which in filters.values():
+            bits = allowed.bits[start // 8 : -(-(start + len(block)) // 8)]
+            refused = ~np.unpackbits(bits, bitorder="little", count=len(block)).view(bool)
+            for i in which:
+                scores[i, refused] = -np.inf
+        best.add(scores, np.arange(start, start + len(block)))
     return best.result()
+
+
+def _block_rows(queries: int) -> int:
+    """Rows of a block for so many queries; a multiple of 8, because filters are bitmaps."""
+    return int(np.clip(_SCORES // queries // 8 * 8, 1024, BLOCK))
 
 
 class _Best:
@@ -137,12 +154,12 @@ class _Best:
         self._new: list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]] = []
         self._count, self._limit = 0, 0
 
-    def add(self, scores: NDArray[np.float32], start: int) -> None:
-        """Add the scores (q, b) of the rows from `start`."""
+    def add(self, scores: NDArray[np.float32], block: NDArray[Any]) -> None:
+        """Add the scores (q, b) of the rows `block` (b,)."""
         found = np.flatnonzero(scores > self._least)  # ten times faster than np.nonzero of two dimensions
         if len(found):
-            which, rows = np.divmod(found, scores.shape[1])
-            self._new.append((which, scores[which, rows], rows + start))
+            which, places = np.divmod(found, scores.shape[1])
+            self._new.append((which, scores[which, places], block[places].astype(np.int64)))
             self._count += len(which)
             if self._count > self._limit:
                 self._merge()
@@ -207,14 +224,14 @@ def _faiss_view(vectors: NDArray[np.float16]) -> Any:
     return view
 
 
-def _blocks(vectors: NDArray[np.float16]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _blocks(vectors: NDArray[np.float16], size: int = BLOCK) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """The vectors in single precision, in blocks: first row, and (b, D) values that are valid until the next block."""
     import torch
 
-    buffer = torch.empty((min(BLOCK, len(vectors)), vectors.shape[1]))
+    buffer = torch.empty((min(size, len(vectors)), vectors.shape[1]))
     source = _tensor(vectors)
-    for start in range(0, len(vectors), BLOCK):
-        block = source[start : start + BLOCK]
+    for start in range(0, len(vectors), size):
+        block = source[start : start + size]
         yield start, buffer[: len(block)].copy_(block).numpy()
 
 

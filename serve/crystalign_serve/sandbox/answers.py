@@ -14,7 +14,7 @@ from crystalign.modalities import Modality
 from crystalign.readers.structures.reading import Reading
 from crystalign_serve.curves import MAX_DRAWN, Curve
 from crystalign_serve.queries import QueryPart
-from crystalign_serve.query_fields import spec_of
+from crystalign_serve.query_fields import restored, spec_of
 from crystalign_serve.sandbox.tasks import CURVE, FEATURES, MAX_ERROR_CHARS, MAX_FIELD_CHARS, MAX_NOTICES, VALUE
 from crystalign_serve.sandbox.wire import Message, WireError
 
@@ -79,10 +79,8 @@ def part_of(answer: Message, modalities: Mapping[str, Modality[Any]]) -> QueryPa
         modality = fields["modality"]
         features = {k.removeprefix(FEATURES): v for k, v in answer.arrays.items() if k.startswith(FEATURES)}
         modalities[modality].check_features(features)
-        spec, value = spec_of(modality), None
-        if spec is not None and spec.carried is not None:
-            arrays = {k.removeprefix(VALUE): v for k, v in answer.arrays.items() if k.startswith(VALUE)}
-            value = spec.carried(**arrays, **{name: float(number) for name, number in fields["numbers"].items()})
+        arrays = {k.removeprefix(VALUE): v for k, v in answer.arrays.items() if k.startswith(VALUE)}
+        value = restored(spec_of(modality), arrays, fields["numbers"])
         notices = tuple(str(notice)[:MAX_FIELD_CHARS] for notice in fields["notices"][:MAX_NOTICES])
         return QueryPart(str(fields["name"])[:MAX_FIELD_CHARS], modality, features, _curve(answer), value, notices)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from crystalign.errors import InputError
 from crystalign.modalities import Features, Modality, make_modality
 from crystalign_serve.curves import curve_of
 from crystalign_serve.files import Upload, content_of, read_crystal, read_file, require
-from crystalign_serve.query_fields import spec_of, tables
+from crystalign_serve.query_fields import carried_of, spec_of, tables
 from crystalign_serve.sandbox.wire import Message
 
 MAX_NAME = 500
@@ -117,11 +116,8 @@ def _part(upload: Upload, settings: Mapping[str, dict[str, Any]]) -> Message:
     if curve is not None:
         more["curve"] = {key: getattr(curve, key) for key in ("kind", "x_label", "y_label")}
         arrays |= {CURVE + axis: np.array(getattr(curve, axis), np.float64) for axis in ("x", "y")}
-    spec = spec_of(modality)
-    if spec is not None and spec.carried is not None:
-        values = {field.name: getattr(content.value, field.name) for field in dataclasses.fields(spec.carried)}
-        arrays |= {VALUE + name: item for name, item in values.items() if isinstance(item, np.ndarray)}
-        more["numbers"] = {name: float(item) for name, item in values.items() if isinstance(item, int | float)}
+    carried, more["numbers"] = carried_of(spec_of(modality), content.value)
+    arrays |= {VALUE + name: item for name, item in carried.items()}
     return Message({**fields, **more}, arrays)
 
 

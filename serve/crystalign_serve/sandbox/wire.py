@@ -100,7 +100,22 @@ def receive(connection: socket.socket, until: float | None = None) -> Message:
     return _parse(head, body)
 
 
-def _parse(head: bytearray, body: bytearray) -> Message:
+def unpack(data: bytes) -> Message:
+    """Read a message from the joined pieces of `pack`.
+
+    Raises:
+        WireError: the bytes are not a valid message.
+    """
+    if len(data) < _LENGTHS.size:
+        raise WireError("not a message: too short")
+    n_head, n_body = _LENGTHS.unpack(data[: _LENGTHS.size])
+    end = _LENGTHS.size + n_head
+    if end + n_body != len(data):
+        raise WireError(f"not a message: {n_head} and {n_body} bytes announced, {len(data) - _LENGTHS.size} present")
+    return _parse(data[_LENGTHS.size : end], data[end:])
+
+
+def _parse(head: bytes | bytearray, body: bytes | bytearray) -> Message:
     try:
         header = json.loads(head)
         fields, listed = header["fields"], header["arrays"]

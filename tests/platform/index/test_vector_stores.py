@@ -151,6 +151,21 @@ def test_a_shared_scan_returns_the_best_rows_of_each_query(make, n, queries):
         assert (np.diff(found.scores) <= 0).all()
 
 
+@pytest.mark.parametrize(("rows", "queries", "shared"), [(300, 1, True), (700, 9, True), (700, 1, False)])
+def test_the_rows_behind_a_filter_are_read_once_for_all_its_queries(make, monkeypatch, rows, queries, shared):
+    vectors, rng = make(3000, seed=6).vectors, np.random.default_rng(7)
+    mask = np.zeros(3000, bool)
+    mask[rng.permutation(3000)[:rows]] = True
+    allowed = Allowed(np.packbits(mask, bitorder="little"), rows)
+    asks = [Ask(rng.normal(size=32).astype(np.float32), 20 + n, allowed) for n in range(queries)]
+    read, single = [], exact_fp16._single
+    monkeypatch.setattr(exact_fp16, "_single", lambda v, r: read.append(len(r)) or single(v, r))
+    for ask, found in zip(asks, ExactFp16(vectors).candidates(asks), strict=True):
+        exact = np.where(mask, vectors.astype(np.float64) @ ask.query, -np.inf)
+        assert found.rows.tolist() == np.argsort(-exact)[: ask.fetch].tolist()
+    assert sum(read) == (rows if shared else 0)
+
+
 def test_rounding_errors_of_all_ways_stay_within_the_margin(make):
     vectors = make(3000, 192, seed=2).vectors
     store, rng = ExactFp16(vectors), np.random.default_rng(3)
