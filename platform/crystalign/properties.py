@@ -63,3 +63,44 @@ class PropertySpec(Config):
         """Label for people: quantity, unit and method."""
         unit = f" ({self.quantity.unit})" if self.quantity.unit else ""
         return f"{self.quantity.label}{unit}, {self.method.upper()}"
+
+
+class PredictedProperty(Config):
+    """A property that a fine-tuned model predicts; its columns are never those of known values."""
+
+    target: PropertySpec
+    """The property that the model was trained on."""
+    model: str
+    """Name of the model."""
+    model_sha256: str
+    """Identity of the model."""
+    level: float
+    """Coverage of the intervals."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes; the value is then the probability of the second one. Empty for a regression."""
+
+    @property
+    def column(self) -> str:
+        """The column of the value, `predicted_` and the column of the target; for classes with `_probability`."""
+        return f"predicted_{self.target.column}{self.suffixes['value']}"
+
+    @property
+    def suffixes(self) -> dict[str, str]:
+        """Part → what follows the name of the target: value, ends of the interval, and out-of-domain score."""
+        ends = {part: f"_{part}" for part in ("lower", "upper", "out_of_domain")}
+        return {"value": "_probability" if self.classes else "", **ends}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Part → its column."""
+        return {part: f"predicted_{self.target.column}{suffix}" for part, suffix in self.suffixes.items()}
+
+    @property
+    def label(self) -> str:
+        """Label of the value for people, without unit and method of the target's label where it is a probability."""
+        return f"P({self.classes[1]})" if self.classes else self.target.label
+
+    @property
+    def unit(self) -> str:
+        """Unit of the value and of the ends of the interval."""
+        return "" if self.classes else self.target.quantity.unit

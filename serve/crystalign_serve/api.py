@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crystalign.errors import Error, QueryError
 from crystalign.index.filters import compile_filter
-from crystalign.material import Material
+from crystalign.material import HYPOTHETICAL, Material
 from crystalign.text_query.chips import Understanding
 from crystalign_serve import queries
 from crystalign_serve.admission import MAX_KEYS, Limits
@@ -144,8 +144,8 @@ class Api:
         found = await self.find_best(read, options, material_id)
         best, understood = found.best, found.understood
         ranked = enumerate(zip(best.scores, best.records, found.matches, strict=True), start=1)
-        properties = self.service.manifest.properties
-        results = [listed_result(rank, *result, properties) for rank, result in ranked]
+        manifest = self.service.manifest
+        results = [listed_result(rank, *result, manifest.properties, manifest.predictions) for rank, result in ranked]
         if understood is not None:
             results = [{**result, "tier": tier} for result, tier in zip(results, found.tiers, strict=False)]
         modalities = [part.modality for part in found.parts]
@@ -207,6 +207,8 @@ class Api:
         best, matches = await self.rerank(alone if options.rerank else None, candidates, options.k)
         if understood is not None and understood.chips and not best.scores and all_shards:
             notices.append(await why_empty(self.backend, understood, options.filter, len(vectors[0])))
+        if len(best.scores) < options.k and all_shards:
+            notices += self.left_out(options.filter)
         read_words = (
             words_of_query(understood, typed, self.service.lexicon, best, tiers)
             if any(part.typed for part in parts)
@@ -224,6 +226,15 @@ class Api:
             words=read_words,
             signals=signals_of(best, matches, read_words),
         )
+
+    def left_out(self, filter_text: str | None) -> list[str]:
+        """A notice about hypothetical rows that the search left out, if there are any."""
+        fields = self.service.fields
+        if not self.service.manifest.has_hypothetical:
+            return []
+        if filter_text is not None and HYPOTHETICAL in compile_filter(filter_text, fields).columns:
+            return []
+        return ["hypothetical crystals are left out; the filter _crystalign_hypothetical IS KNOWN adds them"]
 
     async def rerank(self, part: QueryPart | None, candidates: IndexAnswer, k: int) -> Reranked:
         """The best k candidates, ranked by embedding and by matching their stored values to the query.
@@ -470,5 +481,6 @@ def _add_materials(app: FastAPI, api: Api) -> None:
     async def material(material_id: str) -> dict[str, Any]:
         """All data of a material except its curves."""
         material, row = await api.material(material_id)
-        description = describe(material, row.record, api.service.manifest.properties)
+        manifest = api.service.manifest
+        description = describe(material, row.record, manifest.properties, manifest.predictions)
         return {**description, "predicted_by": [model["name"] for model in api.service.models]}
