@@ -7,6 +7,7 @@ prototype that has no more children leaves its rows to others. The manifest is w
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,12 +25,10 @@ if TYPE_CHECKING:
     from crystalign_jobs.enumeration.parents import ParentFiles
     from crystalign_jobs.enumeration.plan import Block, Request
 
-SECONDS = 0.002
+SECONDS = 0.001
 """Rough time to make one crystal, for the estimate."""
 BYTES = 420
 """Bytes of a crystal of at most 16 sites with its description, compressed; measured on the Materials Project."""
-ROUNDS = 32
-"""Most rounds of tasks; after these the rows that are missing are reported."""
 MANIFEST = "manifest.json"
 
 
@@ -151,7 +150,7 @@ def _rounds(config: Enumerate, request: Request, blocks: list[Block], files: Par
     exhausted: set[tuple[int, int]] = set()
     earlier: dict[int, list[ShardEntry]] = defaultdict(list)
     with Meter("enumerate", total=config.rows, unit="crystals") as meter:
-        for number in range(ROUNDS):
+        for number in itertools.count():  # ends, because a round that lacks rows exhausts a unit
             quotas = quotas_of(blocks, exhausted, config.rows - made.rows, number, config.rows_per_shard)
             if not quotas:
                 break

@@ -138,7 +138,8 @@ def quotas_of(blocks: Sequence[Block], exhausted: set[tuple[int, int]], missing:
         exhausted: (block, unit) that can make no more.
         missing: rows that are still to be made.
         number: number of the round; the first is 0.
-        rows: rows of a shard. From the second round on, only as many blocks take part as make full shards.
+        rows: rows of a shard. From the second round on, only as many blocks take part as make shards of a good size,
+            twice as many in each round.
     """
     alive = [
         [(block.number, n) for n in range(len(block.units)) if (block.number, n) not in exhausted] for block in blocks
@@ -146,7 +147,7 @@ def quotas_of(blocks: Sequence[Block], exhausted: set[tuple[int, int]], missing:
     chosen = [units for units in alive if units]
     if number:
         shuffled = sorted(chosen, key=lambda units: digest(str(number), str(units[0][0])))
-        chosen = sorted(shuffled[: max(1, -(-2 * missing // rows))])
+        chosen = sorted(shuffled[: -(-missing // rows) << number])
     places = [place for units in chosen for place in units]
     weights = [max(blocks[b].units[n].quota, min(number, 1)) for b, n in places]
     return {place: share for place, share in zip(places, shares(weights, missing), strict=True) if share}

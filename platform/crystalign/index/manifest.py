@@ -10,10 +10,11 @@ from typing import Any, Literal, Self
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import DatasetError, StorageError
-from crystalign.index.filter_fields import Field, Fields, make_fields, shortest_names
+from crystalign.index.filter_fields import PREFIX, Field, Fields, make_fields, shortest_names
 from crystalign.index.lexical import Lexicon
 from crystalign.index.recall import TARGET, RecallPoint
 from crystalign.index.vector_store import DEFAULT_KIND
+from crystalign.material import HYPOTHETICAL
 from crystalign.properties import PredictedProperty, PropertySpec
 
 SCHEMA_VERSION = 1
@@ -86,6 +87,11 @@ class IndexManifest(Config):
             has_hypothetical=self.has_hypothetical,
             predictions=self.predictions,
         )
+
+    @property
+    def every_row(self) -> str | None:
+        """A filter that all rows satisfy, hypothetical ones included; None if no filter does the same."""
+        return f"{PREFIX}{HYPOTHETICAL} IS KNOWN" if self.has_hypothetical else None
 
     @property
     def listed_fields(self) -> list[Field]:

@@ -10,7 +10,6 @@ index joins them to embeddings row by row; every id is compared.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -160,7 +159,13 @@ class PredictionColumns:
         self.specs = tuple(spec for _, manifest in self._manifests for spec in manifest.predictions)
         distinct_columns(self.specs)
         self.columns = tuple(column for spec in self.specs for column in spec.columns.values())
-        self._read = functools.lru_cache(max(1, len(uris)))(_read)
+        self._last: dict[str, tuple[PredictionFile, pa.Table]] = {}
+
+    def _read(self, uri: str, entry: PredictionFile) -> pa.Table:
+        """A file; the last one of each prediction dataset is kept, because embeddings come in the same order."""
+        if uri not in self._last or self._last[uri][0] != entry:
+            self._last[uri] = entry, pq.read_table(pa.BufferReader(storage.read_verified(uri, entry)))
+        return self._last[uri][1]
 
     def joined(self, rows: pa.Table) -> pa.Table:
         """The rows with the columns of all predictions; null where a row was not predicted.
@@ -190,10 +195,6 @@ class PredictionColumns:
                 column = pa.array(values[:, number], pa.float64(), from_pandas=True)  # NaN is unknown
                 rows = rows.append_column(name, column)
         return rows
-
-
-def _read(uri: str, entry: PredictionFile) -> pa.Table:
-    return pq.read_table(pa.BufferReader(storage.read_verified(uri, entry)))
 
 
 def _check_ids(wanted: pa.ChunkedArray[Any], found: pa.ChunkedArray[Any], uri: str) -> None:

@@ -39,7 +39,7 @@ PATIENCE = 1024
 """A family is exhausted after so many draws without a new child."""
 CUTOFF = 7.0
 """Å; longest contact."""
-VOLUME_CHANGE = 3.0
+VOLUME_CHANGE = 4.0
 """Largest ratio of the volumes of child and parent, either way; that of NaCl and LiF is 2.7."""
 MIN_DISTANCE = 0.5
 """Å; closer atoms overlap. The same limit as for crystals that are ingested."""

@@ -90,7 +90,8 @@ def test_a_hypothetical_row_is_found_by_its_id(some, segment):
 
 
 def test_the_rows_that_are_searched_are_checked_again(some, segment, monkeypatch):
-    monkeypatch.setattr(segment, "allowed", lambda _: type(segment.allowed(None))(np.full(113, 255, np.uint8), N))
+    everything = segment.allowed(f"{FIELD} IS KNOWN")
+    monkeypatch.setattr(segment, "allowed", lambda _: everything)
     with pytest.raises(AssertionError, match="does not satisfy"):
         segment.search(some[0].vectors[[FIRST + 1]], 1)
 
