@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self
 
 from crystalign.config import Config
 
@@ -65,6 +65,10 @@ class PropertySpec(Config):
         return f"{self.quantity.label}{unit}, {self.method.upper()}"
 
 
+Part = Literal["value", "lower", "upper", "out_of_domain"]
+"""A number of a prediction: the value, the ends of its interval, and the out-of-domain score of the material."""
+
+
 class PredictedProperty(Config):
     """A property that a fine-tuned model predicts; its columns are never those of known values."""
 
@@ -85,13 +89,13 @@ class PredictedProperty(Config):
         return f"predicted_{self.target.column}{self.suffixes['value']}"
 
     @property
-    def suffixes(self) -> dict[str, str]:
-        """Part → what follows the name of the target: value, ends of the interval, and out-of-domain score."""
-        ends = {part: f"_{part}" for part in ("lower", "upper", "out_of_domain")}
-        return {"value": "_probability" if self.classes else "", **ends}
+    def suffixes(self) -> dict[Part, str]:
+        """Part → what follows the name of the target."""
+        value = "_probability" if self.classes else ""
+        return {"value": value, "lower": "_lower", "upper": "_upper", "out_of_domain": "_out_of_domain"}
 
     @property
-    def columns(self) -> dict[str, str]:
+    def columns(self) -> dict[Part, str]:
         """Part → its column."""
         return {part: f"predicted_{self.target.column}{suffix}" for part, suffix in self.suffixes.items()}
 

@@ -144,11 +144,12 @@ class Family:
         """The child, if it belongs to the unit, is new and plausible."""
         parent = self.parents[number]
         old = self._elements[number].tolist()
-        composition = parent.crystal.composition
-        formula = reduced_formula({new: composition[z] for z, new in zip(old, elements, strict=True)})
+        counts = parent.crystal.composition
+        composition = {new: counts[z] for z, new in zip(old, elements, strict=True)}
+        formula = reduced_formula(composition)
         if formula in self.seen or not unit.holds(formula):
             return None
-        if not is_balanced(formula):
+        if not is_balanced(composition):
             self.seen.add(formula)
             self.refused["not charge-balanced"] += 1
             return None

@@ -39,7 +39,8 @@ def replacement_probabilities() -> NDArray[np.float64]:
     unknown = [z for z in range(MAX_ATOMIC_NUMBER + 1) if z == 0 or bond_radius(z) is None]
     weights[unknown], weights[:, unknown] = 0.0, 0.0
     total = weights.sum(axis=1, keepdims=True)
-    return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    probabilities: NDArray[np.float64] = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    return probabilities
 
 
 @functools.cache

@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import time
+import warnings
 from collections import Counter
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pymatgen.core import Composition
 
-from crystalign.crystal import SYMBOLS, Crystal
+from crystalign.crystal import SYMBOLS, Crystal, reduced_formula
 from crystalign.material import Provenance
 from crystalign.periodic import pairs_within
 from crystalign.physics.bond_radii import bond_radii, bond_radius, closest_contact
@@ -137,7 +140,41 @@ def test_every_child_is_neutral_by_an_independent_sum(children):
     ("formula", "accepted"), [("ClNa", True), ("Cl2Na", False), ("O3SrTi", True), ("F3Na", False), ("AlNi", True)]
 )
 def test_salts_must_be_neutral_and_alloys_need_not(formula, accepted):
-    assert is_balanced(formula) is accepted
+    assert is_balanced(dict(zip(*numbers_of(formula), strict=True))) is accepted
+
+
+def numbers_of(formula: str) -> tuple[list[int], list[int]]:
+    amounts = Composition(formula)
+    return [element.Z for element in amounts], [int(n) for n in amounts.values()]
+
+
+def test_the_answer_is_that_of_smact():
+    """For random compositions of two to five elements, and two where SMACT alone would take long."""
+    from smact.screening import smact_validity
+
+    rng = np.random.default_rng(0)
+    some, answers = sorted(replaceable_elements()), []
+    for _ in range(600):
+        elements = rng.choice(some, int(rng.integers(2, 6)), replace=False).tolist()
+        counts = rng.integers(1, 5, len(elements)).tolist()
+        composition = dict(zip(elements, counts, strict=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = smact_validity(reduced_formula(composition))
+        assert is_balanced(composition) is expected, composition
+        answers.append(expected)
+    assert 100 < sum(answers) < 500
+
+
+def test_many_elements_with_many_states_are_decided_at_once():
+    started = time.process_time()
+    assert not is_balanced(
+        {Z[s]: n for s, n in (("N", 1), ("S", 1), ("C", 1), ("P", 1), ("Cl", 1), ("Br", 2), ("I", 3), ("F", 9))}
+    )
+    assert is_balanced(
+        {Z[s]: n for s, n in (("Mn", 1), ("Fe", 1), ("V", 1), ("Cr", 1), ("Mo", 1), ("Re", 1), ("O", 12))}
+    )
+    assert time.process_time() - started < 5
 
 
 def test_a_child_is_its_parent_with_other_elements_and_another_volume(children):
