@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SECONDS = 0.001
 """Rough time to make one crystal, for the estimate."""
-BYTES = 420
+BYTES = 260
 """Bytes of a crystal of at most 16 sites with its description, compressed; measured on the Materials Project."""
 MANIFEST = "manifest.json"
 

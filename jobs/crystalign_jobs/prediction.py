@@ -101,7 +101,7 @@ def predicted_properties(models: Mapping[str, str], level: float) -> list[Predic
         ConfigError: two models predict the same property, or the level is not calibrated.
         ModelError: a model is missing or broken.
     """
-    from crystalign.finetuning.prediction.intervals import LEVELS
+    from crystalign.finetuning.network.config import LEVELS
     from crystalign.finetuning.trials.ensemble import describe_predictor, predictor_sha256
 
     if not models:
