@@ -43,6 +43,12 @@ GROUPS: dict[str, tuple[Verb, ...]] = {
         Verb("merge", "crystalign_jobs.merge", "Merge", "merge datasets, and find structures that occur in several"),
         Verb("derive", "crystalign_jobs.derive", "Derive", "compute diffraction patterns, captions and compositions"),
         Verb("hull", "crystalign_jobs.hull", "Hull", "compute energies above the convex hull"),
+        Verb(
+            "enumerate",
+            "crystalign_jobs.enumerate",
+            "Enumerate",
+            "make millions of hypothetical crystals, as a load test",
+        ),
     ),
     "Learning": (
         Verb(

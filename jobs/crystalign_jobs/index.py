@@ -35,6 +35,9 @@ class BuildIndex(Config):
     queries: tuple[Uri, ...] = ()
     """Embeddings of other modalities by the same model, on which the recall of an approximate kind is measured.
     Queries of modalities that are not measured are searched exactly."""
+    predictions: tuple[Uri, ...] = ()
+    """Predictions for the same dataset, by `crystalign predict --data`. They become fields of their own, such as
+    `_crystalign_predicted_band_gap`, with `_lower`, `_upper` and `_out_of_domain`."""
     target_recall: float = Field(default=TARGET, gt=0, le=1)
     """Part of the best rows that an approximate kind is to find."""
     memory_gb: float | None = Field(default=None, gt=0)
@@ -65,6 +68,7 @@ def main(config: BuildIndex) -> IndexManifest:
             rows_per_segment=config.rows_per_segment,
             kind=kind,
             queries=config.queries,
+            predictions=config.predictions,
             target_recall=config.target_recall,
             on_rows=meter.advance,
         )

@@ -39,6 +39,10 @@ def main(config: Describe) -> IndexManifest:
         f"  licences: {', '.join(manifest.licences)}\n"
         f"  properties: {', '.join(spec.column for spec in manifest.properties) or 'none'}"
     )
+    if manifest.predictions:
+        print(f"  predictions: {', '.join(f'{spec.column} by {spec.model}' for spec in manifest.predictions)}")
+    if manifest.has_hypothetical:
+        print("  some rows are hypothetical; a search finds them if its filter names _crystalign_hypothetical")
     if manifest.recall:
         print(f"  recall, for searches that are to find {manifest.target_recall:.1%} of the best rows:")
         print("\n".join(f"    {line}" for line in recall_table(manifest)))

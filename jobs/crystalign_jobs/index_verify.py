@@ -60,7 +60,7 @@ def search_stored_rows(uri: str, manifest: IndexManifest, count: int) -> tuple[f
     rows = np.random.default_rng(0).choice(len(segment), min(count, len(segment)), replace=False)
     queries = segment.vectors(rows).astype(np.float32)
     answers = [
-        segment.search_many([Search(query, 10, None, modalities) for query in queries])
+        segment.search_many([Search(query, 10, manifest.every_row, modalities) for query in queries])
         for modalities in ((manifest.modality,), ())
     ]
     shares = [len(set(a.ids) & set(b.ids)) / len(b.ids) for a, b in zip(*answers, strict=True)]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Predict(Config):
-    """Predict properties of crystals with fine-tuned models or ensembles of them.
+    """Predict properties of crystals with fine-tuned models or ensembles of them: of files, or of a whole dataset.
 
     An interval contains the value with probability `level` for materials like those of the calibration part. An
     out-of-domain score above 1 means that the material is unlike the training data: then neither value nor interval is
@@ -34,9 +34,12 @@ class Predict(Config):
 
       crystalign predict --model campaigns/first/best/gap NaCl.cif MgO.cif
       crystalign predict --model best/gap --model best/bulk-modulus --json-lines *.cif
+      crystalign predict --model best/gap --data s3://bucket/mp --out s3://bucket/predictions
+
+    The predictions of a dataset become filter fields of an index: `crystalign index --predictions`.
     """
 
-    files: Positional[tuple[Uri, ...]]
+    files: Positional[tuple[Uri, ...]] = ()
     """Paths or URIs of CIF or POSCAR files, gzipped or not."""
     model: Annotated[tuple[Uri, ...], UseAppendAction, Field(min_length=1)]
     """Model directory, such as `best/<task>` of a campaign or `model` of a trial; repeat the flag for more models."""
@@ -48,13 +51,25 @@ class Predict(Config):
     """Crystals per batch in the encoders."""
     max_seconds: float = Field(default=60.0, gt=0)
     """Time limit for each modality that is computed from a crystal."""
+    data: Uri | None = None
+    """URI of a dataset, whose rows are all predicted; instead of files."""
+    out: Uri | None = None
+    """URI of the predictions of the dataset; an interrupted job continues there."""
+    rows_per_file: int = Field(default=4096, ge=1)
+    """For a dataset: materials per task and output file, rounded up to whole row groups."""
+    num_actors: int = Field(default=0, ge=0)
+    """For a dataset: processes that load the models; 0 chooses by the size of the cluster."""
+    use_gpu: bool = False
+    """For a dataset: one GPU per process."""
+    address: str | None = None
+    """For a dataset: Ray cluster; default: RAY_ADDRESS, else this machine."""
 
 
 def main(config: Predict) -> None:
     """Print values, intervals and scores; the exit code is 1 if a file could not be used.
 
     Raises:
-        ConfigError: no file or no model is given.
+        ConfigError: no file or no model is given, or both files and a dataset.
         ModelError: a model is missing or broken.
         InputError: none of the files could be used.
     """
@@ -62,6 +77,9 @@ def main(config: Predict) -> None:
     from crystalign.finetuning.prediction.records import answers_of
     from crystalign.finetuning.trials.ensemble import load_predictor
 
+    if config.data is not None or config.out is not None:
+        _predict_dataset(config)
+        return
     if not config.files or not config.model:
         raise ConfigError("give a model and at least one file: crystalign predict --model DIR FILE.cif")
     group = PredictorGroup({name: load_predictor(uri) for name, uri in _names(config.model).items()})
@@ -80,6 +98,32 @@ def main(config: Predict) -> None:
         raise InputError(f"none of the {len(config.files)} files could be used")
     if problems:
         raise SystemExit(1)
+
+
+def _predict_dataset(config: Predict) -> None:
+    """Predict the rows of a dataset.
+
+    Raises:
+        ConfigError: files are given, too, or the dataset or the place of the result is missing.
+    """
+    from crystalign_jobs.prediction import DatasetPrediction, predict_dataset
+
+    if config.files or config.data is None or config.out is None:
+        raise ConfigError(
+            "give either files, or a dataset and a place: crystalign predict --model DIR --data DATASET --out URI"
+        )
+    request = DatasetPrediction(
+        models=_names(config.model),
+        data=config.data,
+        out=config.out,
+        level=config.level,
+        batch_size=config.batch_size,
+        max_seconds=config.max_seconds,
+        rows_per_file=config.rows_per_file,
+        num_actors=config.num_actors,
+        use_gpu=config.use_gpu,
+    )
+    predict_dataset(request, config.address)
 
 
 def _names(models: Sequence[str]) -> dict[str, str]:

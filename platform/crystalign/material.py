@@ -9,6 +9,9 @@ from typing import Any
 from crystalign.crystal import Crystal
 from crystalign.properties import PropertySpec
 
+HYPOTHETICAL = "hypothetical"
+"""Column of `Provenance.hypothetical`; a file without hypothetical rows has no such column."""
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
@@ -22,6 +25,8 @@ class Provenance:
     """Release or date of the source; labels are trained only with structures of the same vintage."""
     reference: str = ""
     """Reference to the entry: file name, URL or DOI."""
+    hypothetical: bool = False
+    """Whether a program made the crystal up: it was neither measured nor relaxed. Searches leave it out by default."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self
 
 from crystalign.config import Config
 
@@ -63,3 +63,48 @@ class PropertySpec(Config):
         """Label for people: quantity, unit and method."""
         unit = f" ({self.quantity.unit})" if self.quantity.unit else ""
         return f"{self.quantity.label}{unit}, {self.method.upper()}"
+
+
+Part = Literal["value", "lower", "upper", "out_of_domain"]
+"""A number of a prediction: the value, the ends of its interval, and the out-of-domain score of the material."""
+
+
+class PredictedProperty(Config):
+    """A property that a fine-tuned model predicts; its columns are never those of known values."""
+
+    target: PropertySpec
+    """The property that the model was trained on."""
+    model: str
+    """Name of the model."""
+    model_sha256: str
+    """Identity of the model."""
+    level: float
+    """Coverage of the intervals."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes; the value is then the probability of the second one. Empty for a regression."""
+
+    @property
+    def column(self) -> str:
+        """The column of the value, `predicted_` and the column of the target; for classes with `_probability`."""
+        return f"predicted_{self.target.column}{self.suffixes['value']}"
+
+    @property
+    def suffixes(self) -> dict[Part, str]:
+        """Part → what follows the name of the target."""
+        value = "_probability" if self.classes else ""
+        return {"value": value, "lower": "_lower", "upper": "_upper", "out_of_domain": "_out_of_domain"}
+
+    @property
+    def columns(self) -> dict[Part, str]:
+        """Part → its column."""
+        return {part: f"predicted_{self.target.column}{suffix}" for part, suffix in self.suffixes.items()}
+
+    @property
+    def label(self) -> str:
+        """Label of the value for people, without unit and method of the target's label where it is a probability."""
+        return f"P({self.classes[1]})" if self.classes else self.target.label
+
+    @property
+    def unit(self) -> str:
+        """Unit of the value and of the ends of the interval."""
+        return "" if self.classes else self.target.quantity.unit

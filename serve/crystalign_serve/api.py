@@ -258,5 +258,6 @@ def _add_materials(app: FastAPI, api: Api) -> None:
     async def material(material_id: str) -> dict[str, Any]:
         """All data of a material except its curves."""
         material, row = await api.material(material_id)
-        description = describe(material, row.record, api.service.manifest.properties)
+        manifest = api.service.manifest
+        description = describe(material, row.record, manifest.properties, manifest.predictions)
         return {**description, "predicted_by": [model["name"] for model in api.service.models]}

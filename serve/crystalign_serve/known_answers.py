@@ -141,7 +141,9 @@ class Examiner:
         return present
 
     def _indexed(self) -> list[Place]:
-        columns = self.segment.table.select(["shard", "row"]).to_pydict()
+        """The places of the rows that a search without a filter can find; hypothetical ones are not among them."""
+        mask = np.unpackbits(self.segment.allowed(None).bits, bitorder="little", count=len(self.segment)).astype(bool)
+        columns = self.segment.table.select(["shard", "row"]).filter(mask).to_pydict()
         return list(zip(columns["shard"], columns["row"], strict=True))
 
     def _keys(

@@ -12,8 +12,9 @@ import numpy as np
 from crystalign.crystal import pretty_formula
 from crystalign.errors import DatasetError, StorageError
 from crystalign.index.manifest import IndexManifest
+from crystalign.material import HYPOTHETICAL
 from crystalign.physics.symmetry import symbol_of
-from crystalign.properties import PropertySpec
+from crystalign.properties import PredictedProperty, PropertySpec
 from crystalign_serve.backend import Record
 
 if TYPE_CHECKING:
@@ -60,7 +61,12 @@ def open_materials(manifest: IndexManifest, dataset_uri: str | None) -> Material
         raise DatasetError(f"the dataset of this index cannot be used: {error}; give its URI with --dataset") from error
 
 
-def describe(material: Material, record: Record, properties: Sequence[PropertySpec]) -> dict[str, Any]:
+def describe(
+    material: Material,
+    record: Record,
+    properties: Sequence[PropertySpec],
+    predictions: Sequence[PredictedProperty] = (),
+) -> dict[str, Any]:
     """The JSON description of a material, without atoms and curves."""
     crystal = material.crystal
     lengths = np.linalg.norm(crystal.lattice, axis=1)
@@ -86,6 +92,8 @@ def describe(material: Material, record: Record, properties: Sequence[PropertySp
             "vintage": material.provenance.vintage,
             "reference": material.provenance.reference,
         },
+        "hypothetical": material.provenance.hypothetical,
+        "predictions": listed_predictions(record, predictions),
         "modalities": ["crystal", *(name for name, value in material.modalities.items() if value is not None)],
     }
 
@@ -101,8 +109,24 @@ def listed_properties(record: Record, properties: Sequence[PropertySpec]) -> lis
     return listed
 
 
+def listed_predictions(record: Record, predictions: Sequence[PredictedProperty]) -> list[dict[str, Any]]:
+    """Predicted properties of a row that have a value, with interval, out-of-domain score and model."""
+    listed = []
+    for spec in predictions:
+        said: dict[str, Any] = {part: record.get(column) for part, column in spec.columns.items()}
+        if said["value"] is not None:
+            about = {"key": spec.column, "label": spec.label, "unit": spec.unit, "model": spec.model}
+            listed.append({**about, **said, "level": spec.level})
+    return listed
+
+
 def listed_result(
-    rank: int, score: float, record: Record, match: Record | None, properties: Sequence[PropertySpec]
+    rank: int,
+    score: float,
+    record: Record,
+    match: Record | None,
+    properties: Sequence[PropertySpec],
+    predictions: Sequence[PredictedProperty] = (),
 ) -> dict[str, Any]:
     """One result of a search response."""
     return {
@@ -117,7 +141,9 @@ def listed_result(
         "source": record["source"],
         "licence": record["licence"],
         "remarks": record.get("remarks"),
+        "hypothetical": bool(record.get(HYPOTHETICAL)),
         "properties": listed_properties(record, properties),
+        "predictions": listed_predictions(record, predictions),
     }
 
 

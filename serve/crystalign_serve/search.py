@@ -25,6 +25,8 @@ class SearchArgs(Config):
 
     filter: str | None = None
     """OPTIMADE filter, e.g. 'elements HAS "Li" AND _crystalign_band_gap>1'; evaluated before the search."""
+    hypothetical: bool = False
+    """Search hypothetical crystals, too; without it only a filter that names `_crystalign_hypothetical` finds them."""
     k: int = Field(default=10, ge=1, le=1000)
     """Number of results."""
     url: str | None = None
@@ -33,6 +35,14 @@ class SearchArgs(Config):
     """File with the API key, if the service requires one; default: CRYSTALIGN_API_KEY_FILE."""
     json_output: bool = False
     """Print the response as JSON instead of a table."""
+
+    @property
+    def whole_filter(self) -> str | None:
+        """The filter, with a condition that hypothetical rows satisfy as well as others if they are asked for."""
+        if not self.hypothetical:
+            return self.filter
+        every = "_crystalign_hypothetical IS KNOWN"
+        return every if self.filter is None else f"({self.filter}) AND {every}"
 
 
 class SearchSettings(SearchArgs):
@@ -103,7 +113,7 @@ def main(config: SearchSettings | Similar) -> Answer:
     key = None if config.api_key_file is None else read_key(config.api_key_file)
     with Client(config.url, api_key=key) as client:
         if isinstance(config, Similar):
-            answer = client.find_similar(config.material, config.k, filter=config.filter)
+            answer = client.find_similar(config.material, config.k, filter=config.whole_filter)
         else:
             if not config.parts:
                 names = ", ".join(f"--{name}" for name in [*flags(), "id"])
@@ -111,7 +121,7 @@ def main(config: SearchSettings | Similar) -> Answer:
             answer = client.search(
                 **config.parts,
                 wavelength=config.wavelength,
-                filter=config.filter,
+                filter=config.whole_filter,
                 k=config.k,
                 weights=config.weights,
                 rerank=config.rerank,
@@ -193,6 +203,9 @@ def _explanations(answer: Answer) -> list[str]:
         lines.append(
             f"The rows are ordered by {ordered_by}. The scores are those of the {what}, so they may not decrease."
         )
+    made_up = [hit.id for hit in answer if hit.raw.get("hypothetical")]
+    if made_up:
+        lines.append(f"hypothetical, neither measured nor relaxed: {', '.join(made_up)}")
     return lines + [f"{hit.id}: {hit.raw['remarks']}" for hit in answer if hit.raw.get("remarks")]
 
 

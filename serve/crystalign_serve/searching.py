@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from crystalign.errors import Error, InputError, QueryError
 from crystalign.index.filters import compile_filter
+from crystalign.material import HYPOTHETICAL
 from crystalign.text_query.chips import Understanding
 from crystalign_serve import queries
 from crystalign_serve.backend import Backend, IndexAnswer, IndexRow, IndexSearch
@@ -170,6 +171,7 @@ class Searcher:
             else None
         )
         words = query.searches[0].words
+        is_short = len(best.scores) < options.k and all_shards
         return Outcome(
             parts=query.parts,
             understood=query.understood,
@@ -178,16 +180,25 @@ class Searcher:
             tiers=tiers,
             exhausted=len(candidates.scores) < options.k and all_shards,
             ordered_by="embeddings" + (" and patterns" if any(matches) else " and words" if words else ""),
-            notices=query.notices,
+            notices=[*query.notices, *(self.left_out(options.filter) if is_short else [])],
             words=read_words,
             signals=signals_of(best, matches, read_words),
         )
 
+    def left_out(self, filter_text: str | None) -> list[str]:
+        """A notice about hypothetical rows that the search left out, if there are any."""
+        fields = self.service.fields
+        if not self.service.manifest.has_hypothetical:
+            return []
+        if filter_text is not None and HYPOTHETICAL in compile_filter(filter_text, fields).columns:
+            return []
+        return ["hypothetical crystals are left out; the filter _crystalign_hypothetical IS KNOWN adds them"]
+
     def results(self, found: Outcome) -> list[dict[str, Any]]:
         """The results of a query as JSON, best first."""
         ranked = enumerate(zip(found.best.scores, found.best.records, found.matches, strict=True), start=1)
-        properties = self.service.manifest.properties
-        results = [listed_result(rank, *result, properties) for rank, result in ranked]
+        manifest = self.service.manifest
+        results = [listed_result(rank, *result, manifest.properties, manifest.predictions) for rank, result in ranked]
         if found.understood is None:
             return results
         return [{**result, "tier": tier} for result, tier in zip(results, found.tiers, strict=False)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import crystalign
 from crystalign.index.calibration import Calibration
-from crystalign.index.filters import Fields, listed_fields, make_fields
+from crystalign.index.filters import Fields
 from crystalign.index.lexical import Lexicon
 from crystalign.index.manifest import IndexManifest
 from crystalign.licences import is_non_commercial
@@ -76,7 +76,7 @@ class Service:
             "modalities": listed_modalities(self.modalities, manifest.modality),
             "fields": [
                 {"name": field.name, "label": field.label, "unit": field.unit, "type": field.type}
-                for field in listed_fields(manifest.properties, has_facts=manifest.has_facts)
+                for field in manifest.listed_fields
             ],
             "sources": self.materials.sources,
             "licences": list(manifest.licences),
@@ -131,7 +131,7 @@ def open_service(
         DatasetError: the dataset does not exist, or is not the one that was embedded.
     """
     modalities = {name: make_modality(name, spec.features) for name, spec in config.modalities.items()}
-    fields = make_fields(manifest.properties, has_facts=manifest.has_facts)
+    fields = manifest.fields
     materials = open_materials(manifest, dataset_uri)
     return Service(manifest, config, card, modalities, fields, materials, shards, models, lexicon, calibration)
 

@@ -96,6 +96,7 @@ def test_the_help_names_every_command_in_the_order_of_the_pipeline(capsys):
         "merge",
         "derive",
         "hull",
+        "enumerate",
         "pretrain",
         "runs",
         "evaluate",

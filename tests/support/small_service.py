@@ -18,7 +18,7 @@ from crystalign.index.embeddings import (
     embedding_table,
     write_embeddings,
 )
-from crystalign.material import Material, Provenance
+from crystalign.material import HYPOTHETICAL, Material, Provenance
 from crystalign.modalities.composition import Composition
 from crystalign.modalities.dos import DensityOfStates
 from crystalign.modalities.text import Text
@@ -80,7 +80,7 @@ def embed(model: Model, data: str, model_uri: str, uri: str) -> None:
     making = EmbeddingProvenance(model_sha256=model.sha256, dataset_sha256=dataset.manifest.sha256, modality="crystal")
     files = []
     for shard, entry in enumerate(dataset.manifest.shards):
-        table = dataset.read(shard, columns=[*LIGHT_COLUMNS, GAP.column, "crystal", "text"])
+        table = dataset.read(shard, columns=[*LIGHT_COLUMNS, HYPOTHETICAL, GAP.column, "crystal", "text"])
         crystals = [material.crystal for material in dataset.materials()][
             sum(e.rows for e in dataset.manifest.shards[:shard]) :
         ]

@@ -23,14 +23,17 @@ from crystalign.index.embeddings import (
     TEXT_COLUMNS,
     EmbeddingManifest,
     embedding_matrix,
+    with_hypothetical,
     with_remarks,
     with_text_columns,
 )
 from crystalign.index.filters import ELEMENT_COLUMNS, element_bits
 from crystalign.index.lexical import WORDS, LexiconBuilder, WordCounts
 from crystalign.index.manifest import MANIFEST, IndexManifest, SegmentEntry
+from crystalign.index.predictions import PredictionColumns
 from crystalign.index.recall import TARGET
 from crystalign.index.vector_store import DEFAULT_KIND, VECTOR_STORES, VectorStore
+from crystalign.material import HYPOTHETICAL
 
 ROWS_PER_SEGMENT = 16_384
 """Default number of rows of a segment."""
@@ -47,6 +50,7 @@ def build_index(
     rows_per_segment: int = ROWS_PER_SEGMENT,
     kind: str = DEFAULT_KIND,
     queries: Sequence[str] = (),
+    predictions: Sequence[str] = (),
     target_recall: float = TARGET,
     on_rows: Callable[[int], None] | None = None,
 ) -> IndexManifest:
@@ -59,6 +63,7 @@ def build_index(
         kind: name of the vector store.
         queries: URIs of embeddings of other modalities by the same model, on which the recall of an approximate kind is
             measured. Queries of modalities that are not measured will be searched exactly.
+        predictions: URIs of predictions for the same dataset, which become columns of their own.
         target_recall: recall that an approximate kind is to reach.
         on_rows: called with the number of rows of each segment after it is stored.
 
@@ -73,19 +78,20 @@ def build_index(
     """
     store = VECTOR_STORES[kind]
     source = EmbeddingManifest.read(embeddings_uri)
-    columns = (*_KEPT, *_KEPT_TOO, *(spec.column for spec in source.properties))
+    predicted = PredictionColumns(predictions)
+    columns = (*_KEPT, *_KEPT_TOO, *(spec.column for spec in source.properties), *predicted.columns)
     existing = _existing(out_uri)
     asked = read_queries(queries, source)
     trained = _trained(store, kind, embeddings_uri, source, out_uri, existing)
     writer = _Writer(out_uri, existing, store, trained)
     seen: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="crystalign-index-") as folder:
-        for rows in _rechunk(_tables(embeddings_uri, source, columns, folder), rows_per_segment):
+        for rows in _rechunk(_tables(embeddings_uri, source, columns, folder, predicted), rows_per_segment):
             _check(rows, source.dimension, seen)
             writer.add(rows, Path(folder) / "segment.parquet")
             if on_rows is not None:
                 on_rows(len(rows))
-    manifest = writer.manifest(source, kind)
+    manifest = writer.manifest(source, kind).model_copy(update={"predictions": predicted.specs})
     if not store.is_exact:
         manifest = manifest.model_copy(update={"target_recall": target_recall})
         if existing is not None and existing.kind == kind:
@@ -104,7 +110,7 @@ class _Writer:
         self._uri, self._existing, self._kind, self._trained = out_uri, existing, store, trained
         self._entries: list[SegmentEntry] = []
         self._lexicon = LexiconBuilder()
-        self._has_facts = False
+        self._has_facts = self._has_hypothetical = False
 
     def add(self, rows: pa.Table, local: Path) -> None:
         """Write a segment; `local` is a path for the temporary file."""
@@ -114,6 +120,10 @@ class _Writer:
             rows = rows.drop_columns(["keywords", "density"])
         else:
             self._has_facts = True
+        if pc.any(rows[HYPOTHETICAL]).as_py():
+            self._has_hypothetical = True
+        else:
+            rows = rows.drop_columns([HYPOTHETICAL])
         pq.write_table(_with_bitmap(rows), local, compression="zstd")
         entry = _store(local, self._uri, len(self._entries), len(rows), self._existing)
         folder = entry.path.removesuffix(".parquet")
@@ -124,7 +134,8 @@ class _Writer:
     def manifest(self, source: EmbeddingManifest, kind: str) -> IndexManifest:
         """The manifest of everything that was added; writes the lexicon."""
         shared = tuple(self._file(f"store/{name}", data) for name, data in sorted(self._trained.items()))
-        manifest = _manifest(source, self._entries, kind).model_copy(update={"store": shared})
+        manifest = _manifest(source, self._entries, kind)
+        manifest = manifest.model_copy(update={"store": shared, "has_hypothetical": self._has_hypothetical})
         if not self._lexicon.texts:
             return manifest
         data = self._lexicon.lexicon().save()
@@ -191,15 +202,17 @@ def _store(local: Path, out_uri: str, number: int, rows: int, existing: IndexMan
     return SegmentEntry(path=name, bytes=size, sha256=digest, rows=rows)
 
 
-def _tables(uri: str, source: EmbeddingManifest, columns: tuple[str, ...], folder: str) -> Iterator[pa.Table]:
+def _tables(
+    uri: str, source: EmbeddingManifest, columns: tuple[str, ...], folder: str, predicted: PredictionColumns
+) -> Iterator[pa.Table]:
     for entry in source.files:
         local = str(Path(folder) / "embeddings.parquet")
         storage.download(storage.join(uri, entry.path), local, expect=entry)
-        table = with_text_columns(with_remarks(pq.read_table(local)))
+        table = predicted.joined(with_hypothetical(with_text_columns(with_remarks(pq.read_table(local)))))
         missing = [name for name in columns if name not in table.column_names]
         if missing:
             raise DatasetError(f"{entry.path} of {uri} lacks the columns {', '.join(missing)}: embed the dataset again")
-        yield table.select([*columns, *TEXT_COLUMNS]).replace_schema_metadata(None)
+        yield table.select([*columns, *TEXT_COLUMNS, HYPOTHETICAL]).replace_schema_metadata(None)
 
 
 def _rechunk(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -26,6 +27,7 @@ from crystalign.config import Config
 from crystalign.errors import DatasetError, StorageError, VerificationError
 from crystalign.index.filter_fields import joined_keywords
 from crystalign.index.stamped import stamped_entry, write_stamped
+from crystalign.material import HYPOTHETICAL
 from crystalign.properties import PropertySpec
 
 SCHEMA_VERSION = 1
@@ -179,6 +181,13 @@ def with_fact_columns(table: pa.Table) -> pa.Table:
     return _with_columns(table, FACT_COLUMNS)
 
 
+def with_hypothetical(table: pa.Table) -> pa.Table:
+    """The table with a column `hypothetical`, which is false where the table does not say."""
+    table = _with_columns(table, {HYPOTHETICAL: pa.bool_()})
+    known = pc.fill_null(table[HYPOTHETICAL], False)
+    return table.set_column(table.column_names.index(HYPOTHETICAL), HYPOTHETICAL, known)
+
+
 def _with_columns(table: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
     for name, kind in columns.items():
         if name not in table.column_names:
@@ -210,7 +219,7 @@ def embedding_table(
     properties: Sequence[PropertySpec],
     modality: str | None = None,
 ) -> pa.Table:
-    """A table of vectors with the columns that filters and result lists need.
+    """A table of vectors with the columns that filters and result lists need; `hypothetical` only if a row is.
 
     Args:
         rows: the materials' rows, with at least `LIGHT_COLUMNS` and the property columns; `TEXT_COLUMNS` are made from
@@ -224,6 +233,8 @@ def embedding_table(
     names = [*LIGHT_COLUMNS, *(spec.column for spec in properties)]
     flat = pa.array(vectors.astype(np.float16).reshape(-1), pa.float16())
     table = with_remarks(rows).select(names).combine_chunks()
+    if pc.any(with_hypothetical(rows)[HYPOTHETICAL]).as_py():
+        table = table.append_column(HYPOTHETICAL, with_hypothetical(rows)[HYPOTHETICAL])
     for name, values in _text_columns(rows).items() if TEXT in rows.column_names else ():
         table = table.append_column(name, values)
     if modality is not None:

@@ -12,7 +12,8 @@ from typing import Literal
 from crystalign.config import Config
 from crystalign.crystal import SYMBOLS
 from crystalign.errors import QueryError
-from crystalign.properties import PropertySpec
+from crystalign.material import HYPOTHETICAL
+from crystalign.properties import PredictedProperty, PropertySpec
 
 ELEMENT_COLUMNS = ("elements_low", "elements_high")
 """uint64 columns of the element bitmap: bit Z of the first for Z < 64, bit Z − 64 of the second for Z ≥ 64."""
@@ -29,7 +30,7 @@ class Field(Config):
     """The name in filters."""
     column: str
     """The column of a segment that holds the values; a name of its own if `constant` is given."""
-    type: Literal["float", "integer", "string", "elements", "keywords"]
+    type: Literal["float", "integer", "string", "boolean", "elements", "keywords"]
     """Type of the values."""
     label: str
     """Label for people, with the unit."""
@@ -37,6 +38,8 @@ class Field(Config):
     """Unit of the values."""
     text: Literal["plain", "formula", "anonymous", "chemsys"] = "plain"
     """How strings are normalised before they are compared."""
+    part: Literal["value", "probability", "lower", "upper", "out_of_domain"] = "value"
+    """For a prediction: what the number is. Only a value is a value of the quantity that the name states."""
     constant: int | None = None
     """The value, if it is the same in every row."""
 
@@ -68,19 +71,37 @@ _OF_TEXT = (
     Field(name=DENSITY, column="density", type="float", label="Density (g/cm³)", unit="g/cm³"),
 )
 """Fields of an index whose dataset has captions with facts."""
+_OF_HYPOTHETICAL = Field(
+    name=f"{PREFIX}{HYPOTHETICAL}",
+    column=HYPOTHETICAL,
+    type="boolean",
+    label="Hypothetical, neither measured nor relaxed",
+)
+"""Field of an index with hypothetical rows."""
 
 
 def listed_fields(properties: Sequence[PropertySpec], *, has_facts: bool = False) -> list[Field]:
+    """`shortest_names` of the fields of an index with these properties."""
+    return shortest_names(make_fields(properties, has_facts=has_facts))
+
+
+def shortest_names(fields: Fields) -> list[Field]:
     """One field per column, under its shortest unique name, as listed by the API."""
     shortest: dict[str, Field] = {}
-    for field in make_fields(properties, has_facts=has_facts).values():
+    for field in fields.values():
         previous = shortest.get(field.column)
         if previous is None or len(field.name) < len(previous.name):
             shortest[field.column] = field
     return list(shortest.values())
 
 
-def make_fields(properties: Sequence[PropertySpec], *, has_facts: bool = False) -> Fields:
+def make_fields(
+    properties: Sequence[PropertySpec],
+    *,
+    has_facts: bool = False,
+    has_hypothetical: bool = False,
+    predictions: Sequence[PredictedProperty] = (),
+) -> Fields:
     """All accepted names: those of OPTIMADE, and names with the prefix `_crystalign_` for the rest.
 
     A property can be named by its column's full name or by any shorter form (`band_gap`, `band_gap_pbe`, …) that is
@@ -89,12 +110,37 @@ def make_fields(properties: Sequence[PropertySpec], *, has_facts: bool = False) 
     Args:
         properties: property columns of the index.
         has_facts: whether the index has the columns that follow from captions with facts: keywords and density.
+        has_hypothetical: whether rows of the index are hypothetical.
+        predictions: predicted properties of the index.
     """
-    fields = {field.name: field for field in (*_STANDARD, *(_OF_TEXT if has_facts else ()))}
+    more = [*(_OF_TEXT if has_facts else ()), *([_OF_HYPOTHETICAL] if has_hypothetical else [])]
+    fields = {field.name: field for field in (*_STANDARD, *more)}
     for name, specs in _names(properties).items():
         if len(specs) == 1 and name not in fields:
             unit = specs[0].quantity.unit
             fields[name] = Field(name=name, column=specs[0].column, type="float", label=specs[0].label, unit=unit)
+    return fields | _predicted_fields(predictions)
+
+
+def _predicted_fields(predictions: Sequence[PredictedProperty]) -> Fields:
+    """Four fields of each prediction, with short names as for properties: `_crystalign_predicted_band_gap_lower`."""
+    by_target = {spec.target: spec for spec in predictions}
+    labels = {"lower": "lower end", "upper": "upper end", "out_of_domain": "out-of-domain score"}
+    fields: Fields = {}
+    for name, targets in _names(list(by_target)).items():
+        if len(targets) != 1:
+            continue
+        spec = by_target[targets[0]]
+        for part, suffix in spec.suffixes.items():
+            label = f"Predicted: {spec.label}" + (f", {labels[part]}" if part in labels else "")
+            fields[f"{PREFIX}predicted_{name.removeprefix(PREFIX)}{suffix}"] = Field(
+                name=f"{PREFIX}predicted_{name.removeprefix(PREFIX)}{suffix}",
+                column=spec.columns[part],
+                type="float",
+                label=label,
+                unit="" if part == "out_of_domain" else spec.unit,
+                part="probability" if part == "value" and spec.classes else part,
+            )
     return fields
 
 

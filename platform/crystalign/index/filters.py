@@ -74,6 +74,8 @@ class Filter(NamedTuple):
     """The condition; undecided for rows where a value is unknown."""
     warnings: tuple[str, ...]
     """Warnings for the user: unknown names, and how values were interpreted."""
+    columns: frozenset[str] = frozenset()
+    """Columns of the fields that it names."""
 
     @property
     def expression(self) -> pc.Expression:
@@ -98,7 +100,7 @@ def compile_filter(text: str, fields: Fields) -> Filter:
     warnings = list(dict.fromkeys(compiler.warnings))
     if len(warnings) > MAX_WARNINGS:
         warnings[MAX_WARNINGS:] = [f"and {len(warnings) - MAX_WARNINGS} more of the kind"]
-    return Filter(predicate, tuple(warnings))
+    return Filter(predicate, tuple(warnings), frozenset(compiler.columns))
 
 
 class _Compiler:
@@ -107,6 +109,7 @@ class _Compiler:
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
         self.warnings: list[str] = []
+        self.columns: set[str] = set()
         self.cost = 0.0
 
     def compile(self, node: Any) -> Predicate:
@@ -137,6 +140,8 @@ class _Compiler:
         field = find_field(name, self.fields)
         if field is None:
             self.warnings.append(f"{name} is not known here: comparisons with it are neither true nor false")
+        else:
+            self.columns.add(field.column)
         return field
 
     def spend(self, kind: str, times: int = 1) -> None:
@@ -169,8 +174,14 @@ class _Compiler:
         field, value = self.field(prop), _constant(node)
         if field is None:
             return Constant(None)
-        if field.type in {"elements", "keywords"} or (field.type == "string") != isinstance(value, str):
+        boolean = field.type == "boolean" and isinstance(value, bool) and sign in {"=", "!="}
+        if isinstance(value, bool) and field.type != "boolean":
+            raise _refuse(f"{str(value).upper()} is a boolean, and {field.name} holds none")
+        if not boolean and (
+            field.type in {"elements", "keywords", "boolean"} or (field.type == "string") != isinstance(value, str)
+        ):
             accepted = {"elements": "HAS and LENGTH", "keywords": "HAS", "string": 'comparisons to a "string"'}
+            accepted |= {"boolean": "= TRUE or = FALSE"}
             raise _refuse(
                 f"{field.name} takes {accepted.get(field.type, 'comparisons to a number')}, not {sign} {value!r}"
             )
@@ -181,6 +192,8 @@ class _Compiler:
         if field.constant is not None:
             return Constant(COMPARISONS[sign](field.constant, value))
         self.spend("number")
+        if boolean:
+            return Compare(field.column, sign, pa.scalar(value))
         whole = field.type == "integer" and value == int(value) and abs(value) < _WORD
         scalar = pa.scalar(int(value), pa.int32()) if whole else value  # avoids converting the column
         return Compare(field.column, sign, scalar)
@@ -265,8 +278,8 @@ class _Compiler:
     def length(self, children: Sequence[Any]) -> Predicate:
         prop, *signs, node = children
         field, count = self.field(prop), _constant(node)
-        if isinstance(count, str) or count != int(count) or abs(count) >= LARGEST_INTEGER:
-            shown = repr(count) if isinstance(count, str) else f"{count:g}"
+        if isinstance(count, (str, bool)) or count != int(count) or abs(count) >= LARGEST_INTEGER:
+            shown = repr(count) if isinstance(count, (str, bool)) else f"{count:g}"
             raise _refuse(f"LENGTH compares with a whole number below {LARGEST_INTEGER}, not with {shown}")
         if field is None:
             return Constant(None)
@@ -299,7 +312,7 @@ def _refuse(message: str) -> QueryError:
     return QueryError(message, reason="bad-filter")
 
 
-def _constant(node: Any) -> float | str:
+def _constant(node: Any) -> float | str | bool:
     """A constant of the filter; a field on the right-hand side is not supported."""
     leaf = node
     while leaf.data == "value":
@@ -311,7 +324,7 @@ def _constant(node: Any) -> float | str:
     if leaf.data == "string":
         return unquote(str(token))
     if leaf.data == "bool":
-        raise _refuse(f"{token} is a boolean, and no field here holds booleans")
+        return str(token) == "TRUE"
     assert leaf.data == "number", leaf.data
     return _number(str(token))
 

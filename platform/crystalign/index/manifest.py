@@ -10,10 +10,12 @@ from typing import Any, Literal, Self
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import DatasetError, StorageError
+from crystalign.index.filter_fields import PREFIX, Field, Fields, make_fields, shortest_names
 from crystalign.index.lexical import Lexicon
 from crystalign.index.recall import TARGET, RecallPoint
 from crystalign.index.vector_store import DEFAULT_KIND
-from crystalign.properties import PropertySpec
+from crystalign.material import HYPOTHETICAL
+from crystalign.properties import PredictedProperty, PropertySpec
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -71,13 +73,37 @@ class IndexManifest(Config):
     """The recall that searches are to reach; of no effect for an exact kind."""
     has_facts: bool = False
     """Whether the segments have the columns that follow from captions with facts: keywords and density."""
+    has_hypothetical: bool = False
+    """Whether rows are hypothetical; searches leave them out unless the filter names `_crystalign_hypothetical`."""
+    predictions: tuple[PredictedProperty, ...] = ()
+    """Predicted properties, which have columns of their own."""
+
+    @property
+    def fields(self) -> Fields:
+        """The names that a filter may use."""
+        return make_fields(
+            self.properties,
+            has_facts=self.has_facts,
+            has_hypothetical=self.has_hypothetical,
+            predictions=self.predictions,
+        )
+
+    @property
+    def every_row(self) -> str | None:
+        """A filter that all rows satisfy, hypothetical ones included; None if no filter does the same."""
+        return f"{PREFIX}{HYPOTHETICAL} IS KNOWN" if self.has_hypothetical else None
+
+    @property
+    def listed_fields(self) -> list[Field]:
+        """One field per column, as listed by the API."""
+        return shortest_names(self.fields)
 
     @property
     def version(self) -> str:
         """SHA-256 of the content; independent of the time of creation and of the URIs of model and dataset."""
         content = self.model_dump(mode="json", exclude={"created", "model_uri", "dataset_uri"})
         added: dict[str, Any] = {"kind": DEFAULT_KIND, "lexicon": None, "has_facts": False, "store": [], "words": None}
-        added |= {"recall": [], "target_recall": TARGET}
+        added |= {"recall": [], "target_recall": TARGET, "has_hypothetical": False, "predictions": []}
         for entry in (content, *content["segments"]):  # keeps the version of manifests of earlier releases
             for name, default in added.items():
                 if entry.get(name, ...) == default:

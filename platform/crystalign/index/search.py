@@ -26,16 +26,23 @@ from numpy.typing import NDArray
 from crystalign import storage
 from crystalign.errors import QueryError, VerificationError
 from crystalign.index.columns import FilterColumns, bitmap
-from crystalign.index.embeddings import EMBEDDING, embedding_matrix, with_fact_columns, with_remarks
+from crystalign.index.embeddings import (
+    EMBEDDING,
+    embedding_matrix,
+    with_fact_columns,
+    with_hypothetical,
+    with_remarks,
+)
 from crystalign.index.facets import Facets, count_facets
 from crystalign.index.filters import Fields, compile_filter, make_fields
 from crystalign.index.lexical import LexicalIndex, WordCounts
 from crystalign.index.local_cache import LocalCache, Prepared
 from crystalign.index.manifest import IndexManifest, SegmentEntry
-from crystalign.index.predicates import Constant, Predicate
+from crystalign.index.predicates import Compare, Constant, Predicate
 from crystalign.index.recall import RecallPoint, effort_for
 from crystalign.index.vector_store import DEFAULT_KIND, EXTRA, VECTOR_STORES, Allowed, Ask, Candidates, VectorStore
-from crystalign.properties import PropertySpec
+from crystalign.material import HYPOTHETICAL
+from crystalign.properties import PredictedProperty, PropertySpec
 
 DECIMALS = 7
 """Scores are rounded to this many decimals, far below the resolution of half precision, so that equal scores are equal
@@ -105,6 +112,7 @@ class Segment:
         trained: the files that the segments' vector stores share.
         recall: what was measured for the index; without it, an approximate kind searches exactly.
         columns: the prepared columns of `table`; computed if they are not given.
+        predictions: the predicted properties of `table`.
     """
 
     def __init__(
@@ -121,10 +129,15 @@ class Segment:
         trained: Mapping[str, bytes] = MappingProxyType({}),
         recall: Recall | None = None,
         columns: FilterColumns | None = None,
+        predictions: Sequence[PredictedProperty] = (),
     ) -> None:
         assert len(table) == len(vectors), (len(table), vectors.shape)
         self.table = with_remarks(table).combine_chunks()
-        self.fields: Fields = make_fields(properties, has_facts=has_facts)
+        has_hypothetical = HYPOTHETICAL in self.table.column_names
+        self.fields: Fields = make_fields(
+            properties, has_facts=has_facts, has_hypothetical=has_hypothetical, predictions=predictions
+        )
+        self._real: Predicate = Compare(HYPOTHETICAL, "=", pa.scalar(False)) if has_hypothetical else Constant(True)
         self.words = None if words is None else LexicalIndex(words)
         self.dimension = int(vectors.shape[1])
         self.store: VectorStore = VECTOR_STORES[kind].load(vectors, trained, saved)
@@ -162,7 +175,8 @@ class Segment:
         """
         entries = manifest.segments if entries is None else entries
         cache, make = LocalCache.from_environment(), functools.partial(_read_segments, uri, manifest, entries)
-        parts = [str(manifest.has_facts), *(entry.sha256 for entry in entries)]
+        parts = [str(manifest.has_facts), *([HYPOTHETICAL] if manifest.has_hypothetical else [])]
+        parts += [*(entry.sha256 for entry in entries)]
         prepared = make() if cache is None else cache.open(parts, make)
         saved = [{file.path.rpartition("/")[2]: _verified(uri, file) for file in entry.store} for entry in entries]
         words = None if manifest.lexicon is None else [(_word_counts(uri, entry), entry.rows) for entry in entries]
@@ -177,6 +191,7 @@ class Segment:
             has_facts=manifest.has_facts,
             trained={file.path.rpartition("/")[2]: _verified(uri, file) for file in manifest.store},
             recall=Recall(manifest.rows, manifest.recall, manifest.target_recall),
+            predictions=manifest.predictions,
         )
         segment._in_use = prepared.lock
         return segment
@@ -281,12 +296,17 @@ class Segment:
         self._check(hits, filter_text)
         return hits
 
-    def _compiled(self, filter_text: str) -> Predicate:
-        return compile_filter(filter_text, self.fields).predicate
+    def _compiled(self, filter_text: str | None) -> Predicate:
+        """The condition on a row; a filter that does not name `hypothetical` leaves hypothetical rows out."""
+        if filter_text is None:
+            return self._real
+        compiled = compile_filter(filter_text, self.fields)
+        if HYPOTHETICAL in compiled.columns or isinstance(self._real, Constant):
+            return compiled.predicate
+        return compiled.predicate & self._real
 
     def _allowed(self, filter_text: str | None) -> Allowed:
-        predicate = Constant(True) if filter_text is None else self._predicate(filter_text)
-        bits, n = bitmap(predicate.evaluate(self.columns))
+        bits, n = bitmap(self._predicate(filter_text).evaluate(self.columns))
         if self._removed is not None:
             bits &= ~self._removed
             n = int(np.bitwise_count(bits).sum())
@@ -354,7 +374,7 @@ class Segment:
 
     def _check(self, result: Found, filter_text: str | None) -> None:
         """Evaluate the filter again on the rows of the result."""
-        if filter_text is None or not result.ids:
+        if not result.ids or isinstance(self._predicate(filter_text), Constant):
             return
         rows = self.table.take(pa.array(result.rows))
         if rows["id"].to_pylist() != result.ids or not evaluate(rows, self._predicate(filter_text).expression()).all():
@@ -383,6 +403,8 @@ def _read_segments(uri: str, manifest: IndexManifest, entries: Sequence[SegmentE
     tables = [pq.read_table(io.BytesIO(_verified(uri, entry))) for entry in entries]
     if manifest.has_facts:
         tables = [with_fact_columns(one) for one in tables]
+    if manifest.has_hypothetical:
+        tables = [with_hypothetical(one) for one in tables]
     table = pa.concat_tables(tables, promote_options="default")  # where a segment lacked them, they come last
     vectors = embedding_matrix(table)
     table = with_remarks(table.drop_columns([EMBEDDING])).combine_chunks()

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from crystalign.crystal import SYMBOLS
-from crystalign.material import Material, Provenance
+from crystalign.material import HYPOTHETICAL, Material, Provenance
 from crystalign.modalities import MODALITIES, modality_class
 from crystalign.properties import PropertySpec
 from crystalign.shards.splits import GROUP as GROUP  # noqa: PLC0414 (schema is where readers look for it)
@@ -26,8 +26,8 @@ ONE_FORMULA = 2
 READABLE = (1, 2, 3)
 """Versions that this release opens."""
 REMARK_SEPARATOR = " | "
-ADDED_LATER = frozenset({"remarks"})
-"""Columns that older datasets lack; they are read as null."""
+ADDED_LATER = frozenset({"remarks", HYPOTHETICAL})
+"""Columns that some shards lack; they are read as null."""
 
 DESCRIPTION = pa.schema(
     [
@@ -43,6 +43,7 @@ DESCRIPTION = pa.schema(
         pa.field("spacegroup_number", pa.int16()),
         pa.field("prototype", pa.string()),
         pa.field("remarks", pa.string()),
+        pa.field(HYPOTHETICAL, pa.bool_()),
         pa.field("split_formula", pa.float64(), nullable=False),
         pa.field("split_material", pa.float64(), nullable=False),
         pa.field("split_chemsys", pa.float64(), nullable=False),
@@ -96,7 +97,10 @@ def sibling_schema(modality: str) -> pa.Schema:
 
 
 def materials_to_table(materials: Sequence[Material], properties: Sequence[PropertySpec] = ()) -> pa.Table:
-    """A table with `shard_schema(properties)`, without large modalities; see `sibling_table` for those."""
+    """A table with `shard_schema(properties)`, without large modalities; see `sibling_table` for those.
+
+    The column `hypothetical` is left out if no row is hypothetical.
+    """
     rows = [_describe(m) for m in materials]
     columns: dict[str, Any] = {
         field.name: pa.array([row[field.name] for row in rows], field.type) for field in DESCRIPTION
@@ -105,7 +109,8 @@ def materials_to_table(materials: Sequence[Material], properties: Sequence[Prope
         columns[name] = _modality_column(name, materials)
     for spec in properties:
         columns[spec.column] = pa.array([m.properties.get(spec) for m in materials], pa.float64())
-    return pa.table(columns, schema=shard_schema(properties))
+    table = pa.table(columns, schema=shard_schema(properties))
+    return table if any(m.provenance.hypothetical for m in materials) else table.drop_columns([HYPOTHETICAL])
 
 
 def sibling_table(materials: Sequence[Material], modality: str) -> pa.Table:
@@ -139,7 +144,11 @@ def table_to_materials(
                 id=row["id"],
                 crystal=cells["crystal"][i],
                 provenance=Provenance(
-                    row["source"], row["licence"], row.get("vintage") or "", row.get("reference") or ""
+                    row["source"],
+                    row["licence"],
+                    row.get("vintage") or "",
+                    row.get("reference") or "",
+                    bool(row.get(HYPOTHETICAL)),
                 ),
                 modalities={name: cells[name][i] for name in requested if cells[name][i] is not None},
                 properties={p: column[i] for p, column in values.items() if column[i] is not None},
@@ -178,6 +187,7 @@ def _describe(material: Material) -> dict[str, Any]:
         "spacegroup_number": material.spacegroup_number,
         "prototype": material.prototype,
         "remarks": REMARK_SEPARATOR.join(material.remarks) or None,
+        HYPOTHETICAL: material.provenance.hypothetical,
         "split_formula": fraction(formula),
         "split_material": fraction(material.id),
         "split_chemsys": fraction(chemsys),

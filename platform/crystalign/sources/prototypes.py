@@ -17,12 +17,12 @@ from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from crystalign.crystal import SYMBOLS, Crystal, reduced_formula
 from crystalign.limits import Limits
 from crystalign.material import Material, Provenance
+from crystalign.physics.bond_radii import bond_radii, bond_radius
 from crystalign.readers.structures.documents import crystal_of_dict
 from crystalign.rejects import Reject
 from crystalign.sources.source import Item, Source, SourceKind
@@ -149,10 +149,8 @@ def volume_scale(index: int, elements: Mapping[int, int]) -> float | None:
         The factor; None if the volume per atom it leads to is implausible.
     """
     _, parent = library()[index]
-    numbers = [elements[int(z)] for z in parent.atomic_numbers]
-    spread = float(np.std([_element(z)[0] for z in numbers]))
-    radii = np.array([_element(z)[1] + _element(z)[2] * spread for z in numbers])
-    reach = np.array([_element(z)[3] + _REACH for z in numbers])
+    numbers = np.array([elements[int(z)] for z in parent.atomic_numbers])
+    radii, reach = bond_radii(numbers), np.array([_atomic_radius(int(z)) for z in numbers]) + _REACH
     senders, receivers, distances = _distances(index)
     near = distances <= reach[receivers]
     if not near.any():
@@ -171,28 +169,15 @@ def _distances(index: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArra
     return pairs.senders, pairs.receivers, pairs.distances
 
 
-@functools.cache
-def _element(z: int) -> tuple[float, float, float, float]:
-    """Return (electronegativity, bond radius Å, its slope Å, atomic radius Å) of an element."""
-    from pymatgen.core import Element
-
-    element = Element(SYMBOLS[z])
-    radius = float(element.atomic_radius)
-    fitted = _bond_parameters().get(element.symbol, {"r": radius, "k": 0.0})
-    return float(element.X), float(fitted["r"]), float(fitted["k"]), radius
+def _atomic_radius(z: int) -> float:
+    parameters = bond_radius(z)
+    assert parameters is not None, "every element of a family has a radius"
+    return parameters.atomic_radius
 
 
 @functools.cache
 def _families() -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(SYMBOLS.index(symbol) for symbol in family.split()) for family in FAMILIES)
-
-
-@functools.cache
-def _bond_parameters() -> dict[str, dict[str, float]]:
-    """Return the radius r₀ and the slope k (Å) of `DLSVolumePredictor`, by element."""
-    table = resources.files("pymatgen.core") / "structure_prediction" / "DLS_bond_params.yaml"
-    parameters: dict[str, dict[str, float]] = yaml.safe_load(table.read_text(encoding="utf-8"))
-    return parameters
 
 
 KIND = SourceKind(

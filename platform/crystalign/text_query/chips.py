@@ -128,7 +128,7 @@ def property_names(quantity: str, fields: Fields) -> dict[str, bool]:
     names: dict[str, str] = {}
     pattern = re.compile(rf"{PREFIX}(?P<predicted>predicted_)?{re.escape(quantity)}(?:_|$)")
     for name, field in fields.items():
-        if field.type == "float" and pattern.match(name):
+        if field.type == "float" and field.part == "value" and pattern.match(name):
             names[field.column] = min(names.get(field.column, name), name, key=lambda n: (len(n), n))
     return {name: "predicted_" in name for name in sorted(names.values())}
 
@@ -138,7 +138,11 @@ def _property_chip(meaning: Meaning, words: str, fields: Fields) -> Chip | str:
         names = property_names(wanted.quantity, fields)
         if not names:
             continue
-        parts = [all_of(*(f"{name}{sign}{value:.6g}" for sign, value in wanted.tests)) for name in names]
+        unknown = [f"{name} IS UNKNOWN" for name, predicted in names.items() if not predicted]
+        parts = [
+            all_of(*(f"{name}{sign}{value:.6g}" for sign, value in wanted.tests), *(unknown if predicted else []))
+            for name, predicted in names.items()
+        ]
         predicted = set(names.values())
         where = {(True,): "predicted", (False,): "known values", (False, True): "known or predicted"}
         label = f"{meaning.label or _label(wanted)} ({where[tuple(sorted(predicted))]})"

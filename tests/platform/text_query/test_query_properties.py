@@ -140,7 +140,8 @@ def test_every_vintage_of_a_property_counts_known_or_predicted():
     )
     (chip,) = understand("wide gap", fields | {predicted.name: predicted}).chips
     assert chip.filter == (
-        "_crystalign_band_gap_hse06>=3 OR _crystalign_band_gap_pbe>=3 OR _crystalign_predicted_band_gap>=3"
+        "_crystalign_band_gap_hse06>=3 OR _crystalign_band_gap_pbe>=3 OR (_crystalign_predicted_band_gap>=3 AND "
+        "_crystalign_band_gap_hse06 IS UNKNOWN AND _crystalign_band_gap_pbe IS UNKNOWN)"
     )
     assert chip.label == "wide band gap: band gap ≥ 3 eV (known or predicted)"
 

@@ -7,6 +7,7 @@ ensemble/
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any, Self
@@ -148,6 +149,19 @@ def load_predictor(uri: str) -> Predictor:
         ModelError: there is neither, or it is broken.
     """
     return Ensemble.from_pretrained(uri) if _is_ensemble(uri) else PropertyModel.from_pretrained(uri)
+
+
+def predictor_sha256(uri: str) -> str:
+    """Identity of the fine-tuned model or of the ensemble at a path or URI, with its calibration.
+
+    Raises:
+        ModelError: there is neither, or its version is not supported.
+    """
+    identity = read_description(storage.join(uri, "0") if _is_ensemble(uri) else uri).identity
+    if not _is_ensemble(uri):
+        return identity
+    # the file holds the identities of all members, and the calibration
+    return hashlib.sha256(storage.read_bytes(storage.join(uri, FILE))).hexdigest()
 
 
 def find_predictors(uri: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { el, formula, quantity, spaceGroup } from "./dom.js";
 import { plot } from "./plot.js";
 import { PLOTS } from "./query.js";
-import { properties, remarks } from "./results.js";
+import { hypothetical, properties, remarks } from "./results.js";
 import { showStructure } from "./structure.js";
 
 function lattice(cell, sites) {
@@ -104,6 +104,10 @@ async function drawPredictions(host, id, signal) {
   }
 }
 
+function stored({ predictions }) {
+  return predictions?.length ? [section("Predicted, stored with the index", el("dl", { class: "properties" }, predictions.map(prediction)))] : [];
+}
+
 function predicted(data, signal) {
   if (!data.predicted_by?.length) return [];
   const host = el("div", { class: "predicted" }, el("p", { class: "muted" }, "Loading…"));
@@ -130,11 +134,11 @@ export async function showDetail(host, id, context, { onSimilar, onClose }, sign
   const table = properties(data.properties);
   host.replaceChildren(
     el("header", null, el("h2", null, formula(data.formula)), close),
-    el("p", { class: "facts" }, spaceGroup(data.spacegroup_symbol, data.spacegroup_number), el("span", { class: "id" }, data.id)),
+    el("p", { class: "facts" }, spaceGroup(data.spacegroup_symbol, data.spacegroup_number), el("span", { class: "id" }, data.id), hypothetical(data)),
     ...[remarks(data)].filter(Boolean),
     el("div", { class: "overview" },
       el("div", null, structure, el("p", { class: "actions" }, similar, ...download(data.id))),
-      el("div", null, section("Lattice", lattice(data.lattice, data.n_sites)), ...(table ? [section("Properties", table)] : []), ...predicted(data, signal)),
+      el("div", null, section("Lattice", lattice(data.lattice, data.n_sites)), ...(table ? [section("Properties", table)] : []), ...stored(data), ...predicted(data, signal)),
     ),
     ...curves(data, context, signal).filter(Boolean),
     ...(data.text ? [section("Description", el("p", { class: "prose" }, data.text))] : []),

@@ -15,6 +15,12 @@ export function properties(entries, count = Infinity) {
   return withValue.length ? el("dl", { class: "properties" }, withValue.slice(0, count).map(property)) : null;
 }
 
+/** Stored predictions as entries of a definition list, which says that they are predicted. */
+const asProperties = (predictions) => (predictions ?? []).map((entry) => ({ ...entry, label: `${entry.label}, predicted` }));
+
+/** A mark for crystals that were neither measured nor relaxed; null for others. */
+export const hypothetical = (material) => (material.hypothetical ? el("span", { class: "warning", title: "Made by substitution of elements; neither measured nor relaxed" }, "hypothetical") : null);
+
 /** Warnings about the structure; null if there are none. */
 export const remarks = (material) => (material.remarks ? el("p", { class: "warning remarks" }, material.remarks) : null);
 
@@ -37,9 +43,10 @@ function card(result, top, { onOpen, onSimilar }) {
     el("p", { class: "facts" },
       spaceGroup(result.spacegroup_symbol, result.spacegroup_number),
       result.n_sites ? el("span", null, `${result.n_sites} site${result.n_sites === 1 ? "" : "s"}`) : null,
+      hypothetical(result),
     ),
     remarks(result),
-    properties(result.properties, SHOWN),
+    properties([...(result.properties ?? []), ...asProperties(result.predictions)], SHOWN),
     el("footer", null,
       el("span", { class: "id", title: `${result.id} · ${result.source ?? ""}` }, result.id, result.source ? el("span", { class: "muted" }, ` · ${result.source}`) : null),
       el("button", { type: "button", class: "link", onclick: () => onSimilar(result) }, "Find similar"),
