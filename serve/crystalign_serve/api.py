@@ -25,7 +25,7 @@ from crystalign_serve.confidence import Words, confidence, signals_of, words_of_
 from crystalign_serve.curves import Curve, material_curve
 from crystalign_serve.errors import NotFoundError, UnavailableError
 from crystalign_serve.files import Upload
-from crystalign_serve.materials import describe, listed_result
+from crystalign_serve.materials import describe, listed_result, place_of
 from crystalign_serve.predict_api import PredictApi, add_predictions, add_predictions_of_index, application
 from crystalign_serve.predictions import Predictors
 from crystalign_serve.probes import UI, add_probes
@@ -176,7 +176,9 @@ class Api:
         if len(found.parts) != 1 or found.parts[0].features is None or options.literal or options.ignore:
             return None
         modality = found.parts[0].modality
-        return confidence(self.service.calibration, modality, found.signals, found.words, found.understood)
+        calibration = self.service.calibration
+        earlier = calibration is not None and not calibration.is_of(self.service.manifest)
+        return confidence(calibration, modality, found.signals, found.words, found.understood, earlier=earlier)
 
     async def find_best(
         self, read: Callable[[], Awaitable[list[QueryPart]]], options: SearchOptions, material_id: str | None
@@ -243,8 +245,8 @@ class Api:
         modality, value = part.modality, part.value
 
         def match_stored_values() -> Reranked:
-            rows = [(record["shard"], record["row"]) for record in candidates.records]
-            return rerank_by_match(modality, value, candidates, self.service.materials.gather(rows, modality), k)
+            places = [place_of(record) for record in candidates.records]
+            return rerank_by_match(modality, value, candidates, self.service.materials.gather(places, modality), k)
 
         try:
             return await self.in_dataset.within(self.dataset_seconds, match_stored_values)
@@ -279,9 +281,9 @@ class Api:
     async def material(self, material_id: str) -> tuple[Material, IndexRow]:
         """A material of the dataset, and its index row."""
         row = await self.find(material_id)
-        pointer = (row.record["shard"], row.record["row"])
+        read, place = self.service.materials.get, place_of(row.record)
         try:
-            return await self.in_dataset.within(self.dataset_seconds, self.service.materials.get, *pointer), row
+            return await self.in_dataset.within(self.dataset_seconds, read, place), row
         except TimeoutError:
             raise UnavailableError(
                 f"the dataset did not answer within {self.dataset_seconds:g} s; try again in a moment"

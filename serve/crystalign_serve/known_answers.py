@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
+import pyarrow as pa
 
 from crystalign.errors import ConfigError, DatasetError, InputError, ModelError
 from crystalign.evaluation.held_out_queries import HeldOutQueries, HeldOutQuery, Pool, held_out_queries, is_answered
@@ -76,6 +77,11 @@ class Examiner:
         from crystalign.model import load
 
         manifest = IndexManifest.read(index)
+        if manifest.added_datasets:
+            raise DatasetError(
+                f"{index} has materials of {1 + len(manifest.added_datasets)} datasets, and queries are made from one: "
+                "merge the datasets, embed the result and build a new index"
+            )
         model, dataset = load(model_uri or manifest.model_uri), Dataset.open(dataset_uri or manifest.dataset_uri)
         if model.sha256 != manifest.model_sha256:
             raise ModelError(
@@ -141,7 +147,7 @@ class Examiner:
         return present
 
     def _indexed(self) -> list[Place]:
-        columns = self.segment.table.select(["shard", "row"]).to_pydict()
+        columns = self.segment.table.filter(pa.array(self.segment.live_mask())).select(["shard", "row"]).to_pydict()
         return list(zip(columns["shard"], columns["row"], strict=True))
 
     def _keys(
