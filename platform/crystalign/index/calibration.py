@@ -114,15 +114,15 @@ class Calibration(Config):
         calibration = cls.from_mapping(values, origin=target)
         if calibration.sha256 != digest:
             raise VerificationError(f"{target} differs from its checksum {str(digest)[:12]}: {again}")
-        if calibration.model_sha256 != manifest.model_sha256:
-            raise DatasetError(
-                f"{target} belongs to model {calibration.model_sha256[:12]}, this is model "
-                f"{manifest.model_sha256[:12]}: {again}"
-            )
         if all(calibration.index_version != version.version for version in history(uri, manifest)):
             raise DatasetError(
                 f"{target} belongs to index {calibration.index_version[:12]}, this is index {manifest.version[:12]}, "
                 f"and no version before it is that one: {again}"
+            )
+        if calibration.model_sha256 != manifest.model_sha256:
+            raise DatasetError(
+                f"{target} belongs to model {calibration.model_sha256[:12]}, this is model "
+                f"{manifest.model_sha256[:12]}: {again}"
             )
         return calibration
 

@@ -155,8 +155,9 @@ class WordCounts(NamedTuple):
         pairs = [pair for word in words for pair in entries[word]]
         sizes = [sum(len(rows) for rows, _ in entries[word]) for word in words]
         empty = (np.empty(0, np.int32), np.empty(0, np.uint8))
-        rows, counts = (np.concatenate(arrays) for arrays in zip(empty, *pairs, strict=True))
-        return cls(words, np.cumsum([0, *sizes], dtype=np.int64), rows, counts, sum(part.texts for part, _ in parts))
+        all_rows, all_counts = (np.concatenate(arrays) for arrays in zip(empty, *pairs, strict=True))
+        starts, texts = np.cumsum([0, *sizes], dtype=np.int64), sum(counts.texts for counts, _ in parts)
+        return cls(words, starts, all_rows, all_counts, texts)
 
     @classmethod
     def load(cls, data: bytes) -> Self:

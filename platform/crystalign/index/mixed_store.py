@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalign.index.vector_store import VECTOR_STORES, Allowed, Ask, Candidates, VectorStore
+from crystalign.index.vector_store import VECTOR_STORES, Allowed, Ask, Candidates, OpenStore
 
 _FILTERS_KEPT = 64
 
@@ -27,7 +27,7 @@ class Part(NamedTuple):
     """First row."""
     stop: int
     """Last row plus one."""
-    store: VectorStore
+    store: OpenStore
     """Their store."""
 
 
@@ -36,7 +36,7 @@ def open_store(
     kinds: Sequence[tuple[str, int]],
     trained: Mapping[str, bytes],
     saved: Sequence[Mapping[str, bytes]],
-) -> VectorStore:
+) -> OpenStore:
     """The vector store of segment files, which may be of several kinds.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -91,7 +92,8 @@ class Marked(Config):
     """The new bitmap; None if nothing was written."""
 
 
-class MarkRows(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MarkRows:
     """The task that finds rows in a segment, and marks them as removed."""
 
     uri: str

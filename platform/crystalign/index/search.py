@@ -33,7 +33,7 @@ from crystalign.index.mixed_store import open_store
 from crystalign.index.predicates import Constant, Predicate
 from crystalign.index.recall import RecallPoint, effort_for
 from crystalign.index.segment_files import layout, read_segments, removed_rows, verified, word_counts
-from crystalign.index.vector_store import DEFAULT_KIND, EXTRA, VECTOR_STORES, Allowed, Ask, Candidates, VectorStore
+from crystalign.index.vector_store import DEFAULT_KIND, EXTRA, VECTOR_STORES, Allowed, Ask, Candidates, OpenStore
 from crystalign.properties import PropertySpec
 
 DECIMALS = 7
@@ -129,7 +129,7 @@ class Segment:
         self.words = None if words is None else LexicalIndex(words)
         self.dimension = int(vectors.shape[1])
         if kinds is None:
-            self.store: VectorStore = VECTOR_STORES[kind].load(vectors, trained, saved)
+            self.store: OpenStore = VECTOR_STORES[kind].load(vectors, trained, saved)
         else:
             self.store = open_store(vectors, kinds, trained, saved)
         self._measured = sum(rows for name, rows in kinds or [(kind, len(table))] if name == kind)

@@ -15,13 +15,13 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import crystalign
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import StorageError, VerificationError
@@ -35,6 +35,8 @@ BUILDING = "building"
 """Folder of receipts and sorted ids, below the index."""
 DIGITS = 12
 """Digits of the SHA-256 in a segment's name, which keep writes from replacing a segment of other content."""
+_FORMAT = 1
+"""Number of the format of what a task writes; another release does not take up the files of an older one."""
 
 Work = Callable[[dict[str, Any]], dict[str, str]]
 """One task: takes its settings, returns `{"result": JSON}`."""
@@ -87,7 +89,8 @@ class Receipt(Config):
     """Whether the segment has the columns that follow from captions with facts."""
 
 
-class SegmentWriter(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SegmentWriter:
     """The task that writes a segment. It is sent to the workers."""
 
     source: RowSource
@@ -121,7 +124,7 @@ class SegmentWriter(NamedTuple):
     @property
     def key(self) -> str:
         """Name of that folder; it follows from everything that determines the files."""
-        made_of = (crystalign.__version__, self.source.key, self.kind, self.rows_per_segment, self.first)
+        made_of = (_FORMAT, self.source.key, self.kind, self.rows_per_segment, self.first)
         parts = [*map(str, made_of), *(file.sha256 for file in self.trained)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:DIGITS]
 

@@ -54,7 +54,8 @@ def test_no_added_row_is_missed_by_a_hurried_search(place, text):
         missed += pairs != scores_of(rows, query, every)[:K]
         exact = segment.search_many([Search(query, K, text)])[0]
         assert list(zip(exact.ids, exact.scores.tolist(), strict=True)) == scores_of(rows, query, every)[:K]
-    assert missed, "the search is hurried: it misses rows of the approximate part"
+    if len(np.unique(rows.vectors, axis=0)) == N:
+        assert missed, "the search is hurried: it misses rows of the approximate part"
 
 
 def test_the_effort_is_shared_among_the_rows_that_were_measured(place):

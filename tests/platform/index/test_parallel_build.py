@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,10 +147,10 @@ def test_the_folder_of_receipts_follows_from_what_determines_the_files(embedding
     rows = embedding_rows(embeddings, EmbeddingManifest.read(embeddings))
     one = SegmentWriter(rows, "index", "exact-fp16", R)
     others = [
-        one._replace(rows_per_segment=R + 1),
-        one._replace(kind="ivf-sq8"),
-        one._replace(first=1),
-        one._replace(trained=(storage.entry_of("store/trained.faiss", b"x"),)),
-        one._replace(source=rows._replace(columns=rows.columns[:-1])),
+        replace(one, rows_per_segment=R + 1),
+        replace(one, kind="ivf-sq8"),
+        replace(one, first=1),
+        replace(one, trained=(storage.entry_of("store/trained.faiss", b"x"),)),
+        replace(one, source=rows._replace(columns=rows.columns[:-1])),
     ]
     assert len({writer.folder for writer in (one, *others)}) == len(others) + 1
