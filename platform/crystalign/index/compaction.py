@@ -122,7 +122,9 @@ def compact(
         return Changed(old, made=False)
     trained = _trained_again(uri, old) if everything and not exact else old.store
     kept = tuple(entry for entry in old.segments if entry not in chosen)
-    first, new, folders = next_number(old), [], []
+    first = next_number(old)
+    new: list[SegmentEntry] = []
+    folders: list[str] = []
     for dataset in sorted({entry.dataset for entry in chosen}):
         rows = _rows_of(uri, old, [entry for entry in chosen if entry.dataset == dataset])
         writer = SegmentWriter(rows, uri, old.kind, size, trained, first=first + len(new), apart=True)
