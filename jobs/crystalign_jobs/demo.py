@@ -67,7 +67,8 @@ def main(config: Demo) -> None:
 def build(config: Demo, uris: dict[str, str]) -> None:
     """Run all stages up to the index, in one local Ray session."""
     from crystalign.training.presets import tiny
-    from crystalign_jobs import derive, embed, evaluate, index, ingest, pretrain
+    from crystalign_jobs import derive, embed, evaluate, ingest, pretrain
+    from crystalign_jobs.index import build as index
     from crystalign_ray.session import session
 
     model = storage.join(uris["run"], "demo", "model")

@@ -20,7 +20,7 @@ from crystalign_serve.backend import Backend, IndexRow, IndexSearch
 from crystalign_serve.curves import Curve, material_curve
 from crystalign_serve.errors import UnavailableError
 from crystalign_serve.files import Upload
-from crystalign_serve.materials import describe
+from crystalign_serve.materials import describe, place_of
 from crystalign_serve.predict_api import PredictApi, add_predictions, add_predictions_of_index, application
 from crystalign_serve.predictions import Predictors
 from crystalign_serve.probes import UI, add_probes
@@ -83,9 +83,9 @@ class Api(Searcher):
     async def material(self, material_id: str) -> tuple[Material, IndexRow]:
         """A material of the dataset, and its index row."""
         row = await self.find(material_id)
-        pointer = (row.record["shard"], row.record["row"])
+        read, place = self.service.materials.get, place_of(row.record)
         try:
-            return await self.in_dataset.within(self.dataset_seconds, self.service.materials.get, *pointer), row
+            return await self.in_dataset.within(self.dataset_seconds, read, place), row
         except TimeoutError:
             raise UnavailableError(
                 f"the dataset did not answer within {self.dataset_seconds:g} s; try again in a moment"

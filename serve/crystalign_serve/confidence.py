@@ -87,6 +87,8 @@ def confidence(
     signals: dict[str, float],
     words: Words | None,
     understood: Understanding | None,
+    *,
+    earlier: bool = False,
 ) -> dict[str, Any] | None:
     """`query.confidence` of a response; None if the index is not calibrated for queries of this modality.
 
@@ -96,6 +98,7 @@ def confidence(
         signals: of the answer.
         words: what became of typed words; None for a query without words.
         understood: conditions.
+        earlier: whether the calibration was measured on an earlier version of the index.
     """
     if calibration is None:
         return None
@@ -105,6 +108,8 @@ def confidence(
     level = level_of(probability)
     unknown = [] if words is None else list(words.unknown)
     text = _sentence(level, probability, unknown, None if words is None else understood)
+    if earlier:
+        text += " This estimate was made before rows of the index changed."
     return {"probability": round(probability, 3), "level": level, "text": text, "unknown_words": unknown}
 
 

@@ -111,18 +111,11 @@ class Models(Watched):
 class Shard(Watched):
     """A subset of the segments of an index."""
 
-    def __init__(self, index_uri: str, version: str, entries: Sequence[SegmentEntry]) -> None:
-        from crystalign.errors import DatasetError
+    def __init__(self, index_uri: str, manifest: IndexManifest, entries: Sequence[SegmentEntry]) -> None:
         from crystalign.index.search import Segment
 
         keep_to_loopback()
-        manifest = IndexManifest.read(index_uri)
-        if manifest.version != version:
-            raise DatasetError(
-                f"the index at {index_uri} has version {manifest.version[:12]}, expected {version[:12]}: it was "
-                "rebuilt; restart the service"
-            )
-        self._segment = Segment.load(index_uri, manifest, entries)
+        self._segment = Segment.load(index_uri, manifest, entries)  # of the version that is served, not of the newest
         warm = np.zeros(manifest.dimension, dtype=np.float32)  # warm up: some objects are built on first use
         search_shard(self._segment, IndexSearch(warm, 1, "nelements>=1"))
 
@@ -144,5 +137,5 @@ class Shard(Watched):
         return await asyncio.to_thread(find_in_shard, self._segment, material_id)
 
     async def rows(self) -> int:
-        """Number of rows in this shard."""
-        return len(self._segment)
+        """Number of rows that this shard searches."""
+        return self._segment.live

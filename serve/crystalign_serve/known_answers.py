@@ -76,6 +76,11 @@ class Examiner:
         from crystalign.model import load
 
         manifest = IndexManifest.read(index)
+        if manifest.added_datasets:
+            raise DatasetError(
+                f"{index} has materials of {1 + len(manifest.added_datasets)} datasets, and queries are made from one: "
+                "merge the datasets, embed the result and build a new index"
+            )
         model, dataset = load(model_uri or manifest.model_uri), Dataset.open(dataset_uri or manifest.dataset_uri)
         if model.sha256 != manifest.model_sha256:
             raise ModelError(

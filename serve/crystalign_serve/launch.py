@@ -193,7 +193,7 @@ def _searching(args: ServeArgs, index: str, shared: dict[str, Any], listen: List
     shards = [
         serve.deployment(Shard)
         .options(name=f"shard-{number}", **_options(args, args.shard_cpus))
-        .bind(index_uri, manifest.version, entries)
+        .bind(index_uri, manifest, entries)
         for number, entries in enumerate(spread(manifest, args.shards))
     ]
     groups = {"encoders": list(model.modalities)}
@@ -239,6 +239,8 @@ def main(config: Serve) -> None:
     stop = threading.Event()
     served = " and ".join(uri for uri in (config.index, config.predictors) if uri is not None)
     print(f"Starting {served} …", flush=True)
+    if config.index is not None and (remark := earlier_calibration(config.index)):
+        print(remark, flush=True)
     with running(config) as service, _stopping(stop):  # after Ray, which sets its own signal handlers
         url = service.url
         print(f"Serving {served} on {url}")
@@ -255,6 +257,15 @@ def main(config: Serve) -> None:
         stop.wait()
         print("Stopping after the accepted requests …", flush=True)
         service.drain()
+
+
+def earlier_calibration(index: str) -> str:
+    """A remark if the calibration of an index was measured on an earlier version of it; otherwise empty."""
+    manifest = IndexManifest.read(index)
+    calibration = Calibration.read(absolute(index), manifest)
+    if calibration is None or calibration.is_of(manifest):
+        return ""
+    return f"note: the calibration was measured before the index changed; renew it with `crystalign calibrate {index}`"
 
 
 @contextlib.contextmanager

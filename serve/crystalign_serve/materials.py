@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,39 +24,76 @@ if TYPE_CHECKING:
 _CACHED_MATERIALS = 256
 
 
+class Place(NamedTuple):
+    """Where a material is stored."""
+
+    dataset: int
+    """Number of the dataset: 0 for that of the index, n for the n-th that was added."""
+    shard: int
+    row: int
+
+
+def place_of(record: Record) -> Place:
+    """The place of a row of the index."""
+    return Place(record.get("dataset", 0), record["shard"], record["row"])
+
+
 class Materials:
-    """The dataset of an index, with a cache of the last materials read.
+    """The datasets of an index, with a cache of the last materials read.
+
+    Args:
+        datasets: URI and SHA-256 of the manifest of each.
 
     Raises:
-        DatasetError: the dataset is not the one that was embedded.
+        DatasetError: a dataset is not the one that was embedded.
     """
 
-    def __init__(self, uri: str, sha256: str) -> None:
-        from crystalign.shards.dataset import Dataset
+    def __init__(self, datasets: Sequence[tuple[str, str]]) -> None:
+        self._datasets = [_opened(uri, sha256) for uri, sha256 in datasets]
+        self.get = functools.lru_cache(_CACHED_MATERIALS)(self._get)
 
-        self._dataset: Dataset = Dataset.open(uri)
-        if self._dataset.manifest.sha256 != sha256:
-            raise DatasetError(
-                f"the dataset at {uri} has changed since it was embedded: embed it again and rebuild the index"
-            )
-        self.get = functools.lru_cache(_CACHED_MATERIALS)(self._dataset.material)
-        self.gather = self._dataset.gather
+    def _get(self, place: Place) -> Material:
+        return self._datasets[place.dataset].material(place.shard, place.row)
+
+    def gather(self, places: Sequence[Place], modality: str) -> list[Any | None]:
+        """The stored values of one modality of many materials; None for those without it."""
+        values: list[Any | None] = [None] * len(places)
+        for number in {place.dataset for place in places}:
+            own = [i for i, place in enumerate(places) if place.dataset == number]
+            dataset = self._datasets[number]
+            if modality != "crystal" and not dataset.manifest.modalities.get(modality):
+                continue  # the files have no such column
+            found = dataset.gather([(places[i].shard, places[i].row) for i in own], modality)
+            for i, value in zip(own, found, strict=True):
+                values[i] = value
+        return values
 
     @property
     def sources(self) -> list[dict[str, Any]]:
         """Name, licence, vintage and number of rows of each source."""
-        return [source.model_dump(mode="json") for source in self._dataset.manifest.sources]
+        return [source.model_dump(mode="json") for dataset in self._datasets for source in dataset.manifest.sources]
+
+
+def _opened(uri: str, sha256: str) -> Dataset:
+    from crystalign.shards.dataset import Dataset
+
+    dataset = Dataset.open(uri)
+    if dataset.manifest.sha256 != sha256:
+        raise DatasetError(
+            f"the dataset at {uri} has changed since it was embedded: embed it again and rebuild the index"
+        )
+    return dataset
 
 
 def open_materials(manifest: IndexManifest, dataset_uri: str | None) -> Materials:
-    """Open the dataset of an index, at `dataset_uri` or else at the URI in the manifest.
+    """Open the datasets of an index: the first at `dataset_uri`, if given, the others at the URIs in the manifest.
 
     Raises:
-        DatasetError: it does not exist, or is not the one that was embedded.
+        DatasetError: one does not exist, or is not the one that was embedded.
     """
-    uri = dataset_uri or manifest.dataset_uri
+    added = [(dataset.uri, dataset.sha256) for dataset in manifest.added_datasets]
     try:
-        return Materials(uri, manifest.dataset_sha256)
+        return Materials([(dataset_uri or manifest.dataset_uri, manifest.dataset_sha256), *added])
     except (DatasetError, StorageError) as error:
         raise DatasetError(f"the dataset of this index cannot be used: {error}; give its URI with --dataset") from error
 

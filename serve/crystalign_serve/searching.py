@@ -23,7 +23,7 @@ from crystalign_serve.backend import Backend, IndexAnswer, IndexRow, IndexSearch
 from crystalign_serve.confidence import Words, confidence, signals_of, words_of_query
 from crystalign_serve.errors import NotFoundError, UnavailableError
 from crystalign_serve.files import Upload
-from crystalign_serve.materials import listed_result
+from crystalign_serve.materials import listed_result, place_of
 from crystalign_serve.queries import Interpreter, QueryPart
 from crystalign_serve.query_fields import spec_of
 from crystalign_serve.readers import Readers
@@ -211,7 +211,9 @@ class Searcher:
         if len(found.parts) != 1 or found.parts[0].features is None or options.literal or options.ignore:
             return None
         modality = found.parts[0].modality
-        return confidence(self.service.calibration, modality, found.signals, found.words, found.understood)
+        calibration = self.service.calibration
+        earlier = calibration is not None and not calibration.is_of(self.service.manifest)
+        return confidence(calibration, modality, found.signals, found.words, found.understood, earlier=earlier)
 
     async def parts(self, query: SearchQuery | None, uploads: list[Upload], options: SearchOptions) -> list[QueryPart]:
         """All parts of a query: uploaded files first, then the JSON parts in their order.
@@ -255,8 +257,8 @@ class Searcher:
         modality, value = part.modality, part.value
 
         def match_stored_values() -> Reranked:
-            rows = [(record["shard"], record["row"]) for record in candidates.records]
-            return rerank_by_match(modality, value, candidates, self.gather(rows, modality), k)
+            places = [place_of(record) for record in candidates.records]
+            return rerank_by_match(modality, value, candidates, self.gather(places, modality), k)
 
         try:
             return await self.in_dataset.within(self.dataset_seconds, match_stored_values)

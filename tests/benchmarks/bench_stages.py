@@ -33,7 +33,8 @@ from crystalign.training.feed import FeedPlan, feed
 from crystalign.training.loop import Step
 from crystalign.training.presets import default_model
 from crystalign.training.schedule import make_optimiser
-from crystalign_jobs import derive, embed, index, ingest, pretrain
+from crystalign_jobs import derive, embed, ingest, pretrain
+from crystalign_jobs.index import build as index
 from crystalign_ray.session import session
 
 Rows = list[tuple[str, float, str, float]]

@@ -27,17 +27,26 @@ def random_sample(uri: str, source: EmbeddingManifest) -> NDArray[np.float16]:
         VerificationError: a file differs from the manifest.
         DatasetError: a vector is missing or not finite.
     """
-    rng, share = np.random.default_rng(_SEED), min(1.0, SAMPLE / max(1, source.rows))
-    parts = []
-    for entry in source.files:
-        data = storage.read_verified(uri, entry)
-        vectors = embedding_matrix(pq.read_table(_buffer(data), columns=[EMBEDDING]))
-        parts.append(vectors[rng.random(len(vectors)) < share] if share < 1.0 else vectors)
-    sample = np.concatenate(parts)
+    files = (storage.read_verified(uri, entry) for entry in source.files)
+    return sample_vectors(
+        (embedding_matrix(pq.read_table(_buffer(f), columns=[EMBEDDING])) for f in files), source.rows
+    )
+
+
+def sample_vectors(parts: Iterable[NDArray[np.float16]], rows: int) -> NDArray[np.float16]:
+    """(m, D) a random part of some vectors, in random order; all of them if there are few.
+
+    Args:
+        parts: the vectors, of which one part is held at a time.
+        rows: number of rows of all parts.
+    """
+    rng, share = np.random.default_rng(_SEED), min(1.0, SAMPLE / max(1, rows))
+    kept = [vectors[rng.random(len(vectors)) < share] if share < 1.0 else vectors for vectors in parts]
+    sample = np.concatenate(kept)
     return sample[rng.permutation(len(sample))]
 
 
-def read_queries(uris: Iterable[str], source: EmbeddingManifest) -> dict[str, NDArray[np.float32]]:
+def read_queries(uris: Iterable[str], model_sha256: str) -> dict[str, NDArray[np.float32]]:
     """Modality → (q, D) query vectors from embedding datasets; at most `QUERIES` random ones of each.
 
     Raises:
@@ -47,10 +56,10 @@ def read_queries(uris: Iterable[str], source: EmbeddingManifest) -> dict[str, ND
     queries: dict[str, NDArray[np.float32]] = {}
     for uri in uris:
         manifest = EmbeddingManifest.read(uri)
-        if manifest.model_sha256 != source.model_sha256:
+        if manifest.model_sha256 != model_sha256:
             raise ConfigError(
                 f"the queries at {uri} are of model {manifest.model_sha256[:12]}, the index is of model "
-                f"{source.model_sha256[:12]}: embed the queries with that model"
+                f"{model_sha256[:12]}: embed the queries with that model"
             )
         if manifest.modality in queries:
             raise ConfigError(f"two of the query sets hold {manifest.modality} vectors, one of them at {uri}; give one")

@@ -21,6 +21,7 @@ from crystalign.config import Config
 from crystalign.errors import DatasetError, VerificationError
 from crystalign.evaluation.calibration import Fit, Reliability
 from crystalign.index.manifest import IndexManifest
+from crystalign.index.versions import history
 
 SCHEMA_VERSION = 1
 CALIBRATION = "calibration.json"
@@ -66,6 +67,10 @@ class Calibration(Config):
         """Checksum of the content."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
+    def is_of(self, manifest: IndexManifest) -> bool:
+        """Whether it was measured on this version; if not, on an earlier one of the same index."""
+        return self.index_version == manifest.version
+
     def probability(self, modality: str, signals: Mapping[str, float]) -> float | None:
         """The probability that a query of a modality is answered; None if the modality is not calibrated."""
         calibrated = self.modalities.get(modality)
@@ -84,6 +89,9 @@ class Calibration(Config):
     @classmethod
     def read(cls, uri: str, manifest: IndexManifest) -> Self | None:
         """The calibration of the index at `uri`; None if it has none.
+
+        After rows were added or removed, the last calibration stays in use, because probabilities change little with a
+        few rows. `is_of` tells whether it was measured on this very version.
 
         Raises:
             VerificationError: the file was changed.
@@ -106,12 +114,16 @@ class Calibration(Config):
         calibration = cls.from_mapping(values, origin=target)
         if calibration.sha256 != digest:
             raise VerificationError(f"{target} differs from its checksum {str(digest)[:12]}: {again}")
-        named = (calibration.index_version, calibration.model_sha256)
-        for what, found, expected in zip(
-            ("index", "model"), named, (manifest.version, manifest.model_sha256), strict=True
-        ):
-            if found != expected:
-                raise DatasetError(f"{target} belongs to {what} {found[:12]}, this is {what} {expected[:12]}: {again}")
+        if all(calibration.index_version != version.version for version in history(uri, manifest)):
+            raise DatasetError(
+                f"{target} belongs to index {calibration.index_version[:12]}, this is index {manifest.version[:12]}, "
+                f"and no version before it is that one: {again}"
+            )
+        if calibration.model_sha256 != manifest.model_sha256:
+            raise DatasetError(
+                f"{target} belongs to model {calibration.model_sha256[:12]}, this is model "
+                f"{manifest.model_sha256[:12]}: {again}"
+            )
         return calibration
 
 

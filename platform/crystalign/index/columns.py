@@ -175,12 +175,16 @@ class FilterColumns:
             pairs = zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)
         return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
 
-    def row_of(self, material_id: str) -> int | None:
-        """The row of an id; None if there is none."""
-        ids = self.texts["id"].values
+    def rows_of(self, material_id: str) -> NDArray[np.int64]:
+        """The rows of an id, ascending: one, none, or several if it was removed and added again."""
+        ids, codes = self.texts["id"].values, self.texts["id"].codes
         place = self.texts["id"].position(material_id)
-        found = place < len(ids) and ids[place].as_py() == material_id
-        return int(self.by_id[place]) if found else None
+        if place >= len(ids) or ids[place].as_py() != material_id:
+            return np.empty(0, np.int64)
+        first, last = (
+            cut(self.by_id, place, key=codes.__getitem__) for cut in (bisect.bisect_left, bisect.bisect_right)
+        )
+        return np.asarray(self.by_id[first:last], np.int64)
 
     # --- bitmaps ----------------------------------------------------------------------------------------------------
 

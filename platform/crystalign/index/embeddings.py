@@ -168,27 +168,28 @@ class EmbeddingManifest(Config):
 
 def with_remarks(table: pa.Table) -> pa.Table:
     """The table with a column `remarks`; tables of earlier releases get a column of nulls."""
-    return _with_columns(table, {"remarks": pa.string()})
+    return with_columns(table, {"remarks": pa.string()})
 
 
 def with_text_columns(table: pa.Table) -> pa.Table:
     """The table with `TEXT_COLUMNS`; tables of earlier releases get columns of nulls."""
-    return _with_columns(table, TEXT_COLUMNS)
+    return with_columns(table, TEXT_COLUMNS)
 
 
 def with_fact_columns(table: pa.Table) -> pa.Table:
     """The table with `FACT_COLUMNS`; segments without facts get columns of nulls."""
-    return _with_columns(table, FACT_COLUMNS)
+    return with_columns(table, FACT_COLUMNS)
 
 
 def with_hypothetical(table: pa.Table) -> pa.Table:
     """The table with a column `hypothetical`, which is false where the table does not say."""
-    table = _with_columns(table, {HYPOTHETICAL: pa.bool_()})
+    table = with_columns(table, {HYPOTHETICAL: pa.bool_()})
     known = pc.fill_null(table[HYPOTHETICAL], False)
     return table.set_column(table.column_names.index(HYPOTHETICAL), HYPOTHETICAL, known)
 
 
-def _with_columns(table: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
+def with_columns(table: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
+    """The table with these columns; those that it lacks are null."""
     for name, kind in columns.items():
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), kind))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from crystalign.index.facets import Facets
 from crystalign.index.manifest import IndexManifest
 from crystalign.index.search import Found, Search, Segment
+from crystalign.index.versions import read_version
 
 if TYPE_CHECKING:
     from crystalign.model import Model
@@ -31,22 +32,24 @@ class Index:
     """Every row of the index."""
 
     @classmethod
-    def open(cls, uri: str) -> Self:
-        """Read an index and check every file against its manifest.
+    def open(cls, uri: str, *, version: int | None = None) -> Self:
+        """Read an index and check every file against its manifest. Later versions do not change what was opened.
 
         Args:
             uri: path or URI of what `crystalign index` or `build_index` wrote.
+            version: number of a version; None means the current one.
 
         Raises:
             DatasetError: there is no index.
+            ConfigError: there is no such version.
             VerificationError: a file is missing or differs from the manifest.
         """
-        manifest = IndexManifest.read(uri)
+        manifest = IndexManifest.read(uri) if version is None else read_version(uri, version)
         return cls(uri, manifest, Segment.load(uri, manifest))
 
     def __len__(self) -> int:
-        """The number of materials."""
-        return len(self.segment)
+        """The number of materials; removed ones do not count."""
+        return self.segment.live
 
     def search(
         self,

@@ -121,12 +121,55 @@ class WordCounts(NamedTuple):
         present = sum(text is not None for text in texts)
         return cls(words, starts, flat[:, 0].astype(np.int32), flat[:, 1].astype(np.uint8), present)
 
+    def kept(self, keep: NDArray[np.bool_]) -> Self:
+        """The counts of some rows, renumbered. A text without any indexed word counts as kept.
+
+        Args:
+            keep: (n,) which rows.
+        """
+        entries = keep[self.rows]
+        held = np.add.reduceat(entries.astype(np.int64), self.starts[:-1]) if len(self.words) else np.empty(0, int)
+        used = np.flatnonzero(held)
+        starts = np.cumsum([0, *held[used].tolist()], dtype=np.int64)
+        number = (np.cumsum(keep) - 1).astype(np.int32)
+        words = [self.words[place] for place in used.tolist()]
+        gone = len(np.unique(self.rows[~entries]))
+        texts = self.texts - gone if keep.any() else 0
+        return type(self)(words, starts, number[self.rows[entries]], self.counts[entries], texts)
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Self, int]]) -> Self:
+        """The counts of several tables, one after the other.
+
+        Args:
+            parts: the counts and the number of rows of each.
+        """
+        entries: dict[str, list[tuple[NDArray[np.int32], NDArray[np.uint8]]]] = {}
+        first = 0
+        for counts, rows in parts:
+            for number, word in enumerate(counts.words):
+                place = slice(*counts.starts[number : number + 2].tolist())
+                entries.setdefault(word, []).append((counts.rows[place] + np.int32(first), counts.counts[place]))
+            first += rows
+        words = sorted(entries)
+        pairs = [pair for word in words for pair in entries[word]]
+        sizes = [sum(len(rows) for rows, _ in entries[word]) for word in words]
+        empty = (np.empty(0, np.int32), np.empty(0, np.uint8))
+        all_rows, all_counts = (np.concatenate(arrays) for arrays in zip(empty, *pairs, strict=True))
+        starts, texts = np.cumsum([0, *sizes], dtype=np.int64), sum(counts.texts for counts, _ in parts)
+        return cls(words, starts, all_rows, all_counts, texts)
+
     @classmethod
     def load(cls, data: bytes) -> Self:
         """Read what `save` wrote."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             words = bytes(arrays["words"]).decode().split("\n") if len(arrays["words"]) else []
             return cls(words, arrays["starts"], arrays["rows"], arrays["counts"], int(arrays["texts"]))
+
+    @property
+    def holding(self) -> dict[str, int]:
+        """Word → number of rows that hold it."""
+        return dict(zip(self.words, np.diff(self.starts).tolist(), strict=True))
 
     def save(self) -> bytes:
         """The counts as a NumPy archive."""
@@ -145,18 +188,25 @@ class WordCounts(NamedTuple):
 class LexiconBuilder:
     """Adds up the word counts of the segments of an index."""
 
-    def __init__(self) -> None:
-        self.texts = 0
-        self._holding: Counter[str] = Counter()
+    def __init__(self, lexicon: Lexicon | None = None) -> None:
+        self.texts = 0 if lexicon is None else lexicon.texts
+        self._holding: Counter[str] = Counter({} if lexicon is None else lexicon.holding)
 
     def add(self, counts: WordCounts) -> None:
         """Add a segment."""
         self.texts += counts.texts
-        self._holding.update(dict(zip(counts.words, np.diff(counts.starts).tolist(), strict=True)))
+        self._holding.update(counts.holding)
+
+    def subtract(self, before: WordCounts, after: WordCounts) -> None:
+        """Replace the counts of a segment by those of the rows that remain."""
+        self.texts += after.texts - before.texts
+        self._holding.subtract(before.holding)
+        self._holding.update(after.holding)
 
     def lexicon(self) -> Lexicon:
         """The statistics of all segments together."""
-        return Lexicon(texts=self.texts, holding=dict(sorted(self._holding.items())))
+        held = {word: count for word, count in sorted(self._holding.items()) if count}
+        return Lexicon(texts=self.texts, holding=held)
 
 
 class LexicalIndex:

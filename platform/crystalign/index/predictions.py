@@ -161,6 +161,11 @@ class PredictionColumns:
         self.columns = tuple(column for spec in self.specs for column in spec.columns.values())
         self._last: dict[str, tuple[PredictionFile, pa.Table]] = {}
 
+    @property
+    def key(self) -> list[str]:
+        """SHA-256 of all files, which determine the values."""
+        return [entry.sha256 for _, manifest in self._manifests for entry in manifest.files]
+
     def _read(self, uri: str, entry: PredictionFile) -> pa.Table:
         """A file; the last one of each prediction dataset is kept, because embeddings come in the same order."""
         if uri not in self._last or self._last[uri][0] != entry:

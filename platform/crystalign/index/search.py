@@ -12,7 +12,6 @@ Results therefore depend neither on the number of segments nor on the vector ins
 from __future__ import annotations
 
 import functools
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -20,27 +19,21 @@ from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crystalign import storage
-from crystalign.errors import QueryError, VerificationError
+from crystalign.errors import QueryError
 from crystalign.index.columns import FilterColumns, bitmap
-from crystalign.index.embeddings import (
-    EMBEDDING,
-    embedding_matrix,
-    with_fact_columns,
-    with_hypothetical,
-    with_remarks,
-)
+from crystalign.index.embeddings import with_remarks
 from crystalign.index.facets import Facets, count_facets
 from crystalign.index.filters import Fields, compile_filter, make_fields
 from crystalign.index.lexical import LexicalIndex, WordCounts
-from crystalign.index.local_cache import LocalCache, Prepared
+from crystalign.index.local_cache import LocalCache
 from crystalign.index.manifest import IndexManifest, SegmentEntry
+from crystalign.index.mixed_store import open_store
 from crystalign.index.predicates import Compare, Constant, Predicate
 from crystalign.index.recall import RecallPoint, effort_for
-from crystalign.index.vector_store import DEFAULT_KIND, EXTRA, VECTOR_STORES, Allowed, Ask, Candidates, VectorStore
+from crystalign.index.segment_files import layout, read_segments, removed_rows, verified, word_counts
+from crystalign.index.vector_store import DEFAULT_KIND, EXTRA, VECTOR_STORES, Allowed, Ask, Candidates, OpenStore
 from crystalign.material import HYPOTHETICAL
 from crystalign.properties import PredictedProperty, PropertySpec
 
@@ -90,7 +83,7 @@ class Recall(NamedTuple):
     """What was measured about an index of an approximate kind."""
 
     rows: int
-    """Number of rows of the index, of which the segment may hold a part."""
+    """Number of rows of the index that are of the approximate kind, of which the segment may hold a part."""
     points: Sequence[RecallPoint]
     """The measurements."""
     target: float
@@ -105,6 +98,7 @@ class Segment:
         vectors: (n, D) half-precision vectors, as stored.
         properties: the property columns of `table`.
         kind: name of the vector store.
+        kinds: for each segment file, the name of its vector store and its number of rows; None if all are of `kind`.
         saved: for each segment file, the files that its vector store saved.
         words: for each segment file, its word counts and number of rows; None if the index has no texts.
         has_facts: whether the table has the columns that follow from captions with facts.
@@ -122,6 +116,7 @@ class Segment:
         properties: Sequence[PropertySpec],
         *,
         kind: str = DEFAULT_KIND,
+        kinds: Sequence[tuple[str, int]] | None = None,
         saved: Sequence[Mapping[str, bytes]] = (),
         words: Sequence[tuple[WordCounts, int]] | None = None,
         has_facts: bool = False,
@@ -140,16 +135,21 @@ class Segment:
         self._real: Predicate = Compare(HYPOTHETICAL, "=", pa.scalar(False)) if has_hypothetical else Constant(True)
         self.words = None if words is None else LexicalIndex(words)
         self.dimension = int(vectors.shape[1])
-        self.store: VectorStore = VECTOR_STORES[kind].load(vectors, trained, saved)
-        self.recall = recall or Recall(len(self), (), 1.0)
+        if kinds is None:
+            self.store: OpenStore = VECTOR_STORES[kind].load(vectors, trained, saved)
+        else:
+            self.store = open_store(vectors, kinds, trained, saved)
+        self._measured = sum(rows for name, rows in kinds or [(kind, len(table))] if name == kind)
+        self.recall = recall or Recall(self._measured, (), 1.0)
         self.columns = columns or FilterColumns.of(self.table)
         self._vectors, self._removed = vectors, removed
+        self.live = len(self) - (0 if removed is None else int(np.bitwise_count(removed).sum()))
         self._in_use: IO[bytes] | None = None
         self.allowed = functools.lru_cache(_FILTERS_KEPT)(self._allowed)
         self._predicate = functools.lru_cache(_FILTERS_KEPT)(self._compiled)
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """The number of rows, removed ones included; `live` is the number of those that are searched."""
         return len(self.table)
 
     @classmethod
@@ -174,23 +174,24 @@ class Segment:
             ConfigError: there is no vector store of this kind.
         """
         entries = manifest.segments if entries is None else entries
-        cache, make = LocalCache.from_environment(), functools.partial(_read_segments, uri, manifest, entries)
-        parts = [str(manifest.has_facts), *([HYPOTHETICAL] if manifest.has_hypothetical else [])]
-        parts += [*(entry.sha256 for entry in entries)]
+        cache, make = LocalCache.from_environment(), functools.partial(read_segments, uri, manifest, entries)
+        parts = [*layout(manifest, entries), *(entry.sha256 for entry in entries)]
         prepared = make() if cache is None else cache.open(parts, make)
-        saved = [{file.path.rpartition("/")[2]: _verified(uri, file) for file in entry.store} for entry in entries]
-        words = None if manifest.lexicon is None else [(_word_counts(uri, entry), entry.rows) for entry in entries]
+        saved = [{file.path.rpartition("/")[2]: verified(uri, file) for file in entry.store} for entry in entries]
+        words = None if manifest.lexicon is None else [(word_counts(uri, entry), entry.rows) for entry in entries]
         segment = cls(
             prepared.table,
             prepared.vectors,
             manifest.properties,
             columns=prepared.columns,
             kind=manifest.kind,
+            kinds=[(manifest.kind_of(entry), entry.rows) for entry in entries],
             saved=saved,
             words=words,
             has_facts=manifest.has_facts,
-            trained={file.path.rpartition("/")[2]: _verified(uri, file) for file in manifest.store},
-            recall=Recall(manifest.rows, manifest.recall, manifest.target_recall),
+            removed=removed_rows(uri, entries),
+            trained={file.path.rpartition("/")[2]: verified(uri, file) for file in manifest.store},
+            recall=Recall(manifest.measured_rows, manifest.recall, manifest.target_recall),
             predictions=manifest.predictions,
         )
         segment._in_use = prepared.lock
@@ -322,12 +323,12 @@ class Segment:
         if query.shape != (self.dimension,) or not (np.abs(query) < LONGEST).all() or search.k < 1:
             raise self._bad_query(search.query, search.k)
         allowed = self.allowed(search.filter_text)
-        effort = None if self.store.is_exact else self._effort(search, allowed.n / max(1, len(self)))
+        effort = None if self.store.is_exact else self._effort(search, allowed.n / max(1, self.live))
         return Ask(query, min(allowed.n, search.k + EXTRA), allowed if allowed.n < len(self) else None, effort)
 
     def _effort(self, search: Search, fraction: float) -> int | None:
         effort = effort_for(self.recall.points, self.recall.target, search.modalities, search.k, fraction)
-        return None if effort is None else math.ceil(effort * len(self) / self.recall.rows)
+        return None if effort is None else math.ceil(effort * self._measured / self.recall.rows)
 
     def _bad_query(self, query: NDArray[Any], k: int) -> QueryError:
         return QueryError(
@@ -380,6 +381,10 @@ class Segment:
         if rows["id"].to_pylist() != result.ids or not evaluate(rows, self._predicate(filter_text).expression()).all():
             raise AssertionError(f"a result does not satisfy {filter_text!r}")
 
+    def live_mask(self) -> NDArray[np.bool_]:
+        """(n,) which rows are searched: those that were not removed."""
+        return np.unpackbits(self.allowed(None).bits, bitorder="little", count=len(self)).view(bool)
+
     # --- rows -------------------------------------------------------------------------------------------------------
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
@@ -388,38 +393,15 @@ class Segment:
 
     def row_of(self, material_id: str) -> int | None:
         """The row of an id; None if it is not in this segment."""
-        row = self.columns.row_of(material_id)
-        gone = row is not None and self._removed is not None and (self._removed[row >> 3] >> (row & 7)) & 1
-        return None if gone else row
+        rows = self.columns.rows_of(material_id)  # an id that was removed may have been added again
+        if self._removed is not None:
+            rows = rows[(self._removed[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 0]
+        return int(rows[0]) if len(rows) else None
 
     def records(self, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
         """The metadata of rows: column → value."""
         records: list[dict[str, Any]] = self.table.take(pa.array(rows)).to_pylist()
         return records
-
-
-def _read_segments(uri: str, manifest: IndexManifest, entries: Sequence[SegmentEntry]) -> Prepared:
-    """The content of some segment files, checked against the manifest, as one table."""
-    tables = [pq.read_table(io.BytesIO(_verified(uri, entry))) for entry in entries]
-    if manifest.has_facts:
-        tables = [with_fact_columns(one) for one in tables]
-    if manifest.has_hypothetical:
-        tables = [with_hypothetical(one) for one in tables]
-    table = pa.concat_tables(tables, promote_options="default")  # where a segment lacked them, they come last
-    vectors = embedding_matrix(table)
-    table = with_remarks(table.drop_columns([EMBEDDING])).combine_chunks()
-    return Prepared(table, vectors, FilterColumns.of(table))
-
-
-def _word_counts(uri: str, entry: SegmentEntry) -> WordCounts:
-    return WordCounts.of([]) if entry.words is None else WordCounts.load(_verified(uri, entry.words))
-
-
-def _verified(uri: str, entry: storage.FileEntry) -> bytes:
-    try:
-        return storage.read_verified(uri, entry)
-    except VerificationError as error:
-        raise VerificationError(f"{error}: rebuild the index") from error
 
 
 def evaluate(table: pa.Table, expression: Any) -> NDArray[np.bool_]:

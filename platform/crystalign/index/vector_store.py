@@ -63,7 +63,7 @@ class Candidates(NamedTuple):
     """The largest error of the approximate scores; None if rows may be missing whatever their score."""
 
 
-class VectorStore(Protocol):
+class OpenStore(Protocol):
     """Finds candidates among n half-precision vectors of dimension D: those of one or several segment files.
 
     A search asks for candidates with approximate scores and computes the final scores itself, from the vectors. It asks
@@ -73,6 +73,16 @@ class VectorStore(Protocol):
 
     is_exact: bool
     """Whether every answer is exact; if not, the recall of the index is measured when it is built."""
+
+    def candidates(self, asks: Sequence[Ask]) -> list[Candidates]:
+        """The candidates of each request; requests that are passed together may share a scan.
+
+        A result with a margin has at least `fetch` rows. A result without one may have fewer.
+        """
+
+
+class VectorStore(OpenStore, Protocol):
+    """A kind of vector store: how its files are made, and how they are opened."""
 
     @classmethod
     def train(cls, sample: NDArray[np.float16], rows: int) -> Mapping[str, bytes]:
@@ -103,12 +113,6 @@ class VectorStore(Protocol):
                 without need.
             trained: the files from `train`, already checked against the manifest.
             encoded: for each segment file, the files from `encode`, likewise.
-        """
-
-    def candidates(self, asks: Sequence[Ask]) -> list[Candidates]:
-        """The candidates of each request; requests that are passed together may share a scan.
-
-        A result with a margin has exactly `fetch` rows. A result without one may have fewer.
         """
 
 

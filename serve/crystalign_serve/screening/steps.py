@@ -29,6 +29,7 @@ from crystalign_serve.backend import (
     search_words,
 )
 from crystalign_serve.errors import NotFoundError
+from crystalign_serve.materials import Place, place_of
 from crystalign_serve.queries import QueryPart
 from crystalign_serve.sandbox.limits import SandboxLimits
 from crystalign_serve.sandbox.pool import Sandbox
@@ -256,11 +257,11 @@ class Conclude(Step):
 
     def _stored(self, searcher: Searcher, queries: Sequence[Encoded], answers: Sequence[Sequence[IndexAnswer]]) -> Any:
         """A `gather` that knows the stored values of the candidates of some queries, each read once."""
-        places: dict[str, set[tuple[int, int]]] = {}
+        places: dict[str, set[Place]] = {}
         for one, own in zip(queries, answers, strict=True):
             part = None if one.query is None else matched_part(one.query.parts)
             if part is not None and self.plan.options.rerank:
-                rows = ((record["shard"], record["row"]) for answer in own for record in answer.records)
+                rows = (place_of(record) for answer in own for record in answer.records)
                 places.setdefault(part.modality, set()).update(rows)
         gather = searcher.service.materials.gather
         values = {m: dict(zip(sorted(p), gather(sorted(p), m), strict=True)) for m, p in places.items()}

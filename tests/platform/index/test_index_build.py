@@ -8,7 +8,7 @@ import pytest
 
 from crystalign import storage
 from crystalign.errors import ConfigError, ConflictError, DatasetError, VerificationError
-from crystalign.index import build
+from crystalign.index import segment_writer
 from crystalign.index.build import build_index
 from crystalign.index.embeddings import EmbeddingManifest, EmbeddingProvenance, embedding_table, write_embeddings
 from crystalign.index.manifest import IndexManifest
@@ -105,7 +105,10 @@ def test_unknown_numbers_are_not_compared(rows, tmp_path, write):
     assert segment.allowed("NOT _crystalign_band_gap_pbe<0").n == len(rows.ids) - 10
 
 
-MOMENTS = {"before its first segment": (build, "_store"), "before its manifest": (IndexManifest, "write")}
+MOMENTS = {
+    "before its first segment": (segment_writer.SegmentWriter, "_segment"),
+    "before its manifest": (IndexManifest, "write"),
+}
 
 
 def overtaken(monkeypatch, moment, act):

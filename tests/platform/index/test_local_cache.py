@@ -37,8 +37,8 @@ def answers(segment, rows):
 
 def counted(monkeypatch):
     """Count how often segment files are read."""
-    read, calls = search._read_segments, []
-    monkeypatch.setattr(search, "_read_segments", lambda *args: calls.append(1) or read(*args))
+    read, calls = search.read_segments, []
+    monkeypatch.setattr(search, "read_segments", lambda *args: calls.append(1) or read(*args))
     return calls
 
 

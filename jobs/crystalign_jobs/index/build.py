@@ -20,6 +20,8 @@ SECONDS = 0.0001
 class BuildIndex(Config):
     """Build a search index from embeddings: immutable segments, and a manifest with their checksums.
 
+    Segments are written in parallel. If the job is stopped, the same command continues with what is missing.
+
     Example: crystalign index s3://bucket/embeddings --out s3://bucket/index
     """
 
@@ -42,6 +44,8 @@ class BuildIndex(Config):
     """Part of the best rows that an approximate kind is to find."""
     memory_gb: float | None = Field(default=None, gt=0)
     """Total memory in GB of the machines that will hold the index, for `--kind auto`; default: that of this machine."""
+    address: str | None = None
+    """Ray cluster; default: RAY_ADDRESS, or this machine."""
 
 
 def main(config: BuildIndex) -> IndexManifest:
@@ -49,10 +53,12 @@ def main(config: BuildIndex) -> IndexManifest:
 
     Raises:
         ConfigError: another job is writing there, or the folder already holds another index.
+        DatasetError: an id occurs twice, or a vector cannot be used.
     """
     from crystalign.index.approximate import recall_table
     from crystalign.index.build import build_index
     from crystalign.index.embeddings import EmbeddingManifest
+    from crystalign_jobs.index.cluster import tasks
     from crystalign_ray.driver_lock import driving
     from crystalign_ray.estimates import Estimate, announce
     from crystalign_ray.progress import Meter
@@ -61,7 +67,12 @@ def main(config: BuildIndex) -> IndexManifest:
     kind = _kind(config, source.rows, source.dimension)
     print(f"writing to {config.out}/\n├─ segments/\n└─ manifest.json  written last")
     announce(Estimate(source.rows, sum(file.bytes for file in source.files), SECONDS), config.out)
-    with driving(config.out), Meter("index", total=source.rows, unit="rows") as meter:
+    segments = -(-source.rows // config.rows_per_segment)
+    with (
+        driving(config.out),
+        tasks(segments, config.address) as run,
+        Meter("index", total=source.rows, unit="rows") as meter,
+    ):
         manifest = build_index(
             config.embeddings,
             config.out,
@@ -71,6 +82,7 @@ def main(config: BuildIndex) -> IndexManifest:
             predictions=config.predictions,
             target_recall=config.target_recall,
             on_rows=meter.advance,
+            run=run,
         )
     print(
         f"index {manifest.version[:12]} at {config.out}: {manifest.rows:,} {manifest.modality} vectors of "

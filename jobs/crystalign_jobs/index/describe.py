@@ -31,7 +31,7 @@ def main(config: Describe) -> IndexManifest:
     manifest = IndexManifest.read(config.index)
     entries = list(manifest.files())
     print(
-        f"index {manifest.version[:12]}, made {manifest.created}\n"
+        f"index {manifest.version[:12]}, version {manifest.number}, made {manifest.created}\n"
         f"  {manifest.rows:,} {manifest.modality} vectors of {manifest.dimension} dimensions, kind {manifest.kind}\n"
         f"  {len(manifest.segments)} segments, {len(entries)} files, {sum(e.bytes for e in entries) / 1e6:,.1f} MB\n"
         f"  model {manifest.model_sha256[:12]} ({manifest.model_uri})\n"
@@ -43,6 +43,7 @@ def main(config: Describe) -> IndexManifest:
         print(f"  predictions: {', '.join(f'{spec.column} by {spec.model}' for spec in manifest.predictions)}")
     if manifest.has_hypothetical:
         print("  some rows are hypothetical; a search finds them if its filter names _crystalign_hypothetical")
+    print("\n".join(f"  {line}" for line in changes(manifest)), end="\n" if manifest.number > 1 else "")
     if manifest.recall:
         print(f"  recall, for searches that are to find {manifest.target_recall:.1%} of the best rows:")
         print("\n".join(f"    {line}" for line in recall_table(manifest)))
@@ -53,3 +54,18 @@ def main(config: Describe) -> IndexManifest:
             else "  no recall was measured: searches are exact"
         )
     return manifest
+
+
+def changes(manifest: IndexManifest) -> list[str]:
+    """What has changed since the index was built; empty if it is as it was built."""
+    if manifest.change is None:
+        return []
+    lines = [f"last change: {manifest.change.note}"]
+    removed = sum(entry.removed_rows for entry in manifest.segments)
+    exact = sum(entry.live_rows for entry in manifest.segments if manifest.kind_of(entry) != manifest.kind)
+    if removed:
+        lines.append(f"{removed:,} rows were removed and are left out of searches until `index compact`")
+    if exact:
+        lines.append(f"{exact:,} rows were added and are searched exactly until `index compact`")
+    lines += [f"added materials of dataset {d.sha256[:12]} ({d.uri})" for d in manifest.added_datasets]
+    return lines

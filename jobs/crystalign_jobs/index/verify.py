@@ -35,6 +35,8 @@ def main(config: Verify) -> IndexManifest:
     for entry in entries:
         storage.verify(storage.join(config.index, *entry.path.split("/")), entry)
     print(f"{len(entries)} files are what the manifest says")
+    versions = check_versions(config.index, manifest)
+    print(f"{versions} versions are what the version after them says, and the numbers of rows agree")
     if config.searches:
         found, needed = search_stored_rows(config.index, manifest, config.searches)
         print(f"recall@10 of {config.searches} stored rows: {found:.4f}, at least {needed:.4f} needed")
@@ -43,6 +45,26 @@ def main(config: Verify) -> IndexManifest:
                 f"{config.index} finds {found:.4f} of the best rows, less than {needed:.4f}: build the index again"
             )
     return manifest
+
+
+def check_versions(uri: str, manifest: IndexManifest) -> int:
+    """Check the removed rows of the current version, and the manifests of all versions; returns their number.
+
+    Raises:
+        VerificationError: a manifest was altered, a bitmap does not fit its segment, or numbers of rows differ.
+    """
+    from crystalign.index.segment_files import removed_bits
+    from crystalign.index.versions import history
+
+    for entry in manifest.segments:
+        removed_bits(uri, entry)
+    counted = 0
+    for version in history(uri, manifest):
+        counted += 1
+        rows = sum(entry.live_rows for entry in version.segments)
+        if rows != version.rows:
+            raise VerificationError(f"version {version.number} of {uri} has {rows} rows, not {version.rows} as it says")
+    return counted
 
 
 def search_stored_rows(uri: str, manifest: IndexManifest, count: int) -> tuple[float, float]:
@@ -57,7 +79,8 @@ def search_stored_rows(uri: str, manifest: IndexManifest, count: int) -> tuple[f
     from crystalign.index.vector_store import VECTOR_STORES
 
     segment = Segment.load(uri, manifest)
-    rows = np.random.default_rng(0).choice(len(segment), min(count, len(segment)), replace=False)
+    live = np.flatnonzero(segment.live_mask())
+    rows = np.random.default_rng(0).choice(live, min(count, len(live)), replace=False)
     queries = segment.vectors(rows).astype(np.float32)
     answers = [
         segment.search_many([Search(query, 10, manifest.every_row, modalities) for query in queries])
