@@ -33,7 +33,7 @@ class Replay(Config):
     """The receipt, as `crystalign screen` wrote it."""
     out: Uri | None = None
     """The .parquet file of the new hits; default: NAME.replay.parquet beside the receipt NAME.receipt.json."""
-    rows_per_task: int = Field(default=500_000, ge=1)
+    rows_per_task: int = Field(default=1_000_000, ge=1)
     """Rows of the index that one task holds in memory; the hits do not depend on it."""
     address: str | None = None
     """Ray cluster; default: RAY_ADDRESS, else this machine."""

@@ -52,8 +52,8 @@ class Screen(Config):
     """Kind of the files in a folder: dos, xrd, cif, …; `auto` detects it for each file."""
     wavelength: str | None = None
     """Wavelength of powder patterns whose files do not state it: CuKa, CoKa, MoKa, …, or Å."""
-    rows_per_task: int = Field(default=500_000, ge=1)
-    """Rows of the index that one task holds in memory."""
+    rows_per_task: int = Field(default=1_000_000, ge=1)
+    """Rows of the index that one task holds in memory, about 1 kB each."""
     address: str | None = None
     """Ray cluster; default: RAY_ADDRESS, else this machine."""
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import DatasetError, StorageError, VerificationError
+from crystalign.index.columns import whole
 from crystalign.index.filter_fields import joined_keywords
 from crystalign.index.stamped import stamped_entry, write_stamped
 from crystalign.material import HYPOTHETICAL
@@ -272,9 +273,38 @@ def contents(rows: pa.Table, names: Sequence[str]) -> pa.Array[Any]:
         rows: the rows.
         names: columns that count; those that the rows do not have are left out.
     """
-    kept = rows.select(sorted({name for name in names if name in rows.column_names}))
-    lines = (json.dumps(row, sort_keys=True, default=repr).encode() for row in kept.to_pylist())
-    return pa.array([hashlib.blake2b(line, digest_size=16).hexdigest() for line in lines], pa.string())
+    hashes = [hashlib.blake2b(digest_size=16) for _ in range(len(rows))]
+    for name in sorted({name for name in names if name in rows.column_names}):
+        for digest, data in zip(hashes, _bytes_of(whole(rows.column(name))), strict=True):
+            digest.update(name.encode() + data)
+    return pa.array([digest.hexdigest() for digest in hashes], pa.string())
+
+
+def _bytes_of(column: pa.Array[Any]) -> list[bytes]:
+    """Bytes of each value of a column, with their length first; they differ if the values do."""
+    if pa.types.is_struct(column.type):
+        values = [b"".join(fields) for fields in zip(*map(_bytes_of, column.flatten()), strict=True)]
+    elif (
+        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    ):
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+        values = _pieces(column.flatten(), lengths)
+    else:
+        values = [repr(value).encode() for value in column.to_pylist()]
+    valid = column.is_valid().to_pylist()
+    return [b"%d:" % len(data) + data if ok else b"null:" for data, ok in zip(values, valid, strict=True)]
+
+
+def _pieces(items: pa.Array[Any], lengths: NDArray[Any]) -> list[bytes]:
+    """The bytes of consecutive pieces of an array, of the given lengths."""
+    ends = np.cumsum(lengths).tolist()
+    bounds = list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
+    if items.null_count == 0 and (pa.types.is_floating(items.type) or pa.types.is_integer(items.type)):
+        numbers = np.ascontiguousarray(items.to_numpy(zero_copy_only=False))
+        data, size = numbers.tobytes(), numbers.itemsize
+        return [data[start * size : end * size] for start, end in bounds]
+    each = _bytes_of(items)
+    return [b"".join(each[start:end]) for start, end in bounds]
 
 
 def read_contents(uri: str, manifest: EmbeddingManifest) -> dict[str, str]:

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from crystalign.index.vector_store import Allowed, Ask, Candidates
 
-BLOCK = 8_192
-"""Rows that are converted to single precision at once; a multiple of 8."""
+BLOCK = 2_048
+"""Most rows that are converted to single precision at once, so that they stay in the cache; a multiple of 8."""
 NARROW = 8
 """For a single query, a filter that allows less than one row in so many is narrow."""
 NARROW_TOGETHER = 1.5
-"""The same for many queries with one filter, which share the reading of its rows; it was measured."""
+"""The same for many queries with one filter, which share the cost of picking its rows."""
 _SCORES = 2**20
 """Scores of a block and all queries, which stay in the cache of the processor."""
 _SLICE = 65_536

@@ -363,10 +363,13 @@ class Segment:
         if ask.fetch < n and margin is not None and not rough[-1] < least - margin - 10.0**-DECIMALS:
             return None  # the last term is the final rounding
         possible = np.flatnonzero(scores >= least)
+        possible = possible[np.argsort(-scores[possible], kind="stable")]
         ids = self.table["id"].take(pa.array(rows[possible])).to_pylist()
-        best = sorted(range(len(possible)), key=lambda i: (-scores[possible[i]], ids[i]))[:k]
-        chosen = possible[best]
-        return Found([ids[i] for i in best], scores[chosen], rows[chosen], n, np.zeros(k, dtype=np.int64))
+        if (np.diff(scores[possible]) == 0).any():
+            best = sorted(range(len(possible)), key=lambda i: (-scores[possible[i]], ids[i]))
+            possible, ids = possible[best], [ids[i] for i in best]
+        chosen = possible[:k]
+        return Found(ids[:k], scores[chosen], rows[chosen], n, np.zeros(k, dtype=np.int64))
 
     def _scores(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
         products = self.vectors(rows).astype(np.float64) * query.astype(np.float64)  # (n, D)
