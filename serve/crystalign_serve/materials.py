@@ -113,7 +113,7 @@ def listed_predictions(record: Record, predictions: Sequence[PredictedProperty])
     """Predicted properties of a row that have a value, with interval, out-of-domain score and model."""
     listed = []
     for spec in predictions:
-        said = {part: record.get(column) for part, column in spec.columns.items()}
+        said: dict[str, Any] = {part: record.get(column) for part, column in spec.columns.items()}
         if said["value"] is not None:
             about = {"key": spec.column, "label": spec.label, "unit": spec.unit, "model": spec.model}
             listed.append({**about, **said, "level": spec.level})
