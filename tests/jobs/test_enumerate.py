@@ -263,5 +263,5 @@ def test_every_block_fits_a_shard_and_reads_one_bucket() -> None:
     later = quotas_of(blocks, {(0, 0)}, 300, 1, 256)
     assert sum(later.values()) == 300
     assert (0, 0) not in later
-    assert len({block for block, _ in later}) <= 3
+    assert len({block for block, _ in later}) <= 4 < len(blocks)
     assert quotas_of(blocks, {(b.number, n) for b in blocks for n in range(len(b.units))}, 5, 1, 256) == {}
