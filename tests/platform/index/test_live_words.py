@@ -33,7 +33,7 @@ def few(make):
 def texts(few):
     """Texts without facts for the first rows, captions with facts for the others; some rows have none."""
     rng, made = np.random.default_rng(0), []
-    captions = [text_of(material.crystal) for material in salts()]
+    captions = [text_of(material) for material in salts()]
     for place in range(N):
         words = " ".join(rng.choice(WORDS, int(rng.integers(1, 7)), p=np.arange(9, 0, -1) / 45))
         text = Text(words) if place < FIRST else captions[place - FIRST]

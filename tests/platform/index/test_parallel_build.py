@@ -18,6 +18,7 @@ from crystalign.index.build import build_index, embedding_rows
 from crystalign.index.embeddings import EmbeddingManifest
 from crystalign.index.id_runs import PlacedId, common, merge_runs, require_distinct, save_run
 from crystalign.index.manifest import IndexManifest
+from crystalign.index.predictions import PredictionColumns
 from crystalign.index.segment_writer import BUILDING, SegmentWriter, run_here
 
 N, R = 600, 70
@@ -91,7 +92,7 @@ def test_a_damaged_segment_of_a_stopped_build_is_written_again(embeddings, tmp_p
 
 
 def test_a_task_reads_only_the_files_that_hold_its_rows(embeddings, tmp_path, monkeypatch):
-    rows, read = embedding_rows(embeddings, EmbeddingManifest.read(embeddings)), []
+    rows, read = embedding_rows(embeddings, EmbeddingManifest.read(embeddings), PredictionColumns(())), []
     download = storage.download
     monkeypatch.setattr(storage, "download", lambda uri, *a, **k: (read.append(uri[-20:]), download(uri, *a, **k)))
     found = rows.read(N // 3, N // 3 + 5, tmp_path)  # the second of three files
@@ -144,7 +145,7 @@ def test_few_ids_are_counted(tmp_path, ids, count):
 
 
 def test_the_folder_of_receipts_follows_from_what_determines_the_files(embeddings):
-    rows = embedding_rows(embeddings, EmbeddingManifest.read(embeddings))
+    rows = embedding_rows(embeddings, EmbeddingManifest.read(embeddings), PredictionColumns(()))
     one = SegmentWriter(rows, "index", "exact-fp16", R)
     others = [
         replace(one, rows_per_segment=R + 1),
