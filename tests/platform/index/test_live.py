@@ -91,6 +91,7 @@ def test_a_row_that_was_removed_can_be_added_again(few, uri, write, tmp_path):
     add(uri, write(str(tmp_path / "again"), part_of(few, [3, 70, 71])))
     held = Held(few, [*range(FIRST), 70, 71])
     require_same(opened(uri, IndexManifest.read(uri), 1), held, np.random.default_rng(0))
+    assert Index.open(uri).segment.row_of(few.ids[3]) == FIRST, "the first of the added rows, not the removed one"
 
 
 def test_an_id_that_the_index_lacks_is_not_removed_in_silence(few, uri):
