@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import FastAPI, File, Form, Query, UploadFile
 from fastapi.responses import FileResponse, PlainTextResponse, Response
-from numpy.typing import NDArray
 
 from crystalign.errors import QueryError
+from crystalign.index.filters import compile_filter
 from crystalign.material import Material
 from crystalign_serve.admission import MAX_KEYS, Limits
 from crystalign_serve.backend import Backend, IndexRow, IndexSearch
@@ -101,15 +101,28 @@ class Api(Searcher):
         origin = np.zeros(self.service.manifest.dimension, dtype=np.float32)
         first = await self.backend.search(IndexSearch(origin, 1))
         examples = examples_for(self.service, first.records[0]) if first.records else []
-        return self.service.info([*await self._phrases(origin), *examples])
+        return self.service.info([*await self._phrases(), *examples])
 
-    async def _phrases(self, origin: NDArray[np.float32]) -> list[dict[str, Any]]:
+    async def facets(self, filter_text: str | None) -> dict[str, Any]:
+        """The response of `/api/facets`."""
+        if filter_text is not None:
+            await self.in_thread(compile_filter, filter_text, self.service.fields)
+        found = await self.backend.selection(filter_text)
+        if found.shards_ok == 0:
+            raise UnavailableError("no shard of the index answered in time; try again in a moment")
+        return {
+            "rows": found.rows,
+            **found.facets._asdict(),
+            "shards_ok": found.shards_ok,
+            "shards_total": found.shards_total,
+            "index_version": self.service.manifest.version,
+        }
+
+    async def _phrases(self) -> list[dict[str, Any]]:
         """Example queries in words whose conditions some row satisfies."""
         candidates = phrases_for(self.service)
-        answers = await asyncio.gather(
-            *(self.backend.search(IndexSearch(origin, 1, condition)) for _, condition in candidates)
-        )
-        found = [example for (example, _), answer in zip(candidates, answers, strict=True) if answer.scores]
+        rows = await asyncio.gather(*(self.backend.count(condition) for _, condition in candidates))
+        found = [example for (example, _), count in zip(candidates, rows, strict=True) if count]
         return found[:MAX_PHRASES]
 
 
@@ -145,6 +158,13 @@ def build_api(
     async def info() -> dict[str, Any]:
         """What is served: index, model, modalities and filter fields."""
         return await api.info()
+
+    @app.get("/api/facets")
+    async def facets(
+        filter: Annotated[str | None, Query()] = None,  # noqa: A002 (the name of the parameter)
+    ) -> dict[str, Any]:
+        """How many rows pass a filter, and how many of them have each element, crystal system, and so on."""
+        return await api.facets(filter or None)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:

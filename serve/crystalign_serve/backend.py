@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalign.index.facets import Facets, add_facets
 from crystalign.index.fusion import reciprocal_rank_fusion
 from crystalign.index.manifest import IndexManifest, SegmentEntry
 from crystalign.index.search import Found, Search, Segment, merge
@@ -92,6 +93,19 @@ class IndexRow(NamedTuple):
     """(D,) stored vector."""
 
 
+class Selection(NamedTuple):
+    """What the rows that pass a filter are, in the shards that answered."""
+
+    rows: int
+    """Number of rows."""
+    facets: Facets
+    """Number of them by value."""
+    shards_ok: int
+    """Shards that answered."""
+    shards_total: int
+    """Shards of the index."""
+
+
 class Backend(Protocol):
     """Encoders and shards, wherever they run."""
 
@@ -100,6 +114,12 @@ class Backend(Protocol):
 
     async def search(self, search: IndexSearch) -> IndexAnswer:
         """The k best rows of the index that pass the filter, by vector and, if given, by weighted words."""
+
+    async def count(self, filter_text: str | None) -> int:
+        """Number of rows that pass a filter, in the shards that answer."""
+
+    async def selection(self, filter_text: str | None) -> Selection:
+        """The rows that pass a filter, counted by value."""
 
     async def find(self, material_id: str) -> IndexRow | None:
         """The row of a material; None if the index does not contain it."""
@@ -124,6 +144,15 @@ class LocalBackend:
         """The k best rows of the index that pass the filter, by vector and, if given, by weighted words."""
         calls = (asyncio.to_thread(search_shard, segment, search) for segment in self._segments)
         return merge_shards(await asyncio.gather(*calls), search, len(self._segments))
+
+    async def count(self, filter_text: str | None) -> int:
+        """Number of rows that pass a filter."""
+        return sum([await asyncio.to_thread(segment.count, filter_text) for segment in self._segments])
+
+    async def selection(self, filter_text: str | None) -> Selection:
+        """The rows that pass a filter, counted by value."""
+        parts = [await asyncio.to_thread(count_by_value, segment, filter_text) for segment in self._segments]
+        return merge_selections(parts, len(self._segments))
 
     async def find(self, material_id: str) -> IndexRow | None:
         """The row of a material; None if the index does not contain it."""
@@ -162,6 +191,16 @@ def search_words(segment: Segment, search: IndexSearch) -> Found | None:
     if not search.words:
         return None
     return segment.search_words(search.words, search.vector, search.depth, search.filter_text)
+
+
+def count_by_value(segment: Segment, filter_text: str | None) -> tuple[int, Facets]:
+    """Number of rows of one shard that pass a filter, and their facets."""
+    return segment.count(filter_text), segment.facets(filter_text)
+
+
+def merge_selections(parts: Sequence[tuple[int, Facets]], total: int) -> Selection:
+    """Add up the counts of the shards that answered, out of `total`."""
+    return Selection(sum(rows for rows, _ in parts), add_facets(facets for _, facets in parts), len(parts), total)
 
 
 def find_in_shard(segment: Segment, material_id: str) -> IndexRow | None:

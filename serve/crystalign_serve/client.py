@@ -237,6 +237,10 @@ class Client:
         """The structure of a material."""
         return crystal_from_cif(self._send("GET", f"/api/materials/{_quoted(material_id)}/cif").text)
 
+    def facets(self, filter: str | None = None) -> dict[str, Any]:  # noqa: A002
+        """How many rows pass a filter, and how many of them have each element, crystal system, and so on."""
+        return self._call("GET", "/api/facets", params={} if filter is None else {"filter": filter})
+
     def info(self) -> dict[str, Any]:
         """What is served: index, model, modalities and filter fields."""
         return self._call("GET", "/api/info")

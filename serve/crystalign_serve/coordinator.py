@@ -21,7 +21,15 @@ from crystalign.modalities import Features
 from crystalign.model_config import ModelCard, ModelConfig
 from crystalign_serve.allocator import give_back_memory
 from crystalign_serve.api import build_api
-from crystalign_serve.backend import IndexAnswer, IndexRow, IndexSearch, ShardAnswer, merge_shards
+from crystalign_serve.backend import (
+    IndexAnswer,
+    IndexRow,
+    IndexSearch,
+    Selection,
+    ShardAnswer,
+    merge_selections,
+    merge_shards,
+)
 from crystalign_serve.errors import UnavailableError
 from crystalign_serve.front import Front
 from crystalign_serve.health import DownError, Replicas
@@ -98,6 +106,14 @@ class RayBackend:
         """The best rows that pass the filter, from the shards that answer before the deadline."""
         answers: list[ShardAnswer] = await self._ask(self._deadline, "search", search)
         return merge_shards(answers, search, len(self._shards))
+
+    async def count(self, filter_text: str | None) -> int:
+        """Number of rows that pass a filter, in the shards that answer before the deadline."""
+        return sum(await self._ask(self._deadline, "count", filter_text))
+
+    async def selection(self, filter_text: str | None) -> Selection:
+        """The rows that pass a filter, counted by value, in the shards that answer before the deadline."""
+        return merge_selections(await self._ask(self._deadline, "count_by_value", filter_text), len(self._shards))
 
     async def find(self, material_id: str) -> IndexRow | None:
         """The row of a material; None if the index does not contain it.

@@ -21,6 +21,7 @@ from crystalign_serve.backend import (
     IndexSearch,
     ShardAnswer,
     complete_answer,
+    count_by_value,
     encode_batch,
     find_in_shard,
     search_shard,
@@ -29,6 +30,7 @@ from crystalign_serve.loopback import keep_to_loopback
 from crystalign_serve.predictions import CompleteJob, Predicted, PredictJob, complete, load_group, predict_jobs
 
 if TYPE_CHECKING:
+    from crystalign.index.facets import Facets
     from crystalign.index.search import Found, Search
     from crystalign.modalities import Features
 
@@ -131,6 +133,14 @@ class Shard(Watched):
     @serve.batch(max_batch_size=MAX_SCAN, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]
     async def _scan(self, searches: list[Search]) -> list[Found]:
         return await asyncio.to_thread(self._segment.search_many, searches)
+
+    async def count(self, filter_text: str | None) -> int:
+        """Number of rows that pass a filter."""
+        return await asyncio.to_thread(self._segment.count, filter_text)
+
+    async def count_by_value(self, filter_text: str | None) -> tuple[int, Facets]:
+        """Number of rows that pass a filter, and their facets."""
+        return await asyncio.to_thread(count_by_value, self._segment, filter_text)
 
     async def find(self, material_id: str) -> IndexRow | None:
         """The row of a material; None if it is not in this shard."""

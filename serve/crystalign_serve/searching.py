@@ -117,9 +117,9 @@ class Searcher:
         query = await self.encoded(read, options, material_id)
         answers = await asyncio.gather(*(self.backend.search(search) for search in query.searches))
         found = await self.conclude(query, answers, options)
-        understood, dimension = found.understood, self.service.manifest.dimension
+        understood = found.understood
         if understood is not None and understood.chips and not found.best.scores and found.exhausted:
-            found.notices.append(await why_empty(self.backend, understood, options.filter, dimension))
+            found.notices.append(await why_empty(self.backend, understood, options.filter))
         return found
 
     async def encoded(

@@ -7,8 +7,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from crystalign.errors import QueryError
 from crystalign.index.filters import Fields, compile_filter
 from crystalign.text_query.chips import Understanding
@@ -89,13 +87,12 @@ def merge_tiers(answers: Sequence[IndexAnswer], k: int) -> TieredAnswer:
     return TieredAnswer(merged, tiers)
 
 
-async def why_empty(backend: Backend, understood: Understanding, filter_text: str | None, dimension: int) -> str:
+async def why_empty(backend: Backend, understood: Understanding, filter_text: str | None) -> str:
     """A sentence that says how many rows satisfy each chip alone, for a search without results."""
-    nothing = np.zeros(dimension, dtype=np.float32)
     conditions = [(chip.label, chip.filter) for chip in understood.chips if chip.strict]
     conditions += [("your filter", filter_text)] if filter_text else []
-    answers = await asyncio.gather(*(backend.search(IndexSearch(nothing, 1, text)) for _, text in conditions))
-    counts = [f"{label} ({answer.allowed:,} rows)" for (label, _), answer in zip(conditions, answers, strict=True)]
+    rows = await asyncio.gather(*(backend.count(text) for _, text in conditions))
+    counts = [f"{label} ({count:,} rows)" for (label, _), count in zip(conditions, rows, strict=True)]
     return f"no row satisfies all of: {'; '.join(counts)}. Remove one of them"
 
 
