@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ROWS_PER_TASK, TASKS = 128, 64
 """Fewest crystals per task, and approximately the most tasks. Crystals of one formula are scattered over the dataset,
 so each task reads most of the crystal column; more tasks would read it more often."""
+SECONDS = 0.008
+"""Rough time of comparing, for each crystal of a dataset: half of the formulas of a database occur several times."""
 GROUPS = "groups"
 """Folder of the files with the structure groups."""
 LARGEST = 5

@@ -101,6 +101,7 @@ def main(config: Ingest) -> Manifest:
         ConflictError: another job wrote a dataset there meanwhile; that dataset is kept.
         DatasetError: no crystal could be used.
     """
+    from crystalign_jobs.duplicates import SECONDS as COMPARING
     from crystalign_jobs.duplicates import Duplicates, group_structures
     from crystalign_ray.driver_lock import driving
     from crystalign_ray.estimates import BYTES_OF_ROW, Estimate, announce, bytes_of
@@ -128,7 +129,8 @@ def main(config: Ingest) -> Manifest:
         "└─ manifest.json  written last"
     )
     heavy = sum(bool(item.files) for item in items)
-    announce(Estimate(expected, expected * BYTES_OF_ROW + heavy * bytes_of(["charge_density"]), SECONDS), config.out)
+    seconds = SECONDS + (COMPARING if config.compare else 0.0)
+    announce(Estimate(expected, expected * BYTES_OF_ROW + heavy * bytes_of(["charge_density"]), seconds), config.out)
     results = []
     with driving(config.out) as drives:
         replaced, old = _existing(config), _files(config.out)

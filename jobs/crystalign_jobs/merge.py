@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from crystalign.shards.manifest import Manifest, ShardEntry
 
 
-SECONDS = 0.003
-"""Rough time to copy and compare one crystal, for the estimate."""
+SECONDS = 0.001
+"""Rough time to copy one crystal, for the estimate."""
 
 
 class Merge(Config):
@@ -57,6 +57,7 @@ def main(config: Merge) -> Manifest:
     """
     from crystalign.shards.dataset import Dataset
     from crystalign.shards.writer import check_columns, commit_manifest
+    from crystalign_jobs.duplicates import SECONDS as COMPARING
     from crystalign_jobs.duplicates import Duplicates, group_structures, report_copies
     from crystalign_ray.driver_lock import driving
     from crystalign_ray.estimates import Estimate, announce
@@ -75,7 +76,7 @@ def main(config: Merge) -> Manifest:
     rows = sum(d.manifest.rows for d in datasets)
     print(f"merging {rows:,} crystals of {len(datasets)} datasets into {config.out}/")
     stored = [entry.bytes for d in datasets for s in d.manifest.shards for entry in (s, *s.siblings.values())]
-    announce(Estimate(rows, sum(stored), SECONDS), config.out)
+    announce(Estimate(rows, sum(stored), SECONDS + COMPARING), config.out)
     with driving(config.out), session(config.address):
         with Meter("merge", total=rows, unit="crystals") as meter:
             entries: dict[str, ShardEntry] = {}
