@@ -276,10 +276,14 @@ def _existing(out: str, specs: list[PredictedProperty], provenance: PredictionPr
     if not storage.exists(storage.join(out, MANIFEST)):
         return None
     stored = PredictionManifest.read(out)
-    if stored.predictions != tuple(specs) or stored.dataset_sha256 != provenance.dataset_sha256:
+    if (stored.predictions, stored.dataset_sha256, stored.made_by or provenance.model_sha256) != (
+        tuple(specs),
+        provenance.dataset_sha256,
+        provenance.model_sha256,
+    ):
         raise ConfigError(
-            f"{out} already holds predictions by other models, at another level or of another dataset; choose another "
-            "--out or delete it"
+            f"{out} already holds predictions by other models, of another dataset, or with another --level or "
+            "--max-seconds; choose another --out or delete it"
         )
     return stored
 
@@ -295,6 +299,7 @@ def _commit(
         predictions=tuple(specs),
         dataset_uri=config.data,
         dataset_sha256=provenance.dataset_sha256,
+        made_by=provenance.model_sha256,
         rows=sum(entry.rows for entry in files),
         files=tuple(files),
     )

@@ -77,7 +77,7 @@ class FileEntry(Config):
     @field_validator("path")
     @classmethod
     def _below(cls, path: str) -> str:
-        if not path or path.startswith("/") or ".." in path.split("/"):
+        if not {"", ".", ".."}.isdisjoint(path.split("/")):
             raise ValueError(f"{path!r} is not a path below the manifest's folder")
         return path
 

@@ -100,6 +100,7 @@ def test_an_interrupted_job_keeps_its_files_and_ends_with_the_same(made, places,
 
 def test_other_models_or_another_level_do_not_mix_with_what_is_there(made, places, tmp_path, capsys):
     assert cli.main(command(places, made, "--level", "0.8")) == 2
+    assert cli.main(command(places, made, "--max-seconds", "7")) == 2
     assert cli.main(["predict", "--model", places["bulk"], "--data", places["data"], "--out", made]) == 2
     assert "already holds predictions by other models" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="both predict"):

@@ -75,7 +75,7 @@ def build_index(
     """
     store = VECTOR_STORES[kind]
     source = EmbeddingManifest.read(embeddings_uri)
-    predicted = PredictionColumns(predictions)
+    predicted = PredictionColumns(predictions, source.dataset_sha256)
     rows = embedding_rows(embeddings_uri, source, predicted)
     existing = _existing(out_uri)
     asked = read_queries(queries, source.model_sha256)

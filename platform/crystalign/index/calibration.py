@@ -21,7 +21,6 @@ from crystalign.config import Config
 from crystalign.errors import DatasetError, VerificationError
 from crystalign.evaluation.calibration import Fit, Reliability
 from crystalign.index.manifest import IndexManifest
-from crystalign.index.versions import history
 
 SCHEMA_VERSION = 1
 CALIBRATION = "calibration.json"
@@ -114,7 +113,7 @@ class Calibration(Config):
         calibration = cls.from_mapping(values, origin=target)
         if calibration.sha256 != digest:
             raise VerificationError(f"{target} differs from its checksum {str(digest)[:12]}: {again}")
-        if all(calibration.index_version != version.version for version in history(uri, manifest)):
+        if calibration.index_version not in {manifest.version, *manifest.earlier}:
             raise DatasetError(
                 f"{target} belongs to index {calibration.index_version[:12]}, this is index {manifest.version[:12]}, "
                 f"and no version before it is that one: {again}"

@@ -27,7 +27,7 @@ from crystalign.index.embeddings import (
 from crystalign.index.lexical import WordCounts
 from crystalign.index.live import Changed, OnRows, next_number
 from crystalign.index.manifest import Change, IndexManifest, SegmentEntry
-from crystalign.index.segment_files import removed_bits, verified, word_counts
+from crystalign.index.segment_files import read_segment, removed_bits, verified, word_counts
 from crystalign.index.segment_writer import DIGITS, Rows, Run, SegmentWriter, count_words, run_here, write_segments
 from crystalign.index.vector_store import VECTOR_STORES
 from crystalign.index.versions import commit, open_current
@@ -75,7 +75,7 @@ class LiveRows(NamedTuple):
 
     def _part(self, entry: SegmentEntry, first: int, last: int) -> Rows:
         rows = live_rows(self.uri, entry)[first:last]
-        table = with_remarks(with_fact_columns(pq.read_table(io.BytesIO(verified(self.uri, entry)))))
+        table = with_remarks(with_fact_columns(read_segment(self.uri, entry)))
         table = with_hypothetical(table)
         table = with_columns(table, dict.fromkeys(self.columns, pa.float64()))
         keep = np.zeros(entry.rows, bool)

@@ -267,7 +267,9 @@ def existing_embeddings(uri: str, name: str, provenance: EmbeddingProvenance) ->
 
 
 def contents(rows: pa.Table, names: Sequence[str]) -> pa.Array[Any]:
-    """(n,) a hash of each row: 32 hexadecimal digits that change if any of the named columns does.
+    """(n,) a hash of each row: 32 hexadecimal digits that change if any of the named columns or its mark does.
+
+    The hash of a row does not depend on the other rows. The mark is that of hypothetical rows.
 
     Args:
         rows: the rows.
@@ -277,6 +279,9 @@ def contents(rows: pa.Table, names: Sequence[str]) -> pa.Array[Any]:
     for name in sorted({name for name in names if name in rows.column_names}):
         for digest, data in zip(hashes, _bytes_of(whole(rows.column(name))), strict=True):
             digest.update(name.encode() + data)
+    for digest, mark in zip(hashes, with_hypothetical(rows)[HYPOTHETICAL].to_pylist(), strict=True):
+        if mark:
+            digest.update(HYPOTHETICAL.encode())
     return pa.array([digest.hexdigest() for digest in hashes], pa.string())
 
 
@@ -299,10 +304,15 @@ def _pieces(items: pa.Array[Any], lengths: NDArray[Any]) -> list[bytes]:
     """The bytes of consecutive pieces of an array, of the given lengths."""
     ends = np.cumsum(lengths).tolist()
     bounds = list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
-    if items.null_count == 0 and (pa.types.is_floating(items.type) or pa.types.is_integer(items.type)):
-        numbers = np.ascontiguousarray(items.to_numpy(zero_copy_only=False))
+    if pa.types.is_floating(items.type) or pa.types.is_integer(items.type):
+        missing = items.is_null().to_numpy(zero_copy_only=False)
+        numbers = np.ascontiguousarray(items.fill_null(0).to_numpy(zero_copy_only=False))
         data, size = numbers.tobytes(), numbers.itemsize
-        return [data[start * size : end * size] for start, end in bounds]
+        pieces = [data[start * size : end * size] for start, end in bounds]
+        if not missing.any():
+            return pieces
+        masks = [missing[start:end] for start, end in bounds]
+        return [piece + (mask.tobytes() if mask.any() else b"") for piece, mask in zip(pieces, masks, strict=True)]
     each = _bytes_of(items)
     return [b"".join(each[start:end]) for start, end in bounds]
 

@@ -36,6 +36,7 @@ from crystalign.index.filter_fields import (
 )
 from crystalign.index.filter_grammar import MAX_FILTER_DEPTH, MAX_FILTER_LENGTH, parse, unquote
 from crystalign.index.predicates import COMPARISONS, Compare, Constant, HasElements, Known, Match, Predicate
+from crystalign.material import HYPOTHETICAL
 
 __all__ = [
     "ELEMENT_COLUMNS",
@@ -101,6 +102,19 @@ def compile_filter(text: str, fields: Fields) -> Filter:
     if len(warnings) > MAX_WARNINGS:
         warnings[MAX_WARNINGS:] = [f"and {len(warnings) - MAX_WARNINGS} more of the kind"]
     return Filter(predicate, tuple(warnings), frozenset(compiler.columns))
+
+
+def searched_rows(text: str, fields: Fields) -> Predicate:
+    """The condition that a search with this filter applies: hypothetical rows are left out unless it names them.
+
+    Raises:
+        QueryError: the filter cannot be read.
+    """
+    compiled = compile_filter(text, fields)
+    marked = any(field.column == HYPOTHETICAL for field in fields.values())
+    if HYPOTHETICAL in compiled.columns or not marked:
+        return compiled.predicate
+    return compiled.predicate & Compare(HYPOTHETICAL, "=", pa.scalar(False))
 
 
 class _Compiler:

@@ -32,6 +32,7 @@ from crystalign.index.segment_files import word_counts
 from crystalign.index.segment_writer import BUILDING, DIGITS, Run, SegmentWriter, Written, run_here, write_segments
 from crystalign.index.vector_store import DEFAULT_KIND, VECTOR_STORES
 from crystalign.index.versions import Opened, commit, open_current, read_version
+from crystalign.properties import PropertySpec
 
 IDS_PER_RUN = 100_000
 """Ids of a removal that are sorted at a time."""
@@ -74,7 +75,7 @@ def add(
     opened, source = open_current(uri), EmbeddingManifest.read(embeddings_uri)
     old = opened.manifest
     _require_same_origin(old, source, embeddings_uri)
-    rows = embedding_rows(embeddings_uri, source, PredictionColumns(()))
+    rows = embedding_rows(embeddings_uri, source, PredictionColumns((), source.dataset_sha256))
     if old.change is not None and old.change.source_sha256 == rows.key:
         return Changed(old, made=False)
     kind = old.kind if VECTOR_STORES[old.kind].is_exact else DEFAULT_KIND
@@ -92,6 +93,7 @@ def add(
     replaced = sum(mark.count for mark in marks)
     note = f"added {source.rows:,} rows of {embeddings_uri}"
     note += f", of which {replaced:,} replace others" if replaced else ""
+    note += ", without predicted properties" if old.predictions else ""
     change = Change(what="add", note=note, rows_added=source.rows, rows_removed=replaced, source_sha256=rows.key)
     made = commit(uri, opened, content, change)
     storage.delete(writer.folder)
@@ -176,6 +178,17 @@ def _require_same_origin(manifest: IndexManifest, source: EmbeddingManifest, uri
     ):
         if new != old:
             raise ConfigError(f"the embeddings at {uri} are of {what} {new}, the index is of {what} {old}; embed again")
+    columns = {spec.column: spec for spec in manifest.properties}
+    for spec in source.properties:
+        if columns.get(spec.column, spec) != spec:
+            raise ConfigError(
+                f"the embeddings at {uri} spell a property differently from the index: {_spelled(spec)} and "
+                f"{_spelled(columns[spec.column])} would both be the column {spec.column}; spell them alike"
+            )
+
+
+def _spelled(spec: PropertySpec) -> str:
+    return f"{spec.method!r} of {spec.source!r} {spec.vintage!r}"
 
 
 def _with_segments(

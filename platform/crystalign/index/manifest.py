@@ -10,6 +10,9 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
+import pydantic
+from pydantic import model_validator
+
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.errors import DatasetError, StorageError
@@ -22,7 +25,7 @@ from crystalign.properties import PredictedProperty, PropertySpec
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-_NOT_CONTENT = {"created", "model_uri", "dataset_uri", "number", "parent", "change"}
+_NOT_CONTENT = {"created", "model_uri", "dataset_uri", "number", "parent", "earlier", "change"}
 _ADDED: dict[str, Any] = {
     "kind": DEFAULT_KIND,
     "lexicon": None,
@@ -48,7 +51,7 @@ _ADDED_TO_SEGMENTS: dict[str, Any] = {
 class SegmentEntry(storage.FileEntry):
     """One immutable file of vectors and metadata."""
 
-    rows: int
+    rows: int = pydantic.Field(ge=0)
     """Number of vectors."""
     store: tuple[storage.FileEntry, ...] = ()
     """Additional files of its vector store."""
@@ -58,9 +61,9 @@ class SegmentEntry(storage.FileEntry):
     """Name of its vector store; None: that of the index. Rows that are added to an approximate index are exact."""
     removed: storage.FileEntry | None = None
     """Bitmap of the rows that were removed: row r is bit r % 8 of byte r // 8; None if there are none."""
-    removed_rows: int = 0
+    removed_rows: int = pydantic.Field(default=0, ge=0)
     """Number of these rows."""
-    dataset: int = 0
+    dataset: int = pydantic.Field(default=0, ge=0)
     """The dataset of its materials: 0 is that of the index, n the n-th of `added_datasets`."""
 
     @property
@@ -144,8 +147,17 @@ class IndexManifest(Config):
     """Number of this version of the index."""
     parent: storage.FileEntry | None = None
     """File of the version before it; None for the first."""
+    earlier: tuple[str, ...] = ()
+    """`version` of all versions before it, the first of them first; they stay known when their files are pruned."""
     change: Change | None = None
     """How it differs from that version; None for the first."""
+
+    @model_validator(mode="after")
+    def _check_segments(self) -> Self:
+        for entry in self.segments:
+            if entry.removed_rows > entry.rows or entry.dataset > len(self.added_datasets):
+                raise ValueError(f"{entry.path} names more removed rows than it has, or a dataset that is not listed")
+        return self
 
     @property
     def fields(self) -> Fields:

@@ -66,6 +66,8 @@ class PredictionManifest(Config):
     """URI of the dataset of the materials."""
     dataset_sha256: str
     """SHA-256 of the manifest of that dataset."""
+    made_by: str = ""
+    """SHA-256 of models, their names and the settings; empty if an earlier release wrote it."""
     rows: int
     """Number of rows of all files."""
     files: tuple[PredictionFile, ...]
@@ -148,14 +150,24 @@ def distinct_columns(specs: Sequence[PredictedProperty]) -> None:
 class PredictionColumns:
     """Joins predictions to the rows of embeddings; holds one file of each prediction dataset in memory."""
 
-    def __init__(self, uris: Sequence[str]) -> None:
+    def __init__(self, uris: Sequence[str], dataset_sha256: str) -> None:
         """Open prediction datasets.
 
+        Args:
+            uris: where they are.
+            dataset_sha256: SHA-256 of the manifest of the dataset that was embedded.
+
         Raises:
-            DatasetError: there are no predictions at a URI.
+            DatasetError: there are no predictions at a URI, or they are of another dataset or another version of it.
             ConfigError: two of them predict the same property.
         """
         self._manifests = [(uri, PredictionManifest.read(uri)) for uri in uris]
+        for uri, manifest in self._manifests:
+            if manifest.dataset_sha256 != dataset_sha256:
+                raise DatasetError(
+                    f"the predictions at {uri} are of dataset {manifest.dataset_sha256[:12]} ({manifest.dataset_uri}), "
+                    f"the embeddings of {dataset_sha256[:12]}: predict and embed the same version of a dataset"
+                )
         self.specs = tuple(spec for _, manifest in self._manifests for spec in manifest.predictions)
         distinct_columns(self.specs)
         self.columns = tuple(column for spec in self.specs for column in spec.columns.values())

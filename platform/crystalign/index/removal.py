@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from crystalign import storage
 from crystalign.config import Config
 from crystalign.index.columns import bitmap
-from crystalign.index.filters import compile_filter
+from crystalign.index.filters import searched_rows
 from crystalign.index.id_runs import common
 from crystalign.index.lexical import LexiconBuilder
 from crystalign.index.local_cache import Prepared
@@ -72,7 +72,7 @@ class ByFilter(NamedTuple):
 
     def mask(self, prepared: Prepared) -> NDArray[np.bool_]:
         """(n,) which rows satisfy it."""
-        bits, _ = bitmap(compile_filter(self.text, self.manifest.fields).predicate.evaluate(prepared.columns))
+        bits, _ = bitmap(searched_rows(self.text, self.manifest.fields).evaluate(prepared.columns))
         return np.unpackbits(bits, bitorder="little", count=len(prepared.table)).view(bool)
 
 

@@ -25,7 +25,7 @@ from crystalign.errors import QueryError
 from crystalign.index.columns import FilterColumns, bitmap
 from crystalign.index.embeddings import with_remarks
 from crystalign.index.facets import Facets, count_facets
-from crystalign.index.filters import Fields, compile_filter, make_fields
+from crystalign.index.filters import Fields, make_fields, searched_rows
 from crystalign.index.lexical import LexicalIndex, WordCounts
 from crystalign.index.local_cache import LocalCache
 from crystalign.index.manifest import IndexManifest, SegmentEntry
@@ -299,12 +299,7 @@ class Segment:
 
     def _compiled(self, filter_text: str | None) -> Predicate:
         """The condition on a row; a filter that does not name `hypothetical` leaves hypothetical rows out."""
-        if filter_text is None:
-            return self._real
-        compiled = compile_filter(filter_text, self.fields)
-        if HYPOTHETICAL in compiled.columns or isinstance(self._real, Constant):
-            return compiled.predicate
-        return compiled.predicate & self._real
+        return self._real if filter_text is None else searched_rows(filter_text, self.fields)
 
     def _allowed(self, filter_text: str | None) -> Allowed:
         bits, n = bitmap(self._predicate(filter_text).evaluate(self.columns))
@@ -385,8 +380,9 @@ class Segment:
             raise AssertionError(f"a result does not satisfy {filter_text!r}")
 
     def live_mask(self) -> NDArray[np.bool_]:
-        """(n,) which rows are searched: those that were not removed."""
-        return np.unpackbits(self.allowed(None).bits, bitorder="little", count=len(self)).view(bool)
+        """(n,) which rows were not removed, hypothetical ones included."""
+        removed = np.zeros(-(-len(self) // 8), np.uint8) if self._removed is None else self._removed
+        return np.unpackbits(~removed, bitorder="little", count=len(self)).view(bool)
 
     # --- rows -------------------------------------------------------------------------------------------------------
 

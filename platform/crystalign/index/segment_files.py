@@ -36,7 +36,7 @@ def read_segments(uri: str, manifest: IndexManifest, entries: Sequence[SegmentEn
     Raises:
         VerificationError: a file is missing or differs from the manifest.
     """
-    tables = [pq.read_table(io.BytesIO(verified(uri, entry))) for entry in entries]
+    tables = [read_segment(uri, entry) for entry in entries]
     if manifest.has_facts:
         tables = [with_fact_columns(one) for one in tables]
     if manifest.has_hypothetical:
@@ -49,6 +49,20 @@ def read_segments(uri: str, manifest: IndexManifest, entries: Sequence[SegmentEn
     vectors = embedding_matrix(table)
     table = with_remarks(table.drop_columns([EMBEDDING])).combine_chunks()
     return Prepared(table, vectors, FilterColumns.of(table))
+
+
+def read_segment(uri: str, entry: SegmentEntry) -> pa.Table:
+    """All rows of a segment file.
+
+    Raises:
+        VerificationError: it is missing, differs from the manifest, or has another number of rows.
+    """
+    table = pq.read_table(io.BytesIO(verified(uri, entry)))
+    if len(table) != entry.rows:
+        raise VerificationError(
+            f"{entry.path} of {uri} has {len(table):,} rows, the manifest says {entry.rows:,}: rebuild the index"
+        )
+    return table
 
 
 def layout(manifest: IndexManifest, entries: Sequence[SegmentEntry]) -> list[str]:

@@ -63,6 +63,7 @@ def commit(uri: str, opened: Opened, content: IndexManifest, change: Change) -> 
         update={
             "number": opened.manifest.number + 1,
             "parent": parent,
+            "earlier": (*opened.manifest.earlier, opened.manifest.version),
             "change": change,
             "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         }

@@ -47,7 +47,7 @@ FIELDS = (
     PublishedProperty("e_form", Quantity.FORMATION_ENERGY_PER_ATOM),
     PublishedProperty("e_above_hull", Quantity.ENERGY_ABOVE_HULL),
     PublishedProperty("band_gap_ind", Quantity.BAND_GAP),
-    PublishedProperty("total_mag", Quantity.TOTAL_MAGNETIZATION_PER_ATOM, per_cell=True),
+    PublishedProperty("total_mag", Quantity.TOTAL_MAGNETIZATION_PER_ATOM, per_cell=True, only_size=True),
     PublishedProperty("dos_ef", Quantity.DOS_AT_FERMI_PER_ATOM, per_cell=True),
 )
 """Fields of `data` that are read. Energies in eV or eV/atom, gap in eV, magnetization in µB, DOS in states/eV."""

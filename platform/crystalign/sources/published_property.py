@@ -16,6 +16,8 @@ class PublishedProperty(NamedTuple):
     """What it is here."""
     per_cell: bool = False
     """Whether the published value is that of a cell; the quantity is per atom."""
+    only_size: bool = False
+    """Whether the sign has no meaning: that of a total moment follows from the choice of axis."""
 
     def spec(self, method: str, source: str, vintage: str) -> PropertySpec:
         """The property column that it becomes."""
@@ -23,4 +25,5 @@ class PublishedProperty(NamedTuple):
 
     def value(self, published: float, sites: int) -> float:
         """The value in the unit of the quantity, from the published one and the number of sites of the cell."""
-        return published / sites if self.per_cell else published
+        value = abs(published) if self.only_size else published
+        return value / sites if self.per_cell else value

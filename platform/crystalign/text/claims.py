@@ -30,7 +30,8 @@ from crystalign.text.phrasing import (
     nouns,
     phrase,
 )
-from crystalign.text.property_words import RANGES, sayings
+from crystalign.text.property_words import BEFORE_NOUN as PROPERTY_WORDS
+from crystalign.text.property_words import sayings
 from crystalign.text.quantities import find_quantities
 
 _SYSTEM = re.compile(r"(?<![\w-])[A-Z][a-z]?(?:-[A-Z][a-z]?)+(?![\w-])")
@@ -113,7 +114,7 @@ def claimable(facts: CrystalFacts) -> frozenset[str]:
 def possible(facts: CrystalFacts) -> frozenset[str]:
     """Everything that can be claimed of a crystal, and words for properties of which nothing is known."""
     known = {*facts.property_words, *facts.wrong_property_words}
-    return claimable(facts) | sayings([name for name in RANGES if name not in known])
+    return claimable(facts) | sayings([name for name in PROPERTY_WORDS if name not in known])
 
 
 def _system(facts: CrystalFacts) -> str:

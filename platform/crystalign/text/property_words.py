@@ -36,7 +36,7 @@ RANGES = {
     "soft": Range(_BULK, (("<=", 40),)),
     "hard": Range(_SHEAR, ((">=", 150),)),
     "magnetic": Range(_MOMENT, ((">=", 0.1),)),
-    "not magnetic": Range(_MOMENT, (("<=", 0.01),)),
+    "not magnetic": Range(_MOMENT, ((">=", -0.01), ("<=", 0.01))),
     "high refractive index": Range(_INDEX, ((">=", 2.2),)),
     "low refractive index": Range(_INDEX, (("<=", 1.6),)),
     "dense": Range(_DENSITY, ((">=", 8),)),
@@ -59,13 +59,14 @@ BEFORE_NOUN = {
     "soft": ("soft", "compressible"),
     "hard": ("hard",),
     "magnetic": ("magnetic",),
-    "not magnetic": ("nonmagnetic",),
     "high refractive index": ("high refractive index",),
     "low refractive index": ("low refractive index",),
     "dense": ("dense", "heavy"),
     "low density": ("light", "low density", "lightweight"),
 }
-"""Word → ways to say it before a noun."""
+"""Word → ways to say it before a noun. No text says `nonmagnetic`: antiferromagnets have no net moment either."""
+DOUBTFUL_IF_FALSE = frozenset(["magnetic"])
+"""Words that may hold although the value is outside of the range: a net moment of zero excludes no antiferromagnet."""
 AFTER_NOUN = {"semiconductor": "semiconductor", "insulator": "insulator"}
 """Word → how it is said after a noun: `gallium nitride semiconductor`."""
 
@@ -91,10 +92,11 @@ def verdicts(properties: Mapping[PropertySpec, float], density: float) -> Verdic
     values: dict[str, list[float]] = {_DENSITY: [density]}
     for spec, value in properties.items():
         values.setdefault(spec.quantity.value, []).append(value)
-    found = {name: {one.holds(value) for value in values.get(one.quantity, ())} for name, one in RANGES.items()}
+    said = {name: RANGES[name] for name in BEFORE_NOUN}
+    found = {name: {one.holds(value) for value in values.get(one.quantity, ())} for name, one in said.items()}
     return Verdicts(
         tuple(name for name, held in found.items() if held == {True}),
-        tuple(name for name, held in found.items() if held == {False}),
+        tuple(name for name, held in found.items() if held == {False} and name not in DOUBTFUL_IF_FALSE),
     )
 
 

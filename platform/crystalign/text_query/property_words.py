@@ -102,6 +102,7 @@ NOTES = {
     "hard": "hardness is not known here; the shear modulus stands for it",
     "superhard": "hardness is not known here; the shear modulus stands for it",
     "transparent": "no absorption of visible light",
+    "not magnetic": "no net magnetization; antiferromagnets are among them",
     "semimetal": "metals are among them",
     "solar absorber": "the range around the best gap of a single-junction cell",
 }

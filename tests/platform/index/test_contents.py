@@ -50,3 +50,15 @@ def test_it_does_not_depend_on_place_chunks_or_order_of_the_columns():
 )
 def test_every_change_of_a_value_changes_it(change):
     assert hashes([{**ROWS[0], **change}])[0] != hashes(ROWS)[0]
+
+
+def test_the_hash_of_a_row_does_not_depend_on_missing_numbers_in_another():
+    own = hashes(ROWS)
+    assert [hashes([row])[0] for row in ROWS] == own
+    assert hashes([ROWS[0], ROWS[2]]) == [own[0], own[2]]
+
+
+def test_the_mark_of_a_hypothetical_row_counts_and_its_absence_is_as_before():
+    table, own = pa.Table.from_pylist(ROWS, SCHEMA), hashes(ROWS)
+    marked = contents(table.append_column("hypothetical", pa.array([True, False, None, True])), NAMES).to_pylist()
+    assert [a == b for a, b in zip(marked, own, strict=True)] == [False, True, True, False]

@@ -31,7 +31,9 @@ def spec(target: PropertySpec, model: str = "gap", classes: tuple[str, ...] = ()
     return PredictedProperty(target=target, model=model, model_sha256="c" * 64, level=0.9, classes=classes)
 
 
-def write_predictions(uri: str, embeddings: str, specs: list[PredictedProperty], values: Any, rename: str = "") -> str:
+def write_predictions(
+    uri: str, embeddings: str, specs: list[PredictedProperty], values: Any, rename: str = "", dataset: str = "d" * 64
+) -> str:
     """Predictions of all embedded rows in files of 40 rows; a value that is NaN is missing."""
     table, _ = read_embeddings(embeddings)
     places = table.select(["id", "shard", "row"]).to_pandas()
@@ -53,7 +55,7 @@ def write_predictions(uri: str, embeddings: str, specs: list[PredictedProperty],
             files.append(PredictionFile(**entry.model_dump(), shard=int(shard), start=first))
             position += len(some)
     manifest = PredictionManifest(
-        predictions=tuple(specs), dataset_uri="data", dataset_sha256="d" * 64, rows=N, files=tuple(files)
+        predictions=tuple(specs), dataset_uri="data", dataset_sha256=dataset, rows=N, files=tuple(files)
     )
     manifest.write(uri)
     return uri
@@ -140,6 +142,9 @@ def test_predictions_of_another_dataset_are_refused(embeddings, values, tmp_path
     other = write_predictions(str(tmp_path / "other"), embeddings, [spec(GAP)], values, rename="stranger")
     with pytest.raises(DatasetError, match=r"belong to another dataset: .*'stranger'"):
         build_index(embeddings, str(tmp_path / "index"), predictions=[other])
+    newer = write_predictions(str(tmp_path / "newer"), embeddings, [spec(GAP)], values, dataset="e" * 64)
+    with pytest.raises(DatasetError, match=r"are of dataset e{12} .* the embeddings of d{12}"):
+        build_index(embeddings, str(tmp_path / "index"), predictions=[newer])
     with pytest.raises(DatasetError, match="no predictions at"):
         build_index(embeddings, str(tmp_path / "index"), predictions=[str(tmp_path / "nothing")])
     with pytest.raises(DatasetError, match="holds no predictions"):

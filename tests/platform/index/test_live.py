@@ -236,6 +236,61 @@ def test_a_calibration_of_an_earlier_version_stays_in_use_and_says_so(uri, more)
         Calibration.read(uri, IndexManifest.read(uri))
 
 
+def test_a_calibration_stays_known_when_its_version_was_pruned(uri, few):
+    before = IndexManifest.read(uri)
+    for place in (3, 4, 5):
+        remove(uri, ids=[few.table["id"][place].as_py()])
+    delete_superfluous(uri, superfluous(uri, 1))
+    manifest = IndexManifest.read(uri)
+    assert [version.number for version in history(uri)] == [4]
+    assert manifest.earlier[0] == before.version
+    assert len(manifest.earlier) == 3
+
+
+def test_a_filter_removes_what_its_search_finds(few, write, tmp_path):
+    marks = pa.array(np.arange(N) % 3 == 0)
+    rows = few._replace(table=few.table.append_column("hypothetical", marks))
+    uri = str(tmp_path / "index")
+    build_index(write(str(tmp_path / "all"), rows), uri, rows_per_segment=40)
+    found = Segment.load(uri, IndexManifest.read(uri)).count("nelements<=2")
+    assert 0 < found < few.table.num_rows
+    assert remove(uri, filter_text="nelements<=2").manifest.rows == N - found
+    left = Segment.load(uri, IndexManifest.read(uri))
+    assert left.count("nelements<=2") == 0
+    assert left.count("nelements<=2 AND _crystalign_hypothetical=TRUE") > 0
+    assert int(left.live_mask().sum()) == N - found
+
+
+def test_a_property_that_is_spelled_differently_is_not_added(few, uri, write, tmp_path):
+    known = IndexManifest.read(uri).properties[0]
+    more = write(str(tmp_path / "spelled"), part_of(few, range(FIRST, N)))
+    other = known.model_copy(update={"method": known.method.upper()}).model_dump(mode="json")
+    before = storage.read_bytes(f"{uri}/manifest.json")
+    with pytest.raises(ConfigError, match="spell a property differently"):
+        add(uri, altered(more, properties=[other]))
+    assert storage.read_bytes(f"{uri}/manifest.json") == before
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"rows": 20}, VerificationError),
+        ({"rows": -1}, ConfigError),
+        ({"removed_rows": 26}, ConfigError),
+        ({"dataset": 1}, ConfigError),
+        ({"dataset": -1}, ConfigError),
+        ({"path": "./segments/x.parquet"}, ConfigError),
+    ],
+)
+def test_a_manifest_that_does_not_fit_its_files_is_refused(uri, values, error):
+    path = Path(uri) / "manifest.json"
+    content = json.loads(path.read_text())
+    content["segments"][0] |= values
+    path.write_text(json.dumps(content))
+    with pytest.raises(error):
+        Segment.load(uri, IndexManifest.read(uri))
+
+
 def test_the_commands_change_an_index(few, write, tmp_path, capsys):
     uri = str(tmp_path / "small")
     build_index(write(str(tmp_path / "first"), part_of(few, range(FIRST))), uri)

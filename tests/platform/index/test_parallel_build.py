@@ -92,7 +92,7 @@ def test_a_damaged_segment_of_a_stopped_build_is_written_again(embeddings, tmp_p
 
 
 def test_a_task_reads_only_the_files_that_hold_its_rows(embeddings, tmp_path, monkeypatch):
-    rows, read = embedding_rows(embeddings, EmbeddingManifest.read(embeddings), PredictionColumns(())), []
+    rows, read = embedding_rows(embeddings, EmbeddingManifest.read(embeddings), PredictionColumns((), "")), []
     download = storage.download
     monkeypatch.setattr(storage, "download", lambda uri, *a, **k: (read.append(uri[-20:]), download(uri, *a, **k)))
     found = rows.read(N // 3, N // 3 + 5, tmp_path)  # the second of three files
@@ -145,7 +145,7 @@ def test_few_ids_are_counted(tmp_path, ids, count):
 
 
 def test_the_folder_of_receipts_follows_from_what_determines_the_files(embeddings):
-    rows = embedding_rows(embeddings, EmbeddingManifest.read(embeddings), PredictionColumns(()))
+    rows = embedding_rows(embeddings, EmbeddingManifest.read(embeddings), PredictionColumns((), ""))
     one = SegmentWriter(rows, "index", "exact-fp16", R)
     others = [
         replace(one, rows_per_segment=R + 1),

@@ -58,7 +58,7 @@ def entry(number: int, **data: Any) -> dict[str, Any]:
         "e_above_hull": 0.03,
         "band_gap_ind": 2.5,
         "band_gap_dir": 3.5,
-        "total_mag": 3.0,
+        "total_mag": -3.0,
         "dos_ef": 0.5,
         "stress": [[0.0] * 3] * 3,
     }

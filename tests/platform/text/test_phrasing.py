@@ -47,7 +47,7 @@ FAMILIES["transition metal"] = FAMILIES.pop("transition")
 
 PROPERTIES = {"wide-gap": "wide band gap", "wide band gap": "wide band gap", "large gap": "wide band gap"}
 PROPERTIES |= {"narrow-gap": "narrow band gap", "narrow band gap": "narrow band gap", "small gap": "narrow band gap"}
-PROPERTIES |= {"metallic": "metallic", "conducting": "metallic", "magnetic": "magnetic", "nonmagnetic": "not magnetic"}
+PROPERTIES |= {"metallic": "metallic", "conducting": "metallic", "magnetic": "magnetic"}
 PROPERTIES |= {"semiconducting": "semiconductor", "semiconductor": "semiconductor", "dense": "dense", "heavy": "dense"}
 PROPERTIES |= {"insulating": "insulator", "insulator": "insulator"}
 PROPERTIES |= dict.fromkeys(["light", "low density", "lightweight"], "low density")
