@@ -180,11 +180,11 @@ def salt(identifier: str = "salt") -> Material:
 
 
 def test_what_cannot_be_derived_is_reported_and_the_rest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(crystal: Crystal) -> Any:
-        raise CrystalError(f"no pattern of {crystal.formula}", reason="no-peaks")
+    def refuse(material: Material) -> Any:
+        raise CrystalError(f"no pattern of {material.crystal.formula}", reason="no-peaks")
 
-    def break_down(crystal: Crystal) -> Any:
-        raise ZeroDivisionError(crystal.formula)
+    def break_down(material: Material) -> Any:
+        raise ZeroDivisionError(material.crystal.formula)
 
     real, broken = derivation.derivation_of, {"xrd": refuse, "text": break_down}
     monkeypatch.setattr(derivation, "derivation_of", lambda name: broken.get(name) or real(name))

@@ -29,7 +29,7 @@ from crystalign_jobs.enumerate import Enumerate, main
 from crystalign_jobs.enumeration.plan import Request, plan_blocks, quotas_of, shares
 from crystalign_jobs.merge import Merge
 from crystalign_jobs.merge import main as merge
-from crystalign_jobs.runtime import tasks
+from crystalign_ray import tasks
 
 pytest.importorskip("smact", reason="the extra `enumerate` is not installed")
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -86,9 +86,8 @@ def build_index(
     if existing is not None and written.entries != existing.segments:
         raise _other(out_uri, existing)
     lexicon = existing.lexicon if existing else write_lexicon(out_uri, count_words(out_uri, written.entries))
-    manifest = _manifest(source, written, kind).model_copy(
-        update={"store": trained, "lexicon": lexicon, "predictions": predicted.specs}
-    )
+    added = {"store": trained, "lexicon": lexicon, "predictions": predicted.specs}
+    manifest = _manifest(source, written, kind).model_copy(update=added)
     if not store.is_exact:
         manifest = manifest.model_copy(update={"target_recall": target_recall})
         if existing is not None and existing.kind == kind:
