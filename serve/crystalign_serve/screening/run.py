@@ -100,7 +100,7 @@ def _assembled(plan: Plan, blocks: Sequence[Block], folder: str, places: Places,
 
     step, refused = Conclude(plan, folder, 0), 0
     hits, rows = write_all(
-        (step.read(hit_names(block.number)[0]) for block in blocks), hit_schema(manifest.properties), places.hits
+        (step.read(hit_names(block.number)[0]) for block in blocks), hit_schema(manifest), places.hits
     )
 
     def outcomes() -> Iterator[pa.Table]:
