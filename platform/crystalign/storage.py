@@ -193,12 +193,20 @@ def list_files(uri: str) -> list[str]:
 
 
 def list_names(uri: str) -> list[str]:
-    """Paths of all files below a folder, relative to it and not encoded, sorted; empty if there is no such folder."""
+    """Paths of all files below a folder, relative to it and not encoded, sorted; empty if there is no such folder.
+
+    Raises:
+        StorageError: the store does not answer, or the name of a file is not UTF-8.
+    """
     system, path = filesystem(uri)
-    with _reporting("list", uri):
-        entries = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     start = len(path.rstrip("/")) + 1
-    return sorted(info.path[start:] for info in entries if info.type == fs.FileType.File)
+    try:
+        with _reporting("list", uri):
+            entries = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+            return sorted(info.path[start:] for info in entries if info.type == fs.FileType.File)
+    except UnicodeDecodeError as error:
+        name = bytes(error.object)[start:].decode("utf-8", "backslashreplace")
+        raise StorageError(f"{uri} holds a file whose name is not UTF-8, {name!r}: rename it") from error
 
 
 def list_folders(uri: str) -> list[str]:

@@ -16,6 +16,8 @@ from crystalign.storage import Uri
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from crystalign_serve.screening.places import Places
+
 ROWS_AT_ONCE = 4096
 SHOWN = 5
 
@@ -54,10 +56,12 @@ def main(config: Replay) -> list[Difference]:
     """Screen again, and print the rows that differ.
 
     Raises:
-        ConfigError: index, model, dataset, calibration or queries have changed; the message names all that have.
+        ConfigError: index, model, dataset, calibration or queries have changed; the message names all that have. Or the
+            new hits would replace other files.
         VerificationError: the hits or the outcomes differ from the receipt.
         SystemExit: a row differs (1).
     """
+    from crystalign_serve.screening.places import Places
     from crystalign_serve.screening.plan import Receipt, changes
     from crystalign_serve.screening.run import run
 
@@ -70,7 +74,8 @@ def main(config: Replay) -> list[Difference]:
     if changed:
         raise ConfigError(f"this screening cannot be repeated: {'; '.join(changed)} changed since {receipt.created}")
     out = config.out or f"{config.receipt.removesuffix('.json').removesuffix('.receipt')}.replay.parquet"
-    _clear(out, ours=config.out is None)
+    Places(out).check_apart(config.receipt, *old)
+    _clear(Places(out), ours=config.out is None)
     print(f"screening {plan.queries.count:,} queries again, as on {receipt.created}\nwriting to {out}")
     again = run(plan, blocks, out, rows_per_task=config.rows_per_task, address=config.address)
     place = out.rpartition("/")[0] or "."
@@ -88,18 +93,22 @@ def main(config: Replay) -> list[Difference]:
     return differences
 
 
-def _clear(out: str, *, ours: bool) -> None:
+def _clear(places: Places, *, ours: bool) -> None:
     """Remove the hits of an earlier replay, so that they are computed again.
 
     Raises:
         ConfigError: there are hits at an `out` that the user chose.
+        DatasetError: what is in the place of the receipt is none.
     """
-    from crystalign_serve.screening.run import Places
+    from crystalign_serve.screening.plan import Receipt
 
-    receipt = Places(out).receipt
-    if storage.exists(receipt) and not ours:
-        raise ConfigError(f"there already are hits at {out}; choose another --out")
-    storage.delete(receipt)
+    if not storage.exists(places.receipt):
+        return
+    if not ours:
+        raise ConfigError(f"there already are hits at {places.hits}; choose another --out")
+    Receipt.read(places.receipt)
+    for uri in (places.hits, places.outcomes, places.receipt):  # the receipt last: it says that the others are ours
+        storage.delete(uri)
 
 
 def compared(before: str, now: str) -> Iterator[Difference]:

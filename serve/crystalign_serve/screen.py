@@ -62,15 +62,16 @@ def main(config: Screen) -> Receipt:
     """Screen, and print a summary.
 
     Raises:
-        ConfigError: there are no queries, or other hits at `out`.
+        ConfigError: there are no queries, other hits or other files at `out`, or it is in the folder of queries.
         DatasetError: there is no index, or its dataset has changed.
         ModelError: the model is not the one of the index.
     """
     from crystalign.index.filters import compile_filter
     from crystalign_serve.files import Upload, check_kind
     from crystalign_serve.requests import SearchOptions
+    from crystalign_serve.screening.places import Places
     from crystalign_serve.screening.plan import BLOCK, Plan, open_model, open_plan
-    from crystalign_serve.screening.run import Places, run
+    from crystalign_serve.screening.run import run
     from crystalign_serve.screening.source import open_queries
 
     places = Places(config.out)

@@ -96,7 +96,18 @@ def assert_same(answer, hits, outcome):
     assert (outcome["exhausted"], outcome["ordered_by"]) == (response["exhausted"], response["query"]["ordered_by"])
     assert len(hits) == len(response["results"])
     for hit, result in zip(hits, response["results"], strict=True):
-        for key in ("rank", "id", "score", "formula", "spacegroup_number", "n_sites", "source", "licence", "remarks"):
+        for key in (
+            "rank",
+            "id",
+            "score",
+            "formula",
+            "spacegroup_number",
+            "n_sites",
+            "source",
+            "licence",
+            "remarks",
+            "hypothetical",
+        ):
             assert hit[key] == result[key], key
         assert hit["tier"] == result.get("tier")
         match = result["match"] or {}

@@ -19,6 +19,11 @@ from crystalign_serve.sandbox.tasks import CURVE, FEATURES, MAX_ERROR_CHARS, MAX
 from crystalign_serve.sandbox.wire import Message, WireError
 
 
+def text_of(value: Any, limit: int | None = MAX_FIELD_CHARS) -> str:
+    """A text from a process, cut to `limit` characters. Lone surrogates, which no UTF-8 has, are written out."""
+    return str(value)[:limit].encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def raise_refusal(answer: Message, name: str) -> None:
     """Raise the error that the process reported, if any.
 
@@ -29,9 +34,9 @@ def raise_refusal(answer: Message, name: str) -> None:
     if "refused" in fields:
         named = getattr(errors, str(fields["refused"]), None)
         cls = named if isinstance(named, type) and issubclass(named, InputError) else InputError
-        raise cls(str(fields.get("message"))[:MAX_ERROR_CHARS], reason=str(fields.get("reason"))[:MAX_FIELD_CHARS])
+        raise cls(text_of(fields.get("message"), MAX_ERROR_CHARS), reason=text_of(fields.get("reason")))
     if "fault" in fields:
-        fault = str(fields["fault"])[:MAX_FIELD_CHARS]
+        fault = text_of(fields["fault"])
         raise errors.FileFormatError(
             f"the parser failed on {name!r} ({fault}); check the file, or export it again",
             reason="unreadable-file",
@@ -50,7 +55,7 @@ def reading_of(answer: Message) -> Reading:
         if sites is not None:
             occupancies = tuple(tuple((_atomic(z), _fraction(x)) for z, x in site) for site in sites)
         arrays = answer.arrays
-        remarks = tuple(str(remark)[:MAX_FIELD_CHARS] for remark in answer.fields["remarks"][:MAX_NOTICES])
+        remarks = tuple(text_of(remark) for remark in answer.fields["remarks"][:MAX_NOTICES])
         return Reading(Crystal(arrays["lattice"], arrays["frac_coords"], arrays["numbers"], occupancies), remarks)
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"not a crystal: {type(error).__name__}") from error
@@ -81,8 +86,8 @@ def part_of(answer: Message, modalities: Mapping[str, Modality[Any]]) -> QueryPa
         modalities[modality].check_features(features)
         arrays = {k.removeprefix(VALUE): v for k, v in answer.arrays.items() if k.startswith(VALUE)}
         value = restored(spec_of(modality), arrays, fields["numbers"])
-        notices = tuple(str(notice)[:MAX_FIELD_CHARS] for notice in fields["notices"][:MAX_NOTICES])
-        return QueryPart(str(fields["name"])[:MAX_FIELD_CHARS], modality, features, _curve(answer), value, notices)
+        notices = tuple(text_of(notice) for notice in fields["notices"][:MAX_NOTICES])
+        return QueryPart(text_of(fields["name"]), modality, features, _curve(answer), value, notices)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not a part of a query: {type(error).__name__}: {error}") from error
 
@@ -93,5 +98,5 @@ def _curve(answer: Message) -> Curve | None:
     x, y = answer.arrays[CURVE + "x"], answer.arrays[CURVE + "y"]
     if x.ndim != 1 or x.shape != y.shape or len(x) > MAX_DRAWN or not np.isfinite([x, y]).all():
         raise ValueError("not a curve")
-    labels = {key: str(answer.fields["curve"][key])[:MAX_FIELD_CHARS] for key in ("kind", "x_label", "y_label")}
+    labels = {key: text_of(answer.fields["curve"][key]) for key in ("kind", "x_label", "y_label")}
     return Curve(x=x.tolist(), y=y.tolist(), **labels)

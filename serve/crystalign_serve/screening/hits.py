@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crystalign import storage
-from crystalign.properties import PropertySpec
+from crystalign.index.manifest import IndexManifest
+from crystalign.properties import PredictedProperty
 from crystalign_serve.searching import Outcome
 
 OUTCOMES = pa.schema(
@@ -46,6 +47,7 @@ _FIXED = {
     "source": pa.string(),
     "licence": pa.string(),
     "remarks": pa.string(),
+    "hypothetical": pa.bool_(),
     "tier": pa.int64(),
     "strain": pa.float64(),
     "embedding_score": pa.float64(),
@@ -71,15 +73,16 @@ class Concluded(NamedTuple):
     """Why it was refused."""
 
 
-def hit_schema(properties: Sequence[PropertySpec]) -> pa.Schema:
-    """Columns of the hits: those of a result of the service, with one column per property of the index."""
-    return pa.schema({**_FIXED, **{spec.column: pa.float64() for spec in properties}})
+def hit_schema(manifest: IndexManifest) -> pa.Schema:
+    """Columns of the hits: those of a result of the service, with those of known and predicted properties."""
+    return pa.schema({**_FIXED, **dict.fromkeys(manifest.number_columns, pa.float64())})
 
 
-def hit_table(concluded: Sequence[Concluded], start: int, properties: Sequence[PropertySpec]) -> pa.Table:
-    """The hits of a block of queries, whose first has the number `start`."""
-    rows = [row for number, one in enumerate(concluded, start) for row in _hits(number, one)]
-    return pa.Table.from_pylist(rows, hit_schema(properties))
+def hit_table(concluded: Sequence[Concluded], start: int, manifest: IndexManifest) -> pa.Table:
+    """The hits of a block of queries, whose first has the number `start`, in an index with this manifest."""
+    predictions = {spec.column: spec for spec in manifest.predictions}
+    rows = [row for number, one in enumerate(concluded, start) for row in _hits(number, one, predictions)]
+    return pa.Table.from_pylist(rows, hit_schema(manifest))
 
 
 def outcome_table(concluded: Sequence[Concluded], start: int) -> pa.Table:
@@ -87,7 +90,7 @@ def outcome_table(concluded: Sequence[Concluded], start: int) -> pa.Table:
     return pa.Table.from_pylist([_outcome(n, one) for n, one in enumerate(concluded, start)], OUTCOMES)
 
 
-def _hits(number: int, one: Concluded) -> Iterator[dict[str, Any]]:
+def _hits(number: int, one: Concluded, predictions: Mapping[str, PredictedProperty]) -> Iterator[dict[str, Any]]:
     sure = one.confidence or {}
     for result in one.results:
         fixed = {name: result.get(name) for name in _FIXED}
@@ -95,7 +98,13 @@ def _hits(number: int, one: Concluded) -> Iterator[dict[str, Any]]:
         own = {"query_number": number, "query": one.name, "strain": match.get("strain")}
         own |= {"embedding_score": match.get("embedding_score")}
         own |= {"probability": sure.get("probability"), "level": sure.get("level")}
-        yield {**fixed, **own, **{entry["key"]: entry["value"] for entry in result["properties"]}}
+        known = {entry["key"]: entry["value"] for entry in result["properties"]}
+        predicted = {
+            column: entry[part]
+            for entry in result["predictions"]
+            for part, column in predictions[entry["key"]].columns.items()
+        }
+        yield {**fixed, **own, **known, **predicted}
 
 
 def _outcome(number: int, one: Concluded) -> dict[str, Any]:

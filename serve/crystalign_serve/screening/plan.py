@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 from crystalign import storage
@@ -84,7 +85,7 @@ class Plan(Config):
 
     @property
     def digest(self) -> str:
-        """Short hash of `stamp`, which names the folder of the files between the steps."""
+        """Short hash of `stamp`."""
         return hashlib.sha256(self.stamp).hexdigest()[:16]
 
 
@@ -203,6 +204,16 @@ def groups_of(manifest: IndexManifest, rows: int) -> list[tuple[SegmentEntry, ..
             own = []
         own.append(entry)
     return [*groups, tuple(own)] if own else groups
+
+
+def folder_name(plan: Plan, groups: Sequence[Sequence[SegmentEntry]]) -> str:
+    """Name of the folder of the files between the steps.
+
+    It identifies the segments of every group: the files are numbered by group, and those of other groups must not be
+    used when a run continues with another number of rows per task.
+    """
+    listed = [[entry.model_dump(mode="json") for entry in group] for group in groups]
+    return hashlib.sha256(json.dumps([plan.digest, listed], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def changes(receipt: Receipt) -> tuple[Plan, list[Block], list[str]]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from crystalign import storage
 from crystalign.errors import ConfigError
 from crystalign.index.manifest import IndexManifest
-from crystalign_serve.screening.plan import BLOCK, Plan, Receipt, groups_of
+from crystalign_serve.screening.places import Places
+from crystalign_serve.screening.plan import Plan, Receipt, folder_name, groups_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,50 +24,35 @@ SECONDS_OF_QUERY = 0.15
 """Rough time of one query on one core: reading, encoding and reranking."""
 BYTES_OF_CANDIDATE = 60
 """Rough size of a candidate of a query, compressed."""
-ENDING = ".parquet"
-
-
-class Places:
-    """Where a screening writes.
-
-    Args:
-        out: URI of the file of hits.
-
-    Raises:
-        ConfigError: it does not end in `.parquet`.
-    """
-
-    def __init__(self, out: str) -> None:
-        if not out.endswith(ENDING):
-            raise ConfigError(f"--out {out} must end in {ENDING}")
-        stem = out.removesuffix(ENDING)
-        self.hits, self.outcomes = out, f"{stem}.queries{ENDING}"
-        self.receipt, self.parts = f"{stem}.receipt.json", f"{stem}.parts"
 
 
 def run(plan: Plan, blocks: Sequence[Block], out: str, *, rows_per_task: int, address: str | None) -> Receipt:
     """Screen, or finish a screening that was interrupted, and write hits, outcomes and receipt.
 
     Raises:
-        ConfigError: another screening is at `out`, or another job writes there.
+        ConfigError: another screening or other files are at `out`, another job writes there, or it is in the queries.
     """
     from crystalign_ray.driver_lock import driving
     from crystalign_ray.estimates import Estimate, announce
     from crystalign_ray.session import session
 
     places = Places(out)
+    places.check_apart(plan.queries.uri)
+    places.check_free()
     if storage.exists(places.receipt):
         return _existing(plan, places)
     manifest = IndexManifest.read(plan.index)
     groups = groups_of(manifest, rows_per_task)
     candidates = max(plan.options.k, plan.options.rerank) * len(groups)
     announce(Estimate(plan.queries.count, plan.queries.count * candidates * BYTES_OF_CANDIDATE, SECONDS_OF_QUERY), out)
-    folder = storage.join(places.parts, plan.digest)
+    folder = storage.join(places.parts, folder_name(plan, groups))
     with driving(places.parts):
-        with session(address):
-            _steps(plan, blocks, groups, folder)
-        receipt = _assembled(plan, blocks, folder, places, manifest)
-    storage.delete(places.parts)
+        if not storage.exists(places.receipt):  # else another run has written it since
+            with session(address):
+                _steps(plan, blocks, groups, folder)
+            _assembled(plan, blocks, folder, places, manifest)
+        receipt = _existing(plan, places)
+        places.delete_parts()
     return receipt
 
 
@@ -114,7 +100,7 @@ def _assembled(plan: Plan, blocks: Sequence[Block], folder: str, places: Places,
 
     step, refused = Conclude(plan, folder, 0), 0
     hits, rows = write_all(
-        (step.read(hit_names(block.number)[0]) for block in blocks), hit_schema(manifest.properties), places.hits
+        (step.read(hit_names(block.number)[0]) for block in blocks), hit_schema(manifest), places.hits
     )
 
     def outcomes() -> Iterator[pa.Table]:
@@ -150,6 +136,3 @@ def _environment() -> dict[str, str]:
         "cpus": str(os.cpu_count()),
         "vectors": torch.backends.cpu.get_cpu_capability(),
     }
-
-
-__all__ = ["BLOCK", "Places", "run"]

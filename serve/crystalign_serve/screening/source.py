@@ -7,24 +7,21 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from crystalign import storage
 from crystalign.config import Config, faults
-from crystalign.errors import ConfigError, DatasetError, FileFormatError, InputError, QueryError, StorageError
+from crystalign.errors import ConfigError, DatasetError, FileFormatError, InputError, QueryError
 from crystalign_serve.errors import MAX_BODY_BYTES
 from crystalign_serve.files import Upload
 from crystalign_serve.requests import SearchQuery, query_model
+from crystalign_serve.screening.table import Table, pinned
 
 if TYPE_CHECKING:
     from crystalign.shards.dataset import Dataset
 
 MAX_QUERIES = 1_000_000
 """Largest number of queries of one screening."""
-MAX_GROUP_BYTES = 2**30
-"""Largest size of a row group of a table after decompression (bytes)."""
 NAME = "name"
 """Column of a table that names its queries; without it they are named by their row."""
 MANIFEST = "manifest.json"
@@ -85,19 +82,20 @@ class Queries(Config):
         elif self.form == "files":
             yield from (self._file(entry) for entry in block.files)
         else:
-            rows = _rows(self.uri, block.start, block.stop)
-            for number, values in enumerate(rows, block.start):
-                name = values.pop(NAME, None)
-                yield _question(f"row {number}" if name is None else str(name), values)
+            rows = pinned(self.uri, self.sha256).rows(block.start, block.stop)
+            for number, (values, refusal) in enumerate(rows, block.start):
+                given = values.pop(NAME, None)
+                name = f"row {number}" if given is None else str(given)
+                yield _question(name, values) if refusal is None else Question(name, refusal=refusal)
 
     def ids(self, blocks: list[Block]) -> Iterator[str]:
         """The ids among the queries."""
         if self.form == "ids":
             yield from (name for block in blocks for name in block.ids)
-        elif self.form == "table" and "id" in _columns(self.uri):
+        elif self.form == "table" and "id" in pinned(self.uri, self.sha256).columns:
             for block in blocks:
-                rows = _rows(self.uri, block.start, block.stop, ["id"])
-                yield from (str(values["id"]) for values in rows if values["id"] is not None)
+                rows = pinned(self.uri, self.sha256).rows(block.start, block.stop, ["id"])
+                yield from (str(row.values["id"]) for row in rows if row.values.get("id") is not None)
 
     def _file(self, entry: storage.FileEntry) -> Question:
         if entry.bytes > MAX_BODY_BYTES:
@@ -120,9 +118,10 @@ def open_queries(uri: str, size: int, kind: str = "auto", wavelength: str | None
         ConfigError: there are no queries, or too many.
     """
     if uri.endswith(".parquet"):
-        count, sha256 = _table_size(uri), storage.fingerprint(uri).sha256
-        queries = Queries(uri=uri, form="table", count=count, sha256=sha256)
-        items: list[Any] = [None] * count
+        table = Table(uri)
+        _check(table)
+        queries = Queries(uri=uri, form="table", count=len(table), sha256=table.sha256)
+        items: list[Any] = [None] * len(table)
     elif (dataset := _dataset(uri)) is not None:
         items = dataset.table(["id"]).column("id").to_pylist()
         queries = Queries(uri=uri, form="ids", count=len(items), sha256=dataset.manifest.sha256)
@@ -146,7 +145,7 @@ def _blocks(form: str, items: list[Any], size: int) -> Iterator[Block]:
 
 
 def _files(uri: str) -> list[storage.FileEntry]:
-    names = [name for name in storage.list_names(uri) if not name.rpartition("/")[2].startswith(".")]
+    names = [name for name in storage.list_names(uri) if not any(part.startswith(".") for part in name.split("/"))]
     _limit(len(names), uri)
     entries = []
     for name in names:
@@ -173,59 +172,20 @@ def _limit(count: int, uri: str) -> None:
         raise ConfigError(f"{count:,} queries at {uri}; a screening takes at most {MAX_QUERIES:,}: divide them")
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-def _table_size(uri: str) -> int:
-    """Number of rows of a table, whose columns are checked.
+def _check(table: Table) -> None:
+    """Check the columns and the number of rows of a table.
 
     Raises:
-        ConfigError: it is no Parquet table, is too large, or has columns that no query has.
+        ConfigError: it has too many rows, or columns that no query has.
     """
     known = [*query_model().model_fields, NAME]
-    columns = _columns(uri)
-    unknown = [column for column in columns if column not in known]
-    if unknown or not set(columns) - {NAME}:
-        found = ", ".join(columns) or "(none)"
-        raise ConfigError(f"{uri} has the columns {found}; each must be a part of a query: {', '.join(known)}")
-    with storage.open_input(uri) as source:
-        metadata = pq.ParquetFile(source).metadata
-        largest = max((metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0)
-    if largest > MAX_GROUP_BYTES:
+    twice = len(set(table.columns)) < len(table.columns)
+    if twice or not set(table.columns) - {NAME} or not set(table.columns) <= set(known):
+        found = ", ".join(table.columns) or "(none)"
         raise ConfigError(
-            f"{uri} has a row group of {largest:,} bytes; at most {MAX_GROUP_BYTES:,} are read: write smaller groups"
+            f"{table.uri} has the columns {found}; each must be a part of a query, once: {', '.join(known)}"
         )
-    _limit(metadata.num_rows, uri)
-    return int(metadata.num_rows)
-
-
-def _columns(uri: str) -> list[str]:
-    try:
-        with storage.open_input(uri) as source:
-            return list(pq.ParquetFile(source).schema_arrow.names)
-    except pa.ArrowException as error:
-        raise ConfigError(f"{uri} is no Parquet table: {str(error)[:200]}") from error
-
-
-def _rows(uri: str, start: int, stop: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """Rows of a table; only the row groups that hold them are read.
-
-    Raises:
-        StorageError: the table cannot be read.
-    """
-    try:
-        with storage.open_input(uri) as source:
-            file, rows, first = pq.ParquetFile(source, page_checksum_verification=True), [], 0
-            for group in range(file.num_row_groups):
-                last = first + file.metadata.row_group(group).num_rows
-                if first < stop and last > start:
-                    table = file.read_row_group(group, columns=columns)
-                    own = slice(max(start - first, 0), min(stop, last) - first)
-                    rows += table.slice(own.start, own.stop - own.start).to_pylist()
-                first = last
-    except pa.ArrowException as error:
-        raise StorageError(f"{uri} cannot be read: {str(error)[:200]}") from error
-    return rows
+    _limit(len(table), table.uri)
 
 
 def _question(name: str, values: dict[str, Any]) -> Question:

@@ -20,7 +20,7 @@ class Step(ABC):
 
     Args:
         plan: what is screened.
-        folder: URI of the folder of the files between the steps.
+        folder: URI of the folder of the files between the steps, whose name `folder_name` makes.
     """
 
     def __init__(self, plan: Plan, folder: str) -> None:
@@ -53,8 +53,8 @@ class Step(ABC):
         return storage.join(self.folder, f"{name}.parquet")
 
     def stamp(self, name: str) -> bytes:
-        """What determines the content of a file between the steps."""
-        return json.dumps([name, self.plan.digest]).encode()
+        """What determines the content of a file between the steps: the plan, and the groups in the folder's name."""
+        return json.dumps([name, self.plan.digest, storage.name_of(self.folder)]).encode()
 
     def read(self, name: str) -> pa.Table:
         """Read a file that an earlier step wrote.

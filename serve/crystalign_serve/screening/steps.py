@@ -31,6 +31,7 @@ from crystalign_serve.backend import (
 from crystalign_serve.errors import NotFoundError
 from crystalign_serve.materials import Place, place_of
 from crystalign_serve.queries import QueryPart
+from crystalign_serve.sandbox.answers import text_of
 from crystalign_serve.sandbox.limits import SandboxLimits
 from crystalign_serve.sandbox.pool import Sandbox
 from crystalign_serve.screening.hits import Concluded, hit_table, outcome_table
@@ -146,9 +147,9 @@ class Encode(Step):
                 raise question.refusal
             found = await searcher.encoded(read, options, None if query is None else query.material_id)
         except InputError as error:
-            return Encoded(question.name, reason=error.reason, problem=str(error))
+            return Encoded(question.name, reason=text_of(error.reason), problem=text_of(error, None))
         except NotFoundError as error:
-            return Encoded(question.name, reason="unknown-id", problem=str(error))
+            return Encoded(question.name, reason="unknown-id", problem=text_of(error, None))
         return Encoded(question.name, found)
 
     def _vectors(self, questions: Sequence[Question]) -> dict[str, NDArray[np.float32]]:
@@ -228,7 +229,7 @@ class Conclude(Step):
         block = _block(row)
         concluded = asyncio.run(self._conclude(block))
         service = open_plan(self.plan).service
-        yield hit_table(concluded, block.start, service.manifest.properties)
+        yield hit_table(concluded, block.start, service.manifest)
         yield outcome_table(concluded, block.start)
 
     async def _conclude(self, block: Block) -> list[Concluded]:
