@@ -78,15 +78,16 @@ class Queries(Config):
             StorageError: a file cannot be read, or has changed since the screening began.
         """
         if self.form == "ids":
-            yield from (_question(name, {"id": name}) for name in block.ids)
+            model = query_model()
+            yield from (_question(name, {"id": name}, model) for name in block.ids)
         elif self.form == "files":
             yield from (self._file(entry) for entry in block.files)
         else:
-            rows = pinned(self.uri, self.sha256).rows(block.start, block.stop)
+            rows, model = pinned(self.uri, self.sha256).rows(block.start, block.stop), query_model()
             for number, (values, refusal) in enumerate(rows, block.start):
                 given = values.pop(NAME, None)
                 name = f"row {number}" if given is None else str(given)
-                yield _question(name, values) if refusal is None else Question(name, refusal=refusal)
+                yield _question(name, values, model) if refusal is None else Question(name, refusal=refusal)
 
     def ids(self, blocks: list[Block]) -> Iterator[str]:
         """The ids among the queries."""
@@ -188,12 +189,12 @@ def _check(table: Table) -> None:
     _limit(len(table), table.uri)
 
 
-def _question(name: str, values: dict[str, Any]) -> Question:
-    """A query from the values of its parts; those that are null are left out."""
+def _question(name: str, values: dict[str, Any], model: type[SearchQuery]) -> Question:
+    """A query of a model from the values of its parts; those that are null are left out."""
     given = {key: value for key, value in values.items() if value is not None}
     if not given:
         return Question(name, refusal=QueryError("the query is empty", reason="empty-query"))
     try:
-        return Question(name, query=query_model().model_validate(given))
+        return Question(name, query=model.model_validate(given))
     except ValidationError as error:
         return Question(name, refusal=QueryError(faults(error), reason="bad-query"))
