@@ -60,7 +60,7 @@ PROPS = [
     ("hard", ["shear_modulus_vrh>=150"]),
     ("soft", ["bulk_modulus_vrh<=40"]),
     ("ferromagnetic", ["total_magnetization_per_atom>=0.1"]),
-    ("non-magnetic", ["total_magnetization_per_atom<=0.01"]),
+    ("non-magnetic", ["total_magnetization_per_atom>=-0.01 AND total_magnetization_per_atom<=0.01"]),
     ("high refractive index", ["refractive_index>=2.2"]),
     ("dense", ["density>=8"]),
     ("low density", ["density<=2.5"]),
