@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,7 +15,6 @@ from crystalign.config import Config
 from crystalign.errors import ConfigError, ConflictError, DatasetError
 from crystalign.index.embeddings import (
     LIGHT_COLUMNS,
-    MANIFEST,
     TEXT,
     EmbeddingFile,
     EmbeddingManifest,
@@ -26,6 +25,7 @@ from crystalign.index.embeddings import (
     read_contents,
     write_embeddings,
 )
+from crystalign.index.stored_manifest import MANIFEST
 from crystalign.storage import Uri
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Embed(Config):
     rows_per_file: int = Field(default=4096, ge=1)
     """Materials per task and output file, rounded up to whole row groups."""
     num_actors: int = Field(default=0, ge=0)
-    """Processes that load the model; 0 chooses by the size of the cluster. At most one per file is used."""
+    """Number of processes that load the model, at most one per file; 0 means as many as the cluster can run."""
     use_gpu: bool = False
     """One GPU per process."""
     address: str | None = None
@@ -223,57 +223,31 @@ class Encoder:
 
 def _run(config: Embed, dataset: Dataset, todo: list[EmbeddingProvenance]) -> dict[str, list[EmbeddingFile]]:
     """Encode all modalities with one set of actors, which load the model once."""
-    import ray
-
     from crystalign_ray.progress import Meter
+    from crystalign_ray.tasks import map_actors
 
-    tasks = [task for provenance in todo for task in _tasks(dataset, provenance, config.rows_per_file)]
-    gpus = 1.0 if config.use_gpu else 0.0
-    items = [{"making": task.model_dump_json()} for task in tasks]
-    results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    tasks = [
+        provenance.model_copy(update={"shard": shard, "row_groups": groups})
+        for provenance in todo
+        for shard, groups in dataset.parts(config.rows_per_file)
+    ]
+    results = map_actors(
+        [{"making": task.model_dump_json()} for task in tasks],
         Encoder,
-        fn_constructor_kwargs={"config": config},
-        batch_size=1,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=_actors(config, len(tasks))),
-        num_cpus=1,
-        num_gpus=gpus,
+        {"config": config},
+        name="embedding processes",
+        count=config.num_actors,
+        use_gpu=config.use_gpu,
     )
     files: dict[str, list[EmbeddingFile]] = {provenance.modality: [] for provenance in todo}
     total = sum(dataset.manifest.modalities.get(provenance.modality, dataset.manifest.rows) for provenance in todo)
     with Meter("embed", total=total, unit="rows") as meter:
-        for row in results.iter_rows():
+        for row in results:
             entry = EmbeddingFile.model_validate_json(str(row["entry"]))
             files[str(row["modality"])].append(entry)
             meter.advance(entry.rows, counted=not row["found"])
         meter.reach(meter.done, total=meter.done)
     return files
-
-
-def _actors(config: Embed, tasks: int) -> int:
-    """How many processes load the model; raises at once if they do not fit into the cluster."""
-    import ray
-
-    from crystalign_ray.resources import ResourceRequest, check_fits, parallel_tasks
-
-    has = ray.cluster_resources()
-    usual = int(has.get("GPU", 0)) if config.use_gpu else parallel_tasks(has, reserved=0)
-    actors = max(1, min(config.num_actors or usual, tasks))
-    gpus = 1.0 if config.use_gpu else 0.0
-    check_fits([ResourceRequest(name="embedding processes", count=actors, gpus=gpus)], has, free_cpus=0)
-    return actors
-
-
-def _tasks(dataset: Dataset, provenance: EmbeddingProvenance, rows_per_file: int) -> Iterator[EmbeddingProvenance]:
-    """Consecutive row groups with about `rows_per_file` rows per task; the same for every run of the job."""
-    for number, shard in enumerate(dataset.manifest.shards):
-        groups: list[int] = []
-        for group, _ in enumerate(shard.row_groups):
-            groups.append(group)
-            last = group + 1 == len(shard.row_groups)
-            if last or sum(shard.row_groups[g] for g in groups) >= rows_per_file:
-                yield provenance.model_copy(update={"shard": number, "row_groups": tuple(groups)})
-                groups = []
 
 
 def _existing(target: str, provenance: EmbeddingProvenance) -> EmbeddingManifest | None:

@@ -35,10 +35,10 @@ MANIFEST = "manifest.json"
 class Enumerate(Config):
     """Make hypothetical crystals by substituting the elements of known ones, to test with millions of rows.
 
-    The crystals are a load test, not predictions: they are charge-balanced, scaled to a plausible volume and different
-    from each other and from the known ones by (formula, prototype), but not relaxed, and most are not stable. Each is
-    marked as hypothetical and names its parent. A search leaves hypothetical crystals out unless it asks for them:
-    `_crystalign_hypothetical = TRUE`.
+    The crystals are a load test, not predictions: nothing is relaxed, and most of them are not stable. They are
+    charge-balanced and have a plausible volume. No two of them, and none of the known crystals, share both formula and
+    prototype. Each is marked as hypothetical and names its parent. A search leaves hypothetical crystals out unless its
+    filter names them: `_crystalign_hypothetical = TRUE`.
 
     The same request gives the same crystals with any number of workers. If the job is interrupted, run it again.
 

@@ -58,7 +58,7 @@ class Predict(Config):
     rows_per_file: int = Field(default=4096, ge=1)
     """For a dataset: materials per task and output file, rounded up to whole row groups."""
     num_actors: int = Field(default=0, ge=0)
-    """For a dataset: processes that load the models; 0 chooses by the size of the cluster."""
+    """For a dataset: number of processes that load the models; 0 means as many as the cluster can run."""
     use_gpu: bool = False
     """For a dataset: one GPU per process."""
     address: str | None = None

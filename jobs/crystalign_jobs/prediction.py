@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from crystalign.config import Config
 from crystalign.errors import ConfigError, ConflictError
 from crystalign.index.embeddings import existing_embeddings, write_embeddings
 from crystalign.index.predictions import (
-    MANIFEST,
     PROBLEM,
     PredictionFile,
     PredictionManifest,
@@ -23,6 +22,7 @@ from crystalign.index.predictions import (
     distinct_columns,
     prediction_table,
 )
+from crystalign.index.stored_manifest import MANIFEST
 from crystalign.properties import PredictedProperty
 from crystalign.storage import Uri
 
@@ -54,7 +54,7 @@ class DatasetPrediction(Config):
     rows_per_file: int
     """Materials per task."""
     num_actors: int
-    """Processes that load the models; 0 chooses by the size of the cluster."""
+    """Number of processes that load the models; 0 means as many as the cluster can run."""
     use_gpu: bool
     """One GPU per process."""
 
@@ -222,54 +222,29 @@ def _run(
     config: DatasetPrediction, dataset: Dataset, specs: list[PredictedProperty], provenance: PredictionProvenance
 ) -> tuple[list[PredictionFile], Counter[str]]:
     """Predict all rows with one set of actors."""
-    import ray
-
     from crystalign_ray.progress import Meter
+    from crystalign_ray.tasks import map_actors
 
-    items = [{"making": task.model_dump_json()} for task in _tasks(dataset, provenance, config.rows_per_file)]
-    results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    tasks = [
+        provenance.model_copy(update={"shard": shard, "row_groups": groups})
+        for shard, groups in dataset.parts(config.rows_per_file)
+    ]
+    results = map_actors(
+        [{"making": task.model_dump_json()} for task in tasks],
         DatasetPredictor,
-        fn_constructor_kwargs={"config": config, "specs": specs},
-        batch_size=1,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=_actors(config, len(items))),
-        num_cpus=1,
-        num_gpus=1.0 if config.use_gpu else 0.0,
+        {"config": config, "specs": specs},
+        name="predicting processes",
+        count=config.num_actors,
+        use_gpu=config.use_gpu,
     )
     files: list[PredictionFile] = []
     problems: Counter[str] = Counter()
     with Meter("predict", total=len(dataset), unit="crystals") as meter:
-        for row in results.iter_rows():
+        for row in results:
             files.append(PredictionFile.model_validate_json(str(row["entry"])))
             problems.update(json.loads(str(row["problems"])))
             meter.advance(files[-1].rows, counted=not row["found"])
     return sorted(files, key=lambda entry: (entry.shard, entry.start)), problems
-
-
-def _actors(config: DatasetPrediction, tasks: int) -> int:
-    """How many processes load the models; raises at once if they do not fit into the cluster."""
-    import ray
-
-    from crystalign_ray.resources import ResourceRequest, check_fits, parallel_tasks
-
-    has = ray.cluster_resources()
-    usual = int(has.get("GPU", 0)) if config.use_gpu else parallel_tasks(has, reserved=0)
-    actors = max(1, min(config.num_actors or usual, tasks))
-    gpus = 1.0 if config.use_gpu else 0.0
-    check_fits([ResourceRequest(name="predicting processes", count=actors, gpus=gpus)], has, free_cpus=0)
-    return actors
-
-
-def _tasks(dataset: Dataset, provenance: PredictionProvenance, rows_per_file: int) -> Iterator[PredictionProvenance]:
-    """Consecutive row groups with about `rows_per_file` rows per task; the same for every run of the job."""
-    for number, shard in enumerate(dataset.manifest.shards):
-        groups: list[int] = []
-        for group, _ in enumerate(shard.row_groups):
-            groups.append(group)
-            last = group + 1 == len(shard.row_groups)
-            if last or sum(shard.row_groups[g] for g in groups) >= rows_per_file:
-                yield provenance.model_copy(update={"shard": number, "row_groups": tuple(groups)})
-                groups = []
 
 
 def _existing(out: str, specs: list[PredictedProperty], provenance: PredictionProvenance) -> PredictionManifest | None:

@@ -2,7 +2,7 @@
 
 The bytes of crystals, powder patterns, texts and compositions were measured on crystals of the Materials Project; the
 other sizes and all times are rough guesses, and the progress display shows the real rate. The free space is checked on
-local disks only, because an object store does not tell it.
+local disks only, because an object store does not report its free space.
 """
 
 from __future__ import annotations

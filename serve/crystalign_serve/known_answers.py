@@ -38,7 +38,7 @@ class Asked(NamedTuple):
     """A query and its outcome."""
 
     half: int
-    """0 if the query is used to fit the probabilities, 1 if it is used to test them."""
+    """0 for the queries that fit the probabilities, 1 for those that test them."""
     signals: dict[str, float]
     """Signals of the answer."""
     answered: bool

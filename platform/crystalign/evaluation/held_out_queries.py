@@ -92,7 +92,7 @@ class HeldOutQueries(Protocol):
             material: a material with the modality.
             pool: the crystals of the index.
             rng: source of the random choices.
-            half: 0 if the query is used to fit the probabilities, 1 if it is used to test them.
+            half: 0 for the queries that fit the probabilities, 1 for those that test them.
         """
 
     def unrelated(self, half: int) -> list[HeldOutQuery]:

@@ -55,7 +55,7 @@ class LiveRows(NamedTuple):
         return hashlib.sha256("\n".join([*parts, *self.columns]).encode()).hexdigest()
 
     def read(self, start: int, stop: int, folder: Path) -> Rows:  # noqa: ARG002
-        """The rows from `start` to `stop`. Only the segments that hold them are read, one after the other.
+        """The rows from `start` to `stop`. Only the segments that hold them are read, one at a time.
 
         Raises:
             VerificationError: a file is missing or differs from the manifest.

@@ -60,7 +60,7 @@ class EmbeddingRows(NamedTuple):
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def read(self, start: int, stop: int, folder: Path) -> Rows:
-        """The rows from `start` to `stop`. Only the files that hold them are read, one after the other.
+        """The rows from `start` to `stop`. Only the files that hold them are read, one at a time.
 
         Raises:
             VerificationError: a file differs from the manifest.

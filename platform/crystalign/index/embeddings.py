@@ -12,9 +12,8 @@ file.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,19 +23,18 @@ from numpy.typing import NDArray
 
 from crystalign import storage
 from crystalign.config import Config
-from crystalign.errors import DatasetError, StorageError, VerificationError
+from crystalign.errors import DatasetError, VerificationError
 from crystalign.index.columns import whole
 from crystalign.index.filter_fields import joined_keywords
 from crystalign.index.stamped import stamped_entry, write_stamped
+from crystalign.index.stored_manifest import StoredManifest
 from crystalign.material import HYPOTHETICAL
 from crystalign.properties import PropertySpec
 
-SCHEMA_VERSION = 1
 EMBEDDING = "embedding"
 """Name of the column of vectors."""
 TEXT = "text"
 """Name of the modality of a dataset from which `TEXT_COLUMNS` are made."""
-MANIFEST = "manifest.json"
 CONTENT = "content"
 """Name of the column of hashes, by which a later job sees which rows have changed."""
 LIGHT_COLUMNS = (
@@ -94,11 +92,12 @@ class EmbeddingProvenance(Config):
         return f"embeddings/{name}.{hashlib.sha256(self.stamp).hexdigest()[:12]}.parquet"
 
 
-class EmbeddingManifest(Config):
+class EmbeddingManifest(StoredManifest):
     """Identity and content of an embedding dataset. A dataset without a manifest does not exist."""
 
-    schema_version: int = SCHEMA_VERSION
-    """Version of this layout."""
+    content: ClassVar[str] = "embeddings"
+    command: ClassVar[str] = "crystalign embed"
+
     model_uri: str
     """URI of the model at the time of embedding."""
     model_sha256: str
@@ -125,35 +124,6 @@ class EmbeddingManifest(Config):
     """Licences of the rows."""
     files: tuple[EmbeddingFile, ...]
     """All files, with paths relative to the embedding dataset."""
-
-    @classmethod
-    def read(cls, uri: str) -> Self:
-        """The manifest of the embedding dataset at `uri`.
-
-        Raises:
-            DatasetError: there is none, or it has another schema version.
-        """
-        try:
-            values = json.loads(storage.read_bytes(storage.join(uri, MANIFEST)))
-        except StorageError as error:
-            raise DatasetError(
-                f"no embeddings at {uri}: it has no {MANIFEST}; make them with `crystalign embed`"
-            ) from error
-        if values.get("schema_version") != SCHEMA_VERSION:
-            raise DatasetError(
-                f"the embeddings at {uri} have schema version {values.get('schema_version')}, this release reads "
-                f"{SCHEMA_VERSION}: embed again"
-            )
-        return cls.from_mapping(values, origin=f"the manifest of {uri}")
-
-    def write(self, uri: str) -> None:
-        """Write the manifest; it cannot be replaced afterwards. Every file that it names must exist.
-
-        Raises:
-            ConflictError: there already is a manifest.
-        """
-        data = json.dumps(self.model_dump(mode="json"), indent=1).encode()
-        storage.write_bytes(storage.join(uri, MANIFEST), data, if_absent=True)
 
     @property
     def provenance(self) -> EmbeddingProvenance:

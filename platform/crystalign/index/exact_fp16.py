@@ -28,7 +28,7 @@ NARROW = 8
 NARROW_TOGETHER = 1.5
 """The same for many queries with one filter, which share the cost of picking its rows."""
 _SCORES = 2**20
-"""Scores of a block and all queries, which stay in the cache of the processor."""
+"""Most scores that are computed at once (rows of a block × queries), so that they fit into the processor's cache."""
 _SLICE = 65_536
 _MERGE_AT = 65_536
 

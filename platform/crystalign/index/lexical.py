@@ -139,7 +139,7 @@ class WordCounts(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[Self, int]]) -> Self:
-        """The counts of several tables, one after the other.
+        """The counts of one table that holds the rows of several tables, in order.
 
         Args:
             parts: the counts and the number of rows of each.

@@ -11,22 +11,19 @@ index joins them to embeddings row by row; every id is compared.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crystalign import storage
-from crystalign.config import Config
-from crystalign.errors import ConfigError, DatasetError, StorageError
+from crystalign.errors import ConfigError, DatasetError
 from crystalign.index.embeddings import EmbeddingProvenance
+from crystalign.index.stored_manifest import StoredManifest
 from crystalign.properties import PredictedProperty
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
 PROBLEM = "problem"
 """Column with the reason why a value is missing; null where nothing failed."""
 
@@ -55,11 +52,12 @@ class PredictionFile(storage.FileEntry):
     """Rows for which a model gave no value."""
 
 
-class PredictionManifest(Config):
+class PredictionManifest(StoredManifest):
     """Identity and content of a prediction dataset. A dataset without a manifest does not exist."""
 
-    schema_version: int = SCHEMA_VERSION
-    """Version of this layout."""
+    content: ClassVar[str] = "predictions"
+    command: ClassVar[str] = "crystalign predict --data"
+
     predictions: tuple[PredictedProperty, ...]
     """What is predicted, and by which models."""
     dataset_uri: str
@@ -72,32 +70,6 @@ class PredictionManifest(Config):
     """Number of rows of all files."""
     files: tuple[PredictionFile, ...]
     """All files in the order of the dataset, with paths relative to the prediction dataset."""
-
-    @classmethod
-    def read(cls, uri: str) -> Self:
-        """The manifest of the prediction dataset at `uri`.
-
-        Raises:
-            DatasetError: there is none, or it has another schema version.
-        """
-        try:
-            values = json.loads(storage.read_bytes(storage.join(uri, MANIFEST)))
-        except StorageError as error:
-            raise DatasetError(
-                f"no predictions at {uri}: it has no {MANIFEST}; make them with `crystalign predict --data`"
-            ) from error
-        if values.get("schema_version") != SCHEMA_VERSION or "predictions" not in values:
-            raise DatasetError(f"{uri} holds no predictions of schema version {SCHEMA_VERSION}: predict again")
-        return cls.from_mapping(values, origin=f"the manifest of {uri}")
-
-    def write(self, uri: str) -> None:
-        """Write the manifest; it cannot be replaced afterwards. Every file that it names must exist.
-
-        Raises:
-            ConflictError: there already is a manifest.
-        """
-        data = json.dumps(self.model_dump(mode="json"), indent=1).encode()
-        storage.write_bytes(storage.join(uri, MANIFEST), data, if_absent=True)
 
 
 def prediction_table(

@@ -48,7 +48,7 @@ class ByIds(NamedTuple):
     uri: str
     """URI of the index."""
     runs: tuple[storage.FileEntry, ...]
-    """Sorted runs of the ids, below the index."""
+    """Files of the sorted ids; the paths are relative to the index."""
     names_ids: bool = True
     """Whether the user named the ids."""
 

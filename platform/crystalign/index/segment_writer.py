@@ -34,7 +34,7 @@ from crystalign.index.vector_store import VECTOR_STORES
 from crystalign.material import HYPOTHETICAL
 
 BUILDING = "building"
-"""Folder of receipts and sorted ids, below the index."""
+"""Folder inside the index that holds receipts and sorted ids."""
 DIGITS = 12
 """Digits of the SHA-256 in a segment's name, which keep writes from replacing a segment of other content."""
 _FORMAT = 2
@@ -47,7 +47,7 @@ Run = Callable[[Sequence[dict[str, Any]], Work], Iterator[Any]]
 
 
 def run_here(rows: Sequence[dict[str, Any]], work: Work) -> Iterator[Any]:
-    """Run tasks one after the other in this process."""
+    """Run the tasks in this process, in order."""
     for row in rows:
         yield json.loads(work(row)["result"])
 
@@ -210,7 +210,7 @@ class Written(NamedTuple):
     has_hypothetical: bool
     """Whether any of them has hypothetical rows."""
     ids: tuple[storage.FileEntry, ...]
-    """Their sorted ids, below the index."""
+    """Files of their sorted ids; the paths are relative to the index."""
 
 
 def write_segments(writer: SegmentWriter, run: Run, on_rows: Callable[[int], None] | None = None) -> Written:
@@ -255,7 +255,7 @@ def fetch_runs(uri: str, ids: Sequence[storage.FileEntry], folder: Path) -> list
 
 
 def count_words(uri: str, entries: Sequence[SegmentEntry]) -> LexiconBuilder:
-    """Add up the word counts of segments, which are read one after the other.
+    """The word counts of all segments together; one segment at a time is in memory.
 
     Raises:
         VerificationError: a file is missing or differs from its entry.

@@ -177,6 +177,22 @@ class Dataset:
         table = self.read(shard, group, modalities=everything if modalities is None else modalities)
         return table_to_materials(table.slice(row - first, 1), self.manifest.properties)[0]
 
+    def parts(self, rows: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Cut the dataset into parts for tasks: consecutive row groups of one shard with at least `rows` rows.
+
+        The last part of a shard may be smaller. The parts do not depend on the number of workers.
+
+        Yields:
+            Number of the shard, and numbers of its row groups.
+        """
+        for number, shard in enumerate(self.manifest.shards):
+            groups: list[int] = []
+            for group, _ in enumerate(shard.row_groups):
+                groups.append(group)
+                if group + 1 == len(shard.row_groups) or sum(shard.row_groups[g] for g in groups) >= rows:
+                    yield number, tuple(groups)
+                    groups = []
+
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Columns of all rows, with the position of each row: `shard` (int32) and `row` within it (int64)."""
         pieces = []

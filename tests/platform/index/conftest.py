@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from crystalign.crystal import SYMBOLS
 from crystalign.index.embeddings import EmbeddingManifest, EmbeddingProvenance, embedding_table, write_embeddings
 from crystalign.index.filters import element_bits
 from crystalign.index.search import DECIMALS, Segment
+from crystalign.modalities.text import Text, TextModality
 from crystalign.properties import PropertySpec, Quantity
 
 HULL = PropertySpec(quantity=Quantity.ENERGY_ABOVE_HULL, method="pbe", source="mp", vintage="2026")
@@ -84,14 +85,27 @@ def rows() -> Rows:
     return make_rows(3000)
 
 
-def write_embedding_dataset(uri: str, rows: Rows, *, model: str = "a" * 64, vectors: Any = None) -> str:
-    """Embeddings of `rows` in three files, as `crystalign embed` writes them."""
+def write_embedding_dataset(
+    uri: str,
+    rows: Rows,
+    *,
+    model: str = "a" * 64,
+    vectors: Any = None,
+    texts: Sequence[Text | None] | None = None,
+    with_texts: Sequence[bool] = (True, True, True),
+) -> str:
+    """Embeddings of `rows` in one file for each of `with_texts`, as `crystalign embed` writes them.
+
+    A file without texts is as an earlier release wrote it.
+    """
     making = EmbeddingProvenance(model_sha256=model, dataset_sha256="d" * 64, modality="crystal")
     vectors = rows.vectors.astype(np.float32) if vectors is None else vectors
-    table = rows.table.append_column("split_formula", pa.array(np.linspace(0, 0.999, len(rows.ids))))
+    plain = rows.table.append_column("split_formula", pa.array(np.linspace(0, 0.999, len(rows.ids))))
+    cells = [None if text is None else TextModality.to_column(text) for text in texts or ()]
+    table = plain if texts is None else plain.append_column("text", pa.array(cells, TextModality.column_type()))
     files = []
-    for number, part in enumerate(np.array_split(np.arange(len(rows.ids)), 3)):
-        kept = table.take(pa.array(part))
+    for number, part in enumerate(np.array_split(np.arange(len(rows.ids)), len(with_texts))):
+        kept = (table if with_texts[number] else plain).take(pa.array(part))
         written = embedding_table(kept, vectors[part], shard=number, positions=part, properties=rows.properties)
         files.append(write_embeddings(uri, f"part-{number}", written, making))
     manifest = EmbeddingManifest(

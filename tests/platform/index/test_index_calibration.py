@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from crystalign.errors import ConfigError, DatasetError, Error, VerificationError
-from crystalign.evaluation.calibration import Fit, Signal, reliability
-from crystalign.index.calibration import CALIBRATION, HIGH, LOW, Calibration, ModalityCalibration, level_of
+from crystalign.index.calibration import CALIBRATION, HIGH, LOW, Calibration, level_of
 from crystalign.index.manifest import IndexManifest
+from small_calibration import calibration_of
 
 
 def manifest_of(model: str = "a" * 64, rows: int = 3) -> IndexManifest:
@@ -28,20 +28,6 @@ def manifest_of(model: str = "a" * 64, rows: int = 3) -> IndexManifest:
         "segments": (),
     }
     return IndexManifest.from_mapping(values, origin="a test")
-
-
-def calibration_of(manifest: IndexManifest, weight: float = 2.0) -> Calibration:
-    signals = (Signal(name="cosine", mean=0.5, spread=0.25, weight=weight),)
-    fit = Fit(signals=signals, intercept=0.1, queries=200)
-    return Calibration(
-        created="2026-11-29T00:00:00+00:00",
-        release="0",
-        index_version=manifest.version,
-        model_sha256=manifest.model_sha256,
-        split="test, by formula",
-        seed=0,
-        modalities={"text": ModalityCalibration(fit=fit, reliability=reliability([0.2, 0.7], [0, 1]))},
-    )
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,17 +15,13 @@ from crystalign.errors import QueryError, VerificationError
 from crystalign.index.build import build_index
 from crystalign.index.embeddings import (
     TEXT_COLUMNS,
-    EmbeddingManifest,
-    EmbeddingProvenance,
-    embedding_table,
     read_embeddings,
-    write_embeddings,
 )
 from crystalign.index.filter_fields import KEYWORDS
 from crystalign.index.manifest import IndexManifest
 from crystalign.index.search import Found, Segment, merge
 from crystalign.material import Material, Provenance
-from crystalign.modalities.text import Text, TextModality
+from crystalign.modalities.text import Text
 from crystalign.physics.facts import CrystalFacts
 from crystalign.text.keywords import keywords
 
@@ -52,39 +46,13 @@ def texts(textbook) -> list[Text | None]:
     return made
 
 
-def write_texts(uri: str, few: Any, texts: list[Text | None], with_texts: list[bool]) -> str:
-    """Embeddings in one file for each of `with_texts`; a file without texts is as an earlier release wrote it."""
-    making = EmbeddingProvenance(model_sha256="a" * 64, dataset_sha256="d" * 64, modality="crystal")
-    table = few.table.append_column("split_formula", pa.array(np.linspace(0, 0.999, N)))
-    cells = [None if text is None else TextModality.to_column(text) for text in texts]
-    rows = table.append_column("text", pa.array(cells, TextModality.column_type()))
-    vectors, files = few.vectors.astype(np.float32), []
-    for number, part in enumerate(np.array_split(np.arange(N), len(with_texts))):
-        kept = (rows if with_texts[number] else table).take(pa.array(part))
-        written = embedding_table(kept, vectors[part], shard=number, positions=part, properties=few.properties)
-        files.append(write_embeddings(uri, f"part-{number}", written, making))
-    EmbeddingManifest(
-        model_uri="model",
-        model_sha256="a" * 64,
-        modality="crystal",
-        dimension=vectors.shape[1],
-        dataset_uri="data",
-        dataset_sha256="d" * 64,
-        rows=N,
-        properties=few.properties,
-        licences=("CC-BY-4.0",),
-        files=tuple(files),
-    ).write(uri)
-    return uri
-
-
 def facts_of(text: Text | None) -> CrystalFacts | None:
     return None if text is None else text.facts
 
 
 @pytest.fixture(scope="module")
-def embeddings(few, texts, tmp_path_factory) -> str:
-    return write_texts(str(tmp_path_factory.mktemp("embeddings") / "e"), few, texts, [True] * 3)
+def embeddings(few, write, texts, tmp_path_factory) -> str:
+    return write(str(tmp_path_factory.mktemp("embeddings") / "e"), few, texts=texts, with_texts=[True] * 3)
 
 
 def test_each_vector_has_the_words_and_what_follows_from_the_facts(embeddings, texts):
@@ -163,8 +131,8 @@ def test_a_changed_lexicon_is_not_read(embeddings, tmp_path):
         manifest.read_lexicon(out)
 
 
-def test_embeddings_without_texts_give_the_index_of_the_release_before(few, texts, tmp_path):
-    old = write_texts(str(tmp_path / "old"), few, texts, [False] * 3)
+def test_embeddings_without_texts_give_the_index_of_the_release_before(few, write, texts, tmp_path):
+    old = write(str(tmp_path / "old"), few, texts=texts, with_texts=[False] * 3)
     assert not set(TEXT_COLUMNS) & set(read_embeddings(old)[0].column_names)
     out = str(tmp_path / "index")
     manifest = build_index(old, out, rows_per_segment=200)
@@ -178,7 +146,7 @@ def test_embeddings_without_texts_give_the_index_of_the_release_before(few, text
     for entry in content["segments"]:
         del entry["words"]
     assert IndexManifest.model_validate(content).version == manifest.version
-    empty = write_texts(str(tmp_path / "empty"), few, [None] * N, [True] * 3)
+    empty = write(str(tmp_path / "empty"), few, texts=[None] * N, with_texts=[True] * 3)
     again = build_index(empty, str(tmp_path / "again"), rows_per_segment=200)
     assert again.version == manifest.version, "a dataset whose texts are all missing"
     segment = Segment.load(out, manifest)
@@ -188,8 +156,8 @@ def test_embeddings_without_texts_give_the_index_of_the_release_before(few, text
 
 
 @pytest.mark.parametrize("with_texts", [[True, False, True], [False, True, False]])
-def test_files_with_and_without_texts_make_one_index(few, texts, tmp_path, with_texts):
-    mixed = write_texts(str(tmp_path / "mixed"), few, texts, with_texts)
+def test_files_with_and_without_texts_make_one_index(few, write, texts, tmp_path, with_texts):
+    mixed = write(str(tmp_path / "mixed"), few, texts=texts, with_texts=with_texts)
     table, vectors = read_embeddings(mixed)
     assert (len(table), len(vectors)) == (N, N)
     third = N // 3
@@ -206,10 +174,10 @@ def test_files_with_and_without_texts_make_one_index(few, texts, tmp_path, with_
         assert set(result.ids) == {few.ids[i] for i, text in enumerate(kept) if text and text.description == PERSON}
 
 
-def test_texts_without_facts_are_searched_but_not_filtered(few, texts, tmp_path):
+def test_texts_without_facts_are_searched_but_not_filtered(few, write, texts, tmp_path):
     plain = [None if text is None else Text(text.description) for text in texts]
     out = str(tmp_path / "index")
-    manifest = build_index(write_texts(str(tmp_path / "e"), few, plain, [True]), out, rows_per_segment=200)
+    manifest = build_index(write(str(tmp_path / "e"), few, texts=plain, with_texts=[True]), out, rows_per_segment=200)
     assert not manifest.has_facts
     assert len(answers(out, manifest, "superconductor", 10, None).ids) == 10
     with pytest.raises(QueryError, match="no field"):

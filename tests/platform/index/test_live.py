@@ -11,9 +11,8 @@ import pytest
 
 from crystalign import storage
 from crystalign.errors import ConfigError, DatasetError, QueryError, VerificationError
-from crystalign.evaluation.calibration import Fit, Signal, reliability
 from crystalign.index.build import build_index
-from crystalign.index.calibration import Calibration, ModalityCalibration
+from crystalign.index.calibration import Calibration
 from crystalign.index.compaction import compact, to_rewrite
 from crystalign.index.embeddings import EmbeddingManifest
 from crystalign.index.index import Index
@@ -25,6 +24,7 @@ from crystalign.index.versions import history
 from crystalign.properties import PropertySpec, Quantity
 from crystalign_jobs import cli
 from live_index import Held, opened, part_of, require_same
+from small_calibration import calibration_of
 
 N, FIRST = 90, 60
 BULK = PropertySpec(quantity=Quantity.BULK_MODULUS_VRH, method="pbe", source="mp", vintage="2026")
@@ -216,16 +216,7 @@ def test_pruning_lists_first_and_keeps_what_kept_versions_need(few, uri, more):
 
 def test_a_calibration_of_an_earlier_version_stays_in_use_and_says_so(uri, more):
     manifest = IndexManifest.read(uri)
-    fit = Fit(signals=(Signal(name="cosine", mean=0.5, spread=0.25, weight=2.0),), intercept=0.1, queries=200)
-    calibration = Calibration(
-        created="2026-11-29T00:00:00+00:00",
-        release="0",
-        index_version=manifest.version,
-        model_sha256=manifest.model_sha256,
-        split="test, by formula",
-        seed=0,
-        modalities={"text": ModalityCalibration(fit=fit, reliability=reliability([0.2, 0.7], [0, 1]))},
-    )
+    calibration = calibration_of(manifest)
     calibration.write(uri)
     added = add(uri, more).manifest
     assert Calibration.read(uri, added) == calibration

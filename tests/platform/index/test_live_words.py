@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from crystalign.derivation import text_of
 from crystalign.index.build import build_index
 from crystalign.index.compaction import compact
-from crystalign.index.embeddings import EmbeddingManifest, EmbeddingProvenance, embedding_table, write_embeddings
 from crystalign.index.filter_fields import KEYWORDS
 from crystalign.index.index import Index
 from crystalign.index.lexical import WordCounts
 from crystalign.index.live import add, remove, rollback
 from crystalign.index.manifest import IndexManifest
 from crystalign.index.search import Segment, merge
-from crystalign.modalities.text import Text, TextModality
+from crystalign.modalities.text import Text
 from live_index import part_of
 from small_service import salts
 
@@ -41,27 +39,15 @@ def texts(few):
     return made
 
 
-def embed(uri, few, texts, places):
-    rows = part_of(few, places)
-    cells = [None if texts[place] is None else TextModality.to_column(texts[place]) for place in places]
-    table = rows.table.append_column("split_formula", pa.array(np.zeros(len(rows.ids))))
-    table = table.append_column("text", pa.array(cells, TextModality.column_type()))
-    making = EmbeddingProvenance(model_sha256="a" * 64, dataset_sha256="d" * 64, modality="crystal")
-    vectors = rows.vectors.astype(np.float32)
-    written = embedding_table(table, vectors, shard=0, positions=range(len(rows.ids)), properties=rows.properties)
-    EmbeddingManifest(
-        model_uri="model",
-        model_sha256="a" * 64,
-        modality="crystal",
-        dimension=vectors.shape[1],
-        dataset_uri="data",
-        dataset_sha256="d" * 64,
-        rows=len(rows.ids),
-        properties=rows.properties,
-        licences=("CC-BY-4.0",),
-        files=(write_embeddings(uri, "part", written, making),),
-    ).write(uri)
-    return uri
+@pytest.fixture
+def embed(few, write, tmp_path):
+    """Writes embeddings of some rows with their texts into a folder of a name."""
+
+    def made(name, texts, places):
+        own = [texts[place] for place in places]
+        return write(str(tmp_path / name), part_of(few, places), texts=own, with_texts=[True])
+
+    return made
 
 
 def found_by(uri, text, few):
@@ -73,16 +59,16 @@ def found_by(uri, text, few):
     return list(zip(found.ids, found.scores.tolist(), found.similarities.tolist(), strict=True))
 
 
-def test_words_are_those_of_an_index_of_the_remaining_rows(few, texts, tmp_path):
+def test_words_are_those_of_an_index_of_the_remaining_rows(few, texts, embed, tmp_path):
     uri = str(tmp_path / "index")
-    build_index(embed(str(tmp_path / "first"), few, texts, range(FIRST)), uri, rows_per_segment=30)
+    build_index(embed("first", texts, range(FIRST)), uri, rows_per_segment=30)
     gone = [0, 1, 2, *range(30, 60), FIRST + 1]
     left = [place for place in range(N) if place not in gone]
-    add(uri, embed(str(tmp_path / "more"), few, texts, range(FIRST, N)), rows_per_segment=25)
+    add(uri, embed("more", texts, range(FIRST, N)), rows_per_segment=25)
     remove(uri, ids=[few.ids[place] for place in gone[:20]])
     remove(uri, ids=[few.ids[place] for place in gone[20:]])
     fresh = str(tmp_path / "fresh")
-    build_index(embed(str(tmp_path / "left"), few, texts, left), fresh, rows_per_segment=30)
+    build_index(embed("left", texts, left), fresh, rows_per_segment=30)
     for change in (lambda: None, lambda: compact(uri), lambda: compact(uri, everything=True)):
         change()
         assert IndexManifest.read(uri).read_lexicon(uri) == IndexManifest.read(fresh).read_lexicon(fresh)
@@ -95,15 +81,15 @@ def test_words_are_those_of_an_index_of_the_remaining_rows(few, texts, tmp_path)
     assert not IndexManifest.read(uri).has_facts
 
 
-def test_the_same_rows_with_other_texts_do_not_replace_the_words_of_an_older_version(few, texts, tmp_path):
+def test_the_same_rows_with_other_texts_do_not_replace_the_words_of_an_older_version(few, texts, embed, tmp_path):
     uri = str(tmp_path / "index")
-    build_index(embed(str(tmp_path / "first"), few, texts, range(FIRST)), uri)
+    build_index(embed("first", texts, range(FIRST)), uri)
     other = [Text("quasicrystal") for _ in texts]
     plain = [Text("layered") for _ in texts]
-    add(uri, embed(str(tmp_path / "one"), few, plain, range(FIRST, N)))
+    add(uri, embed("one", plain, range(FIRST, N)))
     first = found_by(uri, "layered", few)
     rollback(uri, 1)
-    add(uri, embed(str(tmp_path / "two"), few, other, range(FIRST, N)))
+    add(uri, embed("two", other, range(FIRST, N)))
     assert len(found_by(uri, "quasicrystal", few)) == 15
     rollback(uri, 2)
     assert found_by(uri, "layered", few) == first
