@@ -184,7 +184,7 @@ def _collect(
 
 
 def _say_parents(config: Enumerate, files: ParentFiles) -> None:
-    """Print how many parents there are, and why other rows are none.
+    """Print how many parents there are, and why the other rows are no parents.
 
     Raises:
         DatasetError: there are no parents.

@@ -98,7 +98,7 @@ def _clear(places: Places, *, ours: bool) -> None:
 
     Raises:
         ConfigError: there are hits at an `out` that the user chose.
-        DatasetError: what is in the place of the receipt is none.
+        DatasetError: the file at the place of the receipt is no receipt.
     """
     from crystalign_serve.screening.plan import Receipt
 

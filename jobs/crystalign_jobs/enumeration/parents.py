@@ -109,7 +109,7 @@ def _reason(row: dict[str, Any], *, ordered: bool, max_sites: int, symbols: set[
 
 
 def _write(dataset: Dataset, max_sites: int, out: str, identity: str, buckets: int) -> list[FileEntry]:
-    """Write all rows with a prototype to the file of their bucket; those that are no parents without their crystal."""
+    """Write all rows with a prototype to the file of their bucket; only parents keep their crystal."""
     with tempfile.TemporaryDirectory(prefix="crystalign-enumerate-") as folder:
         paths = [Path(folder) / f"{bucket}.parquet" for bucket in range(buckets)]
         writers: dict[int, pq.ParquetWriter] = {}

@@ -108,7 +108,7 @@ def remove(
     run: Run = run_here,
     on_rows: OnRows = None,
 ) -> Changed:
-    """Remove rows from an index, by their ids or by a filter. They are never found again.
+    """Remove rows from an index, by their ids or by a filter. No search finds them any more.
 
     Args:
         uri: URI of the index.

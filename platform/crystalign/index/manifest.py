@@ -64,7 +64,7 @@ class SegmentEntry(storage.FileEntry):
     removed_rows: int = pydantic.Field(default=0, ge=0)
     """Number of these rows."""
     dataset: int = pydantic.Field(default=0, ge=0)
-    """The dataset of its materials: 0 is that of the index, n the n-th of `added_datasets`."""
+    """Number of the dataset that holds its materials: 0 for that of the index, n for the n-th of `added_datasets`."""
 
     @property
     def live_rows(self) -> int:
@@ -177,7 +177,7 @@ class IndexManifest(Config):
 
     @property
     def every_row(self) -> str | None:
-        """A filter that all rows satisfy, hypothetical ones included; None if no filter does the same."""
+        """A filter that all rows satisfy; None if there are no hypothetical rows, so that no filter is needed."""
         return f"{PREFIX}{HYPOTHETICAL} IS KNOWN" if self.has_hypothetical else None
 
     @property

@@ -113,7 +113,7 @@ class SegmentWriter:
     """Put the other files of a segment into a folder of this job. A change of an index needs it, because an earlier
     version may have a segment of the same content with other words or another vector store."""
     existing: Mapping[str, str] | None = None
-    """SHA-256 → path of the segments of an existing index, of which nothing is written again; None: write."""
+    """For an existing index: SHA-256 → path of its segments, and nothing is written. None writes all files."""
 
     @property
     def tasks(self) -> list[dict[str, int]]:
@@ -127,7 +127,7 @@ class SegmentWriter:
 
     @property
     def key(self) -> str:
-        """Name of that folder; it follows from everything that determines the files."""
+        """Name of that folder: a hash of everything that determines the files."""
         made_of = (_FORMAT, self.source.key, self.kind, self.rows_per_segment, self.first)
         parts = [*map(str, made_of), *(file.sha256 for file in self.trained)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:DIGITS]

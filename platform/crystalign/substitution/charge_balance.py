@@ -36,7 +36,7 @@ def require_smact() -> None:
     """Check that SMACT is installed.
 
     Raises:
-        ConfigError: it is not; the message says how to install it.
+        ConfigError: it is not installed; the message says how to install it.
     """
     if importlib.util.find_spec("smact") is None:
         raise ConfigError("smact, which checks charge balance, is not installed; pip install 'crystalign[enumerate]'")

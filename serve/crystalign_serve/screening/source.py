@@ -190,7 +190,7 @@ def _check(table: Table) -> None:
 
 
 def _question(name: str, values: dict[str, Any], model: type[SearchQuery]) -> Question:
-    """A query of a model from the values of its parts; those that are null are left out."""
+    """The query with these values of its parts, checked by the query model; null values are left out."""
     given = {key: value for key, value in values.items() if value is not None}
     if not given:
         return Question(name, refusal=QueryError("the query is empty", reason="empty-query"))

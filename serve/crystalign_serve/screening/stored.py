@@ -196,7 +196,7 @@ class Group:
         self._records: dict[int, Record] = {}
 
     def hits(self, key: tuple[int, int], prefix: str = "") -> _Hits | None:
-        """The results of a search by vector, or with the prefix of words by words."""
+        """The results of a search by vector or, with the prefix `word_`, by words."""
         place = self._place[key]
         scores, rows, similarities = (self._columns[prefix + n][place] for n in ("scores", "rows", "similarities"))
         if not scores.is_valid:

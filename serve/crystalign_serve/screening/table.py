@@ -41,7 +41,7 @@ class Table:
     Raises:
         ConfigError: it is no Parquet table, or a row group is too large.
         StorageError: it cannot be read.
-        VerificationError: its checksum is another one.
+        VerificationError: its checksum differs.
     """
 
     def __init__(self, uri: str, sha256: str | None = None) -> None:
